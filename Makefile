@@ -1,0 +1,41 @@
+# Two commands matter: `make demo` does the main job, `make test` checks everything. Both set up
+# what they need from nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := .venv/.installed
+DATA := $(wildcard ../shared/data)
+export HF_HUB_OFFLINE := 1
+ifneq ($(DATA),)
+export HEADWATER_DATA ?= $(abspath $(DATA))
+endif
+
+.PHONY: demo test lint types tests benchmarks clean
+
+demo: $(ENV)
+	$(BIN)/headwater demo --out headwater-demo
+
+test: lint types tests
+
+lint: $(ENV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(ENV)
+	$(BIN)/pyright
+
+tests: $(ENV)
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+benchmarks: $(ENV)
+	$(BIN)/python benchmarks/isolation.py
+
+clean:
+	rm -rf .venv headwater-demo headwater-answers
+
+# torch first and pinned: left to itself pip would take the newest build with all of CUDA.
+$(ENV): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

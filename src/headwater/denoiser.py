@@ -1,0 +1,263 @@
+r"""A diffusers pipeline seen as one function, eps(x_t, t, c).
+
+Names follow the papers: x0 is a clean latent, xt its noisy version at integer timestep t, eps the
+noise, alpha_bar[t] the share of signal power left: xt = sqrt(alpha_bar) x0 + sqrt(1-alpha_bar) eps.
+Whatever the network predicts (epsilon, v, sample), `predict` returns eps. Nothing outside this
+file knows which family of models it deals with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from headwater.errors import HeadwaterWarning, ModelError
+
+BUNDLED_MODEL = Path(__file__).parent / "scenes" / "model"
+
+# Networks that this file can drive. Both have prediction_type and alphas_cumprod schedulers.
+_FAMILIES = ("UNet2DConditionModel", "UNet2DModel")
+
+# Never needed to attribute, and large.
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+class Denoiser:
+    """eps(x_t, t, c) of a loaded pipeline, with its way in (encode) and out (decode).
+
+    Args:
+        pipe: a diffusers pipeline with a `unet` (Stable Diffusion 1.x and 2.x, DDPM, DDIM, and
+            what is built like them).
+        source: where it came from, written into results so that a later process can load it.
+        device: where to compute; CUDA if there is one, else the CPU.
+        dtype: of weights and latents.
+
+    Raises:
+        ModelError: the pipeline is of a family that is not supported.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        source: str = "",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        network = getattr(pipe, "unet", None)
+        text_encoder = getattr(pipe, "text_encoder", None)
+        if type(network).__name__ not in _FAMILIES or hasattr(pipe, "text_encoder_2"):
+            raise ModelError(
+                f"{type(pipe).__name__} is not supported: headwater takes pipelines whose `unet` "
+                f"is a {' or a '.join(_FAMILIES)} with at most one text encoder"
+            )
+        if not hasattr(pipe.scheduler, "alphas_cumprod"):
+            raise ModelError(
+                f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
+                "scheduler of the DDPM family, for instance DDIMScheduler"
+            )
+        self.source = source
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype = dtype
+        for part in filter(None, (network, getattr(pipe, "vae", None), text_encoder)):
+            # diffusers' own `to` warns of casts; attribution needs one type throughout
+            nn.Module.to(part, self.device, dtype)
+        self.pipe = pipe
+        self.network: nn.Module = pipe.unet
+        self.alpha_bar = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self.prediction_type: str = pipe.scheduler.config.prediction_type
+        self._vae = getattr(pipe, "vae", None)
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Denoiser:
+        """Load a local folder, a hub name, or "scenes", the bundled model.
+
+        Raises:
+            ModelError: there is no such model, or it cannot be read.
+        """
+        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+        path = BUNDLED_MODEL if str(model) == "scenes" else Path(model)
+        source = str(model) if str(model) == "scenes" or not path.exists() else str(path.resolve())
+        try:
+            config = DiffusionPipeline.load_config(str(path))
+            left_out: dict[str, Any] = {name: None for name in _LEFT_OUT if name in config}
+            if "safety_checker" in left_out:
+                left_out["requires_safety_checker"] = False
+            pipe = DiffusionPipeline.from_pretrained(str(path), **left_out)
+        except (OSError, ValueError, AttributeError, json.JSONDecodeError) as error:
+            first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise ModelError(
+                f"cannot load the model {str(model)!r}: give a folder saved with "
+                f"`save_pretrained`, a hub name, or `scenes` ({first_line[:160]})"
+            ) from error
+        return cls(pipe, source, device, dtype)
+
+    # --- the prediction --------------------------------------------------------------------
+
+    def predict(
+        self,
+        xt: Float[Tensor, "b c h w"],
+        t: int,
+        condition: Float[Tensor, "b l e"] | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """The predicted noise at timestep t, with its graph where gradients are on."""
+        if condition is None:
+            out = self.network(xt, t).sample
+        else:
+            out = self.network(xt, t, encoder_hidden_states=condition).sample
+        out = out[:, : xt.shape[1]]  # learned variances come after the prediction
+        signal, noise = self._signal_noise(t)
+        if self.prediction_type == "epsilon":
+            return out
+        if self.prediction_type == "v_prediction":
+            return signal * out + noise * xt
+        if self.prediction_type == "sample":
+            return (xt - signal * out) / noise
+        raise ModelError(f"prediction type {self.prediction_type!r} is not supported")
+
+    def clean(self, xt: Tensor, t: int, eps: Tensor) -> Tensor:
+        """x0hat that eps implies: (xt - sqrt(1-alpha_bar) eps) / sqrt(alpha_bar)."""
+        signal, noise = self._signal_noise(t)
+        return (xt - noise * eps) / signal
+
+    def noise(self, x0: Tensor, eps: Tensor, t: int) -> Tensor:
+        """Noisy xt = sqrt(alpha_bar) x0 + sqrt(1-alpha_bar) eps."""
+        signal, noise = self._signal_noise(t)
+        return signal * x0 + noise * eps
+
+    def _signal_noise(self, t: int) -> tuple[float, float]:
+        alpha_bar = self.alpha_bar[t].item()
+        return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
+
+    # --- in and out ------------------------------------------------------------------------
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the model reads a prompt."""
+        return getattr(self.pipe, "text_encoder", None) is not None
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of x0."""
+        config: Any = self.network.config
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return config.in_channels, height, width
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        _, height, width = self.latent_shape
+        factor = 1 if self._vae is None else 2 ** (len(self._vae.config.block_out_channels) - 1)
+        return height * factor, width * factor
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c h w"]:
+        """x0 of pictures, scaled and centre-cropped to the model's own size. Nothing is random."""
+        height, width = self.image_size
+        fitted = [ImageOps.fit(image.convert("RGB"), (width, height)) for image in images]
+        stack = np.stack([np.asarray(image, np.float32) for image in fitted])
+        pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
+        if self.latent_shape[0] == 1:
+            pixels = pixels.mean(1, keepdim=True)
+        pixels = pixels.to(self.device, self.dtype)
+        if self._vae is None:
+            return pixels
+        shift = getattr(self._vae.config, "shift_factor", None) or 0.0
+        mean = self._vae.encode(pixels).latent_dist.mean
+        return (mean - shift) * self._vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, x0: Float[Tensor, "b c h w"]) -> list[Image.Image]:
+        """Pictures of clean latents."""
+        if self._vae is not None:
+            shift = getattr(self._vae.config, "shift_factor", None) or 0.0
+            x0 = self._vae.decode(x0 / self._vae.config.scaling_factor + shift).sample
+        pixels = ((x0.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+        arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(array) for array in arrays]
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "b l e"] | None:
+        """Conditions for captions; None for a model that reads none."""
+        if not self.conditional:
+            return None
+        unique = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        embedded = torch.cat([
+            self.pipe.encode_prompt(part, self.device, 1, False)[0]
+            for part in _chunks(list(unique), 64)
+        ])  # fmt: skip
+        return embedded[[unique[caption] for caption in captions]].to(self.dtype)
+
+    def warn_of_lost_words(self, captions: Sequence[str]) -> None:
+        """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
+        if not self.conditional or not captions:
+            return
+        tokenizer = self.pipe.tokenizer
+        limit = tokenizer.model_max_length
+        lost = {}
+        for caption, ids in zip(captions, tokenizer(list(captions)).input_ids, strict=True):
+            if len(ids) > limit:
+                lost[caption] = tokenizer.decode(ids[limit - 1 : -1])
+        if lost:
+            caption, words = next(iter(lost.items()))
+            warnings.warn(
+                f"{len(lost)} caption(s) longer than the {limit} tokens that the text encoder "
+                f"takes; {caption[:60]!r} lost the words {words[:60]!r}",
+                HeadwaterWarning,
+                stacklevel=2,
+            )
+
+    # --- identity --------------------------------------------------------------------------
+
+    def fingerprint(self) -> str:
+        """sha256 over every weight and over the scheduler's configuration."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            for name in ("unet", "text_encoder", "vae"):
+                module = getattr(self.pipe, name, None)
+                for key, tensor in module.state_dict().items() if module is not None else ():
+                    digest.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
+                    flat = tensor.detach().cpu().contiguous().reshape(-1)
+                    digest.update(flat.view(torch.uint8).numpy())
+            digest.update(repr(sorted(self.pipe.scheduler.config.items(), key=str)).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No weight asks for a gradient and no dropout fires inside; afterwards all is as it was."""
+    training = module.training
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    module.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.train(training)
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _chunks(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,50 @@
+"""Does an answer hold the images that show the concept? Pure functions of scores and truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+Scores = Float[np.ndarray, " n"]
+Truth = Bool[np.ndarray, " n"]
+
+
+def best(scores: Scores, k: int) -> np.ndarray:
+    """Rows of the k highest scores, best first; ties keep the data set's order."""
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def precision_at(scores: Scores, truth: Truth, k: int = 10) -> float:
+    """Share of the k best that are true."""
+    return float(truth[best(scores, k)].mean())
+
+
+def average_precision(scores: Scores, truth: Truth) -> float:
+    """Mean, over the true rows, of the precision at their rank (without interpolation)."""
+    hits = truth[best(scores, len(scores))]
+    if not hits.any():
+        raise ValueError("average precision needs at least one true row")
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+def isolation(scores: Scores, truth: Truth, others: Sequence[Truth], k: int = 10) -> float:
+    """Precision@k of the concept minus the mean rate, in the same k, of the prompt's others.
+
+    0: the method cannot tell which concept was asked for. Ideal: 1 minus the others' chance rate
+    (METHODS.md section 8).
+    """
+    return precision_at(scores, truth, k) - float(
+        np.mean([precision_at(scores, other, k) for other in others])
+    )
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """Mean, and the 95% percentile bootstrap interval of it over 10,000 resamples."""
+    sample = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    means = sample[rng.integers(len(sample), size=(10_000, len(sample)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(sample.mean()), float(low), float(high)

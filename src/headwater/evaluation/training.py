@@ -1,0 +1,105 @@
+"""Train a small model: AdamW, warm-up and cosine decay, EMA, resumable, on CPU or CUDA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+# Loss of one step. The generator is seeded by (seed, step): a resumed run sees the same batches.
+StepLoss = Callable[[torch.Generator], Tensor]
+
+
+def fit(
+    model: nn.Module,
+    loss_of_step: StepLoss,
+    checkpoint: Path,
+    *,
+    steps: int,
+    learning_rate: float,
+    seed: int = 0,
+    ema_decay: float = 0.999,
+    save_every: int = 500,
+    stop: int | None = None,
+) -> float:
+    """Train `model` in place and leave the moving average of its weights in it.
+
+    The state is written to `checkpoint` every `save_every` steps, under a temporary name first; a
+    call that finds one there goes on from it. `stop` leaves the schedule of `steps` early. Returns
+    the mean loss of the last hundred steps.
+    """
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = [parameter.detach().clone() for parameter in parameters]
+    first = _load(checkpoint, names, parameters, average, optimizer)
+    model.train()
+    recent: list[float] = []
+    last = steps if stop is None else stop
+    bar = tqdm(range(first, last), desc=checkpoint.stem, initial=first, total=last, delay=2)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _schedule(step, steps)
+        loss = loss_of_step(torch.Generator().manual_seed(seed * 1_000_003 + step))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        # Early averages would remember the random start: the horizon grows with the step.
+        decay = min(ema_decay, (1 + step) / (10 + step))
+        for mean, parameter in zip(average, parameters, strict=True):
+            mean.lerp_(parameter.detach(), 1 - decay)
+        recent = [*recent[-99:], loss.item()]
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}")
+        if (step + 1) % save_every == 0 or step + 1 == last:
+            _save(checkpoint, step + 1, names, parameters, average, optimizer)
+    with torch.no_grad():
+        for parameter, mean in zip(parameters, average, strict=True):
+            parameter.copy_(mean)
+    model.eval()
+    return sum(recent) / max(len(recent), 1)
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up over the first 3%, then a cosine down to zero."""
+    progress = (step + 1) / steps
+    if progress < 0.03:
+        return progress / 0.03
+    return 0.5 * (1 + math.cos(math.pi * (progress - 0.03) / 0.97))
+
+
+def _save(path: Path, step: int, names, parameters, average, optimizer) -> None:
+    tensors = {}
+    for name, parameter, mean in zip(names, parameters, average, strict=True):
+        state = optimizer.state[parameter]
+        tensors[f"weight/{name}"] = parameter.detach().contiguous()
+        tensors[f"average/{name}"] = mean.contiguous()
+        tensors[f"first_moment/{name}"] = state["exp_avg"].contiguous()
+        tensors[f"second_moment/{name}"] = state["exp_avg_sq"].contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(tensors, part, metadata={"step": str(step)})
+    part.replace(path)
+
+
+@torch.no_grad()
+def _load(path: Path, names, parameters, average, optimizer) -> int:
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        for name, parameter, mean in zip(names, parameters, average, strict=True):
+            parameter.copy_(file.get_tensor(f"weight/{name}"))
+            mean.copy_(file.get_tensor(f"average/{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": file.get_tensor(f"first_moment/{name}").to(parameter),
+                "exp_avg_sq": file.get_tensor(f"second_moment/{name}").to(parameter),
+            }
+    return step

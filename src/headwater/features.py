@@ -1,0 +1,118 @@
+"""Feature rows: probes -> guidance -> per-sample J^T delta -> projection -> mean over probes.
+
+Train rows and query rows go through `project_probes`; only the pairs (eps, delta) that they bring
+differ. One code path gives both the same sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater import guidance, probes
+from headwater.denoiser import Denoiser, frozen
+from headwater.errors import MethodError
+from headwater.gradients import Tape
+from headwater.methods import Side
+from headwater.projection import Sketch
+
+# One probe's prediction, on its graph, and what is asked of it.
+Asked = tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """All that turns probes into rows, fixed for one index."""
+
+    denoiser: Denoiser
+    layers: Mapping[str, nn.Linear]
+    sketch: Sketch
+    timesteps: Sequence[int]
+    normalise: bool
+    seed: int
+
+    def train_rows(
+        self,
+        side: Side,
+        x0: Float[Tensor, "b c h w"],
+        condition: Float[Tensor, "b l e"] | None,
+        ids: Sequence[str],
+    ) -> Float[Tensor, "b k"]:
+        """Features of training samples (float32, on the denoiser's device)."""
+        asked = _train_pairs(self, side, x0, condition, ids)
+        return self._rows(asked, len(x0))
+
+    def concept_rows(
+        self,
+        noise: Float[Tensor, "b c h w"],
+        plus: Float[Tensor, "b l e"],
+        minus: Float[Tensor, "b l e"],
+        base: Float[Tensor, "b l e"] | None = None,
+    ) -> Float[Tensor, "b k"]:
+        """Features of trajectories from `noise` under c (`base`, or c+ itself), one per row."""
+        asked = _concept_pairs(self, noise, plus, minus, base)
+        return self._rows(asked, len(noise))
+
+    def _rows(self, asked, batch: int) -> Tensor:
+        with frozen(self.denoiser.network), Tape(self.layers) as tape:
+            return project_probes(tape, asked(tape), self.sketch, batch, self.normalise)
+
+
+def project_probes(
+    tape: Tape, asked: Iterable[Asked], sketch: Sketch, batch: int, normalise: bool
+) -> Float[Tensor, "b k"]:
+    """Mean over probes of P^T w J^T delta; w = 1 / ||J^T delta|| (exact, unprojected) or 1.
+
+    A zero gradient stays zero. Norm and sums are float32 whatever the model computes in.
+    """
+    total, count = None, 0
+    for eps, delta in asked:
+        row = torch.zeros(batch, sketch.dim, device=eps.device)
+        square = torch.zeros(batch, device=eps.device)
+        for layer, gradient in tape.gradients(eps, delta):
+            gradient = gradient.float()
+            square += gradient.square().sum(1)
+            sketch.add(row, layer, gradient)
+        if normalise:
+            row /= square.sqrt().clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+        total = row if total is None else total.add_(row)
+        count += 1
+    assert total is not None, "a path without probes"
+    return total / count
+
+
+def _train_pairs(extractor: Extractor, side: Side, x0, condition, ids):
+    denoiser, timesteps = extractor.denoiser, extractor.timesteps
+    if side.path == "inversion":
+        path = probes.inversion(denoiser, x0, condition, timesteps)
+    elif side.path == "noising":
+        path = probes.noising(denoiser, x0, condition, timesteps, ids, extractor.seed)
+    else:
+        raise MethodError(f"training images have no path {side.path!r}")
+
+    def pairs(tape: Tape) -> Iterator[Asked]:
+        for probe in path:
+            if side.delta == "dps":
+                yield probe.eps, guidance.dps(denoiser, probe, x0)
+            else:
+                yield probe.eps, guidance.dsm(probe)
+
+    return pairs
+
+
+def _concept_pairs(extractor: Extractor, noise, plus, minus, base):
+    denoiser = extractor.denoiser
+    path = probes.generation(denoiser, noise, plus if base is None else base, extractor.timesteps)
+
+    def pairs(tape: Tape) -> Iterator[Asked]:
+        for probe in path:
+            yield (
+                probe.eps,
+                guidance.concept(denoiser, probe, None if base is None else plus, minus),
+            )
+
+    return pairs

@@ -1,0 +1,132 @@
+"""A finished index: its rows, its recipe, and the model and images that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from headwater import store
+from headwater.attribution import Attribution, attribute
+from headwater.dataset import load_dataset
+from headwater.denoiser import Denoiser
+from headwater.errors import DatasetError, MismatchError, StoreError
+from headwater.queries import Concept
+from headwater.recipe import Recipe
+from headwater.training_set import Sample, TrainingSet
+
+
+class Index:
+    """Feature rows on disk, what they are of, and the model and images that they came from.
+
+    The model and the images are loaded again from their recorded sources when first needed,
+    unless they were given to `open`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        manifest: store.Manifest,
+        samples: Sequence[Sample],
+        positions: Sequence[int],
+        denoiser: Denoiser | None = None,
+        training_set: TrainingSet | None = None,
+    ) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.samples = samples
+        self.positions = positions
+        self._denoiser = denoiser
+        self._training_set = training_set
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        denoiser: Denoiser | None = None,
+        training_set: TrainingSet | None = None,
+    ) -> Index:
+        """Open a finished index.
+
+        Raises:
+            StoreError: there is none, it is unfinished, damaged, or of another format version.
+        """
+        path = Path(path)
+        manifest = store.read_manifest(path)
+        if not manifest.complete:
+            raise StoreError(
+                f"{path} is unfinished: run its `headwater index` command again, it goes on "
+                "where it stopped"
+            )
+        try:
+            table = pq.read_table(path / "samples.parquet").to_pydict()
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                f"{path / 'samples.parquet'} cannot be read ({str(error).splitlines()[0]}): "
+                "build the index again with --overwrite"
+            ) from None
+        columns = (table["id"], table["caption"], table["uri"])
+        samples = [Sample(*values) for values in zip(*columns, strict=True)]
+        return cls(path, manifest, samples, table["row"], denoiser, training_set)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def attribute(self, query: Concept, **options: Any) -> Attribution:
+        """Score every training image for a query: see `headwater.attribution.attribute`."""
+        return attribute(self, query, **options)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the rows were made with."""
+        raw = dict(self.manifest.recipe)
+        raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
+        return Recipe(**raw)
+
+    @cached_property
+    def denoiser(self) -> Denoiser:
+        """The model the index was built with.
+
+        Raises:
+            ModelError: it cannot be loaded any more.
+            MismatchError: the model at its recorded source has changed since.
+        """
+        model = self.manifest.model
+        denoiser = self._denoiser or Denoiser.load(model["source"])
+        if denoiser.fingerprint() != model["fingerprint"]:
+            raise MismatchError(
+                f"the model {denoiser.source or 'given'!r} is not the one that {self.path} was "
+                "built with, its weights differ: build the index again for this model"
+            )
+        return denoiser
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """The images the index was built from.
+
+        Raises:
+            DatasetError: they are not at their recorded source any more.
+        """
+        data = self.manifest.data
+        return self._training_set or load_dataset(data["source"], **data["options"])
+
+    def image(self, row: int) -> Image.Image | None:
+        """The picture of an index row, or None where it cannot be opened any more."""
+        try:
+            position = self.positions[row]
+            if self.training_set.samples[position].id != self.samples[row].id:
+                return None  # the data set has changed since
+            return self.training_set.image(position)
+        except (DatasetError, IndexError):
+            return None
+
+    def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
+        """The feature rows, shard by shard, checksums verified."""
+        return store.read_blocks(self.path, self.manifest)

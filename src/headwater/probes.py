@@ -1,0 +1,130 @@
+"""Where x_t comes from: each path is a generator of probes, the points where a gradient is taken.
+
+A path makes the one forward pass of a probe, hands it out with its graph, and goes on from the
+same prediction: inversion, guidance and gradient share it (METHODS.md section 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headwater.denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One point (xt, t) for each row of a batch, and the prediction there.
+
+    `eps` is on the autograd graph of `xt`, until the path is asked for its next probe. `noise` is
+    the noise that made `xt`, where there was one.
+    """
+
+    xt: Float[Tensor, "b c h w"]
+    t: int
+    eps: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b c h w"] | None = None
+
+
+def evenly_spaced(count: int, train_timesteps: int = 1000) -> list[int]:
+    """`count` indices into alpha_bar, ascending, the last one the noisiest: 99, 199, ..., 999."""
+    if not 1 <= count <= train_timesteps:
+        raise ValueError(f"timesteps must lie between 1 and {train_timesteps}, not {count}")
+    return [(i + 1) * train_timesteps // count - 1 for i in range(count)]
+
+
+def _probe(denoiser, xt, t, condition, noise=None) -> Probe:
+    with torch.enable_grad():
+        xt = xt.detach().requires_grad_()
+        return Probe(xt, t, denoiser.predict(xt, t, condition), noise)
+
+
+def noising(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+    ids: Sequence[str],
+    seed: int,
+    draws: int = 1,
+) -> Iterator[Probe]:
+    """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else."""
+    for t in timesteps:
+        for draw in range(draws):
+            noise = torch.stack([
+                seeded_noise(x0.shape[1:], seed, id, t, draw) for id in ids
+            ]).to(x0)  # fmt: skip
+            yield _probe(denoiser, denoiser.noise(x0, noise, t), t, condition, noise)
+
+
+def inversion(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+) -> Iterator[Probe]:
+    """Deterministic DDIM inversion of x0 (unguided), a probe at every ascending timestep.
+
+    One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal.
+    """
+    with torch.no_grad():
+        eps = denoiser.predict(x0, 0, condition)
+    x0hat = x0
+    for t in timesteps:
+        probe = _probe(denoiser, denoiser.noise(x0hat, eps, t), t, condition)
+        yield probe
+        eps = probe.eps.detach()
+        x0hat = denoiser.clean(probe.xt.detach(), t, eps)
+
+
+def generation(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+) -> Iterator[Probe]:
+    """DDIM sampling (eta = 0, unguided) from `noise`, a probe at every timestep, noisiest first."""
+    xt = noise
+    for t, following in zip(timesteps[::-1], [*timesteps[-2::-1], None], strict=True):
+        probe = _probe(denoiser, xt, t, condition)
+        yield probe
+        if following is not None:
+            eps = probe.eps.detach()
+            x0hat = denoiser.clean(probe.xt.detach(), t, eps)
+            xt = denoiser.noise(x0hat, eps, following)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    unconditional: Float[Tensor, "b l e"] | None = None,
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+) -> Float[Tensor, "b c h w"]:
+    """x0 of a picture made by DDIM with classifier-free guidance, as a user would make it."""
+    timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
+    xt = x0hat = noise
+    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+        eps = denoiser.predict(xt, t, condition)
+        if unconditional is not None and guidance != 1:
+            free = denoiser.predict(xt, t, unconditional)
+            eps = free + guidance * (eps - free)
+        x0hat = denoiser.clean(xt, t, eps)
+        if following is not None:
+            xt = denoiser.noise(x0hat, eps, following)
+    return x0hat
+
+
+def seeded_noise(shape: Sequence[int], *key: object) -> Tensor:
+    """Standard normal noise, float32 on the CPU, that depends on the key alone."""
+    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.randn(tuple(shape), generator=generator)

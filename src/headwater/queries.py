@@ -1,0 +1,140 @@
+"""What can be asked. A concept is a set of contexts: pairs (c+, c-) that differ in it alone."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwater import prompts
+from headwater.errors import QueryError
+
+# With fewer captions than this that name the concept, `auto` asks for the bare words.
+MIN_CONTEXTS = 3
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Which training images taught the model `concept`, as it stands in `prompt`?
+
+    Args:
+        prompt: the prompt that the user has in mind.
+        concept: words of the prompt.
+        minus: the complementary prompt; by default `prompt` with the words taken out.
+        base: the prompt under which trajectories run and gradients are taken; by default c+.
+        context: "prompt" asks in this one prompt, as the paper does; "bare" asks for the words
+            alone against the empty prompt; "auto" over training captions that name the concept,
+            with and without it, else bare; anything else is a file of contexts, one a line:
+            `c+ <tab> c-`, or a caption that holds the words.
+        draws: trajectories, each with its own noise and context.
+        seed: of noise and of the choice of contexts.
+
+    Raises:
+        QueryError: the words are not in the prompt, or c+ equals c-.
+    """
+
+    prompt: str
+    concept: str
+    minus: str | None = None
+    base: str | None = None
+    context: str = "auto"
+    draws: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not prompts.contains(self.prompt, self.concept):
+            raise QueryError(
+                f"--concept {self.concept!r} is not in the prompt {self.prompt!r}: "
+                "give words of the prompt"
+            )
+        if _same(self.prompt, self.complement):
+            raise QueryError(
+                f"--minus {self.complement!r} equals the prompt, so nothing is asked: "
+                "give a prompt without the concept"
+            )
+        if self.draws < 1:
+            raise QueryError(f"--draws {self.draws} must be at least 1")
+
+    @property
+    def complement(self) -> str:
+        """The prompt without the concept."""
+        return prompts.without(self.prompt, self.concept) if self.minus is None else self.minus
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """One (c+, c-) pair for every draw, and where they came from, in words."""
+
+    kind: str
+    pairs: tuple[tuple[str, str], ...]
+    description: str
+
+
+def contexts(query: Concept, captions: Sequence[str]) -> Contexts:
+    """Choose the contexts of a concept, one for every draw.
+
+    A minus given by the user is a context given by the user: `auto` then asks in the prompt.
+    """
+    if query.context == "prompt" or (query.context == "auto" and query.minus is not None):
+        pair = (query.prompt, query.complement)
+        return Contexts("prompt", (pair,) * query.draws, "in this one prompt")
+    if query.context == "bare":
+        return _bare(query)
+    if query.context == "auto":
+        named = sorted({c for c in captions if prompts.contains(c, query.concept)})
+        if len(named) < MIN_CONTEXTS:
+            return _bare(query)
+        pool = [(caption, prompts.without(caption, query.concept)) for caption in named]
+        where = "training captions that name it, with and without the words"
+        return _drawn(query, pool, "captions", where)
+    pool = _read_contexts(Path(query.context), query.concept)
+    return _drawn(query, pool, "file", f"contexts of {query.context}")
+
+
+def _bare(query: Concept) -> Contexts:
+    pair = (query.concept, "")
+    return Contexts("bare", (pair,) * query.draws, "the bare words against the empty prompt")
+
+
+def _drawn(query: Concept, pool: list[tuple[str, str]], kind: str, where: str) -> Contexts:
+    """`draws` contexts from the pool: all before any comes twice."""
+    rng = random.Random(f"{query.seed}|{query.concept}")
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < query.draws:
+        pairs += rng.sample(pool, min(len(pool), query.draws - len(pairs)))
+    return Contexts(kind, tuple(pairs), f"over {len(set(pairs))} {where}")
+
+
+def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
+    try:
+        lines = [line for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise QueryError(
+            f"--context {str(path)!r} is neither auto, prompt, bare nor a readable file ({error})"
+        ) from None
+    pairs = []
+    for number, line in enumerate(lines, 1):
+        plus, tab, minus = (part.strip() for part in line.partition("\t"))
+        pair = (plus, minus if tab else prompts.without(plus, concept))
+        if _same(*pair):
+            raise QueryError(
+                f"{path} line {number}: c+ equals c- ({plus!r}): give a caption that holds "
+                f"{concept!r}, or `c+ <tab> c-`"
+            )
+        pairs.append(pair)
+    if not pairs:
+        raise QueryError(f"{path} holds no context: give one caption a line")
+    return pairs
+
+
+def _same(plus: str, minus: str) -> bool:
+    return plus.split() == minus.split()
+
+
+def spec(query: Concept, chosen: Contexts) -> str:
+    """Everything that the query's gradient depends on, apart from the index, as JSON."""
+    return json.dumps(
+        {"type": "concept", "pairs": chosen.pairs, "base": query.base, "seed": query.seed}
+    )

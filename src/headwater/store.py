@@ -1,0 +1,282 @@
+"""The index on disk: shards of feature rows, a manifest, checksums. Written so that it can resume.
+
+A folder with `index.json` (the manifest), `samples.parquet` (what each row is of) and
+`features/NNNNN.safetensors`. A shard covers a fixed range of the data set, so what a shard holds
+depends on neither batch size nor worker. Everything is written under a temporary name, synced and
+renamed: what has its final name is whole. docs/format.md is the specification.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headwater.errors import MismatchError, ResourceError, StoreError
+
+FORMAT = "headwater-index"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of feature rows. `first`: its first row in the data set; `skipped`: ids left out."""
+
+    file: str
+    first: int
+    rows: int
+    skipped: tuple[str, ...]
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `index.json` says. `recipe` is everything that a feature row depends on."""
+
+    recipe: Mapping[str, Any]
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    versions: Mapping[str, str]
+    shard_rows: int
+    complete: bool = False
+    shards: tuple[Shard, ...] = ()
+    format: str = FORMAT
+    version: int = VERSION
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def skipped(self) -> list[str]:
+        return [id for shard in self.shards for id in shard.skipped]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an index, whole or half-built.
+
+    Raises:
+        StoreError: no index there, not JSON, or of another format version.
+    """
+    path = folder / "index.json"
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise StoreError(
+            f"no index at {folder}: build one with `headwater index MODEL DATA {folder}`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
+    try:
+        raw = json.loads(text)
+        if raw["format"] != FORMAT:
+            raise StoreError(f"{path} is no headwater index (format {raw['format']!r})")
+        if raw["version"] != VERSION:
+            raise StoreError(
+                f"{path} has format version {raw['version']}, this headwater reads {VERSION}: "
+                "build the index again with `--overwrite`, or use the version that wrote it"
+            )
+        shards = tuple(
+            Shard(**{**shard, "skipped": tuple(shard["skipped"])}) for shard in raw.pop("shards")
+        )
+        return Manifest(**{**raw, "shards": shards})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{path} is damaged ({type(error).__name__}: {error}): build it again with --overwrite"
+        ) from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `index.json`, atomically."""
+    write_text(folder / "index.json", json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
+
+
+def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Refuse to go on with an index that was begun otherwise.
+
+    Raises:
+        MismatchError: names the first difference in recipe, model or data set.
+    """
+    for part in ("recipe", "model", "data"):
+        before, now = _normal(getattr(old, part)), _normal(getattr(new, part))
+        for key in sorted(before.keys() | now.keys()):
+            if key not in ("source", "options") and before.get(key) != now.get(key):
+                raise MismatchError(
+                    f"{folder} was begun with {part} {key} = {_short(before.get(key))}, this run "
+                    f"has {_short(now.get(key))}: use another folder, or --overwrite"
+                )
+
+
+def _normal(part: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(part))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- shards -------------------------------------------------------------------------------------
+
+
+def shard_ranges(rows: int, shard_rows: int) -> list[range]:
+    """The data set rows that each shard covers."""
+    return [range(i, min(i + shard_rows, rows)) for i in range(0, rows, shard_rows)]
+
+
+def default_shard_rows(rows: int) -> int:
+    """About 32 shards, of 64 to 4,096 rows: small sets resume finely, large ones scan fast."""
+    return max(64, min(4096, -(-rows // 32)))
+
+
+def write_shard(
+    folder: Path,
+    number: int,
+    first: int,
+    features: Float[Tensor, "r k"],
+    positions: Sequence[int],
+    skipped: Sequence[str],
+) -> Shard:
+    """Write one shard and the note (`.json` beside it) that says it is whole.
+
+    Rows are float16 with one float32 scale each, their root mean square, so that no method's
+    magnitudes leave float16's range.
+    """
+    name = f"features/{number:05d}.safetensors"
+    scale = features.square().mean(1).sqrt()
+    tensors = {
+        "features": (features / scale.clamp_min(1e-38)[:, None]).half().cpu().contiguous(),
+        "scale": scale.float().cpu(),
+        "position": torch.tensor(list(positions), dtype=torch.int64),
+    }
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed(path) as part:
+        save_file(tensors, part)
+    shard = Shard(name, first, len(features), tuple(skipped), path.stat().st_size, _sha256(path))
+    write_text(path.with_suffix(".json"), json.dumps(asdict(shard)))
+    return shard
+
+
+def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
+    """Shards that are whole on disk, by their first row; damaged and unfinished ones are not."""
+    known = {shard.first: shard for shard in manifest.shards}
+    for note in sorted((folder / "features").glob("*.json")):
+        try:
+            raw = json.loads(note.read_text())
+            shard = Shard(**{**raw, "skipped": tuple(raw["skipped"])})
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+        known[shard.first] = shard
+    return {first: shard for first, shard in known.items() if _is_whole(folder, shard)}
+
+
+def _is_whole(folder: Path, shard: Shard) -> bool:
+    path = folder / shard.file
+    return path.exists() and path.stat().st_size == shard.bytes and _sha256(path) == shard.sha256
+
+
+def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
+    """List the shards in the manifest, mark it complete, and drop the shards' own notes."""
+    complete = replace(manifest, shards=tuple(shards), complete=True)
+    write_manifest(folder, complete)
+    for note in (folder / "features").glob("*.json"):
+        note.unlink()
+    return complete
+
+
+def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k"]]:
+    """Feature rows, shard by shard, as float32. Each file's checksum is verified first.
+
+    Raises:
+        StoreError: a shard is missing, truncated or changed.
+    """
+    for shard in manifest.shards:
+        path = folder / shard.file
+        mend = "run the same `headwater index` command again to rebuild it"
+        if not path.exists():
+            raise StoreError(f"{path} is missing: {mend}")
+        if path.stat().st_size != shard.bytes or _sha256(path) != shard.sha256:
+            raise StoreError(f"{path} is damaged (its checksum differs from index.json): {mend}")
+        try:
+            with safe_open(path, "pt") as file:
+                yield file.get_tensor("features").float() * file.get_tensor("scale")[:, None]
+        except (SafetensorError, KeyError) as error:
+            raise StoreError(f"{path} cannot be read ({error}): {mend}") from None
+
+
+def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
+    """The data set row of every stored row, in stored order."""
+    positions: list[int] = []
+    for shard in shards:
+        with safe_open(folder / shard.file, "pt") as file:
+            positions += file.get_tensor("position").tolist()
+    return positions
+
+
+# --- small safe writes --------------------------------------------------------------------------
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with _renamed(path) as part:
+        part.write_text(text)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a parquet file atomically."""
+    with _renamed(path) as part:
+        pq.write_table(table, part)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=dict(metadata))
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; synced and renamed at the end, removed on any error."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        part.unlink(missing_ok=True)
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            raise ResourceError(
+                f"no space left to write {path}: free some and run the same command again; "
+                "what was finished is kept"
+            ) from None
+        raise StoreError(f"cannot write {path}: {error}") from None
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
