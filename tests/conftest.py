@@ -4,8 +4,11 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from pathlib import Path
+
 import pytest
 import torch
+from tiny import tiny_folder, tiny_pipeline
 
 # Two OpenMP threads on two busy cores are ten times slower than one.
 torch.set_num_threads(1)
@@ -14,3 +17,15 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Folder of a small random StableDiffusionPipeline."""
+    return tiny_pipeline(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory) -> Path:
+    """Folder of 20 small captioned pictures."""
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "images", 20)

@@ -58,7 +58,7 @@ class Tape:
         self._seen.clear()
 
     def gradients(
-        self, eps: Float[Tensor, "b c h w"], delta: Float[Tensor, "b c h w"]
+        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
     ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
         """Yield (layer, per-sample gradient), d = out*in weights row by row, then out biases.
 

@@ -23,7 +23,7 @@ _TIDY = (
     # "an orange star" -> "a star"
     (rf"\b(a)n?\s+{_HOLE}\s*(?=[aeiou])", r"\1n "),
     (rf"\b(a)n?\s+{_HOLE}\s*(?=\w)", r"\1 "),
-    (rf"\s*{_HOLE}\s*(?=[,.;:])", ""),
+    (rf"(?:,\s*)?{_HOLE}\s*(?=[,.;:])", ""),
     (rf"\s*{_HOLE}\s*", " "),
 )
 
