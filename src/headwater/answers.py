@@ -76,7 +76,10 @@ def write_answers(
     for attribution, folder in zip(attributions, _folders(attributions), strict=True):
         answer = _answer(attribution, top)
         result = to_json(attribution, top)
-        _write_concept(out / folder, attribution, answer, {**result, "provenance": provenance})
+        try:
+            _write_concept(out / folder, attribution, answer, {**result, "provenance": provenance})
+        except OSError as error:
+            raise StoreError(f"cannot write to {out / folder}: {error.strerror or error}") from None
         answers.append(answer)
         results.append(result)
     report = html_report(
@@ -141,7 +144,7 @@ def _write_concept(
     folder: Path, attribution: Attribution, answer: Answer, result: dict[str, Any]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    said = f"{attribution.method}, asked {answer.context}"
+    said = f"{attribution.method}, asked {attribution.contexts.description}"
     title = f"Proponents of “{answer.concept}”"
     contact_sheet(answer.top, title=title, subtitle=said).save(folder / "top.png")
     title = f"Opponents of “{answer.concept}”"

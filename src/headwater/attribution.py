@@ -19,7 +19,7 @@ from torch import Tensor
 
 from headwater import kernel, queries, store
 from headwater.batching import BatchSize
-from headwater.errors import MethodError, NonFiniteError
+from headwater.errors import MethodError, NonFiniteError, QueryError
 from headwater.methods import method_named
 from headwater.probes import seeded_noise
 from headwater.queries import Concept, Contexts
@@ -94,6 +94,8 @@ def attribute(
         MismatchError: the model has changed since the index was built.
     """
     start = time.perf_counter()
+    if not 0 <= damping < float("inf"):
+        raise QueryError(f"--damping {damping} must be a number from 0 up")
     method = method_named(index.recipe.method)
     if not index.denoiser.conditional:
         raise MethodError(

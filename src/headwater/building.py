@@ -33,6 +33,9 @@ from headwater.methods import Side
 from headwater.recipe import Recipe, extractor, plan
 from headwater.training_set import TrainingSet
 
+# What an index folder holds; --overwrite removes no other folder.
+_OWN = ("index.json", "samples.parquet", "features", "kernels", "queries")
+
 
 def build_index(
     denoiser: Denoiser,
@@ -120,6 +123,11 @@ def _begin(out: Path, manifest: store.Manifest, overwrite: bool) -> store.Manife
             raise MismatchError(f"{out} holds other files: name an empty or a new folder")
         if not (out / "index.json").exists():
             raise MismatchError(f"{out} holds no index, so --overwrite leaves it alone")
+        foreign = [p.name for p in out.iterdir() if p.suffix != ".part" and p.name not in _OWN]
+        if foreign:
+            raise MismatchError(
+                f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
+            )
         shutil.rmtree(out)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,9 @@ def main() -> None:
     except HeadwaterError as error:
         _say(f"headwater: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != 130:  # typer's own code for Ctrl-C
+            raise
         _say("headwater: interrupted; finished work is kept, the same command goes on from there")
         sys.exit(130)
 
@@ -294,7 +296,7 @@ def _quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity_error()
+        logging.set_verbosity(logging.CRITICAL)  # errors are raised as well as logged
         logging.disable_progress_bar()
 
 

@@ -9,7 +9,6 @@ file knows which family of models it deals with.
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning, ModelError
@@ -67,7 +67,12 @@ class Denoiser:
                 "scheduler of the DDPM family, for instance DDIMScheduler"
             )
         self.source = source
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0][:80]
+            raise ModelError(f"cannot compute on --device {str(device)!r}: {reason}") from None
         self.dtype = dtype
         for part in filter(None, (network, getattr(pipe, "vae", None), text_encoder)):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
@@ -101,7 +106,7 @@ class Denoiser:
             if "safety_checker" in left_out:
                 left_out["requires_safety_checker"] = False
             pipe = DiffusionPipeline.from_pretrained(str(path), **left_out)
-        except (OSError, ValueError, AttributeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ModelError(
                 f"cannot load the model {str(model)!r}: give a folder saved with "

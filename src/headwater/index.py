@@ -19,8 +19,8 @@ from headwater.dataset import load_dataset
 from headwater.denoiser import Denoiser
 from headwater.errors import DatasetError, MismatchError, StoreError
 from headwater.queries import Concept
-from headwater.recipe import Recipe
-from headwater.training_set import Sample, TrainingSet
+from headwater.recipe import FEATURES_VERSION, Recipe
+from headwater.training_set import Sample, TrainingSet, first_line
 
 
 class Index:
@@ -67,14 +67,16 @@ class Index:
             )
         try:
             table = pq.read_table(path / "samples.parquet").to_pydict()
-        except (OSError, pa.ArrowInvalid) as error:
+            row, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
+            if len(row) != manifest.rows:
+                raise ValueError(f"{len(row)} rows, not {manifest.rows}")
+        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise StoreError(
-                f"{path / 'samples.parquet'} cannot be read ({str(error).splitlines()[0]}): "
+                f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
                 "build the index again with --overwrite"
             ) from None
-        columns = (table["id"], table["caption"], table["uri"])
         samples = [Sample(*values) for values in zip(*columns, strict=True)]
-        return cls(path, manifest, samples, table["row"], denoiser, training_set)
+        return cls(path, manifest, samples, row, denoiser, training_set)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -87,6 +89,11 @@ class Index:
     def recipe(self) -> Recipe:
         """What the rows were made with."""
         raw = dict(self.manifest.recipe)
+        if raw["features_version"] != FEATURES_VERSION:
+            raise StoreError(
+                f"{self.path} holds features of version {raw['features_version']}, this headwater "
+                f"computes {FEATURES_VERSION}: build the index again with --overwrite"
+            )
         raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
         return Recipe(**raw)
 

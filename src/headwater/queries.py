@@ -116,8 +116,8 @@ def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
         ) from None
     pairs = []
     for number, line in enumerate(lines, 1):
-        plus, tab, minus = (part.strip() for part in line.partition("\t"))
-        pair = (plus, minus if tab else prompts.without(plus, concept))
+        plus, tab, minus = line.partition("\t")
+        pair = (plus.strip(), minus.strip() if tab else prompts.without(plus, concept))
         if _same(*pair):
             raise QueryError(
                 f"{path} line {number}: c+ equals c- ({plus!r}): give a caption that holds "

@@ -13,10 +13,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,16 @@ from headwater.errors import MismatchError, ResourceError, StoreError
 
 FORMAT = "headwater-index"
 VERSION = 1
+
+# What these parts of index.json hold, at least.
+_KEYS = {
+    "recipe": {
+        "method", "train_path", "train_delta", "normalise", "parameters", "layers", "timesteps",
+        "dim", "seed", "projection", "features_version",
+    },
+    "model": {"source", "fingerprint"},
+    "data": {"source", "options", "fingerprint", "rows"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,14 +102,37 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format version {raw['version']}, this headwater reads {VERSION}: "
                 "build the index again with `--overwrite`, or use the version that wrote it"
             )
-        shards = tuple(
-            Shard(**{**shard, "skipped": tuple(shard["skipped"])}) for shard in raw.pop("shards")
-        )
-        return Manifest(**{**raw, "shards": shards})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        shards = tuple(map(_shard, raw.pop("shards")))
+        manifest = _typed(Manifest(**{**raw, "shards": shards}))
+        _check(manifest)
+        return manifest
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path} is damaged ({type(error).__name__}: {error}): build it again with --overwrite"
         ) from None
+
+
+def _shard(raw: Any) -> Shard:
+    return _typed(Shard(**{**raw, "skipped": tuple(raw["skipped"])}))
+
+
+def _typed(made: Any) -> Any:
+    """A manifest or shard, if its fields are of their declared types."""
+    for name, declared in get_type_hints(type(made)).items():
+        if not isinstance(getattr(made, name), get_origin(declared) or declared):
+            raise TypeError(f"{name} is {getattr(made, name)!r}")
+    return made
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse a manifest without the keys that reading needs, or whose shards do not add up."""
+    for part, keys in _KEYS.items():
+        if missing := keys.difference(getattr(manifest, part)):
+            raise KeyError(f"{part} lacks {min(missing)}")
+    ends = accumulate((s.rows + len(s.skipped) for s in manifest.shards), initial=0)
+    firsts = [shard.first for shard in manifest.shards]
+    if manifest.complete and [*ends] != [*firsts, manifest.data["rows"]]:
+        raise ValueError(f"its shards do not add up to {manifest.data['rows']} rows")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -158,14 +192,15 @@ def write_shard(
     magnitudes leave float16's range.
     """
     name = f"features/{number:05d}.safetensors"
-    scale = features.square().mean(1).sqrt()
+    # In float64: the square of a large or small float32 is infinite or zero.
+    norm = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
+    scale = (norm / features.shape[1] ** 0.5).clamp_min(torch.finfo(torch.float32).tiny).float()
     tensors = {
-        "features": (features / scale.clamp_min(1e-38)[:, None]).half().cpu().contiguous(),
-        "scale": scale.float().cpu(),
+        "features": (features / scale[:, None]).half().cpu().contiguous(),
+        "scale": scale.cpu(),
         "position": torch.tensor(list(positions), dtype=torch.int64),
     }
     path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _renamed(path) as part:
         save_file(tensors, part)
     shard = Shard(name, first, len(features), tuple(skipped), path.stat().st_size, _sha256(path))
@@ -178,9 +213,8 @@ def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
     known = {shard.first: shard for shard in manifest.shards}
     for note in sorted((folder / "features").glob("*.json")):
         try:
-            raw = json.loads(note.read_text())
-            shard = Shard(**{**raw, "skipped": tuple(raw["skipped"])})
-        except (json.JSONDecodeError, KeyError, TypeError):
+            shard = _shard(json.loads(note.read_text()))
+        except (ValueError, KeyError, TypeError):
             continue
         known[shard.first] = shard
     return {first: shard for first, shard in known.items() if _is_whole(folder, shard)}
@@ -192,11 +226,12 @@ def _is_whole(folder: Path, shard: Shard) -> bool:
 
 
 def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
-    """List the shards in the manifest, mark it complete, and drop the shards' own notes."""
+    """List the shards in the manifest, mark it complete, drop notes and what killed runs left."""
     complete = replace(manifest, shards=tuple(shards), complete=True)
     write_manifest(folder, complete)
-    for note in (folder / "features").glob("*.json"):
-        note.unlink()
+    for pattern in ("features/*.json", "features/*.part", "*.part"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
     return complete
 
 
@@ -245,8 +280,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically, making its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a safetensors file atomically."""
     with _renamed(path) as part:
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=dict(metadata))
 
@@ -256,12 +290,14 @@ def _renamed(path: Path) -> Iterator[Path]:
     """A temporary name to write to; synced and renamed at the end, removed on any error."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if full:
             raise ResourceError(
