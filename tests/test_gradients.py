@@ -6,7 +6,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from headwater.denoiser import frozen
-from headwater.gradients import Tape, linear_gradient
+from headwater.gradients import Tape
 from headwater.parameters import select
 
 EXACT = dict(rtol=1e-9, atol=1e-12)
@@ -22,16 +22,6 @@ def brute_force(network, layers, forward, delta):
             parts = [next(found).flatten() for _ in layer.parameters(recurse=False)]
             rows[name].append(torch.cat(parts))
     return {name: torch.stack(parts) for name, parts in rows.items()}
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("shape", [(5, 3), (5, 7, 3), (5, 2, 4, 3)], ids=str)
-def test_linear(shape, bias):
-    layer = nn.Linear(3, 4, bias=bias).double()
-    x = torch.randn(shape).double()
-    gy = torch.randn(*shape[:-1], 4).double()
-    exact = brute_force(layer, {"": layer}, lambda i: layer(x[i : i + 1]), gy)[""]
-    torch.testing.assert_close(linear_gradient(x, gy, bias), exact, **EXACT)
 
 
 def tiny_unet():
@@ -50,8 +40,10 @@ def tiny_unet():
     ).double()
 
 
-@pytest.mark.parametrize("parameters", ["attn2", "attn2-kv", "attn", "all", r"ff\.net|time_emb"])
-def test_every_linear_layer_of_a_unet(parameters):
+@pytest.mark.parametrize(
+    "parameters", ["attn2", "attn2-kv", "attn", "up_blocks", "all", r"ff\.net|time_emb"]
+)
+def test_the_layers_of_a_unet(parameters):
     unet = tiny_unet()
     layers = select(unet, parameters)
     xt, caption = torch.randn(3, 3, 8, 8).double(), torch.randn(3, 5, 12).double()
@@ -64,6 +56,8 @@ def test_every_linear_layer_of_a_unet(parameters):
     with frozen(unet), Tape(layers) as tape:
         eps = unet(xt, 400, encoder_hidden_states=caption).sample
         ours = dict(tape.gradients(eps, delta))
+    if parameters == "all":
+        assert sum(g.shape[1] for g in ours.values()) == unet.num_parameters()
     assert ours.keys() == exact.keys()
     for name in exact:
         torch.testing.assert_close(ours[name], exact[name], **EXACT, msg=name)
@@ -115,3 +109,24 @@ def test_the_network_is_left_as_it_was():
     assert network.shared.weight.requires_grad and not network.shared.bias.requires_grad
     assert not network.shared._forward_hooks
     assert network.shared.weight.grad is None
+
+
+def test_lora_layers_of_peft():
+    """The adapters alone, in the graph that peft makes of them."""
+    peft = pytest.importorskip("peft")
+    unet = tiny_unet().float()
+    unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    unet = unet.double()
+    layers = select(unet, "lora")
+    assert layers and all(".lora_" in name for name in layers)
+    xt, caption = torch.randn(2, 3, 8, 8).double(), torch.randn(2, 5, 12).double()
+    delta = torch.randn_like(xt)
+
+    def forward(i):
+        return unet(xt[i : i + 1], 400, encoder_hidden_states=caption[i : i + 1]).sample
+
+    exact = brute_force(unet, layers, forward, delta)
+    with frozen(unet), Tape(layers) as tape:
+        ours = dict(tape.gradients(unet(xt, 400, encoder_hidden_states=caption).sample, delta))
+    for name in exact:
+        torch.testing.assert_close(ours[name], exact[name], **EXACT, msg=name)

@@ -27,8 +27,8 @@ from headwater.errors import (
     StoreError,
 )
 from headwater.features import Extractor
-from headwater.gradients import size
 from headwater.index import Index
+from headwater.layers import size
 from headwater.methods import Side
 from headwater.recipe import Recipe, extractor, plan
 from headwater.training_set import TrainingSet

@@ -269,6 +269,7 @@ def _table(attribution: Attribution, top: int) -> str:
 
 
 def _short(text: str, width: int) -> str:
+    text = " ".join(text.split())  # a caption may have line breaks
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

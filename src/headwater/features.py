@@ -29,7 +29,7 @@ class Extractor:
     """All that turns probes into rows, fixed for one index."""
 
     denoiser: Denoiser
-    layers: Mapping[str, nn.Linear]
+    layers: Mapping[str, nn.Module]
     sketch: Sketch
     timesteps: Sequence[int]
     normalise: bool

@@ -1,9 +1,10 @@
-r"""Per-sample J^T delta for chosen modules, layer by layer, without a single weight gradient.
+r"""Per-sample J^T delta for chosen layers, one after the other, without a single weight gradient.
 
-A linear layer y = W x + b sees delta only through gy = d<eps, delta>/dy. The gradient of one
-sample is then the sum over its tokens of gy x^T (and of gy for the bias). So a forward hook keeps
-each layer's input and the graph edge of its output, one `torch.autograd.grad` brings all gy, and
-the layers are combined, used and dropped one after the other.
+A layer sees delta only through gy = d<eps, delta>/dy, the gradient of its output y. With its input
+x that gives the gradient of each sample (for y = W x + b the sum over tokens of gy x^T, and of gy;
+`layers.py` has the others). So a forward hook keeps each layer's input and the graph edge of its
+output, one `torch.autograd.grad` brings all gy, and the layers are combined, used and dropped one
+after the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from headwater.layers import gradient_of
+
 
 class Tape:
     """Records the chosen modules during forward passes inside its `with` block.
@@ -26,7 +29,7 @@ class Tape:
     fixed caption) gets its output marked, so that its gy exists.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Linear]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = dict(modules)
         self._handles: list[RemovableHandle] = []
         self._seen: list[tuple[str, Tensor, GradientEdge]] = []
@@ -60,7 +63,7 @@ class Tape:
     def gradients(
         self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
     ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
-        """Yield (layer, per-sample gradient), d = out*in weights row by row, then out biases.
+        """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters.
 
         Consumes the recording and the graph of `eps`. A layer that was called several times in
         the pass is yielded once, with the sum over its calls.
@@ -73,21 +76,8 @@ class Tape:
             if gy is not None:
                 calls.setdefault(name, []).append((x, gy))
         for name, pairs in calls.items():
-            bias = self.modules[name].bias is not None
-            first, *more = (linear_gradient(x, gy, bias) for x, gy in pairs)
+            layer = self.modules[name]
+            gradient = gradient_of(layer)
+            assert gradient is not None, f"{name} is not in the table of layers"
+            first, *more = (gradient(layer, x, gy) for x, gy in pairs)
             yield name, sum(more, first)
-
-
-def linear_gradient(
-    x: Float[Tensor, "b *tokens i"], gy: Float[Tensor, "b *tokens o"], bias: bool
-) -> Float[Tensor, "b d"]:
-    """Per-sample gradient of a linear layer from its input and its output's gradient."""
-    x = x.reshape(x.shape[0], -1, x.shape[-1])  # [b, tokens, i]
-    gy = gy.reshape(gy.shape[0], -1, gy.shape[-1])  # [b, tokens, o]
-    weight = (gy.transpose(1, 2) @ x).flatten(1)  # [b, o*i]
-    return torch.cat([weight, gy.sum(1)], 1) if bias else weight
-
-
-def size(module: nn.Linear) -> int:
-    """d: how many numbers this layer's gradient has."""
-    return sum(parameter.numel() for parameter in module.parameters(recurse=False))

@@ -35,7 +35,8 @@ def spectrum(blocks: Blocks, n: int, k: int) -> Spectrum:
     gram = _dual_gram(blocks, n) if n < k else _primal_gram(blocks, k)
     values, vectors = torch.linalg.eigh(gram / n)
     # Rounding leaves tiny negative eigenvalues of a matrix that has none.
-    return Spectrum(values.clamp_min(0).float(), vectors.float(), dual=n < k)
+    # Laid out as they are when read back, so that products with them round alike.
+    return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous(), dual=n < k)
 
 
 def _primal_gram(blocks: Blocks, k: int) -> Float[Tensor, "k k"]:

@@ -8,6 +8,7 @@ import re
 from torch import nn
 
 from headwater.errors import ParameterError
+from headwater.layers import attributable
 
 # Matched against module names with `re.search`.
 SUBSETS = {
@@ -15,17 +16,18 @@ SUBSETS = {
     "attn2-kv": r"\.attn2\.to_[kv]$",
     "attn": r"\.attn[12]\.",
     "up_blocks": r"^up_blocks\.",
+    "lora": r"\.lora_[AB]\.",
     "all": r"",
 }
 
 
-def select(network: nn.Module, parameters: str) -> dict[str, nn.Linear]:
-    """The linear layers of the network that `parameters` names, in the network's order.
+def select(network: nn.Module, parameters: str) -> dict[str, nn.Module]:
+    """The layers of the network that `parameters` names, in the network's order.
 
     Raises:
-        ParameterError: the expression is not one, or matches no linear layer.
+        ParameterError: the expression is not one, or matches no layer that can be attributed.
     """
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    layers = dict(attributable(network))
     try:
         pattern = re.compile(SUBSETS.get(parameters, parameters))
     except re.error as error:
@@ -35,7 +37,7 @@ def select(network: nn.Module, parameters: str) -> dict[str, nn.Linear]:
     chosen = {name: layer for name, layer in layers.items() if pattern.search(name)}
     if not chosen:
         raise ParameterError(
-            f"--parameters {parameters!r} matches no linear layer; nearest: "
+            f"--parameters {parameters!r} matches no layer; nearest: "
             f"{', '.join(_nearest(parameters, list(layers)))}; or one of {', '.join(SUBSETS)}"
         )
     return chosen

@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.denoiser import Denoiser
 from headwater.features import Extractor
-from headwater.gradients import size
+from headwater.layers import size
 from headwater.methods import method_named
 from headwater.parameters import select
 from headwater.probes import evenly_spaced

@@ -103,7 +103,7 @@ def read_manifest(folder: Path) -> Manifest:
                 "build the index again with `--overwrite`, or use the version that wrote it"
             )
         shards = tuple(map(_shard, raw.pop("shards")))
-        manifest = _typed(Manifest(**{**raw, "shards": shards}))
+        manifest = _typed(Manifest(**{**raw, "complete": raw["complete"], "shards": shards}))
         _check(manifest)
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:

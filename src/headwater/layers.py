@@ -1,0 +1,115 @@
+r"""Per-sample gradients of one layer, from its input x and the gradient gy of its output.
+
+One function for each kind of layer; `GRADIENTS` is the table. Each returns [b, d] with the numbers
+in the order of `module.parameters(recurse=False)`: the weight row by row, then the bias. What is
+not in the table is not attributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def linear(
+    layer: nn.Linear, x: Float[Tensor, "b *tokens i"], gy: Float[Tensor, "b *tokens o"]
+) -> Float[Tensor, "b d"]:
+    """The sum over tokens of gy x^T, and of gy."""
+    x = x.reshape(x.shape[0], -1, x.shape[-1])  # [b, tokens, i]
+    gy = gy.reshape(gy.shape[0], -1, gy.shape[-1])  # [b, tokens, o]
+    weight = (gy.transpose(1, 2) @ x).flatten(1)  # [b, o*i]
+    return _joined(layer, weight, gy.sum(1))
+
+
+def convolution(
+    layer: nn.Conv1d | nn.Conv2d, x: Float[Tensor, "b i *space"], gy: Float[Tensor, "b o *out"]
+) -> Float[Tensor, "b d"]:
+    """A linear layer over patches: the sum over places of gy patch^T, group by group."""
+    if layer.padding_mode != "zeros":
+        mode = layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        padding: Any = (0,) * len(layer.kernel_size)
+    elif isinstance(layer.padding, str):  # "same" or "valid"
+        x = F.pad(x, layer._reversed_padding_repeated_twice)
+        padding = (0,) * len(layer.kernel_size)
+    else:
+        padding = layer.padding
+    geometry = (layer.kernel_size, layer.dilation, padding, layer.stride)
+    if x.ndim == 3:  # one dimension is two of which the first has length 1
+        x, filled = x.unsqueeze(2), (1, 1, 0, 1)
+        geometry = tuple((fill, *size) for fill, size in zip(filled, geometry, strict=True))
+    kernel, dilation, padding, stride = geometry
+    patches = F.unfold(x, kernel, dilation, padding, stride)  # [b, i*kernel, places]
+    b, groups, gy = len(x), layer.groups, gy.flatten(2)
+    patches = patches.reshape(b, groups, -1, patches.shape[-1])
+    grouped = gy.reshape(b, groups, -1, gy.shape[-1])
+    weight = (grouped @ patches.transpose(2, 3)).flatten(1)  # [b, o * (i/groups) * kernel]
+    return _joined(layer, weight, gy.sum(2))
+
+
+def group_norm(
+    layer: nn.GroupNorm, x: Float[Tensor, "b c *space"], gy: Float[Tensor, "b c *space"]
+) -> Float[Tensor, "b d"]:
+    """Scale and shift of each channel, summed over places."""
+    normalised = F.group_norm(x, layer.num_groups, eps=layer.eps)
+    weight = (gy * normalised).reshape(*gy.shape[:2], -1).sum(2)
+    return _joined(layer, weight, gy.reshape(*gy.shape[:2], -1).sum(2))
+
+
+def layer_norm(
+    layer: nn.LayerNorm, x: Float[Tensor, "b ..."], gy: Float[Tensor, "b ..."]
+) -> Float[Tensor, "b d"]:
+    """Scale and shift of each normalised coordinate, summed over tokens."""
+    size = layer.weight.numel()
+    normalised = F.layer_norm(x, layer.normalized_shape, eps=layer.eps)
+    weight = (gy * normalised).reshape(len(gy), -1, size).sum(1)
+    return _joined(layer, weight, gy.reshape(len(gy), -1, size).sum(1))
+
+
+def embedding(
+    layer: nn.Embedding, x: Int[Tensor, "b ..."], gy: Float[Tensor, "b ... e"]
+) -> Float[Tensor, "b d"]:
+    """Each row that was looked up gets the gradients of its places."""
+    rows, width = layer.weight.shape
+    gy = gy.reshape(len(gy), -1, width)
+    x = x.reshape(len(x), -1, 1).expand(gy.shape)
+    zeros = gy.new_zeros(len(gy), rows, width)
+    return zeros.scatter_add_(1, x, gy).flatten(1)
+
+
+def _joined(layer: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
+    return weight if layer.bias is None else torch.cat([weight, bias], 1)
+
+
+Gradient = Callable[[Any, Tensor, Tensor], Tensor]
+
+GRADIENTS: dict[type[nn.Module], Gradient] = {
+    nn.Linear: linear,
+    nn.Conv1d: convolution,
+    nn.Conv2d: convolution,
+    nn.GroupNorm: group_norm,
+    nn.LayerNorm: layer_norm,
+    nn.Embedding: embedding,
+}
+
+
+def gradient_of(layer: nn.Module) -> Gradient | None:
+    """The function for this layer, its class or a base class of it; None if there is none."""
+    return next((GRADIENTS[kind] for kind in type(layer).__mro__ if kind in GRADIENTS), None)
+
+
+def attributable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, layer) of every layer in the table that has parameters, in the network's order."""
+    for name, layer in network.named_modules():
+        if gradient_of(layer) is not None and size(layer) > 0:
+            yield name, layer
+
+
+def size(layer: nn.Module) -> int:
+    """d: how many numbers this layer's gradient has."""
+    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))

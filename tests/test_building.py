@@ -1,0 +1,480 @@
+"""Building an index: killed and resumed, refused, mended, short of memory or disk."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny import tiny_folder, tiny_pipeline
+
+from headwater import building, store
+from headwater.batching import BatchSize
+from headwater.building import build_index
+from headwater.dataset import load_dataset
+from headwater.denoiser import Denoiser
+from headwater.errors import (
+    BadImageError,
+    DatasetError,
+    MismatchError,
+    NonFiniteError,
+    ResourceError,
+    StoreError,
+)
+from headwater.index import Index
+
+RECIPE = {"timesteps": 2, "dim": 64}
+SHARDS = 4  # of 64 rows
+
+
+@pytest.fixture(scope="module")
+def many_images(tmp_path_factory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("many") / "images", 64 * SHARDS - 9)
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model) -> Denoiser:
+    return Denoiser.load(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def in_one_go(tmp_path_factory, denoiser, many_images) -> Path:
+    folder = tmp_path_factory.mktemp("built") / "index"
+    build_index(denoiser, load_dataset(many_images), folder, **RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, denoiser, tiny_images) -> Path:
+    """A finished index of 20 rows; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("built") / "small"
+    build_index(denoiser, load_dataset(tiny_images), folder, **RECIPE)
+    return folder
+
+
+@pytest.fixture
+def index(small, tmp_path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "index"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def state(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Every file's content and when it was last written."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+def rows(folder: Path) -> torch.Tensor:
+    return torch.cat(list(store.read_blocks(folder, store.read_manifest(folder))))
+
+
+# --- killed, and gone on with -------------------------------------------------------------------
+
+# The command line, killed without a chance to tidy up in the middle of writing its third shard.
+KILLED = """
+import os, signal, sys
+from headwater import cli, store
+
+real, calls = store.save_file, []
+
+def save_file(tensors, path):
+    calls.append(path)
+    if len(calls) == 3:
+        path.write_bytes(b"half a shard")
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(tensors, path)
+
+store.save_file = save_file
+sys.argv[0] = "headwater"
+cli.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, tiny_model, many_images) -> Path:
+    """What `headwater index` leaves that was killed with two of four shards written."""
+    folder = tmp_path_factory.mktemp("killed") / "index"
+    options = [str(part) for name, value in RECIPE.items() for part in (f"--{name}", value)]
+    command = [sys.executable, "-c", KILLED, "index", tiny_model, many_images, folder, *options]
+    run = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [None, 7])
+def test_killed_and_resumed(tmp_path, killed, in_one_go, denoiser, many_images, batch_size):
+    folder = shutil.copytree(killed, tmp_path / "index")
+    assert {path.name for path in (folder / "features").iterdir() if path.suffix == ".part"}
+    before, notes = state(folder), []
+    with pytest.raises(StoreError, match="unfinished"):
+        Index.open(folder)
+    built = build_index(
+        denoiser,
+        load_dataset(many_images),
+        folder,
+        batch_size=batch_size,
+        note=notes.append,
+        **RECIPE,
+    )
+    assert notes == [f"resuming: 2 of {SHARDS} shards are there"]
+    after = state(folder)
+    for number in range(2):
+        path = folder / f"features/0000{number}.safetensors"
+        assert after[path] == before[path]
+    assert set(files(folder)) == set(files(in_one_go))
+    assert len(built) == len(load_dataset(many_images)) == 64 * SHARDS - 9
+    if batch_size is None:
+        assert files(folder) == files(in_one_go)
+    else:  # matrix products of another size round differently
+        torch.testing.assert_close(rows(folder), rows(in_one_go), rtol=2e-3, atol=1e-4)
+        samples = "samples.parquet"
+        assert (folder / samples).read_bytes() == (in_one_go / samples).read_bytes()
+
+
+class Killed(BaseException):
+    """Stands for a kill wherever it is raised: nothing may catch it."""
+
+
+@pytest.mark.parametrize("call", range(6))
+def test_stopped_at_any_write_and_resumed(
+    tmp_path, in_one_go, denoiser, many_images, call, monkeypatch
+):
+    data, folder, calls = load_dataset(many_images), tmp_path / "index", []
+    real = {name: getattr(store, name) for name in ("write_shard", "write_table", "finish")}
+
+    def stop(name: str):
+        def write(*args):
+            calls.append(name)
+            if len(calls) == call + 1:
+                raise Killed
+            return real[name](*args)
+
+        return write
+
+    # The numbers are those of the index built in one go: what is tested is what gets written.
+    position = {sample.id: row for row, sample in enumerate(data.samples)}
+    stored = rows(in_one_go)
+    monkeypatch.setattr(
+        building,
+        "_rows_of",
+        lambda machine, side, data, images: stored[
+            [position[data.samples[row].id] for row in images]
+        ],
+    )
+    with monkeypatch.context() as patch:
+        for name in real:
+            patch.setattr(store, name, stop(name))
+        with pytest.raises(Killed):
+            build_index(denoiser, data, folder, **RECIPE)
+    expected = [*["write_shard"] * SHARDS, "write_table", "finish"][: call + 1]
+    assert calls == expected
+    assert not store.read_manifest(folder).complete
+    build_index(denoiser, data, folder, **RECIPE)
+    assert store.read_manifest(folder).complete
+    torch.testing.assert_close(rows(folder), stored, rtol=1e-3, atol=0)
+
+
+def test_nothing_is_done_twice(index, denoiser, tiny_images):
+    before = state(index)
+    build_index(denoiser, load_dataset(tiny_images), index, **RECIPE)
+    assert state(index) == before
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "unlink"])
+def test_a_damaged_shard_is_rebuilt(tmp_path, in_one_go, denoiser, many_images, damage):
+    folder = shutil.copytree(in_one_go, tmp_path / "index")
+    shard = folder / "features/00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    if damage == "flip":
+        data[-100] ^= 1
+        shard.write_bytes(data)
+    elif damage == "truncate":
+        shard.write_bytes(data[:-1])
+    else:
+        shard.unlink()
+    before = state(folder)
+    with pytest.raises(StoreError, match=r"00001\.safetensors"):
+        rows(folder)
+    build_index(denoiser, load_dataset(many_images), folder, **RECIPE)
+    assert files(folder) == files(in_one_go)
+    others = folder / "features/00000.safetensors"
+    assert state(folder)[others] == before[others]
+
+
+# --- refused ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"seed": 1}, "recipe seed = 0, this run has 1"),
+        ({"dim": 65}, "recipe dim = 64, this run has 65"),
+        ({"method": "concept-trak-a"}, "recipe method = concept-trak, .* has concept-trak-a"),
+        ({"parameters": "attn2-kv"}, "recipe layers = "),
+        ({"timesteps": 3}, r"recipe timesteps = \[499, 999\], this run has \[332, 665, 999\]"),
+        ({"seed": 1, "dim": 65}, "recipe dim"),
+    ],
+)
+def test_another_recipe_is_refused(index, denoiser, tiny_images, changes, said):
+    before = state(index)
+    with pytest.raises(MismatchError, match=f"{said}.*use another folder, or --overwrite"):
+        build_index(denoiser, load_dataset(tiny_images), index, **(RECIPE | changes))
+    assert state(index) == before
+
+
+def test_another_model_is_refused(tmp_path, index, tiny_images):
+    other = Denoiser.load(tiny_pipeline(tmp_path / "other", seed=1))
+    before = state(index)
+    with pytest.raises(MismatchError, match="model fingerprint"):
+        build_index(other, load_dataset(tiny_images), index, **RECIPE)
+    assert state(index) == before
+
+
+@pytest.mark.parametrize("change", ["caption", "image", "one more", "one less"])
+def test_other_data_are_refused(tmp_path, index, denoiser, tiny_images, change):
+    folder = shutil.copytree(tiny_images, tmp_path / "images")
+    metadata = folder / "metadata.jsonl"
+    if change == "caption":
+        metadata.write_text(metadata.read_text().replace("a red heart", "a blue heart"))
+    elif change == "image":
+        shutil.copy(folder / "train-00001.png", folder / "train-00000.png")
+    elif change == "one more":
+        shutil.copy(folder / "train-00001.png", folder / "new.png")
+    data = load_dataset(folder).first(19 if change == "one less" else 99)
+    before = state(index)
+    with pytest.raises(MismatchError, match="data fingerprint"):
+        build_index(denoiser, data, index, **RECIPE)
+    assert state(index) == before
+
+
+def test_images_that_only_moved_are_the_same_data(tmp_path, index, denoiser, tiny_images):
+    before = state(index)
+    moved = load_dataset(shutil.copytree(tiny_images, tmp_path / "moved"))
+    build_index(denoiser, moved, index, **RECIPE)
+    assert state(index) == before
+
+
+def test_overwrite(index, denoiser, tiny_images):
+    (index / "index.json.77.part").write_text("left by a kill")
+    (index / "queries").mkdir()
+    (index / "queries/old.safetensors").write_text("of the old index")
+    data = load_dataset(tiny_images)
+    built = build_index(denoiser, data, index, overwrite=True, **(RECIPE | {"seed": 1}))
+    assert built.recipe.seed == 1
+    assert set(files(index)) == {"index.json", "samples.parquet", "features/00000.safetensors"}
+
+
+def test_overwrite_mends_a_damaged_manifest(index, denoiser, tiny_images, small):
+    (index / "index.json").write_text("{")
+    with pytest.raises(StoreError, match="--overwrite"):
+        build_index(denoiser, load_dataset(tiny_images), index, **RECIPE)
+    build_index(denoiser, load_dataset(tiny_images), index, overwrite=True, **RECIPE)
+    assert files(index) == files(small)
+
+
+@pytest.mark.parametrize("with_index", [False, True])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_files_is_left_alone(
+    tmp_path, index, denoiser, tiny_images, with_index, overwrite
+):
+    folder = index if with_index else tmp_path / "mine"
+    folder.mkdir(exist_ok=True)
+    (folder / "thesis.txt").write_text("three years")
+    before = state(folder)
+    recipe = RECIPE | {"seed": 1}
+    with pytest.raises(MismatchError):
+        build_index(denoiser, load_dataset(tiny_images), folder, overwrite=overwrite, **recipe)
+    assert state(folder) == before
+
+
+def test_an_empty_folder_is_as_good_as_none(tmp_path, denoiser, tiny_images, small):
+    build_index(denoiser, load_dataset(tiny_images), tmp_path, **RECIPE)
+    assert files(tmp_path) == files(small)
+
+
+# --- bad images, bad numbers --------------------------------------------------------------------
+
+BAD = [3, 11]
+
+
+@pytest.fixture
+def with_bad_images(tmp_path, tiny_images) -> Path:
+    folder = Path(shutil.copytree(tiny_images, tmp_path / "images"))
+    truncated, garbage = (folder / f"train-{row:05d}.png" for row in BAD)
+    truncated.write_bytes(truncated.read_bytes()[:-60])
+    garbage.write_bytes(b"no image at all")
+    return folder
+
+
+def test_a_bad_image_is_named(tmp_path, denoiser, with_bad_images):
+    out = tmp_path / "index"
+    with pytest.raises(BadImageError, match=r"'train-00003\.png'.*--skip-bad"):
+        build_index(denoiser, load_dataset(with_bad_images), out, **RECIPE)
+    assert list(files(out)) == ["index.json"]
+
+
+def test_bad_images_are_skipped_and_counted(tmp_path, denoiser, with_bad_images, small):
+    out = tmp_path / "index"
+    data = load_dataset(with_bad_images)
+    with pytest.raises(BadImageError):
+        build_index(denoiser, data, out, **RECIPE)
+    built = build_index(denoiser, data, out, skip_bad=True, batch_size=4, **RECIPE)
+    manifest = store.read_manifest(out)
+    assert manifest.skipped == ["train-00003.png", "train-00011.png"]
+    assert (manifest.data["rows"], manifest.rows, len(built)) == (20, 18, 18)
+
+    good = [row for row in range(20) if row not in BAD]
+    table = pq.read_table(out / "samples.parquet").to_pydict()
+    assert table["row"] == built.positions == good
+    assert table["id"] == [f"train-{row:05d}.png" for row in good]
+    assert store.read_positions(out, manifest.shards) == good
+    torch.testing.assert_close(rows(out), rows(small)[good], rtol=2e-3, atol=1e-4)
+    for row in (2, 3, 17):  # the picture of an index row is that of its own sample
+        expected = data.image(good[row])
+        picture = built.image(row)
+        assert picture is not None and picture.tobytes() == expected.tobytes()
+
+
+def test_nothing_but_bad_images(tmp_path, denoiser, with_bad_images):
+    for path in with_bad_images.glob("*.png"):
+        path.write_bytes(b"x")
+    with pytest.raises(DatasetError, match="every image was skipped"):
+        data = load_dataset(with_bad_images)
+        build_index(denoiser, data, tmp_path / "index", skip_bad=True, **RECIPE)
+
+
+@pytest.fixture
+def broken(tiny_model):
+    """A model with a weight that is no number, or with nothing but zeros to attribute."""
+
+    def break_(value: float, layers: str) -> Denoiser:
+        denoiser = Denoiser.load(tiny_model)
+        with torch.no_grad():
+            for name, weight in denoiser.network.named_parameters():
+                if layers in name:
+                    weight.fill_(value)
+        return denoiser
+
+    return break_
+
+
+@pytest.mark.parametrize("value, layers", [(float("nan"), "attn2.to_v"), (0.0, "conv_out")])
+def test_rows_that_are_no_numbers_or_zero(tmp_path, tiny_images, broken, value, layers):
+    out, data = tmp_path / "index", load_dataset(tiny_images)
+    with pytest.raises(NonFiniteError) as caught:
+        build_index(broken(value, layers), data, out, **RECIPE)
+    text = str(caught.value)
+    assert text.startswith("20 input(s) gave a NaN, infinite or all-zero feature row")
+    assert ", ".join(sample.id for sample in data.samples[:5]) in text and "train-00005" not in text
+    assert list(files(out)) == ["index.json"]
+
+
+def test_require_finite_names_the_rows():
+    features = torch.ones(7, 3)
+    features[1, 2], features[4, 0], features[5] = float("inf"), float("nan"), 0
+    with pytest.raises(NonFiniteError, match=r"^3 input\(s\) .* row: b, e, f; "):
+        building.require_finite(features, list("abcdefg"))
+    building.require_finite(features[[0, 2, 3, 6]], list("acdg"))
+
+
+# --- out of memory ------------------------------------------------------------------------------
+
+ERRORS = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
+    "python": MemoryError(),
+}
+
+
+def limited(limit: int, error: Exception, seen: list[int]):
+    """Work that fits in memory up to `limit` items."""
+
+    def compute(part):
+        seen.append(len(part))
+        if len(part) > limit:
+            raise error
+        return list(part)
+
+    return compute
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_the_batch_halves_until_it_fits_and_stays_there(error):
+    seen, notes = [], []
+    batch = BatchSize(None, notes.append)
+    results = list(batch.over(range(70), limited(10, error, seen)))
+    assert [item for part in results for item in part] == list(range(70))
+    assert seen == [32, 16, 8, 8, 8, 8, 8, 8, 8, 8, 6]
+    assert notes == [f"out of memory: going on with batches of {size}" for size in (16, 8)]
+    assert [len(part) for part in batch.over(range(9), limited(10, error, []))] == [8, 1]
+
+
+@pytest.mark.parametrize(
+    "given, limit, said",
+    [
+        (12, 10, "at batch size 12: give --batch-size 6 or auto; finished work is kept"),
+        (1, 0, "at batch size 1: choose fewer --parameters or a machine with more"),
+        (None, 0, "at batch size 1: choose fewer --parameters or a machine with more"),
+    ],
+)
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_out_of_memory_with_nothing_left_to_halve(error, given, limit, said):
+    with pytest.raises(ResourceError, match=f"out of memory {said}"):
+        list(BatchSize(given).over(range(40), limited(limit, error, [])))
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(BatchSize(None).over(range(40), limited(10, RuntimeError("shapes"), [])))
+
+
+def test_an_index_built_with_little_memory(tmp_path, tiny_model, tiny_images, small, monkeypatch):
+    denoiser, data, notes = Denoiser.load(tiny_model), load_dataset(tiny_images), []
+    predict = denoiser.predict
+
+    def small_predict(xt, t, condition):
+        if len(xt) > 8:
+            raise ERRORS["cuda"]
+        return predict(xt, t, condition)
+
+    monkeypatch.setattr(denoiser, "predict", small_predict)
+    with pytest.raises(ResourceError, match="--batch-size 4"):
+        build_index(denoiser, data, tmp_path / "index", batch_size=9, **RECIPE)
+    build_index(denoiser, data, tmp_path / "index", note=notes.append, **RECIPE)
+    assert notes == [f"out of memory: going on with batches of {size}" for size in (16, 8)]
+    torch.testing.assert_close(rows(tmp_path / "index"), rows(small), rtol=2e-3, atol=1e-4)
+    hooks = [len(module._forward_hooks) for module in denoiser.network.modules()]
+    assert not any(hooks) and all(p.requires_grad for p in denoiser.network.parameters())
+
+
+def test_a_full_disk_keeps_the_shards_that_are_there(
+    tmp_path, in_one_go, denoiser, many_images, monkeypatch
+):
+    out, data = tmp_path / "index", load_dataset(many_images)
+    real, calls = store.save_file, []
+
+    def save_file(tensors, path):
+        calls.append(path)
+        if len(calls) > 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_file", save_file)
+        with pytest.raises(ResourceError, match="what was finished is kept"):
+            build_index(denoiser, data, out, **RECIPE)
+    kept = {f"features/0000{i}.{end}" for i in range(2) for end in ("json", "safetensors")}
+    assert set(files(out)) == {"index.json"} | kept
+    build_index(denoiser, data, out, **RECIPE)
+    assert files(out) == files(in_one_go)
