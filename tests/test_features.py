@@ -20,7 +20,10 @@ def denoiser(tiny_model):
     return Denoiser.load(tiny_model, dtype=torch.float64)
 
 
-def unprojected(denoiser, timesteps, normalise):
+INVERTED, NOISED = Side("inversion", "dps"), Side("noising", "dsm")
+
+
+def unprojected(denoiser, timesteps, normalise, train=INVERTED):
     """An extractor whose sketch keeps every coordinate in its own place."""
     layers = select(denoiser.network, "attn2")
     buckets, start = {}, 0
@@ -29,7 +32,8 @@ def unprojected(denoiser, timesteps, normalise):
         buckets[name] = torch.arange(start, start + size)
         start += size
     signs = {name: torch.ones(len(bucket)) for name, bucket in buckets.items()}
-    return Extractor(denoiser, layers, Sketch(start, buckets, signs), timesteps, normalise, 0)
+    kept = Sketch(start, buckets, signs)
+    return Extractor(denoiser, layers, kept, train, timesteps, normalise, 0)
 
 
 def gradient(denoiser, loss):
@@ -56,7 +60,7 @@ def test_a_train_row_is_the_gradient_of_the_dps_loss(denoiser, normalise):
     x0 = torch.randn(3, *denoiser.latent_shape).double()
     condition = denoiser.encode_captions(CAPTIONS)
     machine = unprojected(denoiser, timesteps, normalise)
-    ours = machine.train_rows(Side("inversion", "dps"), x0, condition, ["a", "b", "c"]).double()
+    ours = machine.train_rows(x0, condition, ["a", "b", "c"]).double()
     for i in range(3):
         c, clean = condition[i : i + 1], x0[i : i + 1]
         with torch.no_grad():
@@ -93,8 +97,8 @@ def test_a_query_row_is_the_gradient_of_the_slider_loss(denoiser, base):
 def test_a_train_row_under_noising_is_the_gradient_of_the_denoising_loss(denoiser):
     x0 = torch.randn(1, *denoiser.latent_shape).double()
     condition = denoiser.encode_captions(["a fish"])
-    machine = unprojected(denoiser, (499,), normalise=False)
-    ours = machine.train_rows(Side("noising", "dsm"), x0, condition, ["a"])[0].double()
+    machine = unprojected(denoiser, (499,), False, NOISED)
+    ours = machine.train_rows(x0, condition, ["a"])[0].double()
     noise = seeded_noise(denoiser.latent_shape, 0, "a", 499, 0).double()
     a = denoiser.alpha_bar[499].double()
     xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -116,7 +120,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_model, method):
     def rows(order, size):
         parts = [order[i : i + size] for i in range(0, 8, size)]
         found = torch.cat([
-            machine.train_rows(METHODS[method].train, x0[p], condition[p], [ids[i] for i in p])
+            machine.train_rows(x0[p], condition[p], [ids[i] for i in p])
             for p in parts
         ])  # fmt: skip
         return found[torch.tensor(order).argsort()]
@@ -133,7 +137,7 @@ def test_two_runs_are_bit_equal(tiny_model):
         machine = extractor(denoiser, plan(denoiser, timesteps=2, dim=128))
         x0 = denoiser.encode_images([p.draw() for p in pictures("validation")[:3]])
         condition = denoiser.encode_captions(CAPTIONS)
-        return machine.train_rows(Side("inversion", "dps"), x0, condition, list("abc"))
+        return machine.train_rows(x0, condition, list("abc"))
 
     assert torch.equal(rows(), rows())
 
@@ -142,9 +146,9 @@ def test_the_mean_of_unit_gradients_is_no_longer_than_one(tiny_model):
     denoiser = Denoiser.load(tiny_model)
     x0 = torch.randn(2, *denoiser.latent_shape)
     condition = denoiser.encode_captions(CAPTIONS[:2])
-    one = unprojected(denoiser, (499,), True)
-    rows = one.train_rows(Side("noising", "dsm"), x0, condition, ["a", "b"])
+    one = unprojected(denoiser, (499,), True, NOISED)
+    rows = one.train_rows(x0, condition, ["a", "b"])
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(2))
-    three = unprojected(denoiser, (99, 499, 999), True)
-    rows = three.train_rows(Side("noising", "dsm"), x0, condition, ["a", "b"])
+    three = unprojected(denoiser, (99, 499, 999), True, NOISED)
+    rows = three.train_rows(x0, condition, ["a", "b"])
     assert (rows.norm(dim=1) < 1).all()

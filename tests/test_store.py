@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from headwater import store
+from headwater import files, store
 from headwater.errors import MismatchError, ResourceError, StoreError
 from headwater.index import Index
 from headwater.store import Manifest
@@ -58,7 +58,7 @@ def write_index(folder: Path, rows: torch.Tensor) -> Manifest:
         shards.append(store.write_shard(folder, number, first, part, positions, []))
     names = [f"row-{row}" for row in range(len(rows))]
     table = {"row": range(len(rows)), "id": names, "caption": names, "uri": names}
-    store.write_table(folder / "samples.parquet", pa.table(table))
+    files.write_table(folder / "samples.parquet", pa.table(table))
     return store.finish(folder, manifest(len(rows)), shards)
 
 
@@ -141,6 +141,7 @@ def test_manifest_round_trip(tmp_path):
     raw = json.loads((tmp_path / "index.json").read_text("utf-8"))
     assert set(raw) == {
         "format", "version", "recipe", "model", "data", "versions", "shard_rows", "complete",
+        "samples_sha256",
         "shards",
     }  # fmt: skip
     assert (raw["format"], raw["version"]) == ("headwater-index", 1)
@@ -204,7 +205,7 @@ def test_a_damaged_shard_is_refused_by_name(index, damage, said):
 
 
 def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(index):
-    store.write_tensors(index / "features/00000.safetensors", {"features": ROWS[:2]}, {})
+    files.write_tensors(index / "features/00000.safetensors", {"features": ROWS[:2]}, {})
     data = (index / "features/00000.safetensors").read_bytes()
     old = store.read_manifest(index)
     entry = replace(old.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -238,7 +239,8 @@ def test_what_is_no_manifest(index, text, said):
 
 WRONG = [None, -1, "x", [], {}]
 KEYS = [
-    "format", "version", "recipe", "model", "data", "versions", "shard_rows", "complete", "shards",
+    "format", "version", "recipe", "model", "data", "versions", "shard_rows", "complete",
+    "samples_sha256", "shards",
 ]  # fmt: skip
 ENTRY = ["file", "first", "rows", "skipped", "bytes", "sha256"]
 
@@ -333,7 +335,7 @@ def test_damaged_samples(index, table):
     if isinstance(table, bytes):
         path.write_bytes(table)
     elif table is not None:
-        store.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
+        files.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
     with pytest.raises(StoreError, match=r"samples\.parquet.*--overwrite"):
         Index.open(index)
 
@@ -413,10 +415,10 @@ def half_then(error: BaseException):
 
 WRITES = {
     "shard": (store, "save_file", lambda f: store.write_shard(f, 0, 0, ROWS, range(5), [])),
-    "tensors": (store, "save_file", lambda f: store.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
-    "table": (store.pq, "write_table", lambda f: store.write_table(f / "a", pa.table({"a": [1]}))),
+    "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
+    "table": (files.pq, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
     "text": (Path, "write_text", lambda f: store.write_manifest(f, manifest())),
-    "sync": (store.os, "fsync", lambda f: store.write_manifest(f, manifest())),
+    "sync": (files.os, "fsync", lambda f: store.write_manifest(f, manifest())),
 }
 
 
@@ -451,3 +453,16 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "features").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
         store.write_shard(tmp_path, 0, 0, ROWS, range(5), [])
+
+
+def test_a_flipped_bit_in_a_cache_counts_as_absent(tmp_path):
+    path = tmp_path / "kept.safetensors"
+    files.write_tensors(path, {"a": ROWS, "b": ROWS[:2].clone()}, {"concept": "star"})
+    whole = path.read_bytes()
+    kept = files.read_tensors(path)
+    assert kept is not None and torch.equal(kept["a"], ROWS) and torch.equal(kept["b"], ROWS[:2])
+    for place in range(len(whole) - 4 * ROWS.numel(), len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert files.read_tensors(path) is None
+    path.unlink()
+    assert files.read_tensors(path) is None

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from headwater import store
 from headwater.attribution import Attribution, Ranked
 from headwater.denoiser import Denoiser
 from headwater.errors import StoreError
+from headwater.files import write_table, write_tensors, write_text
 from headwater.probes import sample, seeded_noise
 from headwater.report import Answer, Entry, contact_sheet, html_report
 
@@ -61,9 +61,7 @@ def write_answers(
         drawn.image.save(out / "query.png")
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
-    store.write_tensors(
-        out / "query.safetensors", {"noise": drawn.noise, "latents": drawn.latents}, {}
-    )
+    write_tensors(out / "query.safetensors", {"noise": drawn.noise, "latents": drawn.latents}, {})
     first = attributions[0]
     provenance = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -92,7 +90,7 @@ def write_answers(
             "query": {a.query.concept: a.provenance["query"] for a in attributions},
         },
     )
-    store.write_text(out / "report.html", report)
+    write_text(out / "report.html", report)
     return {
         "index": str(first.index.path),
         "prompt": first.query.prompt,
@@ -158,8 +156,8 @@ def _write_concept(
         "caption": [s.caption for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
-    store.write_table(folder / "scores.parquet", table)
-    store.write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+    write_table(folder / "scores.parquet", table)
+    write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
 
 
 def slug(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from headwater import kernel, queries, store
+from headwater import kernel, queries
 from headwater.batching import BatchSize
-from headwater.errors import MethodError, NonFiniteError, QueryError
+from headwater.errors import (
+    HeadwaterWarning,
+    MethodError,
+    NonFiniteError,
+    QueryError,
+    ResourceError,
+    StoreError,
+)
+from headwater.files import read_tensors, write_tensors
 from headwater.methods import method_named
 from headwater.probes import seeded_noise
 from headwater.queries import Concept, Contexts
@@ -142,11 +149,11 @@ def _query_rows(
         queries.spec(query, chosen),
     )
     path = index.path / "queries" / f"{key}.safetensors"
-    kept = None if fresh else _kept(path)
+    kept = None if fresh else read_tensors(path)
     if kept is not None:
         return kept["draws"], True
     rows = _concept_rows(index, query, chosen)
-    store.write_tensors(path, {"draws": rows}, {"concept": query.concept, "prompt": query.prompt})
+    _keep(path, {"draws": rows}, {"concept": query.concept, "prompt": query.prompt})
     return rows, False
 
 
@@ -182,12 +189,12 @@ def _spectrum(index: Index) -> kernel.Spectrum:
     """The kernel's eigendecomposition, computed once for these shards and kept."""
     key = _content_key(*(shard.sha256 for shard in index.manifest.shards))
     path = index.path / "kernels" / f"{key}.safetensors"
-    kept = _kept(path)
+    kept = read_tensors(path)
     rows, dim = len(index), index.recipe.dim
     if kept is not None:
         return kernel.Spectrum(kept["values"], kept["vectors"], dual=rows < dim)
     computed = kernel.spectrum(index.blocks, rows, dim)
-    store.write_tensors(path, {"values": computed.values, "vectors": computed.vectors}, {})
+    _keep(path, {"values": computed.values, "vectors": computed.vectors}, {})
     return computed
 
 
@@ -195,9 +202,9 @@ def _content_key(*parts: str) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def _kept(path: Path) -> dict[str, Tensor] | None:
-    """What was kept under this name; a file that cannot be read is as good as none."""
+def _keep(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Keep for the next time; an index that cannot be written to still answers."""
     try:
-        return load_file(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
+        write_tensors(path, tensors, metadata)
+    except (StoreError, ResourceError) as error:
+        warnings.warn(f"not kept for the next time: {error}", HeadwaterWarning, stacklevel=2)

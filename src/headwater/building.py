@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from headwater.errors import (
     StoreError,
 )
 from headwater.features import Extractor
+from headwater.files import write_table
 from headwater.index import Index
 from headwater.layers import size
-from headwater.methods import Side
 from headwater.recipe import Recipe, extractor, plan
 from headwater.training_set import TrainingSet
 
@@ -42,15 +43,11 @@ def build_index(
     training_set: TrainingSet,
     out: str | Path,
     *,
-    method: str = "concept-trak",
-    parameters: str = "attn2",
-    timesteps: int = 10,
-    dim: int | None = None,
-    seed: int = 0,
     batch_size: int | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda line: None,
+    **recipe: Any,
 ) -> Index:
     """Compute the features of every training image and store them in the folder `out`.
 
@@ -62,35 +59,59 @@ def build_index(
         skip_bad: leave out files that are no images (they are counted in the manifest).
         overwrite: drop an index that is there already.
         note: called with one line of text on what was chosen.
+        **recipe: `method`, `parameters`, `timesteps`, `dim`, `seed`, as in `recipe.plan`.
 
     Raises:
         MismatchError: `out` was begun with another recipe, model or data set.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
     out = Path(out)
-    recipe = plan(
-        denoiser, method=method, parameters=parameters, timesteps=timesteps, dim=dim, seed=seed
-    )
-    manifest = _begin(out, _new_manifest(denoiser, training_set, recipe), overwrite)
+    planned = plan(denoiser, **recipe)
+    existed = out.exists()
+    manifest = _begin(out, _new_manifest(denoiser, training_set, planned), overwrite)
     done = store.finished_shards(out, manifest)
     ranges = store.shard_ranges(len(training_set), manifest.shard_rows)
     if manifest.complete and len(done) == len(ranges):
         return Index.open(out, denoiser, training_set)
-    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     if done:
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    machine = extractor(denoiser, recipe)
-    side = Side(recipe.train_path, recipe.train_delta)
-    batch = BatchSize(batch_size, note)
     denoiser.warn_of_lost_words([sample.caption for sample in training_set.samples])
-    total, first = len(training_set), len(training_set) - sum(len(rows) for _, rows in left)
-    with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
-        for number, rows in left:
-            features, good, skipped = _shard_rows(
-                machine, side, training_set, rows, batch, skip_bad, bar.update
-            )
-            done[rows.start] = store.write_shard(out, number, rows.start, features, good, skipped)
+    batch = BatchSize(batch_size, note)
+    try:
+        _missing_shards(
+            out, extractor(denoiser, planned), training_set, ranges, done, batch, skip_bad
+        )
+    except BaseException:
+        if not done:
+            _withdraw(out, existed)
+        raise
     return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, training_set)
+
+
+def _missing_shards(
+    out: Path,
+    machine: Extractor,
+    data: TrainingSet,
+    ranges: list[range],
+    done: dict[int, store.Shard],
+    batch: BatchSize,
+    skip_bad: bool,
+) -> None:
+    """Compute and write the shards that are not in `done` yet, and add them there."""
+    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
+    first = len(data) - sum(len(rows) for _, rows in left)
+    with tqdm(total=len(data), initial=first, desc="index", unit="row", delay=2) as bar:
+        for number, rows in left:
+            features, good, skipped = _shard_rows(machine, data, rows, batch, skip_bad, bar.update)
+            done[rows.start] = store.write_shard(out, number, rows.start, features, good, skipped)
+
+
+def _withdraw(out: Path, existed: bool) -> None:
+    """Leave nothing of a run that failed before its first shard."""
+    (out / "index.json").unlink(missing_ok=True)
+    for folder in (out / "features", *(() if existed else (out,))):
+        with suppress(OSError):  # one that is not there, or that holds other files
+            folder.rmdir()
 
 
 def _new_manifest(denoiser: Denoiser, data: TrainingSet, recipe: Recipe) -> store.Manifest:
@@ -148,14 +169,13 @@ def _finish(out, manifest, shards, denoiser, training_set) -> Index:
         "caption": [sample.caption for sample in samples],
         "uri": [sample.uri for sample in samples],
     })  # fmt: skip
-    store.write_table(out / "samples.parquet", table)
+    write_table(out / "samples.parquet", table)
     store.finish(out, manifest, shards)
     return Index.open(out, denoiser, training_set)
 
 
 def _shard_rows(
     machine: Extractor,
-    side: Side,
     data: TrainingSet,
     rows: range,
     batch: BatchSize,
@@ -169,7 +189,7 @@ def _shard_rows(
 
     def compute(part: Sequence[int]) -> tuple[Tensor | None, list[int], list[str]]:
         opened, bad = _open_images(data, part, skip_bad)
-        rows = _rows_of(machine, side, data, opened) if opened else None
+        rows = _rows_of(machine, data, opened) if opened else None
         return rows, list(opened), bad
 
     for computed, opened, bad in batch.over(rows, compute):
@@ -196,14 +216,12 @@ def _open_images(
     return opened, bad
 
 
-def _rows_of(
-    machine: Extractor, side: Side, data: TrainingSet, images: dict[int, Any]
-) -> Float[Tensor, "b k"]:
+def _rows_of(machine: Extractor, data: TrainingSet, images: dict[int, Any]) -> Float[Tensor, "b k"]:
     samples = [data.samples[row] for row in images]
     ids = [sample.id for sample in samples]
     x0 = machine.denoiser.encode_images(list(images.values()))
     condition = machine.denoiser.encode_captions([sample.caption for sample in samples])
-    features = machine.train_rows(side, x0, condition, ids).cpu()
+    features = machine.train_rows(x0, condition, ids).cpu()
     require_finite(features, ids)
     return features
 
@@ -227,13 +245,12 @@ def require_finite(features: Float[Tensor, "b k"], ids: Sequence[str]) -> None:
 def estimate(denoiser: Denoiser, data: TrainingSet, recipe: Recipe, batch_size: int | None) -> dict:
     """What building an index would take, from two timed batches; nothing is written."""
     machine = extractor(denoiser, recipe)
-    side = Side(recipe.train_path, recipe.train_delta)
     count = min(batch_size or BatchSize.LARGEST, len(data))
-    images = {row: data.image(row) for row in range(count)}
+    images, _ = _open_images(data, range(count), skip_bad=True)
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
-        _rows_of(machine, side, data, images)
+        _rows_of(machine, data, images)
         seconds.append(time.perf_counter() - start)
     return {
         "rows": len(data),

@@ -105,7 +105,8 @@ class Denoiser:
             left_out: dict[str, Any] = {name: None for name in _LEFT_OUT if name in config}
             if "safety_checker" in left_out:
                 left_out["requires_safety_checker"] = False
-            pipe = DiffusionPipeline.from_pretrained(str(path), **left_out)
+            # Weights in any other format are pickles, which could run code.
+            pipe = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, **left_out)
         except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ModelError(
@@ -242,7 +243,10 @@ class Denoiser:
                     digest.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
                     flat = tensor.detach().cpu().contiguous().reshape(-1)
                     digest.update(flat.view(torch.uint8).numpy())
-            digest.update(repr(sorted(self.pipe.scheduler.config.items(), key=str)).encode())
+            # Keys with an underscore say which version saved it.
+            config = self.pipe.scheduler.config.items()
+            settings = sorted((k, v) for k, v in config if not k.startswith("_"))
+            digest.update(repr(settings).encode())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 

@@ -31,19 +31,19 @@ class Extractor:
     denoiser: Denoiser
     layers: Mapping[str, nn.Module]
     sketch: Sketch
+    train: Side
     timesteps: Sequence[int]
     normalise: bool
     seed: int
 
     def train_rows(
         self,
-        side: Side,
         x0: Float[Tensor, "b c h w"],
         condition: Float[Tensor, "b l e"] | None,
         ids: Sequence[str],
     ) -> Float[Tensor, "b k"]:
         """Features of training samples (float32, on the denoiser's device)."""
-        asked = _train_pairs(self, side, x0, condition, ids)
+        asked = _train_pairs(self, x0, condition, ids)
         return self._rows(asked, len(x0))
 
     def concept_rows(
@@ -85,8 +85,8 @@ def project_probes(
     return total / count
 
 
-def _train_pairs(extractor: Extractor, side: Side, x0, condition, ids):
-    denoiser, timesteps = extractor.denoiser, extractor.timesteps
+def _train_pairs(extractor: Extractor, x0, condition, ids):
+    denoiser, timesteps, side = extractor.denoiser, extractor.timesteps, extractor.train
     if side.path == "inversion":
         path = probes.inversion(denoiser, x0, condition, timesteps)
     elif side.path == "noising":

@@ -18,6 +18,7 @@ from headwater.attribution import Attribution, attribute
 from headwater.dataset import load_dataset
 from headwater.denoiser import Denoiser
 from headwater.errors import DatasetError, MismatchError, StoreError
+from headwater.files import sha256_of
 from headwater.queries import Concept
 from headwater.recipe import FEATURES_VERSION, Recipe
 from headwater.training_set import Sample, TrainingSet, first_line
@@ -66,6 +67,8 @@ class Index:
                 "where it stopped"
             )
         try:
+            if sha256_of(path / "samples.parquet") != manifest.samples_sha256:
+                raise ValueError("its checksum differs from index.json")
             table = pq.read_table(path / "samples.parquet").to_pydict()
             row, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
             if len(row) != manifest.rows:
@@ -94,8 +97,14 @@ class Index:
                 f"{self.path} holds features of version {raw['features_version']}, this headwater "
                 f"computes {FEATURES_VERSION}: build the index again with --overwrite"
             )
-        raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
-        return Recipe(**raw)
+        try:
+            raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
+            return Recipe(**raw)
+        except TypeError as error:
+            raise StoreError(
+                f"{self.path / 'index.json'} has a damaged recipe ({error}): build the index "
+                "again with --overwrite"
+            ) from None
 
     @cached_property
     def denoiser(self) -> Denoiser:

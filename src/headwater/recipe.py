@@ -8,7 +8,7 @@ from typing import Any
 from headwater.denoiser import Denoiser
 from headwater.features import Extractor
 from headwater.layers import size
-from headwater.methods import method_named
+from headwater.methods import Side, method_named
 from headwater.parameters import select
 from headwater.probes import evenly_spaced
 from headwater.projection import sketch
@@ -73,4 +73,12 @@ def extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
     layers: Any = {name: modules[name] for name in recipe.layers}
     sizes = {name: size(layer) for name, layer in layers.items()}
     projection = sketch(sizes, recipe.dim, recipe.seed, denoiser.device)
-    return Extractor(denoiser, layers, projection, recipe.timesteps, recipe.normalise, recipe.seed)
+    return Extractor(
+        denoiser,
+        layers,
+        projection,
+        Side(recipe.train_path, recipe.train_delta),
+        recipe.timesteps,
+        recipe.normalise,
+        recipe.seed,
+    )

@@ -8,26 +8,21 @@ renamed: what has its final name is whole. docs/format.md is the specification.
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.errors import MismatchError, StoreError
+from headwater.files import renamed, sha256_of, write_text
 
 FORMAT = "headwater-index"
 VERSION = 1
@@ -65,6 +60,7 @@ class Manifest:
     versions: Mapping[str, str]
     shard_rows: int
     complete: bool = False
+    samples_sha256: str = ""
     shards: tuple[Shard, ...] = ()
     format: str = FORMAT
     version: int = VERSION
@@ -103,7 +99,8 @@ def read_manifest(folder: Path) -> Manifest:
                 "build the index again with `--overwrite`, or use the version that wrote it"
             )
         shards = tuple(map(_shard, raw.pop("shards")))
-        manifest = _typed(Manifest(**{**raw, "complete": raw["complete"], "shards": shards}))
+        later = {name: raw[name] for name in ("complete", "samples_sha256")}
+        manifest = _typed(Manifest(**{**raw, **later, "shards": shards}))
         _check(manifest)
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -201,9 +198,9 @@ def write_shard(
         "position": torch.tensor(list(positions), dtype=torch.int64),
     }
     path = folder / name
-    with _renamed(path) as part:
+    with renamed(path) as part:
         save_file(tensors, part)
-    shard = Shard(name, first, len(features), tuple(skipped), path.stat().st_size, _sha256(path))
+    shard = Shard(name, first, len(features), tuple(skipped), path.stat().st_size, sha256_of(path))
     write_text(path.with_suffix(".json"), json.dumps(asdict(shard)))
     return shard
 
@@ -222,12 +219,13 @@ def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
 
 def _is_whole(folder: Path, shard: Shard) -> bool:
     path = folder / shard.file
-    return path.exists() and path.stat().st_size == shard.bytes and _sha256(path) == shard.sha256
+    return path.exists() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
 
 
 def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
-    """List the shards in the manifest, mark it complete, drop notes and what killed runs left."""
-    complete = replace(manifest, shards=tuple(shards), complete=True)
+    """List what is there in the manifest, mark it complete, drop notes and what kills left."""
+    samples = sha256_of(folder / "samples.parquet")
+    complete = replace(manifest, samples_sha256=samples, shards=tuple(shards), complete=True)
     write_manifest(folder, complete)
     for pattern in ("features/*.json", "features/*.part", "*.part"):
         for leftover in folder.glob(pattern):
@@ -246,7 +244,7 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
         mend = "run the same `headwater index` command again to rebuild it"
         if not path.exists():
             raise StoreError(f"{path} is missing: {mend}")
-        if path.stat().st_size != shard.bytes or _sha256(path) != shard.sha256:
+        if path.stat().st_size != shard.bytes or sha256_of(path) != shard.sha256:
             raise StoreError(f"{path} is damaged (its checksum differs from index.json): {mend}")
         try:
             with safe_open(path, "pt") as file:
@@ -262,57 +260,3 @@ def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
         with safe_open(folder / shard.file, "pt") as file:
             positions += file.get_tensor("position").tolist()
     return positions
-
-
-# --- small safe writes --------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    with _renamed(path) as part:
-        part.write_text(text)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a parquet file atomically."""
-    with _renamed(path) as part:
-        pq.write_table(table, part)
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically."""
-    with _renamed(path) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=dict(metadata))
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """A temporary name to write to; synced and renamed at the end, removed on any error."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
-            raise ResourceError(
-                f"no space left to write {path}: free some and run the same command again; "
-                "what was finished is kept"
-            ) from None
-        raise StoreError(f"cannot write {path}: {error}") from None
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,0 +1,93 @@
+"""Files that are whole or not there: a temporary name, a sync, a rename; and their checksums."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from headwater.errors import ResourceError, StoreError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with renamed(path) as part:
+        part.write_text(text)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a parquet file atomically."""
+    with renamed(path) as part:
+        pq.write_table(table, part)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file atomically, with a checksum that `read_tensors` verifies."""
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with renamed(path) as part:
+        save_file(tensors, part, metadata={**metadata, "sha256": _digest(tensors)})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """What `write_tensors` wrote; None where it is missing, damaged or of other making."""
+    try:
+        with safe_open(path, "pt") as file:
+            # Copied out of the file's mapping, whose alignment would change how products round.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            expected = (file.metadata() or {}).get("sha256")
+    except (OSError, SafetensorError):
+        return None
+    return tensors if expected == _digest(tensors) else None
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def renamed(path: Path) -> Iterator[Path]:
+    """A temporary name to write to; synced and renamed at the end, removed on any error."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink()
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            raise ResourceError(
+                f"no space left to write {path}: free some and run the same command again; "
+                "what was finished is kept"
+            ) from None
+        raise StoreError(f"cannot write {path}: {error}") from None
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
