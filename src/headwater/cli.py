@@ -139,7 +139,7 @@ def concept(
     context: Annotated[
         str, typer.Option(help="auto, prompt, bare, or a file of prompts with the concept.")
     ] = "auto",
-    draws: Annotated[int, typer.Option(help="Trajectories per concept.")] = 16,
+    draws: Annotated[int, typer.Option(help="Trajectories per concept.")] = 32,
     seed: Annotated[int, typer.Option(help="Seed of the picture and of the draws.")] = 0,
     top: Annotated[int, typer.Option(help="How many proponents and opponents.")] = 10,
     guidance: Annotated[float, typer.Option(help="Guidance scale of the query's picture.")] = 5.0,

@@ -40,7 +40,7 @@ class Concept:
     minus: str | None = None
     base: str | None = None
     context: str = "auto"
-    draws: int = 16
+    draws: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headwater.scenes.vocabulary import ATTRIBUTES
 
-BUNDLED = Path(__file__).parent / "model" / "judge.safetensors"
+BUNDLED = Path(__file__).parent / "judge.safetensors"
 
 
 class Judge(nn.Module):

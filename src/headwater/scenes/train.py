@@ -7,6 +7,7 @@ denoiser with its text encoder (on the 2,000 training pictures and nothing else)
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,16 @@ def main() -> None:
         save_file(judge.state_dict(), given.out / "judge.safetensors")
     if given.stage in (None, "denoiser"):
         train_denoiser(pipe, work, PHASES, given.device)
-        pipe.to("cpu").save_pretrained(given.out)
+        save(pipe.to("cpu"), given.out)
+
+
+def save(pipe, out: Path) -> None:
+    """Save the pipeline without the names of the folders that its parts were loaded from."""
+    pipe.save_pretrained(out)
+    for path in [out / "model_index.json", *out.glob("*/config.json")]:
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def train_autoencoder(pipe, work: Path, steps: int, device: str, batch: int = 32) -> None:
