@@ -51,7 +51,7 @@ def test_samples_show_what_the_prompt_says(split, bound):
     noise = torch.stack([seeded_noise(shape, 0, "test", i) for i in range(40)])
     condition = denoiser.encode_captions(captions)
     free = denoiser.encode_captions([""] * 40)
-    drawn = denoiser.decode(sample(denoiser, noise, condition, free, steps=25, guidance=3))
+    drawn = denoiser.decode(sample(denoiser, noise, condition, free, steps=25, guidance=3.0))
     for attribute, rate in accuracy(load_judge().read(images_to_tensor(drawn)), shown).items():
         assert rate >= bound, attribute
 

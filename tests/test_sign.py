@@ -1,7 +1,9 @@
 """Positive means proponent: small steps of ordinary fine-tuning move the model as scores say.
 
-On the bundled model and 400 of its training pictures. The gradients of fine-tuning come from plain
-autograd on the weights, with other noise than any feature saw.
+On the bundled model and 600 of its training pictures. The gradients of fine-tuning come from plain
+autograd on the weights, with the loss that the model was trained with and other noise than any
+feature saw. What is asserted holds for most pictures and for the mean over concepts, not for each:
+a score is an estimate, and the step is not preconditioned as the score is.
 """
 
 import random
@@ -16,6 +18,7 @@ from headwater.probes import seeded_noise
 from headwater.prompts import without
 from headwater.recipe import extractor
 from headwater.scenes.data import describe, pictures
+from headwater.scenes.train import shapes_first
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 TIMESTEPS = (49, 149, 249, 349, 449, 549, 649, 749, 849, 949)
@@ -23,7 +26,7 @@ TIMESTEPS = (49, 149, 249, 349, 449, 549, 649, 749, 849, 949)
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
-    shown = headwater.load_dataset("scenes").first(400)
+    shown = headwater.load_dataset("scenes").first(600)
     out = tmp_path_factory.mktemp("sign") / "index"
     return headwater.build_index(headwater.Denoiser.load("scenes"), shown, out)
 
@@ -33,8 +36,12 @@ def weights(index):
     return [p for name in index.recipe.layers for p in modules[name].parameters(recurse=False)]
 
 
+def weight(denoiser, t):
+    return shapes_first(denoiser.alpha_bar[t : t + 1]).item()
+
+
 def denoising_gradient(index, rows, draws):
-    """Gradient of the usual training loss on these pictures, over many noises."""
+    """Gradient of the model's training loss on these pictures, over many noises."""
     denoiser = index.denoiser
     x0 = denoiser.encode_images([index.image(row) for row in rows])
     condition = denoiser.encode_captions([index.samples[row].caption for row in rows])
@@ -44,7 +51,7 @@ def denoising_gradient(index, rows, draws):
             shape = denoiser.latent_shape
             noise = torch.stack([seeded_noise(shape, "tune", t, r, draw) for r in rows])
             eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
-            loss = (eps - noise).square().mean() / (draws * len(TIMESTEPS))
+            loss = weight(denoiser, t) * (eps - noise).square().mean() / (draws * len(TIMESTEPS))
             for sum_, g in zip(total, torch.autograd.grad(loss, weights(index)), strict=True):
                 sum_ += g
     return total
@@ -62,28 +69,30 @@ def after_step(index, gradient, measure, size=0.05):
     return measured
 
 
-@pytest.mark.parametrize("row", [3, 77, 200, 311])
-def test_a_picture_is_a_proponent_of_learning_it(index, row):
+def test_a_picture_is_a_proponent_of_learning_it(index):
     """A step of fine-tuning on one picture, taken as the query, has positive score with it."""
-    gradient = denoising_gradient(index, [row], draws=20)
     sketch = extractor(index.denoiser, index.recipe).sketch
-    step = torch.zeros(1, sketch.dim)
-    parts = dict(zip(map(id, weights(index)), gradient, strict=True))
     modules = dict(index.denoiser.network.named_modules())
-    for name in index.recipe.layers:
-        own = [parts[id(p)].flatten() for p in modules[name].parameters(recurse=False)]
-        sketch.add(step, name, torch.cat(own)[None])
+    rows = list(range(0, 600, 38))
+    steps = torch.zeros(len(rows), sketch.dim)
+    for step, row in zip(steps, rows, strict=True):
+        parts = iter(denoising_gradient(index, [row], draws=4))
+        for name in index.recipe.layers:
+            own = [next(parts).flatten() for _ in modules[name].parameters(recurse=False)]
+            sketch.add(step[None], name, torch.cat(own)[None])
     found = spectrum(index.blocks, len(index), sketch.dim)
-    scores = trak_scores(index.blocks, found, step, damping=0.1)[0]
-    assert scores[row] > 0
-    assert (scores > scores[row]).sum() < 20  # and stands out among the 400
+    scores = trak_scores(index.blocks, found, steps, damping=0.1)
+    own = scores[range(len(rows)), rows]
+    rank = (scores > own[:, None]).sum(1).float()
+    assert (own > 0).float().mean() >= 0.75
+    assert rank.median() < 3  # of 600
 
 
 def concept_measure(index, word):
     """How far eps(c+) has moved along eps(c+) - eps(c-), on held-out pictures of the concept.
 
-    That is minus the concept loss (METHODS of docs/architecture.md: delta `concept`) to first
-    order: higher means that the model now puts more of the concept into such pictures.
+    To first order that is minus the concept loss (guidance.concept), in units of the concept
+    itself: 1 would be another whole eps(c+) - eps(c-). Higher means more of the concept.
     """
     denoiser = index.denoiser
     shown = [p for p in pictures("validation") + pictures("unseen") if p.shows(word)][:40]
@@ -100,29 +109,30 @@ def concept_measure(index, word):
             before = denoiser.predict(xt, t, plus)
             points.append((t, xt, before, before - denoiser.predict(xt, t, minus)))
 
+    whole = sum(direction.square().sum().item() for *_, direction in points)
+
     def measure():
-        return np.mean([
+        moved = [
             ((denoiser.predict(xt, t, plus) - before) * direction).sum().item()
             for t, xt, before, direction in points
-        ])  # fmt: skip
+        ]
+        return sum(moved) / whole
 
     return measure
 
 
-@pytest.mark.parametrize("word", ["star", "hatched"])
-def test_proponents_raise_the_concept_and_opponents_lower_it(index, word):
-    """A step on the top 20 against steps on 20 random pictures and on the bottom 20."""
-    scene = next(p.scene for p in pictures("validation") if p.shows(word))
-    prompt = describe(**{a: getattr(scene, a) for a in ATTRIBUTES})
-    answer = index.attribute(headwater.Concept(prompt, concept=word))
-    measure = concept_measure(index, word)
-
-    def effect(rows):
-        return after_step(index, denoising_gradient(index, rows, draws=2), measure)
-
-    rng = random.Random(0)
-    top = effect([entry.row for entry in answer.top(20)])
-    bottom = effect([entry.row for entry in answer.bottom(20)])
-    chance = np.mean([effect(rng.sample(range(len(index)), 20)) for _ in range(3)])
+def test_proponents_raise_a_concept_and_opponents_lower_it(index):
+    """A step on the top 20, on the bottom 20 and on 20 random pictures, over eight concepts."""
+    effects = []
+    for word in ("star", "hatched", "red", "wavy", "crown", "neon", "blue", "plain"):
+        measure = concept_measure(index, word)
+        answer = index.attribute(headwater.Concept(word, concept=word))
+        chance = random.Random(word).sample(range(len(index)), 20)
+        chosen = ([e.row for e in answer.top(20)], chance, [e.row for e in answer.bottom(20)])
+        effects.append([
+            after_step(index, denoising_gradient(index, rows, draws=2), measure)
+            for rows in chosen
+        ])  # fmt: skip
+    top, chance, bottom = np.mean(effects, 0)
     assert top > 0 > bottom
     assert top > chance > bottom

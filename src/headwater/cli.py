@@ -250,6 +250,8 @@ def _answer(
 
 def _table(attribution: Attribution, top: int) -> str:
     """The proponents in 80 columns."""
+    from headwater.sheets import format_score
+
     query = attribution.query
     ranked = attribution.top(top)
     width = min(24, max(len(entry.id) for entry in ranked))
@@ -264,7 +266,7 @@ def _table(attribution: Attribution, top: int) -> str:
         room = 80 - 4 - 2 - 9 - 2 - width - 2
         id = _short(entry.id, width)
         caption = _short(entry.caption, room)
-        lines.append(f"{entry.rank:>4}  {entry.score:>+9.3g}  {id:<{width}}  {caption}")
+        lines.append(f"{entry.rank:>4}  {format_score(entry.score):>9}  {id:<{width}}  {caption}")
     return "\n".join(lines)
 
 
