@@ -6,23 +6,20 @@ row group of images is in memory at a time.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from headwater.errors import DatasetError
 from headwater.scenes.data import SPLITS, pictures
 from headwater.scenes.draw import SIZE
+from headwater.tables import byte_length, find_columns, from_table, parquet
 from headwater.training_set import (
     Sample,
     TrainingSet,
@@ -33,8 +30,6 @@ from headwater.training_set import (
 )
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_IMAGE_NAMES = ("image", "img", "png", "jpg")
-_CAPTION_NAMES = ("caption", "text", "prompt", "description")
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(?<!\.parquet)")
 
 
@@ -70,7 +65,7 @@ def _open(
         return _folder(path.resolve(), split, columns)
     if path.exists():
         _check_split(path, split)
-        return _parquet(path.resolve(), [path.resolve()], columns)
+        return parquet(path.resolve(), [path.resolve()], columns)
     if isinstance(source, str) and _HUB_NAME.fullmatch(source):
         mend = f"there is no such path; for a hub name, check it, split {split!r} and the network"
         loaded = _by_datasets("load_dataset", source, mend, split=split)
@@ -102,7 +97,7 @@ def from_hf_dataset(
     if isinstance(dataset, dict) or not hasattr(dataset, "__len__"):
         kind = type(dataset).__name__
         raise DatasetError(f"{source} is a {kind}: give one split of it, not streamed")
-    columns = _columns(source, dataset.features.arrow_schema, image_column, caption_column)
+    columns = find_columns(source, dataset.features.arrow_schema, image_column, caption_column)
     names = [name for name in set(columns) if name]
     rows = dataset.select_columns(names).with_format("arrow")
     name = Path(source).name if Path(source).is_absolute() else source
@@ -111,7 +106,7 @@ def from_hf_dataset(
     def cell(row: int) -> Any:
         return rows[row][columns[0]][0]
 
-    return _table(source, columns, uris, Path(), rows.iter(batch_size=64), cell)
+    return from_table(source, columns, uris, Path(), rows.iter(batch_size=64), cell)
 
 
 def _scenes(split: str) -> TrainingSet:
@@ -142,7 +137,7 @@ def _folder(folder: Path, split: str, columns: tuple[str | None, str | None]) ->
     chosen = [file for file in files if file.name.startswith(split)]
     if not chosen:
         _check_split(folder, split)
-    return _parquet(folder, chosen or files, columns)
+    return parquet(folder, chosen or files, columns)
 
 
 def _check_split(path: Path, split: str, splits: Iterable[str] = ("train",)) -> None:
@@ -173,7 +168,7 @@ def _image_folder(folder: Path, names: list[str], key: str | None) -> TrainingSe
         if name not in captions and beside.is_file():
             captions[name] = _text(beside).strip()
     samples = [Sample(name, captions.get(name, ""), f"{folder.name}/{name}") for name in names]
-    lengths = [_length(folder / name) for name in names]
+    lengths = [byte_length(folder / name) for name in names]
     return make_training_set(str(folder), samples, lengths, lambda row: to_rgb(folder / names[row]))
 
 
@@ -205,119 +200,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: {first_line(error)}; save it as UTF-8 text") from error
-
-
-# --- tables ------------------------------------------------------------------------------
-
-
-def _parquet(path: Path, files: list[Path], given: tuple[str | None, str | None]) -> TrainingSet:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    opened, uris = [], []
-    for file in files:
-        try:
-            opened.append(pq.ParquetFile(file, memory_map=True))
-        except (OSError, pa.ArrowException) as error:
-            reason = f"{first_line(error)}; give a parquet file or a folder"
-            raise DatasetError(f"cannot read {file} as parquet: {reason}") from error
-        name = file.relative_to(path.parent).as_posix()
-        uris += [f"{name}#row={row}" for row in range(opened[-1].metadata.num_rows)]
-    columns = _columns(str(path), opened[0].schema_arrow, *given)
-    groups = [(file, group) for file in opened for group in range(file.num_row_groups)]
-    starts = [0, *accumulate(f.metadata.row_group(group).num_rows for f, group in groups)]
-
-    @functools.lru_cache(maxsize=1)
-    def images(index: int) -> Any:
-        file, group = groups[index]
-        return file.read_row_group(group, columns=[columns[0]]).column(0)
-
-    def cell(row: int) -> Any:
-        index = bisect_right(starts, row) - 1
-        return images(index)[row - starts[index]]
-
-    names = [name for name in set(columns) if name]
-    batches = (batch for file in opened for batch in file.iter_batches(64, columns=names))
-    folder = path if path.is_dir() else path.parent
-    return _table(str(path), columns, uris, folder, batches, cell)
-
-
-def _columns(
-    source: str, schema: Any, image_column: str | None, caption_column: str | None
-) -> tuple[str, str | None, str | None]:
-    """The columns of images, captions and ids: those given, or those with usual names."""
-    from pyarrow import types
-
-    def is_image(kind: Any) -> bool:
-        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    def is_text(kind: Any) -> bool:
-        return types.is_string(kind) or types.is_large_string(kind)
-
-    def pick(names: Iterable[str], fits: Callable[[Any], bool]) -> str | None:
-        there = (name for name in names if name in schema.names)
-        return next((name for name in there if fits(schema.field(name).type)), None)
-
-    image = pick([image_column] if image_column else [*_IMAGE_NAMES, *_marked(schema)], is_image)
-    caption = pick([caption_column] if caption_column else _CAPTION_NAMES, is_text)
-    if image is None or (caption_column and caption is None):
-        lost, kind = (
-            (image_column or "image", "images") if image is None else (caption_column, "text")
-        )
-        there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise DatasetError(f"{source} has no column {lost!r} of {kind}; name one of these: {there}")
-    return image, caption, pick(["id"], lambda kind: is_text(kind) or types.is_integer(kind))
-
-
-def _marked(schema: Any) -> list[str]:
-    """The column that `datasets` has marked as images, if there is exactly one."""
-    try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        marked = [name for name, kind in features.items() if kind.get("_type") == "Image"]
-    except (KeyError, TypeError, ValueError, AttributeError):  # plain parquet has no such mark
-        return []
-    return marked if len(marked) == 1 else []
-
-
-def _table(source, columns, uris, folder, batches, cell) -> TrainingSet:
-    """An Arrow table: ids, captions and lengths from `batches`, later an image from `cell`."""
-    import pyarrow as pa
-
-    image, caption, id = columns
-    ids, captions, lengths = [], [], []
-    try:
-        with tqdm(desc="reading", total=len(uris), unit="row", delay=2) as bar:
-            for batch in batches:
-                ids += batch.column(id).to_pylist() if id else []
-                captions += batch.column(caption).to_pylist() if caption else []
-                lengths += [_length(_stored(each, folder)) for each in batch.column(image)]
-                bar.update(batch.num_rows)
-    except (OSError, KeyError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {source}: {first_line(error)}; write it again") from error
-    if None in ids:
-        raise DatasetError(f"{source} has no id in row {ids.index(None)}: give every row one")
-    rows = zip(ids or row_ids(len(uris)), captions or [""] * len(uris), uris, strict=True)
-    samples = [Sample(str(id), caption or "", uri) for id, caption, uri in rows]
-    return make_training_set(
-        source, samples, lengths, lambda row: to_rgb(_stored(cell(row), folder))
-    )
-
-
-def _stored(cell: Any, folder: Path) -> Any:
-    """The bytes in a cell, as a buffer that is no copy of them, or the file that it names."""
-    if not cell.is_valid:
-        return b""
-    nested = hasattr(cell, "keys")
-    data = cell["bytes"] if nested else cell
-    if data.is_valid:
-        return data.as_buffer()
-    path = cell["path"].as_py() if nested and "path" in cell else None
-    return folder / path if path else b""
-
-
-def _length(stored: Any) -> int:
-    if isinstance(stored, Path):
-        return stored.stat().st_size if stored.is_file() else 0
-    return len(stored)
