@@ -80,7 +80,8 @@ class Denoiser:
         self.pipe = pipe
         self.network: nn.Module = pipe.unet
         self.alpha_bar = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
-        self.prediction_type: str = pipe.scheduler.config.prediction_type
+        config = pipe.scheduler.config
+        self.prediction_type: str = config.get("prediction_type", "epsilon")
         self._vae = getattr(pipe, "vae", None)
         self._fingerprint: str | None = None
 
