@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
-from tiny import tiny_unconditional
+from tiny import tiny_pipeline, tiny_unconditional
 
 from headwater import Denoiser
 from headwater.errors import HeadwaterWarning, ModelError
@@ -119,3 +119,26 @@ def test_families_that_are_not_supported_are_named(denoiser):
 
     with pytest.raises(ModelError, match=r"TwoEncoders is not supported.*UNet2DConditionModel"):
         Denoiser(TwoEncoders())
+
+
+def test_networks_that_read_more_than_latents_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="reads more than the noisy latents"):
+        Denoiser.load(tiny_pipeline(tmp_path / "inpainting", in_channels=9))
+    with pytest.raises(ModelError, match="wants a class label"):
+        Denoiser.load(tiny_pipeline(tmp_path / "classes", num_class_embeds=4))
+
+
+def test_the_noise_schedule_is_part_of_the_model(tiny_model, tmp_path):
+    denoiser = Denoiser.load(tiny_model)
+    config = denoiser.pipe.scheduler.config
+    denoiser.pipe.scheduler = type(denoiser.pipe.scheduler).from_config(config, beta_end=0.02)
+    other = Denoiser(denoiser.pipe)
+    assert other.fingerprint() != Denoiser.load(tiny_model).fingerprint()
+
+
+def test_a_schedule_that_ends_in_pure_noise_stays_finite(tiny_model):
+    pipe = Denoiser.load(tiny_model).pipe
+    pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config, rescale_betas_zero_snr=True)
+    denoiser = Denoiser(pipe)
+    xt = torch.randn(1, *denoiser.latent_shape)
+    assert denoiser.clean(xt, 999, xt).isfinite().all()

@@ -26,7 +26,7 @@ def test_inner_products_are_kept_in_expectation(size):
 
 
 def test_layers_of_any_shape_have_one_scale():
-    """A small layer and a large one with equal norms bring equal energy (METHODS.md trap 8)."""
+    """A small layer and a large one with equal norms bring equal energy."""
     small, large = torch.randn(50, 640), torch.randn(50, 20_000)
     small, large = (g / g.norm(dim=1, keepdim=True) for g in (small, large))
     energy = [

@@ -85,3 +85,8 @@ def test_context_files_that_say_nothing(tmp_path, text, message):
         file.write_text(text)
     with pytest.raises(QueryError, match=message):
         contexts(ask(context=str(file)), CAPTIONS)
+
+
+def test_a_minus_goes_with_one_prompt():
+    with pytest.raises(QueryError, match="--minus goes with one prompt, not with --context bare"):
+        ask(context="bare", minus="a shape")

@@ -41,7 +41,7 @@ MAGNITUDES = [1.0, 1e-20, 1e20]
 def manifest(rows: int = 3, **changes) -> Manifest:
     return Manifest(**{
         "recipe": RECIPE,
-        "model": {"source": "m", "fingerprint": "ab" * 32},
+        "model": {"source": "m", "dtype": "float32", "fingerprint": "ab" * 32},
         "data": {"source": "d", "options": {}, "fingerprint": "cd" * 32, "rows": rows},
         "versions": {"torch": "2"},
         "shard_rows": 2,

@@ -20,9 +20,12 @@ from torch import Tensor
 from headwater.attribution import Attribution, Ranked
 from headwater.denoiser import Denoiser
 from headwater.errors import StoreError
-from headwater.files import write_table, write_tensors, write_text
+from headwater.files import write_image, write_table, write_tensors, write_text
 from headwater.probes import sample, seeded_noise
 from headwater.report import Answer, Entry, contact_sheet, html_report
+
+# Parts of an attribution's provenance that differ between the concepts of one prompt.
+_PER_CONCEPT = ("query", "reused_query_gradient", "seconds")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Drawn:
     image: Image.Image
     noise: Float[Tensor, "1 c h w"]
     latents: Float[Tensor, "1 c h w"]
+    guidance: float
+    steps: int
 
 
 def draw_query(
@@ -42,7 +47,7 @@ def draw_query(
     condition, unconditional = (denoiser.encode_captions([text]) for text in (prompt, ""))
     start = noise.to(denoiser.device, denoiser.dtype)
     x0 = sample(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
-    return Drawn(denoiser.decode(x0)[0], noise, x0.float().cpu())
+    return Drawn(denoiser.decode(x0)[0], noise, x0.float().cpu(), guidance, steps)
 
 
 def write_answers(
@@ -58,7 +63,7 @@ def write_answers(
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn.image.save(out / "query.png")
+        write_image(out / "query.png", drawn.image)
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     write_tensors(out / "query.safetensors", {"noise": drawn.noise, "latents": drawn.latents}, {})
@@ -68,7 +73,8 @@ def write_answers(
         "headwater": metadata.version("headwater"),
         "torch": torch.__version__,
         "device": str(first.index.denoiser.device),
-        **{k: v for k, v in first.provenance.items() if k not in ("query", "seconds")},
+        **{k: v for k, v in first.provenance.items() if k not in _PER_CONCEPT},
+        "picture": {"guidance": drawn.guidance, "steps": drawn.steps, "seed": first.query.seed},
     }
     answers, results = [], []
     for attribution, folder in zip(attributions, _folders(attributions), strict=True):
@@ -115,8 +121,7 @@ def to_json(attribution: Attribution, top: int) -> dict[str, Any]:
         "context": attribution.contexts.description,
         "top": listed(attribution.top(top)),
         "bottom": listed(attribution.bottom(top)),
-        "query": attribution.provenance["query"],
-        "seconds": attribution.provenance["seconds"],
+        **{name: attribution.provenance[name] for name in _PER_CONCEPT},
     }
 
 
@@ -144,9 +149,11 @@ def _write_concept(
     folder.mkdir(parents=True, exist_ok=True)
     said = f"{attribution.method}, asked {attribution.contexts.description}"
     title = f"Proponents of “{answer.concept}”"
-    contact_sheet(answer.top, title=title, subtitle=said).save(folder / "top.png")
+    sheet = contact_sheet(answer.top, title=title, subtitle=said)
+    write_image(folder / "top.png", sheet)
     title = f"Opponents of “{answer.concept}”"
-    contact_sheet(answer.bottom, title=title, subtitle=said).save(folder / "bottom.png")
+    sheet = contact_sheet(answer.bottom, title=title, subtitle=said)
+    write_image(folder / "bottom.png", sheet)
     samples = attribution.index.samples
     rank = (-attribution.scores).argsort(kind="stable").argsort() + 1
     table = pa.table({

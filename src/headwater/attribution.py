@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from headwater import kernel, queries
 from headwater.batching import BatchSize
@@ -175,9 +176,11 @@ def _concept_rows(index: Index, query: Concept, chosen: Contexts) -> Float[Tenso
         minus = condition([chosen.pairs[draw][1] for draw in part])
         base = None if query.base is None else condition([query.base] * len(part))
         noise = noise.to(denoiser.device, denoiser.dtype)
-        return machine.concept_rows(noise, plus, minus, base).cpu()
+        return machine.concept_rows(noise, plus, minus, base, bar.update).cpu()
 
-    rows = torch.cat(list(BatchSize(None).over(range(query.draws), compute)))
+    probes = query.draws * len(index.recipe.timesteps)
+    with tqdm(total=probes, desc=query.concept, unit="probe", delay=2, leave=False) as bar:
+        rows = torch.cat(list(BatchSize(None).over(range(query.draws), compute)))
     if not rows.isfinite().all() or not rows.any():
         raise NonFiniteError(
             f"{query.concept!r} gave a NaN or all-zero gradient: c+ and c- look alike to this model"

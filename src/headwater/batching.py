@@ -44,9 +44,12 @@ class BatchSize:
                 if not _out_of_memory(error):
                     raise
                 self._halve(error)
+            else:
+                yield result
+                start += len(part)
                 continue
-            yield result
-            start += len(part)
+            if torch.cuda.is_available():  # now that the error holds the failed graph no more
+                torch.cuda.empty_cache()
 
     def _halve(self, error: Exception) -> None:
         if not self._automatic or self.size == 1:
@@ -59,8 +62,6 @@ class BatchSize:
                 f"out of memory at batch size {self.size}: {fits}; finished work is kept"
             ) from error
         self.size //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self._note(f"out of memory: going on with batches of {self.size}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
@@ -23,6 +24,7 @@ from headwater.denoiser import Denoiser
 from headwater.errors import (
     BadImageError,
     DatasetError,
+    HeadwaterWarning,
     MismatchError,
     NonFiniteError,
     StoreError,
@@ -67,7 +69,7 @@ def build_index(
     """
     out = Path(out)
     planned = plan(denoiser, **recipe)
-    existed = out.exists()
+    existed, begun = out.exists(), (out / "index.json").exists() and not overwrite
     manifest = _begin(out, _new_manifest(denoiser, training_set, planned), overwrite)
     done = store.finished_shards(out, manifest)
     ranges = store.shard_ranges(len(training_set), manifest.shard_rows)
@@ -75,14 +77,18 @@ def build_index(
         return Index.open(out, denoiser, training_set)
     if done:
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    denoiser.warn_of_lost_words([sample.caption for sample in training_set.samples])
+    captions = [sample.caption for sample in training_set.samples]
+    denoiser.warn_of_lost_words(captions)
+    if denoiser.conditional and not any(captions):
+        text = f"{training_set.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=2)
     batch = BatchSize(batch_size, note)
     try:
         _missing_shards(
             out, extractor(denoiser, planned), training_set, ranges, done, batch, skip_bad
         )
     except BaseException:
-        if not done:
+        if not (done or begun):
             _withdraw(out, existed)
         raise
     return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, training_set)
@@ -118,7 +124,11 @@ def _new_manifest(denoiser: Denoiser, data: TrainingSet, recipe: Recipe) -> stor
     packages = ("headwater", "torch", "diffusers", "transformers")
     return store.Manifest(
         recipe={**vars(recipe)},
-        model={"source": denoiser.source, "fingerprint": denoiser.fingerprint()},
+        model={
+            "source": denoiser.source,
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "fingerprint": denoiser.fingerprint(),
+        },
         data={
             "source": data.source,
             "options": dict(data.options),
@@ -242,15 +252,25 @@ def require_finite(features: Float[Tensor, "b k"], ids: Sequence[str]) -> None:
         )
 
 
+def _only(images: dict[int, Any], rows: Sequence[int]) -> dict[int, Any]:
+    return {row: images[row] for row in rows}
+
+
 def estimate(denoiser: Denoiser, data: TrainingSet, recipe: Recipe, batch_size: int | None) -> dict:
     """What building an index would take, from two timed batches; nothing is written."""
     machine = extractor(denoiser, recipe)
     count = min(batch_size or BatchSize.LARGEST, len(data))
     images, _ = _open_images(data, range(count), skip_bad=True)
+    if not images:
+        raise DatasetError(f"none of the first {count} images of {data.source} can be read")
     seconds = []
+    batch = BatchSize(batch_size)
     for _ in range(2):
         start = time.perf_counter()
-        _rows_of(machine, data, images)
+        for _ in batch.over(
+            list(images), lambda part: _rows_of(machine, data, _only(images, part))
+        ):
+            pass
         seconds.append(time.perf_counter() - start)
     return {
         "rows": len(data),
@@ -258,7 +278,7 @@ def estimate(denoiser: Denoiser, data: TrainingSet, recipe: Recipe, batch_size: 
         "layers": len(recipe.layers),
         "parameters": sum(map(size, machine.layers.values())),
         "dim": recipe.dim,
-        "batch size": count,
+        "batch size": min(batch.size, len(images)),
         "disk (MB)": round(len(data) * (2 * recipe.dim + 12) / 1e6, 1),
-        "minutes (estimated)": round(min(seconds) / count * len(data) / 60, 1),
+        "minutes (estimated)": round(min(seconds) / len(images) * len(data) / 60, 1),
     }

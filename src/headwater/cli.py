@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.errors import HeadwaterError, HeadwaterWarning, ParameterError, StoreError
+from headwater.errors import (
+    HeadwaterError,
+    HeadwaterWarning,
+    ParameterError,
+    QueryError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from headwater.attribution import Attribution
@@ -84,9 +90,15 @@ def index(
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave out files that are no images.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Drop an index that is there already.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what it would take; write nothing.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that are no images.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop an index that is there already.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")
+    ] = False,
 ) -> None:
     """Compute the features of every training image. Run again, it goes on where it stopped."""
     size = _batch_size(batch_size)
@@ -144,8 +156,11 @@ def concept(
     top: Annotated[int, typer.Option(help="How many proponents and opponents.")] = 10,
     guidance: Annotated[float, typer.Option(help="Guidance scale of the query's picture.")] = 5.0,
     damping: Annotated[float, typer.Option(help="Of the kernel, in mean eigenvalues.")] = 0.1,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the answer.")] = None,
-    fresh: Annotated[bool, typer.Option(help="Compute the query's gradient again.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute the query's gradient again.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Which training images taught the model this concept of the prompt?"""
@@ -155,7 +170,7 @@ def concept(
 
     if top < 1:
         raise ParameterError(f"--top {top} must be at least 1")
-    opened = Index.open(index)
+    opened = Index.open(index, device=device)
     folder = out or Path("headwater-answers") / f"{slug(prompt)}-{seed}"
     options = {"minus": minus, "base": base, "context": context, "draws": draws, "seed": seed}
     _answer(
@@ -234,6 +249,10 @@ def _answer(
     from headwater.answers import draw_query, write_answers
     from headwater.queries import Concept
 
+    if options.get("minus") is not None and len(concepts) > 1:
+        raise QueryError(
+            "--minus is the prompt without one concept: ask for one --concept at a time"
+        )
     queries = [Concept(prompt, concept=words, **options) for words in concepts]
     attributions = [
         index.attribute(query, damping=damping, fresh=fresh, note=_say) for query in queries

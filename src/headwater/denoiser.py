@@ -28,6 +28,12 @@ BUNDLED_MODEL = Path(__file__).parent / "scenes" / "model"
 
 # Networks that this file can drive. Both have prediction_type and alphas_cumprod schedulers.
 _FAMILIES = ("UNet2DConditionModel", "UNet2DModel")
+# What diffusers and transformers raise on folders that they cannot read.
+_UNREADABLE = (
+    OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError,
+    SafetensorError,
+)  # fmt: skip
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 # Never needed to attribute, and large.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
@@ -41,7 +47,7 @@ class Denoiser:
             what is built like them).
         source: where it came from, written into results so that a later process can load it.
         device: where to compute; CUDA if there is one, else the CPU.
-        dtype: of weights and latents.
+        dtype: of weights and latents. The pipeline's parts are moved there and stay there.
 
     Raises:
         ModelError: the pipeline is of a family that is not supported.
@@ -54,18 +60,8 @@ class Denoiser:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        network = getattr(pipe, "unet", None)
-        text_encoder = getattr(pipe, "text_encoder", None)
-        if type(network).__name__ not in _FAMILIES or hasattr(pipe, "text_encoder_2"):
-            raise ModelError(
-                f"{type(pipe).__name__} is not supported: headwater takes pipelines whose `unet` "
-                f"is a {' or a '.join(_FAMILIES)} with at most one text encoder"
-            )
-        if not hasattr(pipe.scheduler, "alphas_cumprod"):
-            raise ModelError(
-                f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
-                "scheduler of the DDPM family, for instance DDIMScheduler"
-            )
+        _require_supported(pipe)
+        network, text_encoder = pipe.unet, getattr(pipe, "text_encoder", None)
         self.source = source
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -79,9 +75,15 @@ class Denoiser:
             nn.Module.to(part, self.device, dtype)
         self.pipe = pipe
         self.network: nn.Module = pipe.unet
-        self.alpha_bar = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        # Some schedules end in pure noise, where x0hat would be 0/0; Euler's floor is 2^-24 too.
+        alpha_bar = pipe.scheduler.alphas_cumprod.to(self.device, torch.float32)
+        self.alpha_bar = alpha_bar.clamp_min(2**-24)
         config = pipe.scheduler.config
         self.prediction_type: str = config.get("prediction_type", "epsilon")
+        if self.prediction_type not in _PREDICTIONS:
+            raise ModelError(
+                f"prediction type {self.prediction_type!r} is not one of {', '.join(_PREDICTIONS)}"
+            )
         self._vae = getattr(pipe, "vae", None)
         self._fingerprint: str | None = None
 
@@ -108,7 +110,7 @@ class Denoiser:
                 left_out["requires_safety_checker"] = False
             # Weights in any other format are pickles, which could run code.
             pipe = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, **left_out)
-        except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        except _UNREADABLE as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ModelError(
                 f"cannot load the model {str(model)!r}: give a folder saved with "
@@ -135,9 +137,7 @@ class Denoiser:
             return out
         if self.prediction_type == "v_prediction":
             return signal * out + noise * xt
-        if self.prediction_type == "sample":
-            return (xt - signal * out) / noise
-        raise ModelError(f"prediction type {self.prediction_type!r} is not supported")
+        return (xt - signal * out) / noise  # "sample"
 
     def clean(self, xt: Tensor, t: int, eps: Tensor) -> Tensor:
         """x0hat that eps implies: (xt - sqrt(1-alpha_bar) eps) / sqrt(alpha_bar)."""
@@ -235,7 +235,7 @@ class Denoiser:
     # --- identity --------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """sha256 over every weight and over the scheduler's configuration."""
+        """sha256 over every weight, over alpha_bar and the kind of prediction."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             for name in ("unet", "text_encoder", "vae"):
@@ -244,12 +244,39 @@ class Denoiser:
                     digest.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
                     flat = tensor.detach().cpu().contiguous().reshape(-1)
                     digest.update(flat.view(torch.uint8).numpy())
-            # Keys with an underscore say which version saved it.
-            config = self.pipe.scheduler.config.items()
-            settings = sorted((k, v) for k, v in config if not k.startswith("_"))
-            digest.update(repr(settings).encode())
+            digest.update(f"{self.prediction_type}".encode())
+            digest.update(self.alpha_bar.cpu().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+
+def _require_supported(pipe: Any) -> None:
+    """Refuse what would fail later, or worse, give numbers that mean nothing.
+
+    Raises:
+        ModelError: names what is not supported.
+    """
+    network, vae = getattr(pipe, "unet", None), getattr(pipe, "vae", None)
+    name = type(pipe).__name__
+    if type(network).__name__ not in _FAMILIES or hasattr(pipe, "text_encoder_2"):
+        raise ModelError(
+            f"{name} is not supported: headwater takes pipelines whose `unet` "
+            f"is a {' or a '.join(_FAMILIES)} with at most one text encoder"
+        )
+    config: Any = network.config  # pyright: ignore[reportOptionalMemberAccess]
+    latents = config.in_channels if vae is None else vae.config.latent_channels
+    if config.in_channels != latents or hasattr(pipe, "vqvae"):
+        raise ModelError(
+            f"{name} is not supported: its network reads more than the noisy latents "
+            "(inpainting, depth, editing), or its latents are not those of an AutoencoderKL"
+        )
+    if config.get("class_embed_type") or config.get("num_class_embeds"):
+        raise ModelError(f"{name} is not supported: its network wants a class label")
+    if not hasattr(pipe.scheduler, "alphas_cumprod"):
+        raise ModelError(
+            f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
+            "scheduler of the DDPM family, for instance DDIMScheduler"
+        )
 
 
 @contextmanager

@@ -6,8 +6,9 @@ differ. One code path gives both the same sign.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -43,8 +44,7 @@ class Extractor:
         ids: Sequence[str],
     ) -> Float[Tensor, "b k"]:
         """Features of training samples (float32, on the denoiser's device)."""
-        asked = _train_pairs(self, x0, condition, ids)
-        return self._rows(asked, len(x0))
+        return self._rows(_train_pairs(self, x0, condition, ids), len(x0))
 
     def concept_rows(
         self,
@@ -52,18 +52,21 @@ class Extractor:
         plus: Float[Tensor, "b l e"],
         minus: Float[Tensor, "b l e"],
         base: Float[Tensor, "b l e"] | None = None,
+        tick: Callable[[int], Any] = lambda count: None,
     ) -> Float[Tensor, "b k"]:
-        """Features of trajectories from `noise` under c (`base`, or c+ itself), one per row."""
-        asked = _concept_pairs(self, noise, plus, minus, base)
-        return self._rows(asked, len(noise))
+        """Features of trajectories from `noise` under c (`base`, or c+ itself), one per row.
 
-    def _rows(self, asked, batch: int) -> Tensor:
+        `tick` is told after each timestep how many probes were done.
+        """
+        return self._rows(_concept_pairs(self, noise, plus, minus, base), len(noise), tick)
+
+    def _rows(self, asked: Iterable[Asked], batch: int, tick=lambda count: None) -> Tensor:
         with frozen(self.denoiser.network), Tape(self.layers) as tape:
-            return project_probes(tape, asked(tape), self.sketch, batch, self.normalise)
+            return project_probes(tape, _ticked(asked, batch, tick), self.sketch, self.normalise)
 
 
 def project_probes(
-    tape: Tape, asked: Iterable[Asked], sketch: Sketch, batch: int, normalise: bool
+    tape: Tape, asked: Iterable[Asked], sketch: Sketch, normalise: bool
 ) -> Float[Tensor, "b k"]:
     """Mean over probes of P^T w J^T delta; w = 1 / ||J^T delta|| (exact, unprojected) or 1.
 
@@ -71,8 +74,8 @@ def project_probes(
     """
     total, count = None, 0
     for eps, delta in asked:
-        row = torch.zeros(batch, sketch.dim, device=eps.device)
-        square = torch.zeros(batch, device=eps.device)
+        row = torch.zeros(len(eps), sketch.dim, device=eps.device)
+        square = torch.zeros(len(eps), device=eps.device)
         for layer, gradient in tape.gradients(eps, delta):
             gradient = gradient.float()
             square += gradient.square().sum(1)
@@ -85,7 +88,13 @@ def project_probes(
     return total / count
 
 
-def _train_pairs(extractor: Extractor, x0, condition, ids):
+def _ticked(asked: Iterable[Asked], batch: int, tick: Callable[[int], Any]) -> Iterator[Asked]:
+    for pair in asked:
+        yield pair
+        tick(batch)
+
+
+def _train_pairs(extractor: Extractor, x0, condition, ids) -> Iterator[Asked]:
     denoiser, timesteps, side = extractor.denoiser, extractor.timesteps, extractor.train
     if side.path == "inversion":
         path = probes.inversion(denoiser, x0, condition, timesteps)
@@ -93,26 +102,15 @@ def _train_pairs(extractor: Extractor, x0, condition, ids):
         path = probes.noising(denoiser, x0, condition, timesteps, ids, extractor.seed)
     else:
         raise MethodError(f"training images have no path {side.path!r}")
-
-    def pairs(tape: Tape) -> Iterator[Asked]:
-        for probe in path:
-            if side.delta == "dps":
-                yield probe.eps, guidance.dps(denoiser, probe, x0)
-            else:
-                yield probe.eps, guidance.dsm(probe)
-
-    return pairs
+    for probe in path:
+        if side.delta == "dps":
+            yield probe.eps, guidance.dps(denoiser, probe, x0)
+        else:
+            yield probe.eps, guidance.dsm(probe)
 
 
-def _concept_pairs(extractor: Extractor, noise, plus, minus, base):
+def _concept_pairs(extractor: Extractor, noise, plus, minus, base) -> Iterator[Asked]:
     denoiser = extractor.denoiser
     path = probes.generation(denoiser, noise, plus if base is None else base, extractor.timesteps)
-
-    def pairs(tape: Tape) -> Iterator[Asked]:
-        for probe in path:
-            yield (
-                probe.eps,
-                guidance.concept(denoiser, probe, None if base is None else plus, minus),
-            )
-
-    return pairs
+    for probe in path:
+        yield probe.eps, guidance.concept(denoiser, probe, None if base is None else plus, minus)

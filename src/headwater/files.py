@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +23,13 @@ from headwater.errors import ResourceError, StoreError
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with renamed(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """Write a PNG file atomically."""
+    with renamed(path) as part:
+        image.save(part, format="PNG")
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -56,10 +56,6 @@ class Tape:
 
         return hook
 
-    def clear(self) -> None:
-        """Forget what was recorded."""
-        self._seen.clear()
-
     def gradients(
         self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
     ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:

@@ -1,4 +1,4 @@
-"""delta: what each method asks of the prediction (METHODS.md section 3).
+"""delta: what each method asks of the prediction.
 
 Every function returns the gradient of a loss with respect to eps, up to a positive constant, so
 that `J^T delta` is the gradient of that loss with respect to the weights. Lower loss is better for

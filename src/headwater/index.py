@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
@@ -17,7 +19,7 @@ from headwater import store
 from headwater.attribution import Attribution, attribute
 from headwater.dataset import load_dataset
 from headwater.denoiser import Denoiser
-from headwater.errors import DatasetError, MismatchError, StoreError
+from headwater.errors import DatasetError, HeadwaterWarning, MismatchError, StoreError
 from headwater.files import sha256_of
 from headwater.queries import Concept
 from headwater.recipe import FEATURES_VERSION, Recipe
@@ -39,6 +41,7 @@ class Index:
         positions: Sequence[int],
         denoiser: Denoiser | None = None,
         training_set: TrainingSet | None = None,
+        device: str | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -46,6 +49,8 @@ class Index:
         self.positions = positions
         self._denoiser = denoiser
         self._training_set = training_set
+        self._device = device
+        self._images_lost = False
 
     @classmethod
     def open(
@@ -53,8 +58,9 @@ class Index:
         path: str | Path,
         denoiser: Denoiser | None = None,
         training_set: TrainingSet | None = None,
+        device: str | None = None,
     ) -> Index:
-        """Open a finished index.
+        """Open a finished index; `device` is where its model will be loaded when it is needed.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
@@ -79,7 +85,7 @@ class Index:
                 "build the index again with --overwrite"
             ) from None
         samples = [Sample(*values) for values in zip(*columns, strict=True)]
-        return cls(path, manifest, samples, row, denoiser, training_set)
+        return cls(path, manifest, samples, row, denoiser, training_set, device)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -115,7 +121,11 @@ class Index:
             MismatchError: the model at its recorded source has changed since.
         """
         model = self.manifest.model
-        denoiser = self._denoiser or Denoiser.load(model["source"])
+        if self._denoiser is None and not model["source"]:
+            raise StoreError(f"{self.path} was built with a model in memory: give it to Index.open")
+        denoiser = self._denoiser or Denoiser.load(
+            model["source"], self._device, getattr(torch, model["dtype"])
+        )
         if denoiser.fingerprint() != model["fingerprint"]:
             raise MismatchError(
                 f"the model {denoiser.source or 'given'!r} is not the one that {self.path} was "
@@ -135,11 +145,20 @@ class Index:
 
     def image(self, row: int) -> Image.Image | None:
         """The picture of an index row, or None where it cannot be opened any more."""
+        if self._images_lost:
+            return None
+        try:
+            images = self.training_set
+        except DatasetError as error:
+            self._images_lost = True  # do not look for them again for each picture
+            text = f"the pictures cannot be shown: {error}"
+            warnings.warn(text, HeadwaterWarning, stacklevel=2)
+            return None
         try:
             position = self.positions[row]
-            if self.training_set.samples[position].id != self.samples[row].id:
+            if images.samples[position].id != self.samples[row].id:
                 return None  # the data set has changed since
-            return self.training_set.image(position)
+            return images.image(position)
         except (DatasetError, IndexError):
             return None
 

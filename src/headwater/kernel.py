@@ -2,7 +2,7 @@ r"""The kernel K = Phi^T Phi / n + damping I, from one eigendecomposition, and t
 
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
 the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + damping I)^-1. Either way
-every damping comes from the same eigendecomposition (METHODS.md section 5).
+every damping comes from the same eigendecomposition.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The table of methods: path and guidance of the train side, of the query side, and a score rule.
 
-A method is one row (METHODS.md section 6). Paths are functions of `probes`, deltas of `guidance`,
+A method is one row. Paths are functions of `probes`, deltas of `guidance`,
 rules of `kernel`.
 """
 

@@ -13,7 +13,7 @@ from headwater.layers import attributable
 # Matched against module names with `re.search`.
 SUBSETS = {
     "attn2": r"\.attn2\.",
-    "attn2-kv": r"\.attn2\.to_[kv]$",
+    "attn2-kv": r"\.attn2\.to_[kv](\.|$)",
     "attn": r"\.attn[12]\.",
     "up_blocks": r"^up_blocks\.",
     "lora": r"\.lora_[AB]\.",

@@ -1,7 +1,7 @@
 """Where x_t comes from: each path is a generator of probes, the points where a gradient is taken.
 
 A path makes the one forward pass of a probe, hands it out with its graph, and goes on from the
-same prediction: inversion, guidance and gradient share it (METHODS.md section 2).
+same prediction: inversion, guidance and gradient share it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from headwater.denoiser import Denoiser
 from headwater.errors import ParameterError
@@ -112,10 +113,12 @@ def sample(
     steps: int = 50,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """x0 of a picture made by DDIM with classifier-free guidance, as a user would make it."""
+    """x0 of a picture made by DDIM (eta = 0, trailing timesteps), with guidance if it is not 1."""
     timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
     xt = x0hat = noise
-    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+    following_steps = [*timesteps[1:], None]
+    bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
+    for t, following in zip(bar, following_steps, strict=True):
         eps = denoiser.predict(xt, t, condition)
         if unconditional is not None and guidance != 1:
             free = denoiser.predict(xt, t, unconditional)

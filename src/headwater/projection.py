@@ -40,11 +40,7 @@ def sketch(
     Raises:
         ParameterError: `dim` is larger than the number of parameters, or not positive.
     """
-    total = sum(sizes.values())
-    if not 1 <= dim <= total:
-        raise ParameterError(
-            f"--dim {dim} must lie between 1 and {total}, the number of attributed parameters"
-        )
+    require_dim(dim, sum(sizes.values()))
     bucket, sign = {}, {}
     for layer, size in sizes.items():
         generator = torch.Generator().manual_seed(layer_seed(seed, layer))
@@ -52,6 +48,18 @@ def sketch(
         bucket[layer] = (draw // 2).to(device)
         sign[layer] = (2 * (draw % 2) - 1).to(device, torch.float32)
     return Sketch(dim, bucket, sign)
+
+
+def require_dim(dim: int, parameters: int) -> None:
+    """Refuse more features than there are parameters.
+
+    Raises:
+        ParameterError: `dim` is larger than the number of parameters, or not positive.
+    """
+    if not 1 <= dim <= parameters:
+        raise ParameterError(
+            f"--dim {dim} must lie between 1 and {parameters}, the number of attributed parameters"
+        )
 
 
 def layer_seed(seed: int, layer: str) -> int:

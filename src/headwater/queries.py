@@ -54,6 +54,10 @@ class Concept:
                 f"--minus {self.complement!r} equals the prompt, so nothing is asked: "
                 "give a prompt without the concept"
             )
+        if self.minus is not None and self.context not in ("auto", "prompt"):
+            raise QueryError(
+                f"--minus goes with one prompt, not with --context {self.context}: leave one out"
+            )
         if self.draws < 1:
             raise QueryError(f"--draws {self.draws} must be at least 1")
 
@@ -109,7 +113,7 @@ def _drawn(query: Concept, pool: list[tuple[str, str]], kind: str, where: str) -
 
 def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
     try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise QueryError(
             f"--context {str(path)!r} is neither auto, prompt, bare nor a readable file ({error})"

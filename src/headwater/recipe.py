@@ -11,7 +11,7 @@ from headwater.layers import size
 from headwater.methods import Side, method_named
 from headwater.parameters import select
 from headwater.probes import evenly_spaced
-from headwater.projection import sketch
+from headwater.projection import require_dim, sketch
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
 FEATURES_VERSION = 1
@@ -53,7 +53,7 @@ def plan(
     layers = select(denoiser.network, parameters)
     total = sum(map(size, layers.values()))
     dim = min(DEFAULT_DIM, total) if dim is None else dim
-    sketch({"": total}, dim, 0)  # refuses a dim out of range before anything is built
+    require_dim(dim, total)  # before anything is built
     return Recipe(
         method=method,
         train_path=row.train.path,

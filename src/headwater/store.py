@@ -33,7 +33,7 @@ _KEYS = {
         "method", "train_path", "train_delta", "normalise", "parameters", "layers", "timesteps",
         "dim", "seed", "projection", "features_version",
     },
-    "model": {"source", "fingerprint"},
+    "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
 
@@ -82,7 +82,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "index.json"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise StoreError(
             f"no index at {folder}: build one with `headwater index MODEL DATA {folder}`"
@@ -210,7 +210,7 @@ def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
     known = {shard.first: shard for shard in manifest.shards}
     for note in sorted((folder / "features").glob("*.json")):
         try:
-            shard = _shard(json.loads(note.read_text()))
+            shard = _shard(json.loads(note.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError):
             continue
         known[shard.first] = shard

@@ -93,6 +93,11 @@ def make_training_set(
     id, count = Counter(sample.id for sample in samples).most_common(1)[0]
     if count > 1:
         raise DatasetError(f"{source} has {count} images with the id {id!r}: make it unique")
+    for sample in samples:
+        if not sample.id.isprintable():  # a file name that is no UTF-8, for instance
+            raise DatasetError(
+                f"{source} has an id that is no plain text, {sample.id!r}: rename it"
+            )
     digest = hashlib.sha256()
     for sample, length in zip(samples, byte_lengths or [0] * len(samples), strict=True):
         digest.update(json.dumps([sample.id, sample.caption, length]).encode() + b"\n")

@@ -33,8 +33,7 @@ def average_precision(scores: Scores, truth: Truth) -> float:
 def isolation(scores: Scores, truth: Truth, others: Sequence[Truth], k: int = 10) -> float:
     """Precision@k of the concept minus the mean rate, in the same k, of the prompt's others.
 
-    0: the method cannot tell which concept was asked for. Ideal: 1 minus the others' chance rate
-    (METHODS.md section 8).
+    0: the method cannot tell which concept was asked for. Ideal: 1 minus the others' chance rate.
     """
     return precision_at(scores, truth, k) - float(
         np.mean([precision_at(scores, other, k) for other in others])

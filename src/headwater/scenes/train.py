@@ -45,15 +45,15 @@ def main() -> None:
     pipe = new_pipeline()
     work = given.out / "training"
     if given.stage in (None, "autoencoder"):
-        train_autoencoder(pipe, work, given.autoencoder_steps, given.device)
+        train_autoencoder(pipe, work, given.autoencoder_steps, given.device, given.seed)
         pipe.vae.save_pretrained(given.out / "vae")
     else:
         pipe.vae = type(pipe.vae).from_pretrained(given.out / "vae")
     if given.stage in (None, "judge"):
-        judge = train_judge(pipe, work, given.judge_steps, given.device)
+        judge = train_judge(pipe, work, given.judge_steps, given.device, given.seed)
         save_file(judge.state_dict(), given.out / "judge.safetensors")
     if given.stage in (None, "denoiser"):
-        train_denoiser(pipe, work, PHASES, given.device)
+        train_denoiser(pipe, work, PHASES, given.device, given.seed)
         save(pipe.to("cpu"), given.out)
 
 
@@ -66,7 +66,9 @@ def save(pipe, out: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def train_autoencoder(pipe, work: Path, steps: int, device: str, batch: int = 32) -> None:
+def train_autoencoder(
+    pipe, work: Path, steps: int, device: str, seed: int, batch: int = 32
+) -> None:
     """Absolute error, a little KL; then the scale that gives the latents unit variance."""
     images = as_tensor(pictures("autoencoder")).to(device)
     vae = pipe.vae.to(device)
@@ -83,12 +85,12 @@ def train_autoencoder(pipe, work: Path, steps: int, device: str, batch: int = 32
         error = decoded - x0
         return error.abs().mean() + (error**2).mean() + 5e-4 * kl
 
-    fit(vae, loss, work / "autoencoder.safetensors", steps=steps, learning_rate=2e-3)
+    fit(vae, loss, work / "autoencoder.safetensors", steps=steps, learning_rate=2e-3, seed=seed)
     std = encode(vae, images[:1000], scale=1.0).std().item()
     vae.register_to_config(scaling_factor=round(1 / std, 4))
 
 
-def train_judge(pipe, work: Path, steps: int, device: str, batch: int = 64) -> Judge:
+def train_judge(pipe, work: Path, steps: int, device: str, seed: int, batch: int = 64) -> Judge:
     """On drawn pictures and on their reconstructions, since generated ones pass the decoder too."""
     sources = pictures("autoencoder") + pictures("unseen")
     drawn = as_tensor(sources).to(device)
@@ -107,7 +109,7 @@ def train_judge(pipe, work: Path, steps: int, device: str, batch: int = 64) -> J
         losses = [F.cross_entropy(logits[a], labels[a][rows].to(device)) for a in ATTRIBUTES]
         return torch.stack(losses).sum()
 
-    fit(judge, loss, work / "judge.safetensors", steps=steps, learning_rate=2e-3)
+    fit(judge, loss, work / "judge.safetensors", steps=steps, learning_rate=2e-3, seed=seed)
     return judge.cpu()
 
 
@@ -144,7 +146,7 @@ PHASES = (
 )
 
 
-def train_denoiser(pipe, work: Path, phases: Sequence[Phase], device: str) -> None:
+def train_denoiser(pipe, work: Path, phases: Sequence[Phase], device: str, seed: int) -> None:
     """Noise prediction, UNet and text encoder together, phase after phase."""
     training_set = pictures("train")
     latents = encode(pipe.vae.to(device), as_tensor(training_set).to(device))
@@ -165,6 +167,7 @@ def train_denoiser(pipe, work: Path, phases: Sequence[Phase], device: str) -> No
             stop=phase.stop,
             learning_rate=1e-3,
             ema_decay=0.9995,
+            seed=seed,
         )
     unet.to(memory_format=torch.contiguous_format)
 
