@@ -17,9 +17,9 @@ from headwater.errors import (
     QueryError,
     StoreError,
 )
+from headwater.terminal import print_facts, quiet_libraries, say, table
 
 if TYPE_CHECKING:
-    from headwater.attribution import Attribution
     from headwater.index import Index
 
 app = typer.Typer(
@@ -40,16 +40,16 @@ def main() -> None:
     """Run the command line: errors that the user can mend are one line, exit code 2."""
     warnings.simplefilter("ignore")  # what third parties say of themselves
     warnings.simplefilter("default", HeadwaterWarning)
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         app()
     except HeadwaterError as error:
-        _say(f"headwater: {error}")
+        say(f"headwater: {error}")
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != 130:  # typer's own code for Ctrl-C
             raise
-        _say("headwater: interrupted; finished work is kept, the same command goes on from there")
+        say("headwater: interrupted; finished work is kept, the same command goes on from there")
         sys.exit(130)
 
 
@@ -60,13 +60,13 @@ def demo(
     ),
 ) -> None:
     """Index the bundled scenes, draw a prompt, and ask for its object and for its style."""
-    _quiet_libraries()
+    quiet_libraries()
     from headwater.building import build_index
     from headwater.dataset import load_dataset
     from headwater.denoiser import Denoiser
 
     index = build_index(
-        Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=_say
+        Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
     _answer(index, DEMO_PROMPT, DEMO_CONCEPTS, out / "answers", guidance=DEMO_GUIDANCE)
 
@@ -102,7 +102,7 @@ def index(
 ) -> None:
     """Compute the features of every training image. Run again, it goes on where it stopped."""
     size = _batch_size(batch_size)
-    _quiet_libraries()
+    quiet_libraries()
     from headwater.building import build_index, estimate
     from headwater.dataset import load_dataset
     from headwater.denoiser import Denoiser
@@ -111,15 +111,11 @@ def index(
     images = load_dataset(data)
     images = images if limit is None else images.first(limit)
     denoiser = Denoiser.load(model, device)
-    recipe: dict[str, Any] = {
-        "method": method,
-        "parameters": parameters,
-        "timesteps": timesteps,
-        "dim": dim,
-        "seed": seed,
-    }
+    recipe: dict[str, Any] = dict(
+        method=method, parameters=parameters, timesteps=timesteps, dim=dim, seed=seed
+    )
     if dry_run:
-        _print_facts(estimate(denoiser, images, plan(denoiser, **recipe), size))
+        print_facts(estimate(denoiser, images, plan(denoiser, **recipe), size))
         return
     built = build_index(
         denoiser,
@@ -128,12 +124,12 @@ def index(
         batch_size=size,
         skip_bad=skip_bad,
         overwrite=overwrite,
-        note=_say,
+        note=say,
         **recipe,
     )
     skipped = built.manifest.skipped
     if skipped:
-        _say(f"skipped {len(skipped)} bad file(s): {', '.join(skipped[:5])}")
+        say(f"skipped {len(skipped)} bad file(s): {', '.join(skipped[:5])}")
     print(f"{len(built)} rows of {built.recipe.dim} features in {out}")
 
 
@@ -164,7 +160,7 @@ def concept(
     as_json: Json = False,
 ) -> None:
     """Which training images taught the model this concept of the prompt?"""
-    _quiet_libraries()
+    quiet_libraries()
     from headwater.answers import slug
     from headwater.index import Index
 
@@ -221,7 +217,7 @@ def info(
     if as_json:
         print(json.dumps(facts))
     else:
-        _print_facts(facts)
+        print_facts(facts)
     if manifest.complete and len(done) < len(ranges):
         raise StoreError(
             f"{len(ranges) - len(done)} shard(s) of {index} are missing or damaged: run the same "
@@ -255,7 +251,7 @@ def _answer(
         )
     queries = [Concept(prompt, concept=words, **options) for words in concepts]
     attributions = [
-        index.attribute(query, damping=damping, fresh=fresh, note=_say) for query in queries
+        index.attribute(query, damping=damping, fresh=fresh, note=say) for query in queries
     ]
     drawn = draw_query(index.denoiser, prompt, queries[0].seed, guidance)
     answer = write_answers(folder, attributions, drawn, top)
@@ -263,41 +259,8 @@ def _answer(
         print(json.dumps(answer, ensure_ascii=False))
         return
     for attribution in attributions:
-        print(_table(attribution, top))
+        print(table(attribution, top))
     print(f"\nReport: {folder / 'report.html'}")
-
-
-def _table(attribution: Attribution, top: int) -> str:
-    """The proponents in 80 columns."""
-    from headwater.sheets import format_score
-
-    query = attribution.query
-    ranked = attribution.top(top)
-    width = min(24, max(len(entry.id) for entry in ranked))
-    lines = [
-        "",
-        f"{query.concept!r} in {query.prompt!r}",
-        f"asked {attribution.contexts.description}",
-        "",
-        f"{'rank':>4}  {'score':>9}  {'id':<{width}}  caption",
-    ]
-    for entry in ranked:
-        room = 80 - 4 - 2 - 9 - 2 - width - 2
-        id = _short(entry.id, width)
-        caption = _short(entry.caption, room)
-        lines.append(f"{entry.rank:>4}  {format_score(entry.score):>9}  {id:<{width}}  {caption}")
-    return "\n".join(lines)
-
-
-def _short(text: str, width: int) -> str:
-    text = " ".join(text.split())  # a caption may have line breaks
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
-def _print_facts(facts: dict[str, Any]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
 
 
 def _batch_size(text: str) -> int | None:
@@ -306,20 +269,6 @@ def _batch_size(text: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise ParameterError(f"--batch-size {text!r} must be a positive number or `auto`")
     return int(text)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
-
-
-def _quiet_libraries() -> None:
-    """Keep diffusers' and transformers' own loading bars and remarks off the user's terminal."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for logging in (diffusers_logging, transformers_logging):
-        logging.set_verbosity(logging.CRITICAL)  # errors are raised as well as logged
-        logging.disable_progress_bar()
 
 
 if __name__ == "__main__":
