@@ -12,7 +12,8 @@ import pytest
 import torch
 from tiny import tiny_folder, tiny_pipeline
 
-from headwater import building, store
+import headwater.rows
+from headwater import batching, building, store
 from headwater.batching import BatchSize
 from headwater.building import build_index
 from headwater.dataset import load_dataset
@@ -25,7 +26,9 @@ from headwater.errors import (
     ResourceError,
     StoreError,
 )
+from headwater.features import Rows
 from headwater.index import Index
+from headwater.rows import require_finite
 
 RECIPE = {"timesteps": 2, "dim": 64}
 SHARDS = 4  # of 64 rows
@@ -126,7 +129,7 @@ def test_killed_and_resumed(tmp_path, killed, in_one_go, denoiser, many_images, 
         note=notes.append,
         **RECIPE,
     )
-    assert notes == [f"resuming: 2 of {SHARDS} shards are there"]
+    assert notes[0] == f"resuming: 2 of {SHARDS} shards are there"
     after = state(folder)
     for number in range(2):
         path = folder / f"features/0000{number}.safetensors"
@@ -166,9 +169,9 @@ def test_stopped_at_any_write_and_resumed(
     position = {sample.id: row for row, sample in enumerate(data.samples)}
     stored = rows(in_one_go)
     monkeypatch.setattr(
-        building,
-        "_rows_of",
-        lambda machine, data, images: stored[[position[data.samples[row].id] for row in images]],
+        headwater.rows,
+        "rows_of",
+        lambda source, images: Rows(stored[[position[data.samples[row].id] for row in images]]),
     )
     with monkeypatch.context() as patch:
         for name in real:
@@ -221,7 +224,7 @@ def test_a_damaged_shard_is_rebuilt(tmp_path, in_one_go, denoiser, many_images, 
     [
         ({"seed": 1}, "recipe seed = 0, this run has 1"),
         ({"dim": 65}, "recipe dim = 64, this run has 65"),
-        ({"method": "concept-trak-a"}, "recipe method = concept-trak, .* has concept-trak-a"),
+        ({"method": "concept-trak-a"}, "recipe normalise = probe, .* has none"),
         ({"parameters": "attn2-kv"}, "recipe layers = "),
         ({"timesteps": 3}, r"recipe timesteps = \[499, 999\], this run has \[332, 665, 999\]"),
         ({"seed": 1, "dim": 65}, "recipe dim"),
@@ -385,8 +388,8 @@ def test_require_finite_names_the_rows():
     features = torch.ones(7, 3)
     features[1, 2], features[4, 0], features[5] = float("inf"), float("nan"), 0
     with pytest.raises(NonFiniteError, match=r"^3 input\(s\) .* row: b, e, f; "):
-        building.require_finite(features, list("abcdefg"))
-    building.require_finite(features[[0, 2, 3, 6]], list("acdg"))
+        require_finite(features, list("abcdefg"))
+    require_finite(features[[0, 2, 3, 6]], list("acdg"))
 
 
 # --- out of memory ------------------------------------------------------------------------------
@@ -396,6 +399,9 @@ ERRORS = {
     "cpu": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
     "python": MemoryError(),
 }
+
+
+HALVED = [f"out of memory: going on with batches of {size}" for size in (16, 8)]
 
 
 def limited(limit: int, error: Exception, seen: list[int]):
@@ -416,8 +422,8 @@ def test_the_batch_halves_until_it_fits_and_stays_there(error):
     batch = BatchSize(None, notes.append)
     results = list(batch.over(range(70), limited(10, error, seen)))
     assert [item for part in results for item in part] == list(range(70))
-    assert seen == [32, 16, 8, 8, 8, 8, 8, 8, 8, 8, 6]
-    assert notes == [f"out of memory: going on with batches of {size}" for size in (16, 8)]
+    assert seen == [1, 32, 16, 8, 8, 8, 8, 8, 8, 8, 8, 6]
+    assert notes == ["batches of 32", *HALVED]
     assert [len(part) for part in batch.over(range(9), limited(10, error, []))] == [8, 1]
 
 
@@ -433,6 +439,20 @@ def test_the_batch_halves_until_it_fits_and_stays_there(error):
 def test_out_of_memory_with_nothing_left_to_halve(error, given, limit, said):
     with pytest.raises(ResourceError, match=f"out of memory {said}"):
         list(BatchSize(given).over(range(40), limited(limit, error, [])))
+
+
+@pytest.mark.parametrize("room, size", [(10**9, 32), (10**6, 16), (6e5, 8), (10, 1), (None, 32)])
+def test_the_batch_is_chosen_by_what_one_item_needs(monkeypatch, room, size):
+    """10,000 bytes of graph an item: three times that, times the batch, in 70% of the room."""
+    monkeypatch.setattr(batching, "room_bytes", lambda device: room)
+    weight, notes = torch.ones(2500, requires_grad=True), []
+
+    def compute(part):
+        return sum((torch.full((2500,), float(i)) * weight).sum() for i in part)
+
+    batch = BatchSize(None, notes.append)
+    list(batch.over(range(40), compute))
+    assert batch.size == size and notes == [f"batches of {size}"]
 
 
 def test_other_errors_pass():
@@ -453,7 +473,7 @@ def test_an_index_built_with_little_memory(tmp_path, tiny_model, tiny_images, sm
     with pytest.raises(ResourceError, match="--batch-size 4"):
         build_index(denoiser, data, tmp_path / "index", batch_size=9, **RECIPE)
     build_index(denoiser, data, tmp_path / "index", note=notes.append, **RECIPE)
-    assert notes == [f"out of memory: going on with batches of {size}" for size in (16, 8)]
+    assert notes == ["batches of 32", *HALVED]
     torch.testing.assert_close(rows(tmp_path / "index"), rows(small), rtol=2e-3, atol=1e-4)
     hooks = [len(module._forward_hooks) for module in denoiser.network.modules()]
     assert not any(hooks) and all(p.requires_grad for p in denoiser.network.parameters())
@@ -480,3 +500,13 @@ def test_a_full_disk_keeps_the_shards_that_are_there(
     assert set(files(out)) == {"index.json"} | kept
     build_index(denoiser, data, out, **RECIPE)
     assert files(out) == files(in_one_go)
+
+
+def test_methods_with_the_same_features_share_an_index(tmp_path, denoiser, tiny_images):
+    data, out = load_dataset(tiny_images), tmp_path / "index"
+    built = build_index(denoiser, data, out, method="trak", **RECIPE)
+    before = state(out)
+    again = build_index(denoiser, data, out, method="gradient-cosine", **RECIPE)
+    assert state(out) == before and again.recipe == built.recipe
+    assert {"trak", "gradient-cosine", "journey-trak", "concept-trak-a"} <= set(again.methods())
+    assert "concept-trak" not in again.methods()

@@ -93,11 +93,16 @@ def test_the_fingerprint_is_of_the_weights(tiny_model):
     assert changed.fingerprint() != one.fingerprint()
 
 
-def test_half_precision_throughout(tiny_model):
-    denoiser = Denoiser.load(tiny_model, dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_the_networks_alone(tiny_model, dtype):
+    """Weights and captions are halved; latents and predictions stay in float32."""
+    denoiser = Denoiser.load(tiny_model, dtype=dtype)
     x0 = denoiser.encode_images([pictures("validation")[0].draw()])
-    eps = denoiser.predict(x0, 10, denoiser.encode_captions(["a fish"]))
-    assert x0.dtype == eps.dtype == torch.bfloat16
+    condition = denoiser.encode_captions(["a fish"])
+    eps = denoiser.predict(x0, 10, condition)
+    assert {p.dtype for p in denoiser.network.parameters()} == {condition.dtype} == {dtype}
+    assert x0.dtype == eps.dtype == torch.float32
+    assert denoiser.decode(x0)[0].size == (16, 16)
 
 
 def test_unreadable_models_are_refused(tmp_path):

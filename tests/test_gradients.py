@@ -5,8 +5,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
-from headwater.denoiser import frozen
 from headwater.gradients import Tape
+from headwater.network import frozen
 from headwater.parameters import select
 
 EXACT = dict(rtol=1e-9, atol=1e-12)

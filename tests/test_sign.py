@@ -11,9 +11,10 @@ import random
 import numpy as np
 import pytest
 import torch
+from tiny import as_calls
 
 import headwater
-from headwater.kernel import spectrum, trak_scores
+from headwater.kernel import Kernel, spectrum
 from headwater.probes import seeded_noise
 from headwater.prompts import without
 from headwater.recipe import extractor
@@ -71,17 +72,17 @@ def after_step(index, gradient, measure, size=0.05):
 
 def test_a_picture_is_a_proponent_of_learning_it(index):
     """A step of fine-tuning on one picture, taken as the query, has positive score with it."""
-    sketch = extractor(index.denoiser, index.recipe).sketch
+    projection = extractor(index.denoiser, index.recipe).projection
     modules = dict(index.denoiser.network.named_modules())
     rows = list(range(0, 600, 38))
-    steps = torch.zeros(len(rows), sketch.dim)
+    steps = torch.zeros(len(rows), projection.dim)
     for step, row in zip(steps, rows, strict=True):
         parts = iter(denoising_gradient(index, [row], draws=4))
         for name in index.recipe.layers:
-            own = [next(parts).flatten() for _ in modules[name].parameters(recurse=False)]
-            sketch.add(step[None], name, torch.cat(own)[None])
-    found = spectrum(index.blocks, len(index), sketch.dim)
-    scores = trak_scores(index.blocks, found, steps, damping=0.1)
+            own = [next(parts)[None] for _ in modules[name].parameters(recurse=False)]
+            projection.add[name](step[None], as_calls(*own))
+    found = spectrum(index.blocks, len(index), projection.dim)
+    scores = Kernel(index.blocks, found, 0.1, len(index)).trak(steps)
     own = scores[range(len(rows)), rows]
     rank = (scores > own[:, None]).sum(1).float()
     assert (own > 0).float().mean() >= 0.75

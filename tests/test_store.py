@@ -28,9 +28,10 @@ from headwater.store import Manifest
 PAGE = Path(__file__).parents[1] / "docs" / "format.md"
 
 RECIPE = {
-    "method": "concept-trak", "train_path": "inversion", "train_delta": "dps", "normalise": True,
-    "parameters": "attn2", "layers": ["a.to_q", "a.to_k"], "timesteps": [499, 999], "dim": 4,
-    "seed": 0, "projection": "count-sketch", "features_version": 1,
+    "method": "concept-trak", "train_path": "inversion", "train_delta": "dps", "normalise": "probe",
+    "parameters": "attn2", "layers": ["a.to_q", "a.to_k"], "timesteps": [499, 999], "draws": 1,
+    "dim": 4, "seed": 0, "projection": "count-sketch", "inversion_guidance": 1.0, "clip": "",
+    "features_version": 2,
 }  # fmt: skip
 
 # Rows whose root mean square is exact, so that each stored number is too: +-1 times a scale.
@@ -140,8 +141,8 @@ def test_manifest_round_trip(tmp_path):
     assert store.read_manifest(tmp_path) == written
     raw = json.loads((tmp_path / "index.json").read_text("utf-8"))
     assert set(raw) == {
-        "format", "version", "recipe", "model", "data", "versions", "shard_rows", "complete",
-        "samples_sha256",
+        "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
+        "complete", "samples_sha256",
         "shards",
     }  # fmt: skip
     assert (raw["format"], raw["version"]) == ("headwater-index", 1)
@@ -239,8 +240,8 @@ def test_what_is_no_manifest(index, text, said):
 
 WRONG = [None, -1, "x", [], {}]
 KEYS = [
-    "format", "version", "recipe", "model", "data", "versions", "shard_rows", "complete",
-    "samples_sha256", "shards",
+    "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
+    "complete", "samples_sha256", "shards",
 ]  # fmt: skip
 ENTRY = ["file", "first", "rows", "skipped", "bytes", "sha256"]
 
@@ -342,8 +343,8 @@ def test_damaged_samples(index, table):
 
 def test_other_features_are_refused(index):
     old = store.read_manifest(index)
-    store.write_manifest(index, replace(old, recipe={**RECIPE, "features_version": 2}))
-    with pytest.raises(StoreError, match="features of version 2"):
+    store.write_manifest(index, replace(old, recipe={**RECIPE, "features_version": 3}))
+    with pytest.raises(StoreError, match="features of version 3"):
         Index.open(index).recipe  # noqa: B018 - a property that raises
 
 

@@ -10,13 +10,16 @@ LATENT = 8
 
 
 def tiny_pipeline(folder: Path, *, seed: int = 0, **changes) -> Path:
-    """Save a random StableDiffusionPipeline (16x16 pictures); `changes` go to its UNet."""
+    """Save a random StableDiffusionPipeline (16x16 pictures); `changes` go to its UNet.
+
+    `seed` is the UNet's: like checkpoints of one training, all have the same encoders.
+    """
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from headwater.scenes.architecture import MAX_TOKENS, new_scheduler, new_tokenizer
 
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     tokenizer = new_tokenizer()
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -54,6 +57,7 @@ def tiny_pipeline(folder: Path, *, seed: int = 0, **changes) -> Path:
         "attention_head_dim": 2,  # diffusers reads this as the number of heads
         "norm_num_groups": 4,
     }
+    torch.manual_seed(seed)
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -100,3 +104,16 @@ def tiny_folder(folder: Path, n: int, split: str = "train") -> Path:
             picture.draw().resize((16, 16)).save(folder / name)
             metadata.write(json.dumps({"file_name": name, "text": picture.caption}) + "\n")
     return folder
+
+
+def as_calls(weight, bias=None):
+    """Calls of a linear layer that give these per-sample gradients: [b, o, i] and [b, o].
+
+    One token for each output brings its row of the weight; one more, with x = 0, mends the bias.
+    """
+    b, o, i = weight.shape
+    x, gy = weight, torch.eye(o).expand(b, o, o)
+    if bias is not None:
+        x = torch.cat([x, torch.zeros(b, 1, i)], 1)
+        gy = torch.cat([gy, (bias - 1)[:, None]], 1)
+    return [(x, gy)]

@@ -1,4 +1,4 @@
-"""How many images at a time: what the user said, or the largest that memory lets through."""
+"""How many images at a time: what the user said, or the largest that memory safely holds."""
 
 from __future__ import annotations
 
@@ -8,24 +8,39 @@ from typing import TypeVar
 import torch
 
 from headwater.errors import ResourceError
+from headwater.memory import kept_bytes, room_bytes
 
 Result = TypeVar("Result")
 
+# On the CPU the system kills a process that takes too much before it could halve, so the size is
+# chosen to stay below this share of memory...
+SAFE_SHARE = 0.7
+# ...at this multiple of what one forward pass keeps: the gradients of all outputs are as large
+# again, and layers need room to work.
+ROOM_TO_WORK = 3
+
 
 class BatchSize:
-    """A batch size that halves when memory runs out, and stays there.
+    """A batch size that fits in memory; it halves when memory runs out all the same.
 
     Args:
-        given: a fixed size, or None to start at 32 and find out.
-        note: called with one line when the size changes.
+        given: a fixed size, or None to find the largest that is safe, up to 32.
+        note: called with one line when the size has been found, and when it must change.
+        device: whose memory counts.
     """
 
-    LARGEST = 32
+    LARGEST = 32  # more brings no speed: measured on the CPU (docs/performance.md)
 
-    def __init__(self, given: int | None, note: Callable[[str], None] = lambda line: None) -> None:
-        self.size = given or self.LARGEST
-        self._automatic = given is None
+    def __init__(
+        self,
+        given: int | None,
+        note: Callable[[str], None] = lambda line: None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size = given or 1
+        self._automatic = self._unknown = given is None
         self._note = note
+        self._device = torch.device(device)
 
     def over(
         self, items: Sequence[int], compute: Callable[[Sequence[int]], Result]
@@ -39,9 +54,12 @@ class BatchSize:
         while start < len(items):
             part = items[start : start + self.size]
             try:
+                if self._unknown:
+                    self._find(lambda: compute(items[:1]))
+                    continue
                 result = compute(part)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 self._halve(error)
             else:
@@ -50,6 +68,26 @@ class BatchSize:
                 continue
             if torch.cuda.is_available():  # now that the error holds the failed graph no more
                 torch.cuda.empty_cache()
+
+    def _find(self, compute_one: Callable[[], object]) -> None:
+        """Choose by one item, whose result is not used: how rows are batched changes how they
+        round, so a run that is resumed must batch them as one that was not.
+        """
+
+        def attempt() -> None:
+            try:
+                compute_one()
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                # whatever else is wrong, the batch will say it of all its items
+
+        needed = ROOM_TO_WORK * kept_bytes(attempt)
+        room, self.size = room_bytes(self._device), self.LARGEST
+        while room is not None and self.size > 1 and self.size * needed > SAFE_SHARE * room:
+            self.size //= 2
+        self._unknown = False
+        self._note(f"batches of {self.size}")
 
     def _halve(self, error: Exception) -> None:
         if not self._automatic or self.size == 1:
@@ -65,7 +103,8 @@ class BatchSize:
         self._note(f"out of memory: going on with batches of {self.size}")
 
 
-def _out_of_memory(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return "can't allocate memory" in str(error)  # how torch's CPU allocator says it

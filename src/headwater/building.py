@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import platform
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from headwater import store
 from headwater.batching import BatchSize
 from headwater.denoiser import Denoiser
+from headwater.encoding import encode, reading
 from headwater.errors import (
-    BadImageError,
     DatasetError,
     HeadwaterWarning,
+    MethodError,
     MismatchError,
-    NonFiniteError,
+    ModelError,
     StoreError,
 )
 from headwater.features import Extractor
 from headwater.files import write_table
 from headwater.index import Index
-from headwater.layers import size
+from headwater.methods import method_named
+from headwater.network import compiled
 from headwater.recipe import Recipe, extractor, plan
+from headwater.rows import Source, open_images, shard_rows
+from headwater.selfcheck import WORTH_IT
+from headwater.selfcheck import self_check as self_check_of
+from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
 # What an index folder holds; --overwrite removes no other folder.
-_OWN = ("index.json", "samples.parquet", "features", "kernels", "queries")
+_OWN = (
+    "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
+)  # fmt: skip
 
 
 def build_index(
@@ -48,6 +54,10 @@ def build_index(
     batch_size: int | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
+    self_check: bool = True,
+    compile: bool = False,
+    encodings: str | Path | None = None,
+    checkpoints: Sequence[str | Path] = (),
     note: Callable[[str], None] = lambda line: None,
     **recipe: Any,
 ) -> Index:
@@ -57,59 +67,141 @@ def build_index(
     sample, recipe, seed) alone.
 
     Args:
-        batch_size: images at a time; None starts at 32 and halves when memory runs out.
+        batch_size: images at a time; None finds the largest that memory safely holds, up to 32.
         skip_bad: leave out files that are no images (they are counted in the manifest).
         overwrite: drop an index that is there already.
+        self_check: before a run of 1,000 probes or more, compare the gradients of two images with
+            float64 autograd.
+        compile: `torch.compile` the parts of the network between the attributed layers.
+        encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
+        checkpoints: more models, of the same kind, whose scores are averaged with this one's.
+            Each gets an index of its own inside `out`.
         note: called with one line of text on what was chosen.
-        **recipe: `method`, `parameters`, `timesteps`, `dim`, `seed`, as in `recipe.plan`.
+        **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
 
     Raises:
         MismatchError: `out` was begun with another recipe, model or data set.
+        SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
+    method, clip = method_named(recipe.get("method", "concept-trak")), recipe.get("clip")
+    if 1 + len(checkpoints) < method.checkpoints:
+        raise MethodError(
+            f"{method.name} is a mean over checkpoints: give at least {method.checkpoints - 1} "
+            "more with --checkpoint"
+        )
     out = Path(out)
-    planned = plan(denoiser, **recipe)
+    build = partial(
+        _build,
+        data=training_set,
+        batch=BatchSize(batch_size, note, denoiser.device),
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        self_check=self_check,
+        compile=compile,
+        encodings=Path(encodings) if encodings else None,
+        note=note,
+        clip=clip,
+    )
+    index = build(denoiser, plan(denoiser, **recipe), out, checkpoints=len(checkpoints))
+    for number, source in enumerate(checkpoints):
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        if other.encoders_fingerprint() != denoiser.encoders_fingerprint():
+            raise ModelError(
+                f"--checkpoint {str(source)!r} has another autoencoder or text encoder than the "
+                "model: give checkpoints of one training, or an index for each"
+            )
+        note(f"checkpoint {source}")
+        folder = out / "checkpoints" / str(number)
+        build(other, plan(other, **recipe), folder, checkpoints=0)
+    return index
+
+
+def _build(
+    denoiser: Denoiser,
+    planned: Recipe,
+    out: Path,
+    *,
+    data: TrainingSet,
+    batch: BatchSize,
+    skip_bad: bool,
+    overwrite: bool,
+    self_check: bool,
+    compile: bool,
+    encodings: Path | None,
+    note: Callable[[str], None],
+    clip: Clip | None,
+    checkpoints: int,
+) -> Index:
+    """The index of one model."""
     existed, begun = out.exists(), (out / "index.json").exists() and not overwrite
-    manifest = _begin(out, _new_manifest(denoiser, training_set, planned), overwrite)
+    new = replace(_new_manifest(denoiser, data, planned, clip), checkpoints=checkpoints)
+    manifest = _begin(out, new, overwrite)
     done = store.finished_shards(out, manifest)
-    ranges = store.shard_ranges(len(training_set), manifest.shard_rows)
+    ranges = store.shard_ranges(len(data), manifest.shard_rows)
     if manifest.complete and len(done) == len(ranges):
-        return Index.open(out, denoiser, training_set)
+        return Index.open(out, denoiser, data, clip=clip)
     if done:
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    captions = [sample.caption for sample in training_set.samples]
+    captions = [sample.caption for sample in data.samples]
     denoiser.warn_of_lost_words(captions)
     if denoiser.conditional and not any(captions):
-        text = f"{training_set.source} has no captions, and the model was trained with them"
+        text = f"{data.source} has no captions, and the model was trained with them"
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
-    batch = BatchSize(batch_size, note)
+    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
+    machine = extractor(denoiser, planned, clip)
+    layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
     try:
-        _missing_shards(
-            out, extractor(denoiser, planned), training_set, ranges, done, batch, skip_bad
-        )
+        with (
+            reading(data) as reader,
+            compiled(denoiser.network, layers) if compile and layers else nullcontext(),
+        ):
+            source = Source(machine, data, reader, encodings)
+            if self_check:
+                _check_first(source, left, note)
+            _write_shards(out, source, left, done, batch, skip_bad)
     except BaseException:
         if not (done or begun):
             _withdraw(out, existed)
         raise
-    return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, training_set)
+    return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, data, clip)
 
 
-def _missing_shards(
+def _write_shards(
     out: Path,
-    machine: Extractor,
-    data: TrainingSet,
-    ranges: list[range],
+    source: Source,
+    left: Sequence[tuple[int, range]],
     done: dict[int, store.Shard],
     batch: BatchSize,
     skip_bad: bool,
 ) -> None:
-    """Compute and write the shards that are not in `done` yet, and add them there."""
-    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
-    first = len(data) - sum(len(rows) for _, rows in left)
-    with tqdm(total=len(data), initial=first, desc="index", unit="row", delay=2) as bar:
+    """Compute and write the shards that are left, and add them to `done`."""
+    total = len(source.data)
+    first = total - sum(len(rows) for _, rows in left)
+    with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
         for number, rows in left:
-            features, good, skipped = _shard_rows(machine, data, rows, batch, skip_bad, bar.update)
-            done[rows.start] = store.write_shard(out, number, rows.start, features, good, skipped)
+            made, good, skipped = shard_rows(source, rows, batch, skip_bad, bar.update)
+            done[rows.start] = store.write_shard(
+                out, number, rows.start, made.features, good, skipped, made.residuals
+            )
+
+
+def _check_first(
+    source: Source, left: Sequence[tuple[int, range]], note: Callable[[str], None]
+) -> None:
+    """Check the gradients of two images that can be read, if there is a long run ahead."""
+    machine = source.machine
+    rows = [row for _, shard in left for row in shard]
+    if not isinstance(machine, Extractor):
+        return
+    if len(rows) * len(machine.timesteps) < WORTH_IT:
+        return
+    images, _ = open_images(source, rows[:8], skip_bad=True)
+    two = list(images)[:2]
+    if len(two) == 2:
+        captions = [source.data.samples[row].caption for row in two]
+        x0, condition = encode(machine.denoiser, [images[row] for row in two], captions)
+        note(self_check_of(machine.denoiser, machine.layers, x0, condition))
 
 
 def _withdraw(out: Path, existed: bool) -> None:
@@ -120,7 +212,9 @@ def _withdraw(out: Path, existed: bool) -> None:
             folder.rmdir()
 
 
-def _new_manifest(denoiser: Denoiser, data: TrainingSet, recipe: Recipe) -> store.Manifest:
+def _new_manifest(
+    denoiser: Denoiser, data: TrainingSet, recipe: Recipe, clip: Clip | None
+) -> store.Manifest:
     packages = ("headwater", "torch", "diffusers", "transformers")
     return store.Manifest(
         recipe={**vars(recipe)},
@@ -128,6 +222,7 @@ def _new_manifest(denoiser: Denoiser, data: TrainingSet, recipe: Recipe) -> stor
             "source": denoiser.source,
             "dtype": str(denoiser.dtype).removeprefix("torch."),
             "fingerprint": denoiser.fingerprint(),
+            **({} if clip is None else {"clip_source": clip.source}),
         },
         data={
             "source": data.source,
@@ -168,7 +263,7 @@ def _begin(out: Path, manifest: store.Manifest, overwrite: bool) -> store.Manife
     return manifest
 
 
-def _finish(out, manifest, shards, denoiser, training_set) -> Index:
+def _finish(out, manifest, shards, denoiser, training_set, clip) -> Index:
     positions = store.read_positions(out, shards)
     if not positions:
         raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
@@ -181,104 +276,4 @@ def _finish(out, manifest, shards, denoiser, training_set) -> Index:
     })  # fmt: skip
     write_table(out / "samples.parquet", table)
     store.finish(out, manifest, shards)
-    return Index.open(out, denoiser, training_set)
-
-
-def _shard_rows(
-    machine: Extractor,
-    data: TrainingSet,
-    rows: range,
-    batch: BatchSize,
-    skip_bad: bool,
-    tick: Callable[[int], Any],
-) -> tuple[Float[Tensor, "r k"], list[int], list[str]]:
-    """Features of one shard's rows, the rows that are in it, and the ids that were skipped."""
-    features = torch.zeros(0, machine.sketch.dim)
-    good: list[int] = []
-    skipped: list[str] = []
-
-    def compute(part: Sequence[int]) -> tuple[Tensor | None, list[int], list[str]]:
-        opened, bad = _open_images(data, part, skip_bad)
-        rows = _rows_of(machine, data, opened) if opened else None
-        return rows, list(opened), bad
-
-    for computed, opened, bad in batch.over(rows, compute):
-        if computed is not None:
-            features = torch.cat([features, computed])
-        good += opened
-        skipped += bad
-        tick(len(opened) + len(bad))
-    return features, good, skipped
-
-
-def _open_images(
-    data: TrainingSet, rows: Sequence[int], skip_bad: bool
-) -> tuple[dict[int, Any], list[str]]:
-    """Row -> picture for the rows that are pictures, and the ids of those that are not."""
-    opened, bad = {}, []
-    for row in rows:
-        try:
-            opened[row] = data.image(row)
-        except BadImageError:
-            if not skip_bad:
-                raise
-            bad.append(data.samples[row].id)
-    return opened, bad
-
-
-def _rows_of(machine: Extractor, data: TrainingSet, images: dict[int, Any]) -> Float[Tensor, "b k"]:
-    samples = [data.samples[row] for row in images]
-    ids = [sample.id for sample in samples]
-    x0 = machine.denoiser.encode_images(list(images.values()))
-    condition = machine.denoiser.encode_captions([sample.caption for sample in samples])
-    features = machine.train_rows(x0, condition, ids).cpu()
-    require_finite(features, ids)
-    return features
-
-
-def require_finite(features: Float[Tensor, "b k"], ids: Sequence[str]) -> None:
-    """Refuse rows that are NaN, infinite or all zero.
-
-    Raises:
-        NonFiniteError: names up to five of the ids.
-    """
-    wrong = ~features.isfinite().all(1) | (features == 0).all(1)
-    if wrong.any():
-        names = [id for id, bad in zip(ids, wrong.tolist(), strict=True) if bad]
-        raise NonFiniteError(
-            f"{len(names)} input(s) gave a NaN, infinite or all-zero feature row: "
-            f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}; look at these inputs, "
-            "and compute in float32 if the model ran in half precision"
-        )
-
-
-def _only(images: dict[int, Any], rows: Sequence[int]) -> dict[int, Any]:
-    return {row: images[row] for row in rows}
-
-
-def estimate(denoiser: Denoiser, data: TrainingSet, recipe: Recipe, batch_size: int | None) -> dict:
-    """What building an index would take, from two timed batches; nothing is written."""
-    machine = extractor(denoiser, recipe)
-    count = min(batch_size or BatchSize.LARGEST, len(data))
-    images, _ = _open_images(data, range(count), skip_bad=True)
-    if not images:
-        raise DatasetError(f"none of the first {count} images of {data.source} can be read")
-    seconds = []
-    batch = BatchSize(batch_size)
-    for _ in range(2):
-        start = time.perf_counter()
-        for _ in batch.over(
-            list(images), lambda part: _rows_of(machine, data, _only(images, part))
-        ):
-            pass
-        seconds.append(time.perf_counter() - start)
-    return {
-        "rows": len(data),
-        "probes": len(data) * len(recipe.timesteps),
-        "layers": len(recipe.layers),
-        "parameters": sum(map(size, machine.layers.values())),
-        "dim": recipe.dim,
-        "batch size": min(batch.size, len(images)),
-        "disk (MB)": round(len(data) * (2 * recipe.dim + 12) / 1e6, 1),
-        "minutes (estimated)": round(min(seconds) / len(images) * len(data) / 60, 1),
-    }
+    return Index.open(out, denoiser, training_set, clip=clip)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,8 @@ class Denoiser:
             what is built like them).
         source: where it came from, written into results so that a later process can load it.
         device: where to compute; CUDA if there is one, else the CPU.
-        dtype: of weights and latents. The pipeline's parts are moved there and stay there.
+        dtype: of the weights; latents stay in float32 where that is a half precision. The
+            pipeline's parts are moved there and stay there.
 
     Raises:
         ModelError: the pipeline is of a family that is not supported.
@@ -70,6 +70,8 @@ class Denoiser:
             reason = str(error).splitlines()[0][:80]
             raise ModelError(f"cannot compute on --device {str(device)!r}: {reason}") from None
         self.dtype = dtype
+        # A trajectory adds up many small steps, which half precision would lose.
+        self.latent_dtype = torch.promote_types(dtype, torch.float32)
         for part in filter(None, (network, getattr(pipe, "vae", None), text_encoder)):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
             nn.Module.to(part, self.device, dtype)
@@ -86,6 +88,7 @@ class Denoiser:
             )
         self._vae = getattr(pipe, "vae", None)
         self._fingerprint: str | None = None
+        self._encoders_fingerprint: str | None = None
 
     @classmethod
     def load(
@@ -126,13 +129,14 @@ class Denoiser:
         t: int,
         condition: Float[Tensor, "b l e"] | None,
     ) -> Float[Tensor, "b c h w"]:
-        """The predicted noise at timestep t, with its graph where gradients are on."""
-        if condition is None:
-            out = self.network(xt, t).sample
-        else:
-            out = self.network(xt, t, encoder_hidden_states=condition).sample
-        out = out[:, : xt.shape[1]]  # learned variances come after the prediction
-        signal, noise = self._signal_noise(t)
+        """The predicted noise at timestep t, with its graph where gradients are on.
+
+        The network sees xt in its own type; eps comes back in xt's.
+        """
+        given = {} if condition is None else {"encoder_hidden_states": condition}
+        out = self.network(xt.to(self.dtype), t, **given).sample
+        out = out[:, : xt.shape[1]].to(xt.dtype)  # learned variances come after the prediction
+        signal, noise = self.signal_noise(t)
         if self.prediction_type == "epsilon":
             return out
         if self.prediction_type == "v_prediction":
@@ -141,15 +145,16 @@ class Denoiser:
 
     def clean(self, xt: Tensor, t: int, eps: Tensor) -> Tensor:
         """x0hat that eps implies: (xt - sqrt(1-alpha_bar) eps) / sqrt(alpha_bar)."""
-        signal, noise = self._signal_noise(t)
+        signal, noise = self.signal_noise(t)
         return (xt - noise * eps) / signal
 
     def noise(self, x0: Tensor, eps: Tensor, t: int) -> Tensor:
         """Noisy xt = sqrt(alpha_bar) x0 + sqrt(1-alpha_bar) eps."""
-        signal, noise = self._signal_noise(t)
+        signal, noise = self.signal_noise(t)
         return signal * x0 + noise * eps
 
-    def _signal_noise(self, t: int) -> tuple[float, float]:
+    def signal_noise(self, t: int) -> tuple[float, float]:
+        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at timestep t."""
         alpha_bar = self.alpha_bar[t].item()
         return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
@@ -186,20 +191,24 @@ class Denoiser:
             pixels = pixels.mean(1, keepdim=True)
         pixels = pixels.to(self.device, self.dtype)
         if self._vae is None:
-            return pixels
+            return pixels.to(self.latent_dtype)
         shift = getattr(self._vae.config, "shift_factor", None) or 0.0
         mean = self._vae.encode(pixels).latent_dist.mean
-        return (mean - shift) * self._vae.config.scaling_factor
+        return (mean.to(self.latent_dtype) - shift) * self._vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, x0: Float[Tensor, "b c h w"]) -> list[Image.Image]:
         """Pictures of clean latents."""
+        arrays = (self.pixels(x0) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(array) for array in arrays]
+
+    def pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+        """Pictures of clean latents as numbers from 0 to 1, with their graph."""
         if self._vae is not None:
             shift = getattr(self._vae.config, "shift_factor", None) or 0.0
-            x0 = self._vae.decode(x0 / self._vae.config.scaling_factor + shift).sample
-        pixels = ((x0.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-        arrays = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(array) for array in arrays]
+            x0 = x0 / self._vae.config.scaling_factor + shift
+            x0 = self._vae.decode(x0.to(self.dtype)).sample
+        return ((x0.to(self.latent_dtype) + 1) / 2).clamp(0, 1).expand(-1, 3, -1, -1)
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "b l e"] | None:
@@ -237,17 +246,32 @@ class Denoiser:
     def fingerprint(self) -> str:
         """sha256 over every weight, over alpha_bar and the kind of prediction."""
         if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for name in ("unet", "text_encoder", "vae"):
-                module = getattr(self.pipe, name, None)
-                for key, tensor in module.state_dict().items() if module is not None else ():
-                    digest.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
-                    flat = tensor.detach().cpu().contiguous().reshape(-1)
-                    digest.update(flat.view(torch.uint8).numpy())
+            digest = self._weights_digest("unet", "text_encoder", "vae")
             digest.update(f"{self.prediction_type}".encode())
             digest.update(self.alpha_bar.cpu().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+    def encoders_fingerprint(self) -> str:
+        """sha256 over all that `encode_images` and `encode_captions` depend on."""
+        if self._encoders_fingerprint is None:
+            digest = self._weights_digest("text_encoder", "vae")
+            tokenizer = getattr(self.pipe, "tokenizer", None)
+            vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
+            digest.update(f"{self.image_size}|{self.latent_shape}|{self.dtype}|".encode())
+            digest.update(f"{vocabulary}".encode())
+            self._encoders_fingerprint = digest.hexdigest()
+        return self._encoders_fingerprint
+
+    def _weights_digest(self, *parts: str):
+        digest = hashlib.sha256()
+        for name in parts:
+            module = getattr(self.pipe, name, None)
+            for key, tensor in module.state_dict().items() if module is not None else ():
+                digest.update(f"{name}.{key}{tuple(tensor.shape)}".encode())
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy())
+        return digest
 
 
 def _require_supported(pipe: Any) -> None:
@@ -277,22 +301,6 @@ def _require_supported(pipe: Any) -> None:
             f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
             "scheduler of the DDPM family, for instance DDIMScheduler"
         )
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No weight asks for a gradient and no dropout fires inside; afterwards all is as it was."""
-    training = module.training
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval()
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        module.train(training)
-        for parameter in wanted:
-            parameter.requires_grad_(True)
 
 
 def _chunks(items: list[str], size: int) -> Iterator[list[str]]:

@@ -41,6 +41,10 @@ class NonFiniteError(HeadwaterError):
     """A feature row came out as NaN, infinite or all zero."""
 
 
+class SelfCheckError(HeadwaterError):
+    """The engine's gradients are not those of autograd on this model, or in this precision."""
+
+
 class ResourceError(HeadwaterError):
     """The disk is full or memory ran out; what was finished is kept."""
 

@@ -1,28 +1,55 @@
 """Feature rows: probes -> guidance -> per-sample J^T delta -> projection -> mean over probes.
 
-Train rows and query rows go through `project_probes`; only the pairs (eps, delta) that they bring
-differ. One code path gives both the same sign.
+Train rows and query rows go through `probe_rows`; only the pairs (eps, delta) that they bring
+differ (`asking.py`). One code path gives both the same sign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
-from headwater import guidance, probes
-from headwater.denoiser import Denoiser, frozen
-from headwater.errors import MethodError
-from headwater.gradients import Tape
+from headwater import asking
+from headwater.asking import Asked
+from headwater.denoiser import Denoiser
+from headwater.encoding import encode
+from headwater.gradients import TINY, Tape, unit_rms
+from headwater.layers import widened
 from headwater.methods import Side
-from headwater.projection import Sketch
+from headwater.network import captions_kept, frozen
+from headwater.projection import Projection
 
-# One probe's prediction, on its graph, and what is asked of it.
-Asked = tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One probe of a batch.
+
+    `features` is P^T J^T delta, `norms` the exact, unprojected norm of each layer's part,
+    `residual` the mean squared error of the predicted noise, where noise was drawn.
+    """
+
+    features: Float[Tensor, "b k"]
+    norms: Mapping[str, Float[Tensor, " b"]]
+    residual: Float[Tensor, " b"] | None = None
+
+    def norm(self) -> Float[Tensor, " b"]:
+        """||J^T delta|| over all attributed parameters."""
+        return torch.linalg.vector_norm(torch.stack(list(self.norms.values())), dim=0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features of a batch, and the residual of each probe where noise was drawn."""
+
+    features: Float[Tensor, "b k"]
+    residuals: Float[Tensor, "b p"] | None = None
 
 
 @dataclass(frozen=True)
@@ -31,86 +58,110 @@ class Extractor:
 
     denoiser: Denoiser
     layers: Mapping[str, nn.Module]
-    sketch: Sketch
+    projection: Projection
     train: Side
     timesteps: Sequence[int]
-    normalise: bool
+    normalise: str
     seed: int
+    draws: int = 1
+    inversion_guidance: float = 1.0
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return self.projection.dim
+
+    def image_rows(
+        self,
+        images: Sequence[Image.Image],
+        captions: Sequence[str],
+        ids: Sequence[str],
+        encodings: Path | None = None,
+    ) -> Rows:
+        """Features of training samples; `encodings` is a folder that keeps what is encoded."""
+        x0, condition = encode(self.denoiser, images, captions, encodings)
+        return self.train_rows(x0, condition, ids)
 
     def train_rows(
         self,
         x0: Float[Tensor, "b c h w"],
         condition: Float[Tensor, "b l e"] | None,
         ids: Sequence[str],
-    ) -> Float[Tensor, "b k"]:
-        """Features of training samples (float32, on the denoiser's device)."""
-        return self._rows(_train_pairs(self, x0, condition, ids), len(x0))
+    ) -> Rows:
+        """Features of training samples, on the denoiser's device."""
+        return over_probes(self.train_probes(x0, condition, ids), self.normalise)
 
-    def concept_rows(
+    def train_probes(
         self,
-        noise: Float[Tensor, "b c h w"],
-        plus: Float[Tensor, "b l e"],
-        minus: Float[Tensor, "b l e"],
-        base: Float[Tensor, "b l e"] | None = None,
-        tick: Callable[[int], Any] = lambda count: None,
+        x0: Float[Tensor, "b c h w"],
+        condition: Float[Tensor, "b l e"] | None,
+        ids: Sequence[str],
+    ) -> Iterator[ProbeRow]:
+        """The same before the mean: a row of features and its norms for each probe in turn."""
+        asked = asking.about_images(
+            self.denoiser,
+            self.train,
+            x0,
+            condition,
+            self.timesteps,
+            ids=ids,
+            seed=self.seed,
+            draws=self.draws,
+            inversion_guidance=self.inversion_guidance,
+        )
+        return self.probes(asked)
+
+    def query_rows(
+        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
     ) -> Float[Tensor, "b k"]:
-        """Features of trajectories from `noise` under c (`base`, or c+ itself), one per row.
+        """Features of a query's draws; `tick` is told after each probe how many rows it had."""
+        return over_probes(self.probes(asked, tick), self.normalise).features
 
-        `tick` is told after each timestep how many probes were done.
-        """
-        return self._rows(_concept_pairs(self, noise, plus, minus, base), len(noise), tick)
+    def probes(
+        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
+    ) -> Iterator[ProbeRow]:
+        """A row for each probe in turn."""
+        network = self.denoiser.network
+        with frozen(network), captions_kept(network), Tape(self.layers) as tape:
+            for row in probe_rows(tape, asked, self.projection):
+                yield row
+                tick(len(row.features))
 
-    def _rows(self, asked: Iterable[Asked], batch: int, tick=lambda count: None) -> Tensor:
-        with frozen(self.denoiser.network), Tape(self.layers) as tape:
-            return project_probes(tape, _ticked(asked, batch, tick), self.sketch, self.normalise)
 
+def probe_rows(tape: Tape, asked: Iterable[Asked], projection: Projection) -> Iterator[ProbeRow]:
+    """P^T J^T delta of each probe, and its norms, in float32 whatever the model computes in.
 
-def project_probes(
-    tape: Tape, asked: Iterable[Asked], sketch: Sketch, normalise: bool
-) -> Float[Tensor, "b k"]:
-    """Mean over probes of P^T w J^T delta; w = 1 / ||J^T delta|| (exact, unprojected) or 1.
-
-    A zero gradient stays zero. Norm and sums are float32 whatever the model computes in.
+    delta goes through the network at unit root mean square, so that half precision neither
+    overflows nor vanishes; linear as it is, the result is scaled back.
     """
-    total, count = None, 0
-    for eps, delta in asked:
-        row = torch.zeros(len(eps), sketch.dim, device=eps.device)
-        square = torch.zeros(len(eps), device=eps.device)
-        for layer, gradient in tape.gradients(eps, delta):
-            gradient = gradient.float()
-            square += gradient.square().sum(1)
-            sketch.add(row, layer, gradient)
-        if normalise:
-            row /= square.sqrt().clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-        total = row if total is None else total.add_(row)
-        count += 1
+    for eps, delta, residual in asked:
+        unit, scale = unit_rms(delta)
+        features = widened(eps.new_zeros(len(eps), projection.dim))
+        norms = {
+            layer: projection.add[layer](features, calls) * scale
+            for layer, calls in tape.calls(eps, unit)
+        }
+        yield ProbeRow(features.mul_(scale[:, None]), norms, residual)
+
+
+def over_probes(rows: Iterable[ProbeRow], normalise: str) -> Rows:
+    """Mean over probes of w g. Zero stays zero.
+
+    w is 1 ("none"), 1/||g|| with the exact, unprojected norm ("probe"), or, feature by feature,
+    1/sqrt(sum over probes of g^2) ("over_time", DAS eq. 17).
+    """
+    total = squares = None
+    residuals: list[Tensor | None] = []
+    for row in rows:
+        features = row.features
+        if normalise == "probe":
+            features = features / row.norm().clamp_min(TINY)[:, None]
+        if normalise == "over_time":
+            squares = (0 if squares is None else squares) + features.square()
+        total = features if total is None else total.add_(features)
+        residuals.append(row.residual)
     assert total is not None, "a path without probes"
-    return total / count
-
-
-def _ticked(asked: Iterable[Asked], batch: int, tick: Callable[[int], Any]) -> Iterator[Asked]:
-    for pair in asked:
-        yield pair
-        tick(batch)
-
-
-def _train_pairs(extractor: Extractor, x0, condition, ids) -> Iterator[Asked]:
-    denoiser, timesteps, side = extractor.denoiser, extractor.timesteps, extractor.train
-    if side.path == "inversion":
-        path = probes.inversion(denoiser, x0, condition, timesteps)
-    elif side.path == "noising":
-        path = probes.noising(denoiser, x0, condition, timesteps, ids, extractor.seed)
-    else:
-        raise MethodError(f"training images have no path {side.path!r}")
-    for probe in path:
-        if side.delta == "dps":
-            yield probe.eps, guidance.dps(denoiser, probe, x0)
-        else:
-            yield probe.eps, guidance.dsm(probe)
-
-
-def _concept_pairs(extractor: Extractor, noise, plus, minus, base) -> Iterator[Asked]:
-    denoiser = extractor.denoiser
-    path = probes.generation(denoiser, noise, plus if base is None else base, extractor.timesteps)
-    for probe in path:
-        yield probe.eps, guidance.concept(denoiser, probe, None if base is None else plus, minus)
+    if squares is not None:
+        total = total / squares.sqrt().clamp_min(TINY)
+    seen = [residual for residual in residuals if residual is not None]
+    return Rows(total / len(residuals), torch.stack(seen, 1) if seen else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headwater.errors import ResourceError, StoreError
+from headwater.errors import HeadwaterWarning, ResourceError, StoreError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,6 +56,14 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError):
         return None
     return tensors if expected == _digest(tensors) else None
+
+
+def keep(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Keep for the next time; an index that cannot be written to still answers."""
+    try:
+        write_tensors(path, tensors, metadata)
+    except (StoreError, ResourceError) as error:
+        warnings.warn(f"not kept for the next time: {error}", HeadwaterWarning, stacklevel=2)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
-from headwater.layers import gradient_of
+from headwater.layers import Call, per_sample, widened
+
+TINY = torch.finfo(torch.float32).tiny
 
 
 class Tape:
@@ -56,24 +58,39 @@ class Tape:
 
         return hook
 
-    def gradients(
+    def calls(
         self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
-    ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
-        """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters.
+    ) -> Iterator[tuple[str, list[Call]]]:
+        """Yield (layer, its calls in the pass), with gy = d<eps, delta>/dy for each call.
 
-        Consumes the recording and the graph of `eps`. A layer that was called several times in
-        the pass is yielded once, with the sum over its calls.
+        Consumes the recording and the graph of `eps`. A layer that was not called, or whose output
+        `eps` does not depend on, is not yielded.
         """
-        calls: dict[str, list[tuple[Tensor, Tensor]]] = {}
+        found: dict[str, list[Call]] = {}
         seen, self._seen = self._seen, []
         edges = [edge for _, _, edge in seen]
         upstream = torch.autograd.grad(eps, edges, grad_outputs=delta, allow_unused=True)
         for (name, x, _), gy in zip(seen, upstream, strict=True):
             if gy is not None:
-                calls.setdefault(name, []).append((x, gy))
-        for name, pairs in calls.items():
-            layer = self.modules[name]
-            gradient = gradient_of(layer)
-            assert gradient is not None, f"{name} is not in the table of layers"
-            first, *more = (gradient(layer, x, gy) for x, gy in pairs)
-            yield name, sum(more, first)
+                found.setdefault(name, []).append((x, gy))
+        del seen, edges, upstream  # so that a layer's tensors go once it has been dealt with
+        while found:
+            name = next(iter(found))
+            yield name, found.pop(name)
+
+    def gradients(
+        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
+    ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
+        """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters."""
+        for name, calls in self.calls(eps, delta):
+            yield name, per_sample(self.modules[name], calls)
+
+
+def unit_rms(delta: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, " b"]]:
+    """Delta with each sample scaled to a root mean square of 1, and the scales; 0 stays 0."""
+    flat = widened(delta).flatten(1)
+    # the largest entry first, so that squares stay in range
+    largest = flat.abs().amax(1).clamp_min(TINY)
+    scale = largest * (flat / largest[:, None]).square().mean(1).sqrt()
+    unit = flat / scale.clamp_min(TINY)[:, None]
+    return unit.reshape(delta.shape).to(delta.dtype), scale

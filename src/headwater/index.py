@@ -8,21 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from headwater import store
 from headwater.attribution import Attribution, attribute
 from headwater.dataset import load_dataset
 from headwater.denoiser import Denoiser
-from headwater.errors import DatasetError, HeadwaterWarning, MismatchError, StoreError
+from headwater.errors import DatasetError, HeadwaterWarning, MismatchError, QueryError, StoreError
 from headwater.files import sha256_of
-from headwater.queries import Concept
-from headwater.recipe import FEATURES_VERSION, Recipe
+from headwater.methods import method_named, served_by
+from headwater.pictures import Image, Picture, picture_of
+from headwater.preparing import Question
+from headwater.recipe import FEATURES_VERSION, Recipe, extractor
+from headwater.similarity import Clip
 from headwater.training_set import Sample, TrainingSet, first_line
 
 
@@ -42,6 +45,7 @@ class Index:
         denoiser: Denoiser | None = None,
         training_set: TrainingSet | None = None,
         device: str | None = None,
+        clip: Clip | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -51,6 +55,8 @@ class Index:
         self._training_set = training_set
         self._device = device
         self._images_lost = False
+        self._clip = clip
+        self._pictures: dict[Any, Picture] = {}
 
     @classmethod
     def open(
@@ -59,8 +65,11 @@ class Index:
         denoiser: Denoiser | None = None,
         training_set: TrainingSet | None = None,
         device: str | None = None,
+        clip: Clip | None = None,
     ) -> Index:
         """Open a finished index; `device` is where its model will be loaded when it is needed.
+
+        `clip` is for methods and candidates that need one.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
@@ -85,12 +94,12 @@ class Index:
                 "build the index again with --overwrite"
             ) from None
         samples = [Sample(*values) for values in zip(*columns, strict=True)]
-        return cls(path, manifest, samples, row, denoiser, training_set, device)
+        return cls(path, manifest, samples, row, denoiser, training_set, device, clip)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def attribute(self, query: Concept, **options: Any) -> Attribution:
+    def attribute(self, query: Question, **options: Any) -> Attribution:
         """Score every training image for a query: see `headwater.attribution.attribute`."""
         return attribute(self, query, **options)
 
@@ -105,7 +114,9 @@ class Index:
             )
         try:
             raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
-            return Recipe(**raw)
+            recipe = Recipe(**raw)
+            method_named(recipe.method)
+            return recipe
         except TypeError as error:
             raise StoreError(
                 f"{self.path / 'index.json'} has a damaged recipe ({error}): build the index "
@@ -143,7 +154,7 @@ class Index:
         data = self.manifest.data
         return self._training_set or load_dataset(data["source"], **data["options"])
 
-    def image(self, row: int) -> Image.Image | None:
+    def image(self, row: int) -> PIL.Image.Image | None:
         """The picture of an index row, or None where it cannot be opened any more."""
         if self._images_lost:
             return None
@@ -161,6 +172,51 @@ class Index:
             return images.image(position)
         except (DatasetError, IndexError):
             return None
+
+    # --- what attribution asks of an index ------------------------------------------------------
+
+    def methods(self) -> list[str]:
+        """Names of the methods that this index can serve."""
+        recipe = self.recipe
+        return served_by(recipe.train, recipe.normalise, 1 + self.manifest.checkpoints)
+
+    def members(self) -> list[Index]:
+        """This index, and one for each further checkpoint."""
+        return [self, *self._checkpoints]
+
+    @cached_property
+    def _checkpoints(self) -> list[Index]:
+        folders = [self.path / "checkpoints" / str(i) for i in range(self.manifest.checkpoints)]
+        return [Index.open(folder, device=self._device) for folder in folders]
+
+    def machine(self) -> Any:
+        """What makes this index's rows."""
+        clip = self.clip() if self.recipe.clip else None
+        return extractor(self.denoiser, self.recipe, clip)
+
+    def clip(self) -> Clip:
+        """The CLIP model that was given, or that the index was built with.
+
+        Raises:
+            QueryError: neither.
+        """
+        if self._clip is None:
+            source = self.manifest.model.get("clip_source")
+            if source is None:
+                raise QueryError("this needs a CLIP model: give its folder as --clip")
+            self._clip = Clip(source, self.denoiser.device)
+        return self._clip
+
+    def picture(self, query: Image) -> Picture:
+        """The picture that a question is about; drawn once."""
+        key = (query.file, query.prompt, query.seed, query.guidance, query.steps)
+        if key not in self._pictures:
+            self._pictures[key] = picture_of(self.denoiser, query)
+        return self._pictures[key]
+
+    def residuals(self) -> Float[Tensor, "n p"] | None:
+        """The residuals of each row's probes, where noise was drawn."""
+        return store.read_residuals(self.path, self.manifest.shards)
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard, checksums verified."""

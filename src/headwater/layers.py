@@ -2,12 +2,13 @@ r"""Per-sample gradients of one layer, from its input x and the gradient gy of i
 
 One function for each kind of layer; `GRADIENTS` is the table. Each returns [b, d] with the numbers
 in the order of `module.parameters(recurse=False)`: the weight row by row, then the bias. What is
-not in the table is not attributed.
+not in the table is not attributed. A layer that is linear in its tokens or patches also has its
+gradient as `factors`: g = sum over places of gy x^T, for projections that never form it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,21 +16,37 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# One call of a layer in a forward pass: its input, and the gradient of its output.
+Call = tuple[Tensor, Tensor]
+
 
 def linear(
     layer: nn.Linear, x: Float[Tensor, "b *tokens i"], gy: Float[Tensor, "b *tokens o"]
 ) -> Float[Tensor, "b d"]:
     """The sum over tokens of gy x^T, and of gy."""
-    x = x.reshape(x.shape[0], -1, x.shape[-1])  # [b, tokens, i]
-    gy = gy.reshape(gy.shape[0], -1, gy.shape[-1])  # [b, tokens, o]
+    x, gy = _tokens(x), _tokens(gy)
     weight = (gy.transpose(1, 2) @ x).flatten(1)  # [b, o*i]
     return _joined(layer, weight, gy.sum(1))
+
+
+def _tokens(x: Float[Tensor, "b *tokens i"]) -> Float[Tensor, "b t i"]:
+    return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def convolution(
     layer: nn.Conv1d | nn.Conv2d, x: Float[Tensor, "b i *space"], gy: Float[Tensor, "b o *out"]
 ) -> Float[Tensor, "b d"]:
     """A linear layer over patches: the sum over places of gy patch^T, group by group."""
+    patches = _patches(layer, x)
+    b, groups, gy = len(x), layer.groups, gy.flatten(2)
+    patches = patches.reshape(b, groups, -1, patches.shape[-1])
+    grouped = gy.reshape(b, groups, -1, gy.shape[-1])
+    weight = (grouped @ patches.transpose(2, 3)).flatten(1)  # [b, o * (i/groups) * kernel]
+    return _joined(layer, weight, gy.sum(2))
+
+
+def _patches(layer: Any, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b patch places"]:
+    """What the kernel sees at each place: [b, i * kernel, places]."""
     if layer.padding_mode != "zeros":
         mode = layer.padding_mode
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
@@ -44,12 +61,7 @@ def convolution(
         x, filled = x.unsqueeze(2), (1, 1, 0, 1)
         geometry = tuple((fill, *size) for fill, size in zip(filled, geometry, strict=True))
     kernel, dilation, padding, stride = geometry
-    patches = F.unfold(x, kernel, dilation, padding, stride)  # [b, i*kernel, places]
-    b, groups, gy = len(x), layer.groups, gy.flatten(2)
-    patches = patches.reshape(b, groups, -1, patches.shape[-1])
-    grouped = gy.reshape(b, groups, -1, gy.shape[-1])
-    weight = (grouped @ patches.transpose(2, 3)).flatten(1)  # [b, o * (i/groups) * kernel]
-    return _joined(layer, weight, gy.sum(2))
+    return F.unfold(x, kernel, dilation, padding, stride)
 
 
 def group_norm(
@@ -101,6 +113,49 @@ GRADIENTS: dict[type[nn.Module], Gradient] = {
 def gradient_of(layer: nn.Module) -> Gradient | None:
     """The function for this layer, its class or a base class of it; None if there is none."""
     return next((GRADIENTS[kind] for kind in type(layer).__mro__ if kind in GRADIENTS), None)
+
+
+def per_sample(layer: nn.Module, calls: Sequence[Call]) -> Float[Tensor, "b d"]:
+    """The gradient of each sample in float32 or better, summed over the layer's calls.
+
+    Raises:
+        KeyError: the layer is not in the table.
+    """
+    gradient = gradient_of(layer)
+    if gradient is None:
+        raise KeyError(f"{type(layer).__name__} is not in the table of layers")
+    first, *more = (widened(gradient(layer, x, gy)) for x, gy in calls)
+    for rows in more:
+        first = first + rows
+    return first
+
+
+def is_outer_product(layer: nn.Module) -> bool:
+    """Whether the layer's gradient is a sum over tokens or patches of gy x^T."""
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        return layer.groups == 1
+    return isinstance(layer, nn.Linear)
+
+
+def factors(
+    layer: Any, x: Tensor, gy: Tensor
+) -> tuple[Float[Tensor, "b t i"], Float[Tensor, "b t o"]]:
+    """(x, gy) of one call as tokens: the gradient is the sum over tokens of gy x^T.
+
+    x has a last column of ones where the layer has a bias. For layers that are `is_outer_product`.
+    """
+    if isinstance(layer, nn.Linear):
+        x, gy = _tokens(x), _tokens(gy)
+    else:
+        x, gy = _patches(layer, x).transpose(1, 2), gy.flatten(2).transpose(1, 2)
+    if layer.bias is not None:
+        x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
+    return x, gy
+
+
+def widened(x: Tensor) -> Tensor:
+    """Half precision as float32; norms and sums are never taken in less."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def attributable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -24,13 +24,14 @@ class Probe:
     """One point (xt, t) for each row of a batch, and the prediction there.
 
     `eps` is on the autograd graph of `xt`, until the path is asked for its next probe. `noise` is
-    the noise that made `xt`, where there was one.
+    the noise that made `xt`, where there was one, and `keys` what each row's noise was drawn for.
     """
 
     xt: Float[Tensor, "b c h w"]
     t: int
     eps: Float[Tensor, "b c h w"]
     noise: Float[Tensor, "b c h w"] | None = None
+    keys: Sequence[str] = ()
 
 
 def evenly_spaced(count: int, train_timesteps: int = 1000) -> list[int]:
@@ -42,10 +43,10 @@ def evenly_spaced(count: int, train_timesteps: int = 1000) -> list[int]:
     return [(i + 1) * train_timesteps // count - 1 for i in range(count)]
 
 
-def _probe(denoiser, xt, t, condition, noise=None) -> Probe:
+def _probe(denoiser, xt, t, condition, noise=None, keys=()) -> Probe:
     with torch.enable_grad():
         xt = xt.detach().requires_grad_()
-        return Probe(xt, t, denoiser.predict(xt, t, condition), noise)
+        return Probe(xt, t, denoiser.predict(xt, t, condition), noise, keys)
 
 
 def noising(
@@ -60,10 +61,9 @@ def noising(
     """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else."""
     for t in timesteps:
         for draw in range(draws):
-            noise = torch.stack([
-                seeded_noise(x0.shape[1:], seed, id, t, draw) for id in ids
-            ]).to(x0)  # fmt: skip
-            yield _probe(denoiser, denoiser.noise(x0, noise, t), t, condition, noise)
+            keys = [f"{seed}|{id}|{t}|{draw}" for id in ids]
+            noise = torch.stack([seeded_noise(x0.shape[1:], key) for key in keys]).to(x0)
+            yield _probe(denoiser, denoiser.noise(x0, noise, t), t, condition, noise, keys)
 
 
 def inversion(
@@ -71,19 +71,37 @@ def inversion(
     x0: Float[Tensor, "b c h w"],
     condition: Float[Tensor, "b l e"] | None,
     timesteps: Sequence[int],
+    guidance: float = 1.0,
 ) -> Iterator[Probe]:
-    """Deterministic DDIM inversion of x0 (unguided), a probe at every ascending timestep.
+    """Deterministic DDIM inversion of x0, a probe at every ascending timestep.
 
-    One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal.
+    One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal. Gradients
+    are taken of the conditional prediction; with `guidance` other than 1 the path follows
+    eps("") + guidance (eps(c) - eps("")), one forward pass more at each step.
     """
+    empty = denoiser.encode_captions([""] * len(x0)) if guidance != 1 else None
+
+    def direction(xt: Tensor, t: int, eps: Tensor) -> Tensor:
+        return eps if empty is None else guided(denoiser, xt, t, eps, empty, guidance)
+
     with torch.no_grad():
-        eps = denoiser.predict(x0, 0, condition)
+        eps = direction(x0, 0, denoiser.predict(x0, 0, condition))
     x0hat = x0
     for t in timesteps:
         probe = _probe(denoiser, denoiser.noise(x0hat, eps, t), t, condition)
         yield probe
-        eps = probe.eps.detach()
-        x0hat = denoiser.clean(probe.xt.detach(), t, eps)
+        xt = probe.xt.detach()
+        eps = direction(xt, t, probe.eps.detach())
+        x0hat = denoiser.clean(xt, t, eps)
+
+
+@torch.no_grad()
+def guided(
+    denoiser: Denoiser, xt: Tensor, t: int, eps: Tensor, empty: Tensor, guidance: float
+) -> Tensor:
+    """Classifier-free guidance: eps("") + guidance (eps - eps("")), one forward pass."""
+    free = denoiser.predict(xt, t, empty)
+    return free + guidance * (eps - free)
 
 
 def generation(
@@ -104,6 +122,32 @@ def generation(
 
 
 @torch.no_grad()
+def trajectory(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    unconditional: Float[Tensor, "b l e"] | None = None,
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """(t, x0hat) of every step of DDIM (eta = 0, trailing timesteps), noisiest first.
+
+    With guidance if it is not 1. The last x0hat is the picture.
+    """
+    timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
+    xt = noise
+    bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
+    for t, following in zip(bar, [*timesteps[1:], None], strict=True):
+        eps = denoiser.predict(xt, t, condition)
+        if unconditional is not None and guidance != 1:
+            eps = guided(denoiser, xt, t, eps, unconditional, guidance)
+        x0hat = denoiser.clean(xt, t, eps)
+        yield t, x0hat
+        if following is not None:
+            xt = denoiser.noise(x0hat, eps, following)
+
+
 def sample(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
@@ -113,20 +157,9 @@ def sample(
     steps: int = 50,
     guidance: float = 1.0,
 ) -> Float[Tensor, "b c h w"]:
-    """x0 of a picture made by DDIM (eta = 0, trailing timesteps), with guidance if it is not 1."""
-    timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
-    xt = x0hat = noise
-    following_steps = [*timesteps[1:], None]
-    bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
-    for t, following in zip(bar, following_steps, strict=True):
-        eps = denoiser.predict(xt, t, condition)
-        if unconditional is not None and guidance != 1:
-            free = denoiser.predict(xt, t, unconditional)
-            eps = free + guidance * (eps - free)
-        x0hat = denoiser.clean(xt, t, eps)
-        if following is not None:
-            xt = denoiser.noise(x0hat, eps, following)
-    return x0hat
+    """x0 of a picture made by DDIM: the end of its `trajectory`."""
+    steps_of = trajectory(denoiser, noise, condition, unconditional, steps=steps, guidance=guidance)
+    return [x0hat for _, x0hat in steps_of][-1]
 
 
 def seeded_noise(shape: Sequence[int], *key: object) -> Tensor:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from headwater.denoiser import Denoiser
+from headwater.errors import MethodError, MismatchError
 from headwater.features import Extractor
 from headwater.layers import size
-from headwater.methods import Side, method_named
+from headwater.methods import Method, Side, method_named
 from headwater.parameters import select
 from headwater.probes import evenly_spaced
-from headwater.projection import require_dim, sketch
+from headwater.projection import make_projection, require_dim
+from headwater.similarity import Clip, Embedder, latents
+
+Machine = Extractor | Embedder
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 DEFAULT_DIM = 8192
+DEFAULT_PROJECTION = "count-sketch"
 
 
 @dataclass(frozen=True)
@@ -25,14 +32,22 @@ class Recipe:
     method: str
     train_path: str
     train_delta: str
-    normalise: bool
+    normalise: str
     parameters: str
     layers: tuple[str, ...]
     timesteps: tuple[int, ...]
+    draws: int
     dim: int
     seed: int
-    projection: str = "count-sketch"
+    projection: str = DEFAULT_PROJECTION
+    inversion_guidance: float = 1.0
+    clip: str = ""
     features_version: int = FEATURES_VERSION
+
+    @property
+    def train(self) -> Side:
+        """What rows hold."""
+        return Side(self.train_path, self.train_delta)
 
 
 def plan(
@@ -41,44 +56,105 @@ def plan(
     method: str = "concept-trak",
     parameters: str = "attn2",
     timesteps: int = 10,
+    draws: int = 1,
     dim: int | None = None,
     seed: int = 0,
+    projection: str = DEFAULT_PROJECTION,
+    inversion_guidance: float = 1.0,
+    clip: Clip | None = None,
 ) -> Recipe:
     """The recipe of an index. `dim` defaults to 8,192, or to all parameters if they are fewer.
+
+    Args:
+        timesteps: how many probes, evenly spaced over the noise schedule.
+        draws: of noise at each timestep, where a method draws noise.
+        projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
+        inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        clip: for clip-dot and clip-cosine.
 
     Raises:
         MethodError, ParameterError: no such method, no such parameters, `dim` out of range.
     """
     row = method_named(method)
+    train = row.train
+    if train is None:
+        raise MethodError(f"{method} needs no index of its own: ask any index with it")
+    rest: dict[str, Any] = dict(
+        method=method,
+        train_path=train.path,
+        train_delta=train.delta,
+        normalise=row.normalise,
+        seed=seed,
+        draws=draws,
+        inversion_guidance=float(inversion_guidance),
+    )
+    if train.path == "clip":
+        if clip is None:
+            raise MethodError(f"{method} needs a CLIP model: give its folder as --clip")
+        return Recipe(**rest, **_NO_GRADIENT, dim=clip.dim, clip=clip.fingerprint())
+    if train.path == "pixels":
+        return Recipe(**rest, **_NO_GRADIENT, dim=math.prod(denoiser.latent_shape))
+    _require_options(denoiser, row, draws, inversion_guidance)
     layers = select(denoiser.network, parameters)
     total = sum(map(size, layers.values()))
-    dim = min(DEFAULT_DIM, total) if dim is None else dim
-    require_dim(dim, total)  # before anything is built
+    if dim is None:
+        dim = total if projection == "identity" else min(DEFAULT_DIM, total)
+    require_dim(dim, total, projection)  # before anything is built
     return Recipe(
-        method=method,
-        train_path=row.train.path,
-        train_delta=row.train.delta,
-        normalise=row.normalise,
+        **rest,
         parameters=parameters,
         layers=tuple(layers),
         timesteps=tuple(evenly_spaced(timesteps, len(denoiser.alpha_bar))),
         dim=dim,
-        seed=seed,
+        projection=projection,
     )
 
 
-def extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
-    """The machine that makes this recipe's rows with this model."""
+_NO_GRADIENT: dict[str, Any] = dict(parameters="", layers=(), timesteps=(), projection="none")
+
+
+def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: float) -> None:
+    inverts = method.train == Side("inversion", "dps")
+    if guidance != 1 and not (inverts and denoiser.conditional):
+        raise MethodError(
+            f"--inversion-guidance {guidance:g} is for methods that invert (concept-trak) and "
+            f"models that read prompts; {method.name} on {denoiser.source or 'this model'} is not "
+            "one"
+        )
+    if draws < 1 or (draws > 1 and inverts):
+        raise MethodError(
+            f"--draws {draws}: "
+            + (f"{method.name} draws no noise, leave it out" if inverts else "must be at least 1")
+        )
+
+
+def extractor(denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None) -> Machine:
+    """The machine that makes this recipe's rows with this model.
+
+    Raises:
+        MismatchError: the recipe's rows are another CLIP's.
+    """
+    if recipe.train_path == "pixels":
+        return Embedder(recipe.dim, partial(latents, denoiser))
+    if recipe.train_path == "clip":
+        if clip is None or clip.fingerprint() != recipe.clip:
+            raise MismatchError("this index was built with another CLIP model: give it as --clip")
+        return Embedder(recipe.dim, clip.images)
+    return gradient_extractor(denoiser, recipe)
+
+
+def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
+    """The same for rows that are gradients."""
     modules = dict(denoiser.network.named_modules())
     layers: Any = {name: modules[name] for name in recipe.layers}
-    sizes = {name: size(layer) for name, layer in layers.items()}
-    projection = sketch(sizes, recipe.dim, recipe.seed, denoiser.device)
     return Extractor(
         denoiser,
         layers,
-        projection,
-        Side(recipe.train_path, recipe.train_delta),
+        make_projection(recipe.projection, layers, recipe.dim, recipe.seed, denoiser.device),
+        recipe.train,
         recipe.timesteps,
         recipe.normalise,
         recipe.seed,
+        recipe.draws,
+        recipe.inversion_guidance,
     )

@@ -31,7 +31,7 @@ VERSION = 1
 _KEYS = {
     "recipe": {
         "method", "train_path", "train_delta", "normalise", "parameters", "layers", "timesteps",
-        "dim", "seed", "projection", "features_version",
+        "draws", "clip", "dim", "seed", "projection", "inversion_guidance", "features_version",
     },
     "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
@@ -59,6 +59,7 @@ class Manifest:
     data: Mapping[str, Any]
     versions: Mapping[str, str]
     shard_rows: int
+    checkpoints: int = 0
     complete: bool = False
     samples_sha256: str = ""
     shards: tuple[Shard, ...] = ()
@@ -99,7 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
                 "build the index again with `--overwrite`, or use the version that wrote it"
             )
         shards = tuple(map(_shard, raw.pop("shards")))
-        later = {name: raw[name] for name in ("complete", "samples_sha256")}
+        later = {name: raw[name] for name in ("checkpoints", "complete", "samples_sha256")}
         manifest = _typed(Manifest(**{**raw, **later, "shards": shards}))
         _check(manifest)
         return manifest
@@ -137,16 +138,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text(folder / "index.json", json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
 
 
+# Of two runs that make the same rows: where things lie, and for which of the methods that share
+# these features the index was asked for.
+_MAY_DIFFER = ("source", "options", "clip_source", "method")
+
+
 def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
     """Refuse to go on with an index that was begun otherwise.
 
     Raises:
         MismatchError: names the first difference in recipe, model or data set.
     """
+    if old.checkpoints != new.checkpoints:
+        raise MismatchError(
+            f"{folder} was begun with {old.checkpoints} more checkpoints, this run has "
+            f"{new.checkpoints}: use another folder, or --overwrite"
+        )
     for part in ("recipe", "model", "data"):
         before, now = _normal(getattr(old, part)), _normal(getattr(new, part))
         for key in sorted(before.keys() | now.keys()):
-            if key not in ("source", "options") and before.get(key) != now.get(key):
+            if key not in _MAY_DIFFER and before.get(key) != now.get(key):
                 raise MismatchError(
                     f"{folder} was begun with {part} {key} = {_short(before.get(key))}, this run "
                     f"has {_short(now.get(key))}: use another folder, or --overwrite"
@@ -182,6 +193,7 @@ def write_shard(
     features: Float[Tensor, "r k"],
     positions: Sequence[int],
     skipped: Sequence[str],
+    residuals: Float[Tensor, "r p"] | None = None,
 ) -> Shard:
     """Write one shard and the note (`.json` beside it) that says it is whole.
 
@@ -197,6 +209,8 @@ def write_shard(
         "scale": scale.cpu(),
         "position": torch.tensor(list(positions), dtype=torch.int64),
     }
+    if residuals is not None:
+        tensors["residual"] = residuals.float().contiguous()
     path = folder / name
     with renamed(path) as part:
         save_file(tensors, part)
@@ -255,8 +269,19 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
 
 def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
     """The data set row of every stored row, in stored order."""
-    positions: list[int] = []
+    found = _column(folder, shards, "position")
+    return [] if found is None else found.tolist()
+
+
+def read_residuals(folder: Path, shards: Sequence[Shard]) -> Float[Tensor, "n p"] | None:
+    """The residuals of every stored row; None where the features have none."""
+    return _column(folder, shards, "residual")
+
+
+def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
+    parts = []
     for shard in shards:
         with safe_open(folder / shard.file, "pt") as file:
-            positions += file.get_tensor("position").tolist()
-    return positions
+            if name in file.keys() and shard.rows:
+                parts.append(file.get_tensor(name))
+    return torch.cat(parts) if parts else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -95,7 +96,7 @@ def new_tokenizer() -> CLIPTokenizer:
     Other words still work: they fall apart into pieces, down to single bytes.
     """
     letters = sorted(ByteLevel.alphabet())
-    merges = _merges(_caption_words())
+    merges = _merges(tuple(_caption_words()))
     tokens = [*letters, *(f"{letter}</w>" for letter in letters)]
     tokens += [left + right for left, right in merges]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
@@ -104,8 +105,12 @@ def new_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(**files, model_max_length=MAX_TOKENS)
 
 
-def _merges(words: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges, in order, that make every one of `words` a single token."""
+@cache
+def _merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Byte-pair merges, in order, that make every one of `words` a single token.
+
+    The trainer breaks ties anew in each run, so two models of one process share what it found.
+    """
     trainee = Tokenizer(BPE())
     trainee.pre_tokenizer = WhitespaceSplit()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = BpeTrainer(

@@ -1,0 +1,60 @@
+"""What building an index would take, measured on two batches."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from headwater.batching import BatchSize
+from headwater.denoiser import Denoiser
+from headwater.encoding import reading
+from headwater.errors import DatasetError
+from headwater.features import Extractor
+from headwater.layers import size
+from headwater.memory import peak_bytes
+from headwater.recipe import Recipe, extractor
+from headwater.rows import Source, open_images, rows_of
+from headwater.similarity import Clip
+from headwater.training_set import TrainingSet
+
+
+def estimate(
+    denoiser: Denoiser,
+    data: TrainingSet,
+    recipe: Recipe,
+    batch_size: int | None,
+    clip: Clip | None = None,
+) -> dict[str, Any]:
+    """Rows, probes, parameters, disk, memory and time, from timed batches; nothing is written.
+
+    Raises:
+        DatasetError: none of the first pictures can be read.
+    """
+    machine = extractor(denoiser, recipe, clip)
+    layers = machine.layers.values() if isinstance(machine, Extractor) else ()
+    batch = BatchSize(batch_size, device=denoiser.device)
+    count = min(batch_size or 4 * BatchSize.LARGEST, len(data))
+    with reading(data) as reader:
+        source = Source(machine, data, reader)
+        images, _ = open_images(source, range(count), skip_bad=True)
+        if not images:
+            raise DatasetError(f"none of the first {count} images of {data.source} can be read")
+
+        def timed(rows) -> tuple[float, int]:
+            start = time.perf_counter()
+            rows_of(source, {row: images[row] for row in rows})
+            return time.perf_counter() - start, len(rows)
+
+        speeds = [seconds / rows for seconds, rows in batch.over(list(images), timed)]
+        seconds, rows = timed(list(images)[: batch.size])  # warm, and of the size that was found
+    return {
+        "rows": len(data),
+        "probes": len(data) * len(recipe.timesteps) * recipe.draws,
+        "layers": len(recipe.layers),
+        "parameters": sum(map(size, layers)),
+        "dim": recipe.dim,
+        "batch size": min(batch.size, len(images)),
+        "disk (MB)": round(len(data) * (2 * recipe.dim + 12) / 1e6, 1),
+        "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
+        "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) / 60, 1),
+    }

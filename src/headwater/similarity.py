@@ -1,0 +1,188 @@
+"""Features that are no gradients: the picture itself, and CLIP's embedding of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from headwater.denoiser import Denoiser
+from headwater.errors import ModelError, QueryError
+from headwater.features import Rows
+from headwater.files import keep, read_tensors
+
+if TYPE_CHECKING:
+    from headwater.index import Index
+
+# What CLIP was trained with, for folders that do not say (openai/CLIP, clip.py).
+_MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """Makes rows from pictures alone."""
+
+    dim: int
+    embed: Callable[[Sequence[Image.Image]], Float[Tensor, "b k"]]
+
+    def image_rows(
+        self,
+        images: Sequence[Image.Image],
+        captions: Sequence[str],
+        ids: Sequence[str],
+        encodings: Path | None = None,
+    ) -> Rows:
+        """Features of training samples; captions and ids do not matter."""
+        return Rows(self.embed(images))
+
+
+def latents(denoiser: Denoiser, images: Sequence[Image.Image]) -> Float[Tensor, "b k"]:
+    """x0, flat: pixels, or the latents of a model that has an autoencoder."""
+    return denoiser.encode_images(images).flatten(1).float()
+
+
+class Clip:
+    """A CLIP model from a local folder or a hub name.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+
+    def __init__(self, source: str | Path, device: torch.device | str = "cpu") -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        path = Path(source)
+        self.source = str(path.resolve()) if path.exists() else str(source)
+        self.device = torch.device(device)
+        try:
+            model: Any = CLIPModel.from_pretrained(self.source, use_safetensors=True)
+            self._tokenizer = CLIPTokenizer.from_pretrained(self.source)
+        except Exception as error:  # transformers raises whatever it meets on its way
+            reason = (str(error).strip().splitlines() or [""])[0][:120]
+            raise ModelError(
+                f"cannot load the CLIP model {self.source!r}: give a folder saved with "
+                f"`save_pretrained` ({reason})"
+            ) from error
+        self._model = model.to(self.device).eval().requires_grad_(False)
+        self.dim: int = model.config.projection_dim
+        self._size: int = model.config.vision_config.image_size
+        self._mean, self._std = _statistics(Path(self.source))
+
+    def images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b k"]:
+        """Embeddings of pictures, scaled and centre-cropped to the model's size."""
+        fitted = [ImageOps.fit(image.convert("RGB"), (self._size, self._size)) for image in images]
+        stack = np.stack([np.asarray(image, np.float32) for image in fitted])
+        with torch.no_grad():
+            return self.pixels(torch.from_numpy(stack).permute(0, 3, 1, 2) / 255)
+
+    def pixels(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b k"]:
+        """Embeddings of pictures given as numbers from 0 to 1, with their graph."""
+        pixels = pixels.to(self.device, torch.float32)
+        if pixels.shape[-2:] != (self._size, self._size):
+            pixels = torch.nn.functional.interpolate(
+                pixels, (self._size, self._size), mode="bicubic", antialias=True
+            )
+        mean, std = (
+            torch.tensor(v, device=self.device)[:, None, None] for v in (self._mean, self._std)
+        )
+        out = self._model.get_image_features((pixels - mean) / std)
+        return getattr(out, "pooler_output", out)
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Float[Tensor, "b k"]:
+        """Embeddings of texts."""
+        limit = self._model.config.text_config.max_position_embeddings
+        tokens = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        ).to(self.device)
+        out = self._model.get_text_features(tokens.input_ids, tokens.attention_mask)
+        return getattr(out, "pooler_output", out)
+
+    def fingerprint(self) -> str:
+        """sha256 over the weights."""
+        digest = hashlib.sha256()
+        for name, tensor in self._model.state_dict().items():
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            digest.update(flat.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the pixels that the model was trained with."""
+    try:
+        said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        return tuple(said["image_mean"]), tuple(said["image_std"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return _MEAN, _STD
+
+
+# --- candidates -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The training images most similar to a query, for "clip:COUNT" or "pixel:COUNT"."""
+
+    index: Index
+    text: str | None = None
+    image: Image.Image | None = None
+
+    def __call__(self, candidates: str) -> list[int]:
+        """Index rows, the nearest first, by cosine.
+
+        Raises:
+            QueryError: another form than "clip:COUNT" or "pixel:COUNT", or pixels of a text.
+        """
+        kind, _, count = candidates.partition(":")
+        if kind not in ("clip", "pixel") or not count.isdecimal() or int(count) < 1:
+            raise QueryError(f"--candidates {candidates!r} is neither clip:COUNT nor pixel:COUNT")
+        if kind == "pixel":
+            if self.image is None:
+                raise QueryError("--candidates pixel:COUNT needs a picture: give clip:COUNT")
+            embed: Any = partial(latents, self.index.denoiser)
+            own, name = embed([self.image]), self.index.denoiser.encoders_fingerprint()
+        else:
+            clip = self.index.clip()
+            embed, name = clip.images, clip.fingerprint()
+            own = clip.texts([self.text or ""]) if self.image is None else embed([self.image])
+        rows = embedded(self.index, embed, f"{kind}-{name[:32]}")
+        cosine = torch.nn.functional.cosine_similarity(rows, own.float().cpu())
+        return cosine.topk(min(int(count), len(rows))).indices.tolist()
+
+
+def embedded(index: Index, embed: Callable, name: str) -> Float[Tensor, "n k"]:
+    """Every training image of an index embedded; kept in the index.
+
+    Raises:
+        DatasetError: the images are not where they were.
+    """
+    path = index.path / "similarity" / f"{name}.safetensors"
+    kept = read_tensors(path)
+    if kept is None or len(kept["rows"]) != len(index):
+        made = []
+        bar = tqdm(index.positions, desc="embedding", unit="image", delay=2, leave=False)
+        for part in batched(bar, 32):
+            made.append(embed([index.training_set.image(row) for row in part]).float().cpu())
+        kept = {"rows": torch.cat(made)}
+        keep(path, kept, {})
+    return kept["rows"]
+
+
+def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of `size` items; the last may be shorter."""
+    items = iter(items)
+    while part := list(islice(items, size)):
+        yield part
