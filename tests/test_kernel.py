@@ -10,6 +10,10 @@ def blocks_of(phi, rows=7):
     return lambda: phi.split(rows)
 
 
+def scores(phi, spectrum, psi, ratio, rows=7):
+    return kernel.Kernel(blocks_of(phi, rows), spectrum, ratio, len(phi)).trak(psi)
+
+
 def brute_force(phi, psi, ratio):
     """psi^T (Phi^T Phi / n + lambda I)^-1 phi_i, lambda = ratio * trace / min(n, k)."""
     phi, psi = phi.double(), psi.double()
@@ -26,7 +30,7 @@ def test_scores_equal_the_explicit_inverse(n, k, ratio):
     phi, psi = torch.randn(n, k) * scale, torch.randn(3, k) * scale
     spectrum = kernel.spectrum(blocks_of(phi), n, k)
     assert spectrum.dual == (n < k)
-    ours = kernel.trak_scores(blocks_of(phi), spectrum, psi, ratio)
+    ours = scores(phi, spectrum, psi, ratio)
     torch.testing.assert_close(ours.double(), brute_force(phi, psi, ratio), rtol=2e-4, atol=2e-4)
 
 
@@ -36,8 +40,8 @@ def test_primal_and_dual_agree():
     dual = kernel.Spectrum(values.float(), vectors.float(), dual=True)
     primal = kernel.spectrum(blocks_of(phi), 30, 30)
     torch.testing.assert_close(
-        kernel.trak_scores(blocks_of(phi), dual, psi, 0.1),
-        kernel.trak_scores(blocks_of(phi), primal, psi, 0.1),
+        scores(phi, dual, psi, 0.1),
+        scores(phi, primal, psi, 0.1),
         rtol=1e-3,
         atol=1e-3,
     )
@@ -48,8 +52,8 @@ def test_large_damping_leaves_the_dot_product(n, k):
     phi, psi = torch.randn(n, k), torch.randn(1, k)
     spectrum = kernel.spectrum(blocks_of(phi), n, k)
     ratio = 1e6
-    scores = kernel.trak_scores(blocks_of(phi), spectrum, psi, ratio) * spectrum.damping(ratio)
-    torch.testing.assert_close(scores, psi @ phi.T, rtol=1e-3, atol=1e-3)
+    found = scores(phi, spectrum, psi, ratio) * spectrum.damping(ratio)
+    torch.testing.assert_close(found, psi @ phi.T, rtol=1e-3, atol=1e-3)
 
 
 def test_block_size_changes_nothing():
@@ -57,8 +61,8 @@ def test_block_size_changes_nothing():
     one = kernel.spectrum(blocks_of(phi, 23), 23, 40)
     many = kernel.spectrum(blocks_of(phi, 5), 23, 40)
     torch.testing.assert_close(
-        kernel.trak_scores(blocks_of(phi, 23), one, psi, 0.1),
-        kernel.trak_scores(blocks_of(phi, 4), many, psi, 0.1),
+        scores(phi, one, psi, 0.1, rows=23),
+        scores(phi, many, psi, 0.1, rows=4),
         rtol=1e-4,
         atol=1e-4,
     )

@@ -1,47 +1,45 @@
-"""Query + index -> attribution: the query's gradient, the kernel, the scores."""
+"""Query + index -> attribution: the query's draws, the kernel, the scores, how sure they are."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from headwater import kernel, queries
-from headwater.batching import BatchSize
-from headwater.errors import (
-    HeadwaterWarning,
-    MethodError,
-    NonFiniteError,
-    QueryError,
-    ResourceError,
-    StoreError,
-)
-from headwater.files import read_tensors, write_tensors
-from headwater.methods import method_named
-from headwater.probes import seeded_noise
-from headwater.queries import Concept, Contexts
-from headwater.recipe import extractor
+from headwater import kernel, rules
+from headwater.certainty import Certainty, certainty
+from headwater.drawing import Drawer, draw_rows
+from headwater.errors import NonFiniteError, QueryError
+from headwater.features import Extractor
+from headwater.files import keep, read_tensors
+from headwater.methods import Method, choose
+from headwater.preparing import Prepared, Question, prepare
+from headwater.queries import MOST_DRAWS
+from headwater.rules import RULES, Scored
 
 if TYPE_CHECKING:
     from headwater.index import Index
 
 DAMPING = 0.1
+# `draws=None` doubles the draws from the first to the most until the top ten is this stable.
+FIRST_DRAWS, STABLE = 16, 0.9
+_NO_KERNEL = ("dot", "cosine")
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One training image in an answer. `row` is its row in the index."""
+    """One training image in an answer. `row` is its row in the index.
+
+    `error` is the score's standard error and `stays` the share of resampled answers that keep the
+    image in their top ten; both None where the method draws nothing.
+    """
 
     rank: int
     id: str
@@ -49,22 +47,31 @@ class Ranked:
     caption: str
     uri: str
     row: int
+    error: float | None = None
+    stays: float | None = None
 
 
 @dataclass(frozen=True)
 class Attribution:
     """The answer to one query: a score for every training image, in index order.
 
-    A positive score is a proponent: training on that image moves the model towards the concept.
-    Scores compare within one answer only.
+    A positive score is a proponent: training on that image moves the model towards what was asked
+    for. Scores compare within one answer only.
+
+    Attributes:
+        asked: how it was asked, in words that go on from "asked".
+        certainty: how much the answer depends on which draws were made; None if there was one.
+        sweep: the scores at each of several dampings, where they were asked for.
     """
 
-    query: Concept
-    contexts: Contexts
+    query: Question
+    asked: str
     method: str
     scores: Float[np.ndarray, " n"]
     index: Index
     provenance: dict[str, Any]
+    certainty: Certainty | None = None
+    sweep: dict[float, Float[np.ndarray, " n"]] = field(default_factory=dict)
 
     def top(self, count: int = 10) -> list[Ranked]:
         """The strongest proponents, best first."""
@@ -75,18 +82,29 @@ class Attribution:
         return self._ranked(np.argsort(self.scores, kind="stable")[:count])
 
     def _ranked(self, rows: Sequence[int] | np.ndarray) -> list[Ranked]:
-        samples = self.index.samples
+        samples, sure = self.index.samples, self.certainty
         return [
-            Ranked(rank, s.id, float(self.scores[row]), s.caption, s.uri, int(row))
-            for rank, (row, s) in enumerate(((row, samples[row]) for row in rows), 1)
+            Ranked(
+                rank,
+                samples[row].id,
+                float(self.scores[row]),
+                samples[row].caption,
+                samples[row].uri,
+                int(row),
+                None if sure is None else float(sure.errors[row]),
+                None if sure is None else sure.stays.get(int(row)),
+            )
+            for rank, row in enumerate(rows, 1)
         ]
 
 
 def attribute(
     index: Index,
-    query: Concept,
+    query: Question,
     *,
-    damping: float = DAMPING,
+    method: str | None = None,
+    damping: float | Sequence[float] = DAMPING,
+    candidates: str | None = None,
     fresh: bool = False,
     note: Callable[[str], None] = lambda line: None,
 ) -> Attribution:
@@ -95,119 +113,170 @@ def attribute(
     The query's gradient is kept in the index by content and used again, unless `fresh`.
 
     Args:
-        damping: lambda as a multiple of the kernel's mean eigenvalue.
+        method: one that the index serves; by default the one that it was built for, or the first
+            that takes such a question.
+        damping: lambda as a multiple of the kernel's mean eigenvalue. Of several the first
+            answers, and `sweep` holds the scores of all.
+        candidates: "clip:COUNT" or "pixel:COUNT": only so many images, the most similar to the
+            query by cosine, compete; all others score below them.
 
     Raises:
-        MethodError: the index's method cannot take the query, or the model reads no prompts.
+        MethodError: no such method, it cannot take the query, or the index does not serve it.
         MismatchError: the model has changed since the index was built.
     """
     start = time.perf_counter()
-    if not 0 <= damping < float("inf"):
-        raise QueryError(f"--damping {damping} must be a number from 0 up")
-    method = method_named(index.recipe.method)
-    if not index.denoiser.conditional:
-        raise MethodError(
-            f"{index.denoiser.source} reads no prompts, so it cannot be asked for a concept"
-        )
-    chosen = queries.contexts(query, [sample.caption for sample in index.samples])
-    draws, reused = _query_rows(index, query, chosen, fresh)
-    if reused:
-        note(f"{query.concept}: using the query gradient computed before (--fresh recomputes)")
-    psi = draws.mean(0, keepdim=True)
-    scores = kernel.trak_scores(index.blocks, _spectrum(index), psi, damping)[0].double().numpy()
-    if not np.isfinite(scores).all():
-        raise NonFiniteError(f"{query.concept!r} scored NaN or infinite: raise --damping")
+    dampings = list(damping) if isinstance(damping, Sequence) else [damping]
+    for each in dampings:
+        if not 0 <= each < float("inf"):
+            raise QueryError(f"--damping {each} must be a number from 0 up")
+    chosen = choose(method, index.recipe.method, index.methods(), query.kind)
+    prepared = prepare(index, chosen, query)
+    among = None if candidates is None else prepared.nearest(candidates)
+    answer = _answer(index, chosen, prepared, query.draws, dampings, among, fresh, note)
+    scores = {ratio: _finite(query, each) for ratio, each in answer.scored.items()}
+    if among is not None:
+        scores = {ratio: _only(each, among) for ratio, each in scores.items()}
+    first = scores[dampings[0]]
     provenance = {
         "model": dict(index.manifest.model),
         "data": dict(index.manifest.data),
         "recipe": dict(index.manifest.recipe),
         "index_versions": dict(index.manifest.versions),
-        "query": {
-            "base": query.base or "c+",
-            "context": chosen.kind,
-            "contexts": [list(pair) for pair in dict.fromkeys(chosen.pairs)],
-            "draws": query.draws,
-            "seed": query.seed,
-        },
-        "rule": method.rule,
-        "damping": damping,
-        "reused_query_gradient": reused,
+        "query": {**prepared.details, "draws": answer.draws, "seed": query.seed},
+        "rule": chosen.rule,
+        "damping": dampings[0] if len(dampings) == 1 else dampings,
+        "candidates": candidates,
+        "reused_query_gradient": answer.reused,
         "seconds": round(time.perf_counter() - start, 2),
     }
-    return Attribution(query, chosen, method.name, scores, index, provenance)
-
-
-# --- the two things that are kept in the index: query rows and the kernel -------------------------
-
-
-def _query_rows(
-    index: Index, query: Concept, chosen: Contexts, fresh: bool
-) -> tuple[Float[Tensor, "draws k"], bool]:
-    """One feature row for each trajectory, and whether they were there already."""
-    key = _content_key(
-        index.manifest.model["fingerprint"],
-        json.dumps(dict(index.manifest.recipe), sort_keys=True),
-        queries.spec(query, chosen),
+    return Attribution(
+        query,
+        prepared.asked,
+        chosen.name,
+        first,
+        index,
+        provenance,
+        certainty(answer.scored[dampings[0]], among=among),
+        scores if len(dampings) > 1 else {},
     )
-    path = index.path / "queries" / f"{key}.safetensors"
-    kept = None if fresh else read_tensors(path)
-    if kept is not None:
-        return kept["draws"], True
-    rows = _concept_rows(index, query, chosen)
-    _keep(path, {"draws": rows}, {"concept": query.concept, "prompt": query.prompt})
-    return rows, False
 
 
-def _concept_rows(index: Index, query: Concept, chosen: Contexts) -> Float[Tensor, "draws k"]:
-    denoiser = index.denoiser
-    machine = extractor(denoiser, index.recipe)
-    denoiser.warn_of_lost_words([prompt for pair in dict.fromkeys(chosen.pairs) for prompt in pair])
-
-    def condition(prompts: Sequence[str]) -> Tensor:
-        encoded = denoiser.encode_captions(prompts)
-        assert encoded is not None  # a conditional model, as `attribute` has checked
-        return encoded
-
-    def compute(part: Sequence[int]) -> Tensor:
-        noise = torch.stack([
-            seeded_noise(denoiser.latent_shape, query.seed, "trajectory", draw) for draw in part
-        ])  # fmt: skip
-        plus = condition([chosen.pairs[draw][0] for draw in part])
-        minus = condition([chosen.pairs[draw][1] for draw in part])
-        base = None if query.base is None else condition([query.base] * len(part))
-        noise = noise.to(denoiser.device, denoiser.dtype)
-        return machine.concept_rows(noise, plus, minus, base, bar.update).cpu()
-
-    probes = query.draws * len(index.recipe.timesteps)
-    with tqdm(total=probes, desc=query.concept, unit="probe", delay=2, leave=False) as bar:
-        rows = torch.cat(list(BatchSize(None).over(range(query.draws), compute)))
-    if not rows.isfinite().all() or not rows.any():
-        raise NonFiniteError(
-            f"{query.concept!r} gave a NaN or all-zero gradient: c+ and c- look alike to this model"
-        )
-    return rows
+def _finite(query: Question, scored: Scored) -> Float[np.ndarray, " n"]:
+    scores = scored.answer()[0].double().numpy()
+    if not np.isfinite(scores).all():
+        raise NonFiniteError(f"{query.title!r} scored NaN or infinite: raise --damping")
+    return scores
 
 
-def _spectrum(index: Index) -> kernel.Spectrum:
+def _only(scores: Float[np.ndarray, " n"], among: Sequence[int]) -> Float[np.ndarray, " n"]:
+    """Scores with all rows but these moved below these, in the order that they had."""
+    others = np.ones(len(scores), bool)
+    others[list(among)] = False
+    if others.all() or not others.any():
+        return scores
+    span = max(np.ptp(scores), 1e-12)
+    moved = scores.copy()
+    moved[others] -= max(0.0, scores[others].max() - scores[~others].min() + 1e-3 * span)
+    return moved
+
+
+# --- scores by draws ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Answer:
+    scored: dict[float, Scored]
+    draws: int
+    reused: bool = False
+
+
+def _answer(
+    index: Index,
+    method: Method,
+    prepared: Prepared,
+    draws: int | None,
+    dampings: Sequence[float],
+    among: Sequence[int] | None,
+    fresh: bool,
+    note: Callable[[str], None],
+) -> _Answer:
+    """Scores at every damping: of a method without features, of one row, or of draws."""
+    if prepared.scores is not None:
+        return _Answer(dict.fromkeys(dampings, Scored(prepared.scores())), 1)
+    if prepared.drawer is None:
+        assert prepared.row is not None
+        return _Answer(_scored([index], method, [prepared.row], dampings), 1)
+    members = index.members()
+    machines = [member.machine() for member in members]
+    psi: list[list[Tensor]] = [[] for _ in members]
+    reused = []
+    for part in _parts(draws, prepared.drawer):
+        for member, machine, rows in zip(members, machines, psi, strict=True):
+            made, there = _rows(member, machine, prepared.drawer, part, fresh)
+            rows.append(made)
+            reused.append(there)
+        scored = _scored(members, method, [torch.cat(rows) for rows in psi], dampings)
+        sure = certainty(scored[dampings[0]], among=among) if draws is None else None
+        if sure is not None and (sure.stability >= STABLE or part.stop >= MOST_DRAWS):
+            note(
+                f"{prepared.drawer.title}: {part.stop} draws, on average an image of the top "
+                f"{sure.k} stays there in {sure.stability:.0%} of resamples"
+            )
+            break
+    if all(reused):
+        title = prepared.drawer.title
+        note(f"{title}: using the query gradient computed before (--fresh recomputes)")
+    return _Answer(scored, part.stop, all(reused))
+
+
+def _parts(draws: int | None, drawer: Drawer) -> list[range]:
+    """The draws to make, part by part; those after the first only if needed."""
+    if drawer.limit is not None:
+        return [range(drawer.limit)]
+    if draws is not None:
+        return [range(draws)]
+    stops = [FIRST_DRAWS]
+    while stops[-1] < MOST_DRAWS:
+        stops.append(2 * stops[-1])
+    return [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _rows(
+    index: Index, machine: Extractor, drawer: Drawer, draws: range, fresh: bool
+) -> tuple[Tensor, bool]:
+    identity = f"{index.manifest.model['fingerprint']}\n{sorted(index.manifest.recipe.items())}"
+    return draw_rows(machine, drawer, draws, index.path / "queries", identity, fresh)
+
+
+def _scored(
+    members: Sequence[Index], method: Method, psi: Sequence[Tensor], dampings: Sequence[float]
+) -> dict[float, Scored]:
+    """The rule's scores, the mean over checkpoints, each with features and kernel of its own."""
+    rule = RULES[method.rule]
+    found = {}
+    for ratio in dampings:
+        each = [
+            rule(_kernel(member, method, ratio), rows)
+            for member, rows in zip(members, psi, strict=True)
+        ]
+        found[ratio] = rules.mean_of(each)
+    return found
+
+
+def _kernel(index: Index, method: Method, damping: float) -> kernel.Kernel:
+    spectrum = None if method.rule in _NO_KERNEL else spectrum_of(index)
+    return kernel.Kernel(index.blocks, spectrum, damping, len(index), index.residuals())
+
+
+def spectrum_of(index: Index) -> kernel.Spectrum:
     """The kernel's eigendecomposition, computed once for these shards and kept."""
-    key = _content_key(*(shard.sha256 for shard in index.manifest.shards))
+    shards = "\n".join(shard.sha256 for shard in index.manifest.shards)
+    key = hashlib.sha256(shards.encode()).hexdigest()[:32]
     path = index.path / "kernels" / f"{key}.safetensors"
     kept = read_tensors(path)
     rows, dim = len(index), index.recipe.dim
     if kept is not None:
         return kernel.Spectrum(kept["values"], kept["vectors"], dual=rows < dim)
     computed = kernel.spectrum(index.blocks, rows, dim)
-    _keep(path, {"values": computed.values, "vectors": computed.vectors}, {})
+    keep(path, {"values": computed.values, "vectors": computed.vectors}, {})
     return computed
-
-
-def _content_key(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
-
-
-def _keep(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Keep for the next time; an index that cannot be written to still answers."""
-    try:
-        write_tensors(path, tensors, metadata)
-    except (StoreError, ResourceError) as error:
-        warnings.warn(f"not kept for the next time: {error}", HeadwaterWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-r"""The kernel K = Phi^T Phi / n + damping I, from one eigendecomposition, and the score rules.
+r"""The kernel K = Phi^T Phi / n + damping I, from one eigendecomposition.
 
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
 the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + damping I)^-1. Either way
@@ -66,17 +66,54 @@ def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
         start += len(block)
 
 
-def trak_scores(
-    blocks: Blocks, spectrum: Spectrum, psi: Float[Tensor, "q k"], damping: float
-) -> Float[Tensor, "q n"]:
-    """psi^T K^-1 phi_i for every query and training row; `damping` is the relative one.
+@dataclass(frozen=True)
+class Kernel:
+    """K of n training rows with one relative damping, and what score rules ask of the two.
 
-    Higher is a proponent: training on the row moves the model towards the query.
+    `spectrum` is None for rules that need no K; `residuals` are the mean squared errors of each
+    row's probes, where noise was drawn.
     """
-    eigen = spectrum.values + spectrum.damping(damping)
-    vectors = spectrum.vectors
-    if spectrum.dual:
-        plain = torch.cat([psi @ block.T for block in blocks()], 1)  # [q, n]
-        return ((plain @ vectors) / eigen) @ vectors.T
-    whitened = ((psi @ vectors) / eigen) @ vectors.T  # [q, k]
-    return torch.cat([whitened @ block.T for block in blocks()], 1)
+
+    blocks: Blocks
+    spectrum: Spectrum | None
+    damping: float
+    count: int
+    residuals: Float[Tensor, "n p"] | None = None
+
+    def dot(self, psi: Tensor) -> Float[Tensor, "q n"]:
+        """Psi . phi_i."""
+        return torch.cat([psi @ block.T for block in self.blocks()], 1)
+
+    def trak(self, psi: Tensor) -> Float[Tensor, "q n"]:
+        """psi^T K^-1 phi_i. Higher is a proponent: training on i moves the model to the query."""
+        values, vectors, dual = self._parts()
+        if dual:  # K^-1 Phi^T = Phi^T (Phi Phi^T / n + lambda)^-1
+            return ((self.dot(psi) @ vectors) / values) @ vectors.T
+        return self.dot(((psi @ vectors) / values) @ vectors.T)
+
+    def norms(self) -> Float[Tensor, " n"]:
+        """||phi_i||."""
+        return torch.cat([block.norm(dim=1) for block in self.blocks()])
+
+    def solved_norms(self) -> Float[Tensor, " n"]:
+        """||K^-1 phi_i||."""
+        return self._weighed(2).sqrt()
+
+    def leverage(self) -> Float[Tensor, " n"]:
+        """h_i = phi_i^T K^-1 phi_i / n, between 0 and 1."""
+        return self._weighed(1) / self.count
+
+    def _weighed(self, power: int) -> Float[Tensor, " n"]:
+        """phi_i^T K^-power phi_i."""
+        values, vectors, dual = self._parts()
+        if dual:  # phi_i^T V_j = V'_ij sqrt(n e_j), V' the eigenvectors of Phi Phi^T, e its values
+            assert self.spectrum is not None
+            return self.count * vectors.square() @ (self.spectrum.values / values**power)
+        inside = [(block @ vectors).square() @ values**-power for block in self.blocks()]
+        return torch.cat(inside)
+
+    def _parts(self) -> tuple[Tensor, Tensor, bool]:
+        """Eigenvalues of K, eigenvectors, and whether they are of the dual form."""
+        assert self.spectrum is not None, "this rule needs the kernel"
+        values = self.spectrum.values + self.spectrum.damping(self.damping)
+        return values, self.spectrum.vectors, self.spectrum.dual

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from headwater.errors import QueryError
 
 # With fewer captions than this that name the concept, `auto` asks for the bare words.
 MIN_CONTEXTS = 3
+# The most draws that `draws=None` makes.
+MOST_DRAWS = 256
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ class Concept:
             alone against the empty prompt; "auto" over training captions that name the concept,
             with and without it, else bare; anything else is a file of contexts, one a line:
             `c+ <tab> c-`, or a caption that holds the words.
-        draws: trajectories, each with its own noise and context.
+        draws: trajectories, each with its own noise and context; None takes as many as a
+            stable top ten needs.
         seed: of noise and of the choice of contexts.
+        swap: exchange c+ and c- in every context, and so ask for the want of the concept.
 
     Raises:
         QueryError: the words are not in the prompt, or c+ equals c-.
@@ -40,8 +43,9 @@ class Concept:
     minus: str | None = None
     base: str | None = None
     context: str = "auto"
-    draws: int = 32
+    draws: int | None = 32
     seed: int = 0
+    swap: bool = False
 
     def __post_init__(self) -> None:
         if not prompts.contains(self.prompt, self.concept):
@@ -58,8 +62,17 @@ class Concept:
             raise QueryError(
                 f"--minus goes with one prompt, not with --context {self.context}: leave one out"
             )
-        if self.draws < 1:
-            raise QueryError(f"--draws {self.draws} must be at least 1")
+        require_draws(self.draws)
+
+    @property
+    def kind(self) -> str:
+        """Which of the kinds of question it is."""
+        return "concept"
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.concept
 
     @property
     def complement(self) -> str:
@@ -76,38 +89,60 @@ class Contexts:
     description: str
 
 
-def contexts(query: Concept, captions: Sequence[str]) -> Contexts:
-    """Choose the contexts of a concept, one for every draw.
+def require_draws(draws: int | None) -> None:
+    """Refuse a number of draws that is none.
 
-    A minus given by the user is a context given by the user: `auto` then asks in the prompt.
+    Raises:
+        QueryError: it is less than 1.
     """
+    if draws is not None and draws < 1:
+        raise QueryError(f"--draws {draws} must be at least 1, or auto")
+
+
+def contexts(query: Concept, captions: Sequence[str]) -> Contexts:
+    """Choose the contexts of a concept, one for every draw that it may need.
+
+    A minus given by the user is a context given by the user: `auto` then asks in the prompt. The
+    first contexts of many draws are those of fewer.
+    """
+    chosen = _chosen(query, captions, query.draws or MOST_DRAWS)
+    if not query.swap:
+        return chosen
+    pairs = tuple((minus, plus) for plus, minus in chosen.pairs)
+    return Contexts(chosen.kind, pairs, f"{chosen.description}, c+ and c- exchanged")
+
+
+def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
     if query.context == "prompt" or (query.context == "auto" and query.minus is not None):
         pair = (query.prompt, query.complement)
-        return Contexts("prompt", (pair,) * query.draws, "in this one prompt")
+        return Contexts("prompt", (pair,) * draws, "in this one prompt")
     if query.context == "bare":
-        return _bare(query)
+        return _bare(query, draws)
     if query.context == "auto":
         named = sorted({c for c in captions if prompts.contains(c, query.concept)})
         if len(named) < MIN_CONTEXTS:
-            return _bare(query)
+            return _bare(query, draws)
         pool = [(caption, prompts.without(caption, query.concept)) for caption in named]
         where = "training captions that name it, with and without the words"
-        return _drawn(query, pool, "captions", where)
+        return _drawn(query, pool, draws, "captions", where)
     pool = _read_contexts(Path(query.context), query.concept)
-    return _drawn(query, pool, "file", f"contexts of {query.context}")
+    return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
 
 
-def _bare(query: Concept) -> Contexts:
+def _bare(query: Concept, draws: int) -> Contexts:
     pair = (query.concept, "")
-    return Contexts("bare", (pair,) * query.draws, "the bare words against the empty prompt")
+    return Contexts("bare", (pair,) * draws, "the bare words against the empty prompt")
 
 
-def _drawn(query: Concept, pool: list[tuple[str, str]], kind: str, where: str) -> Contexts:
+def _drawn(
+    query: Concept, pool: list[tuple[str, str]], draws: int, kind: str, where: str
+) -> Contexts:
     """`draws` contexts from the pool: all before any comes twice."""
     rng = random.Random(f"{query.seed}|{query.concept}")
     pairs: list[tuple[str, str]] = []
-    while len(pairs) < query.draws:
-        pairs += rng.sample(pool, min(len(pool), query.draws - len(pairs)))
+    while len(pairs) < draws:
+        pairs += rng.sample(pool, len(pool))
+    pairs = pairs[:draws]
     return Contexts(kind, tuple(pairs), f"over {len(set(pairs))} {where}")
 
 
@@ -135,10 +170,3 @@ def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
 
 def _same(plus: str, minus: str) -> bool:
     return plus.split() == minus.split()
-
-
-def spec(query: Concept, chosen: Contexts) -> str:
-    """Everything that the query's gradient depends on, apart from the index, as JSON."""
-    return json.dumps(
-        {"type": "concept", "pairs": chosen.pairs, "base": query.base, "seed": query.seed}
-    )

@@ -1,0 +1,105 @@
+"""The journey of a picture: which training images mattered at each step of its making?
+
+Every step t of a picture's trajectory aims at a clean picture x0hat_t. Journey-TRAK (Georgiev
+2023) asks of each on its own: x0hat_t is noised again to the same t, draw by draw, and what the
+denoising loss asks there is attributed. A journey is one `Attribution` for each step; the pure
+functions below compare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+from jaxtyping import Float
+
+from headwater.attribution import Attribution, attribute
+from headwater.errors import QueryError
+from headwater.methods import choose
+from headwater.pictures import Image
+
+if TYPE_CHECKING:
+    from headwater.index import Index
+
+# Pictures -> for each the probabilities of some features, rows in the pictures' order.
+Judge = Callable[[Sequence[PIL.Image.Image]], Float[np.ndarray, "s c"]]
+
+
+def journey(
+    index: Index, query: Image, *, method: str | None = None, **options: Any
+) -> list[Attribution]:
+    """An attribution for each of the index's timesteps, noisiest first.
+
+    A timestep that the picture's trajectory does not pass is answered by the nearest that it does.
+
+    Args:
+        query: a picture that the model makes, or a part of it.
+        method: one that takes journeys; by default the first that the index serves.
+        options: of `headwater.attribution.attribute`.
+
+    Raises:
+        QueryError: the picture is a file, or the question is of one step.
+        MethodError: the method cannot, or the index does not serve one that can.
+    """
+    if query.file is not None:
+        raise QueryError(
+            "--journey is of the making of a picture, and a file was made elsewhere: give "
+            "--prompt and --seed instead of the file"
+        )
+    if query.step is not None:
+        raise QueryError("--journey is of every step: leave --step out")
+    chosen = choose(method, index.recipe.method, index.methods(), "journey").name
+    passed = sorted(index.picture(query).x0hats)
+    nearest = [min(passed, key=lambda t: abs(t - step)) for step in index.recipe.timesteps]
+    steps = sorted(set(nearest), reverse=True)
+    return [attribute(index, replace(query, step=step), method=chosen, **options) for step in steps]
+
+
+def correlations(scores: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "s s"]:
+    """Spearman's rank correlation of the scores of every step with those of every other.
+
+    A step whose scores are all equal has no order to compare: its correlations are 0.
+    """
+    ranks = np.stack([_ranks(row) for row in scores])
+    ranks -= ranks.mean(1, keepdims=True)
+    length = np.linalg.norm(ranks, axis=1, keepdims=True)
+    unit = ranks / np.where(length > 0, length, 1)
+    return unit @ unit.T
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """From 1; equal values share the mean of their ranks."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]
+
+
+def overlaps(
+    scores: Float[np.ndarray, "s n"], count: int = 10, lowest: bool = False
+) -> Float[np.ndarray, "s s"]:
+    """The share of the `count` highest (or lowest) of every step that any other has there too."""
+    ranked = np.argsort(scores if lowest else -scores, axis=1, kind="stable")[:, :count]
+    inside = np.zeros(scores.shape)
+    np.put_along_axis(inside, ranked, 1.0, axis=1)
+    return inside @ inside.T / ranked.shape[1]
+
+
+def likelihoods(
+    index: Index, attributions: Sequence[Attribution], judge: Judge
+) -> Float[np.ndarray, "s c"]:
+    """What a judge makes of the picture that each step aimed at: when does a feature appear?"""
+    return np.asarray(judge([picture for _, picture in aims(index, attributions)]), float)
+
+
+def aims(index: Index, attributions: Sequence[Attribution]) -> list[tuple[int, PIL.Image.Image]]:
+    """(t, the picture that the model aimed at there) for each step of a journey."""
+    found = []
+    for attribution in attributions:
+        query = attribution.query
+        assert isinstance(query, Image) and query.step is not None, "not a journey"
+        x0hat = index.picture(query).x0hats[query.step]
+        found.append((query.step, index.denoiser.decode(x0hat)[0]))
+    return found

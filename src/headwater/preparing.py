@@ -1,0 +1,210 @@
+"""A question made ready for a method: prompts encoded, pictures drawn, combinations refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from headwater import pictures, queries, similarity, unlearning
+from headwater.denoiser import Denoiser
+from headwater.drawing import ConceptDrawer, Drawer, PictureDrawer
+from headwater.errors import MethodError
+from headwater.local import Local
+from headwater.methods import Method
+from headwater.pictures import Image, Picture
+from headwater.probes import seeded_noise
+from headwater.queries import Concept
+
+if TYPE_CHECKING:
+    from headwater.index import Index
+
+
+@runtime_checkable
+class Question(Protocol):
+    """What can be asked.
+
+    Attributes:
+        kind: a key of `methods.QUESTIONS`.
+        title: what is asked for, in a word or two.
+        prompt: the prompt that the user has in mind; "" for none.
+        seed: of the picture that is shown, and of the draws.
+        draws: how many; None for as many as a stable top ten needs.
+    """
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def draws(self) -> int | None: ...
+
+
+@runtime_checkable
+class Guided(Question, Protocol):
+    """A question that brings its own guidance: a reward, preferences, a local concept."""
+
+    @property
+    def description(self) -> str:
+        """How it is asked, to go on from "asked"."""
+        ...
+
+    def details(self) -> Mapping[str, Any]:
+        """The same for provenance, as JSON takes it."""
+        ...
+
+    def drawer(self, denoiser: Denoiser) -> Drawer:
+        """The question, ready to be asked of this model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What one method needs to answer one question; one of `drawer`, `row`, `scores` is there.
+
+    Attributes:
+        asked: how it is asked, in words that go on from "asked".
+        details: the same for provenance.
+        drawer: makes a row of features for each draw.
+        row: the query's only row of features.
+        scores: of a method that has no features, [1, n].
+        nearest: rows of the images nearest to the query, for "clip:COUNT" or "pixel:COUNT".
+    """
+
+    asked: str
+    details: Mapping[str, Any]
+    nearest: Callable[[str], list[int]]
+    drawer: Drawer | None = None
+    row: Float[Tensor, "1 k"] | None = None
+    scores: Callable[[], Float[Tensor, "1 n"]] | None = None
+
+
+def prepare(index: Index, method: Method, query: Question) -> Prepared:
+    """Everything that is not a gradient.
+
+    Raises:
+        MethodError: the model reads no prompts, and the question is about words.
+        QueryError: a picture, mask or step that cannot be.
+    """
+    if method.rule == "random":
+        nearest = similarity.Nearest(index, text=query.title)
+        return Prepared("nothing: scores are random", {}, nearest, scores=_random(index, query))
+    if method.rule == "unlearning":
+        return _unlearning(index, method, query)
+    if isinstance(query, Concept):
+        return _concept(index, method, query)
+    if isinstance(query, Image):
+        return _picture(index, method, query)
+    if isinstance(query, Local):
+        query = query.at(index)
+    assert isinstance(query, Guided), f"{type(query).__name__} is no question"
+    nearest = similarity.Nearest(index, text=query.title)
+    drawer = query.drawer(index.denoiser)
+    return Prepared(query.description, query.details(), nearest, drawer=drawer)
+
+
+def _concept(index: Index, method: Method, query: Concept) -> Prepared:
+    denoiser = index.denoiser
+    if not denoiser.conditional:
+        raise MethodError(
+            f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
+        )
+    nearest = similarity.Nearest(index, text=query.concept)
+    if method.train is not None and method.train.path == "clip":
+        index.machine()  # refuses another CLIP than that of the rows
+        row = index.clip().texts([query.concept])
+        return Prepared(f"for the words {query.concept!r}", {}, nearest, row=row.cpu())
+    captions = [sample.caption for sample in index.samples]
+    chosen = queries.contexts(query, captions)
+    used = dict.fromkeys(chosen.pairs)
+    denoiser.warn_of_lost_words([prompt for pair in used for prompt in pair])
+    details = {
+        "base": query.base or "c+",
+        "context": chosen.kind,
+        "contexts": [list(pair) for pair in used],
+    }
+    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed)
+    return Prepared(chosen.description, details, nearest, drawer=drawer)
+
+
+def _picture(index: Index, method: Method, query: Image) -> Prepared:
+    picture = index.picture(query)
+    nearest = similarity.Nearest(index, image=picture.image)
+    details = {"picture": str(query.file or query.prompt), "step": query.step}
+    ready = Prepared(query.description, details, nearest)
+    if method.train is not None and not method.train.gradient:
+        row = index.machine().image_rows([picture.image], [""], [""]).features
+        return replace(ready, row=row.float().cpu())
+    assert method.query is not None
+    mask = pictures.latent_mask(index.denoiser, query.mask, picture.image) if query.mask else None
+    drawer = PictureDrawer(
+        query.title,
+        method.query,
+        _targets(index, method, query, picture),
+        picture.digest(),
+        query.prompt,
+        query.seed,
+        mask,
+        index.recipe.inversion_guidance,
+    )
+    return replace(ready, drawer=drawer)
+
+
+def _targets(
+    index: Index, method: Method, query: Image, picture: Picture
+) -> tuple[tuple[Tensor, tuple[int, ...]], ...]:
+    """(x0, timesteps) of the probes.
+
+    Of the picture, the index's timesteps, or the one step; of a method that re-noises, what the
+    picture's making aimed at, at each of the steps it passed, or at the one.
+    """
+    timesteps = index.recipe.timesteps
+    if method.query is None or method.query.path != "renoised":
+        return ((picture.x0, timesteps if query.step is None else (query.step,)),)
+    if not picture.x0hats:
+        raise MethodError(
+            f"{method.name} follows the making of a picture, and a file was made elsewhere: give "
+            "--prompt and --seed, or another method, for instance trak on the same index"
+        )
+    steps = timesteps if query.step is None else (query.step,)
+    passed = [min(picture.x0hats, key=lambda t: abs(t - step)) for step in steps]
+    return tuple((picture.x0hats[t], (t,)) for t in dict.fromkeys(passed))
+
+
+def _unlearning(index: Index, method: Method, query: Question) -> Prepared:
+    """A picture is unlearned as it is; a concept as pictures that the model makes of its c+."""
+    draws = query.draws or unlearning.DRAWS
+    if isinstance(query, Concept):
+        ready = _concept(index, method, query)
+        assert isinstance(ready.drawer, ConceptDrawer)
+        prompts = [plus for plus, _ in ready.drawer.pairs[:draws]]
+        asked = f"by unlearning pictures of c+, {ready.asked}"
+        make = partial(unlearning.pictures_of, index.denoiser, prompts, query.seed)
+    else:
+        assert isinstance(query, Image)
+        shown = index.picture(query)
+        details = {"picture": str(query.file or query.prompt)}
+        ready = Prepared("", details, similarity.Nearest(index, image=shown.image))
+        asked = f"by unlearning {query.title}"
+        given = (index.denoiser, shown.x0, query.prompt, query.seed, draws)
+        make = partial(unlearning.picture, *given)
+    return replace(
+        ready,
+        asked=asked,
+        details={**ready.details, "unlearning": asdict(unlearning.Options())},
+        drawer=None,
+        scores=lambda: unlearning.scores(index, make()),
+    )
+
+
+def _random(index: Index, query: Question) -> Callable[[], Tensor]:
+    """Scores that know nothing."""
+    return lambda: seeded_noise((1, len(index)), query.seed, "random", query.title)
