@@ -4,12 +4,13 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -65,8 +66,12 @@ def files(*folders: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in paths if path.parent.name not in kept}
 
 
+CHOSEN = "batches of 32\n"
+
+
 def assert_refused(result: Result, said: str) -> None:
     """One line on stderr that names the thing; nothing on stdout; exit code 2."""
+    result = replace(result, err=result.err.removeprefix(CHOSEN))  # a run that had begun
     assert result.err.startswith("headwater: ") and result.err.count("\n") == 1, result.err
     assert said in result.err
     assert (result.code, result.out) == (2, "")
@@ -76,7 +81,7 @@ def assert_refused(result: Result, said: str) -> None:
 def index(tmp_path_factory, tiny_model, tiny_images) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "index"
     result = headwater("index", tiny_model, tiny_images, folder, *FAST)
-    assert result == Result(0, f"20 rows of 64 features in {folder}\n", "")
+    assert result == Result(0, f"20 rows of 64 features in {folder}\n", CHOSEN)
     return folder
 
 
@@ -107,6 +112,13 @@ REFUSED = {
     "expression": (INDEX + "--parameters '('", "--parameters '(' is no regular expression"),
     "dim 0": (INDEX + "--dim 0", "--dim 0 must lie between 1 and "),
     "dim": (INDEX + "--dim 99999", "--dim 99999 must lie between 1 and "),
+    "projection": (INDEX + "--projection dense", "'dense' is not one of count-sketch, factored"),
+    "identity": (INDEX + "--projection identity --dim 8", "leave --dim 8 out"),
+    "dtype": (INDEX + "--dtype int8", "--dtype 'int8' is not one of float32, bfloat16, float16"),
+    "inversion": (
+        INDEX + "--method concept-trak-a --inversion-guidance 2",
+        "--inversion-guidance 2 is for methods that invert (concept-trak)",
+    ),
     "timesteps 0": (INDEX + "--timesteps 0", "--timesteps 0 must lie between 1 and 1000"),
     "timesteps": (INDEX + "--timesteps 1001", "--timesteps 1001 must lie between 1 and 1000"),
     "batch size 0": (INDEX + "--batch-size 0", "--batch-size '0' must be a positive number"),
@@ -142,6 +154,21 @@ REFUSED = {
     "top": (CONCEPT + "--top 0", "--top 0 must be at least 1"),
     "damping": (CONCEPT + "--damping -1", "--damping -1.0 must be"),
     "damping nan": (CONCEPT + "--damping nan", "--damping nan must be"),
+    "damping x": (CONCEPT + "--damping x", "--damping 'x' must be a number, or several with comm"),
+    "dampings": (CONCEPT + "--damping 0.1,-1", "--damping -1.0 must be"),
+    "auto": (CONCEPT + "--draws any", "--draws 'any' must be a number, or `auto`"),
+    "candidates": (CONCEPT + "--candidates 5", "--candidates '5' is neither clip:COUNT nor pixel:"),
+    "no clip": (CONCEPT + "--candidates clip:5", "needs a CLIP model: give its folder as --clip"),
+    "not a clip": (CONCEPT + "--clip {tmp}/none", "cannot load the CLIP model '{tmp}/none'"),
+    "not its method": (
+        CONCEPT + "--method concept-trak-a",
+        "this index was built for concept-trak and serves concept-trak, concept-trak-d,",
+    ),
+    "not for concepts": (
+        CONCEPT + "--method d-trak",
+        "d-trak cannot be asked for a concept inside a prompt: that take concept-trak,",
+    ),
+    "no such method": (CONCEPT + "--method tark", "there is no method 'tark'; there are: concept-"),
     "out is a file": (CONCEPT + "--out {tmp}/file", "cannot write to {tmp}/file"),
     "out in a file": (CONCEPT + "--out {tmp}/file/x", "cannot write to {tmp}/file/x"),
     "concept is a file": (CONCEPT + "--out {tmp}/taken", "cannot write to {tmp}/taken/star"),
@@ -245,7 +272,7 @@ def test_a_bad_image_is_named_or_skipped(tmp_path, tiny_model, tiny_images):
     command = ("index", tiny_model, images, tmp_path / "index", *FAST)
     assert_refused(headwater(*command), "'train-00003.png'")
     result = headwater(*command, "--skip-bad")
-    assert result.err == "skipped 1 bad file(s): train-00003.png\n"
+    assert result.err == CHOSEN + "skipped 1 bad file(s): train-00003.png\n"
     assert result.out.startswith("19 rows ")
 
 
@@ -272,7 +299,8 @@ def test_one_warning_with_the_words_that_were_lost(tmp_path, tiny_model, tiny_im
         result = headwater("concept", index, prompt, *options, "--out", tmp_path / "out")
     assert result.code == 0, result.err
     assert result.err.startswith("warning: 1 caption(s) longer than the 32 tokens")
-    assert "lost the words 'moon tree'" in result.err and result.err.count("\n") == 1
+    assert "lost the words 'moon tree'" in result.err
+    assert result.err.count("\n") == (2 if place == "index" else 1)
 
 
 # --- answered -----------------------------------------------------------------------------------
@@ -327,7 +355,9 @@ def test_json(asked, tiny_images):
             scores = [sign * entry["score"] for entry in entries]
             assert scores == sorted(scores) and len(set(scores)) > 1
             for entry in entries:
-                assert set(entry) == {"rank", "id", "score", "caption", "uri"}
+                keys = {"rank", "id", "score", "caption", "uri", "error", "stays", "near_copies"}
+                assert set(entry) == keys
+                assert entry["error"] > 0 and (entry["stays"] is None) == (side == "bottom")
                 assert entry["caption"] == captions[entry["id"]]
                 assert entry["uri"].endswith(entry["id"])
     manifest = json.loads((asked.index / "index.json").read_text())
@@ -359,9 +389,14 @@ def test_the_folder_of_an_answer(asked):
         assert sorted(row["id"] for row in table) == [f"train-{i:05d}.png" for i in range(20)]
         ranked = sorted(table, key=lambda row: -row["score"])
         assert [row["rank"] for row in ranked] == list(range(1, 21))
-        assert ranked[:10] == each["top"]
         last = [{**row, "rank": 21 - row["rank"]} for row in ranked[:9:-1]]
-        assert last == each["bottom"]
+        for rows, side in ((ranked[:10], "top"), (last, "bottom")):
+            own = [{"error": row.pop("standard_error"), **row} for row in rows]
+            said = [
+                {k: v for k, v in row.items() if k not in ("stays", "near_copies")}
+                for row in each[side]
+            ]
+            assert own == said
 
 
 def listed(answer: dict) -> list:
@@ -411,10 +446,13 @@ def test_the_table_fits_a_terminal(tmp_path, tiny_model):
     lines = result.out.splitlines()
     assert lines[1:3] == [
         "'star' in 'a red star'",
-        "asked the bare words against the empty prompt",
+        "concept-trak, asked the bare words against the empty prompt",
     ]
-    assert lines[4].split() == ["rank", "score", "id", "caption"]
-    table, report = lines[5:-2], lines[-1]
+    assert re.fullmatch(
+        r"\d+ draws; an image of the top \d+ stays there in \d+% of resamples", lines[3]
+    )
+    assert lines[5].split() == ["rank", "score", "id", "caption"]
+    table, report = lines[6:-2], lines[-1]
     assert [line.split()[0] for line in table] == ["1", "2", "3", "4"]
     assert max(map(len, table)) == 80 and all("a star of words" in line for line in table)
     scores = [float(line.split()[1]) for line in table]
@@ -434,7 +472,9 @@ def test_info(index, tmp_path):
     facts = json.loads(result.out)
     manifest = json.loads((index / "index.json").read_text())
     assert facts["state"] == "complete" and facts["rows"] == 20 and facts["skipped"] == 0
-    assert facts["shards"] == "1 of 1 whole" and facts["methods"] == "concept-trak"
+    assert facts["shards"] == "1 of 1 whole" and facts["methods"] == (
+        "concept-trak, concept-trak-d, unlearning, random"
+    )
     assert facts["model"] == manifest["model"]["source"]
     assert facts["features"] == "64 by count-sketch, seed 0" and facts["timesteps"] == "499 999"
     text = headwater("info", index).out
@@ -454,6 +494,23 @@ def test_dry_run(tmp_path, tiny_model, tiny_images):
     facts = dict(line.rsplit(None, 1) for line in result.out.splitlines())
     assert result.code == 0 and result.err == "" and not out.exists()
     assert [facts[key] for key in ("rows", "probes", "dim")] == ["8", "16", "64"]
+    assert int(facts["memory (MB, peak)"]) > 100 and facts["batch size"] == "8"
+
+
+def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):
+    """Each is in the recipe, and an index of it answers."""
+    options = ["--projection", "factored", "--dtype", "bfloat16", "--inversion-guidance", 3]
+    kept = ["--encodings", tmp_path / "kept"]
+    result = headwater("index", tiny_model, tiny_images, tmp_path / "index", *FAST, *options, *kept)
+    assert result.code == 0, result.err
+    manifest = json.loads((tmp_path / "index" / "index.json").read_text())
+    recipe = manifest["recipe"]
+    assert (recipe["projection"], recipe["inversion_guidance"]) == ("factored", 3.0)
+    assert manifest["model"]["dtype"] == "bfloat16"
+    assert len(list((tmp_path / "kept").rglob("images/*/*.safetensors"))) == 20
+    ask = ["--concept", "star", "--draws", 2, "--out", tmp_path / "out", "--json"]
+    result = headwater("concept", tmp_path / "index", PROMPT, *ask)
+    assert result.code == 0 and len(json.loads(result.out)["results"][0]["top"]) == 10
 
 
 # --- in a process of its own --------------------------------------------------------------------

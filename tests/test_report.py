@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwater.report import BINS, CEILING, FLOOR, TOP, Answer, Entry, contact_sheet, html_report
+from headwater.certainty import Certainty
+from headwater.figures import SIDE, outlined
+from headwater.histogram import BINS, CEILING, FLOOR, TOP
+from headwater.report import Answer, Entry, contact_sheet, html_report
 from headwater.sheets import (
+    ACCENT,
+    PAPER,
     _drawable,
     _fitting,
     _font,
     _shorten,
     _wrap,
+    columns_sheet,
     flatten,
+    format_error,
     format_score,
     scale,
 )
@@ -65,7 +72,7 @@ def answer(**changes) -> Answer:
 
 
 def report(*answers: Answer, **changes) -> str:
-    fields = {"prompt": "a red star", "method": "concept-trak", "query_image": None}
+    fields = {"prompt": "a red star", "method": "concept-trak", "pictures": []}
     return html_report(answers=answers or [answer()], **{**fields, "provenance": {}, **changes})
 
 
@@ -253,6 +260,67 @@ def test_scores_have_a_sign_and_three_significant_digits(score, text):
     assert format_score(float(score)) == text
 
 
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(0.00213, "0.0021"), (1.66, "1.7"), (-0.0, "0.0"), (123.4, "120"), (2e-9, "2.0e-09")],
+)
+def test_errors_have_two_significant_digits_and_no_sign(error, text):
+    assert format_error(error) == text
+
+
+def test_near_copies_stand_beside_an_id_that_gives_way():
+    plain = contact_sheet([entry(id="folder/" * 9)], title="Title")
+    sheet = contact_sheet([entry(id="folder/" * 9, copies=["a", "b"])], title="Title")
+    assert sheet.size == plain.size
+    changed = np.argwhere((np.asarray(sheet) != np.asarray(plain)).any(-1))
+    left, top, *_ = box(sheet, colour(0))
+    assert changed[:, 0].min() > top + 160 and changed[:, 1].min() >= left
+    assert changed[:, 1].max() < left + 160
+    # The words are drawn in the accent colour, right-aligned under the picture.
+    below = np.asarray(sheet)[top + 180 :].astype(int)
+    words = np.argwhere(below[..., 2] - below[..., 0] > 40)
+    assert len(words) > 10 and words[:, 1].min() > left + 60 and words[:, 1].max() >= left + 150
+
+
+def test_columns_of_a_sheet_hold_their_pictures_in_their_bands():
+    def picture(i):
+        return Image.new("RGB", (200, 200), colour(i))
+
+    bands = [
+        ("Aimed at", [[picture(0)], [picture(1)]]),
+        ("Proponents", [[picture(2), picture(3)], [picture(4)]]),
+        ("Opponents", [[None], [picture(5)]]),
+    ]
+    sheet = columns_sheet(["step 9", "step 1"], bands, title="A journey")
+    places = [box(sheet, colour(i)) for i in range(6)]
+    assert {place[2:] for place in places} == {(128, 128)}
+    left, right = places[0][0], places[1][0]
+    assert right >= left + 128 and [place[0] for place in places[2:]] == [left, left, right, right]
+    tops = [place[1] for place in places]
+    assert tops[0] == tops[1] and tops[2] == tops[4] and tops[3] >= tops[2] + 128
+    assert tops[2] > tops[0] + 128 and tops[5] > tops[3] + 128
+    # Each head stands over its column, and nothing leaves the sheet.
+    pixels = np.asarray(sheet.convert("L"))
+    for x in (left, right):
+        assert (pixels[tops[0] - 60 : tops[0], x : x + 60] < 200).any()
+    assert sheet.getpixel((sheet.width - 1, 0)) == sheet.getpixel((0, sheet.height - 1))
+    assert PAPER == "#ffffff" and (pixels[:, -30:] == 255).all() and (pixels[-20:] == 255).all()
+
+
+def test_a_part_is_outlined_and_the_rest_faded():
+    image = Image.new("RGB", (64, 64), (200, 30, 30))
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (16, 16, 48, 48))
+    shown = outlined(image, mask)
+    assert shown.size == (SIDE, SIDE) == (512, 512)
+    assert shown.getpixel((256, 256)) == (200, 30, 30)
+    faded = shown.getpixel((20, 20))
+    assert len(set(faded)) == 1 and faded[0] > 180
+    accent = tuple(int(ACCENT[i : i + 2], 16) for i in (1, 3, 5))
+    row = [shown.getpixel((x, 256)) == accent for x in range(512)]
+    assert [x for x, line in enumerate(row) if line] == [125, 126, 127, 384, 385, 386]
+
+
 # --- the report ---
 
 
@@ -283,16 +351,74 @@ def test_the_question_the_prompt_and_the_comparison_are_in_words():
     assert "Training images 500" in page.text
 
 
+def sure(stability=0.93, halves=0.97) -> Certainty:
+    return Certainty(32, 10, np.zeros(3), {}, stability, halves)
+
+
+@pytest.mark.parametrize(
+    ("stability", "meaning"),
+    [
+        (0.93, "would show nearly the same 10"),
+        (0.75, "would show most of these 10 again"),
+        (0.3, "take these 10 as examples of many"),
+    ],
+)
+def test_a_sentence_says_how_firm_the_answer_is(stability, meaning):
+    text = Page(report(answer(certainty=sure(stability, -0.25)))).text
+    assert "put with 32 random draws" in text and f"stays there {stability:.0%} of" in text
+    assert "rank correlation of \N{MINUS SIGN}0.25" in text and meaning in text
+    assert "random draws. When" not in Page(report(answer())).text
+
+
+def test_every_entry_has_its_error_its_stability_and_its_near_copies():
+    first = entry(0, error=0.0213, stays=0.931, k=7, copies=["twin <1>", "twin 2"])
+    text = Page(page := report(answer(top=[first, entry(1)]))).text
+    assert "+0.500 ± 0.021" in text and text.count("±") == 3  # grid, list, how to read
+    assert text.count("stays in the top 7 in 93% of resamples") == 1
+    assert text.count("+2 near-copies") == 2 and "+2 near-copies : " not in text
+    assert "+2 near-copies: twin <1>, twin 2" in text and "<1>" not in page
+
+
+def test_pictures_are_called_pictures():
+    image = Image.new("RGB", (16, 16), colour(1))
+    shown = answer(concept="the picture", plus="", minus="", context="Asked.", quoted=False)
+    page = Page(report(shown, prompt="", file="a <photo>.png", pictures=[("", image)]))
+    assert "taught the model this picture ? File" in page.text
+    assert "File a <photo>.png Method" in page.text and "Prompt" not in page.text
+    assert "pushes the model towards the picture." in page.text and "“" not in page.text
+    assert page.all("img")[0]["alt"] == "The picture that was asked about"
+
+
+def test_several_pictures_have_captions():
+    images = [Image.new("RGB", (16, 16), colour(i)) for i in (1, 2)]
+    pictures = list(zip(("Aimed at", "Finished"), images, strict=True))
+    page = Page(report(pictures=pictures))
+    assert "Aimed at Finished" in page.text
+    assert [img["alt"] for img in page.all("img")[:2]] == [
+        "Aimed at. Prompt: a red star",
+        "Finished. Prompt: a red star",
+    ]
+
+
+@pytest.mark.parametrize("measure", ["influence", "similarity", "chance"])
+def test_what_is_no_influence_is_not_called_so(measure):
+    page = Page(report(answer(measure=measure, bottom=[entry(7, score=0.1)]))).text
+    assert ("pushes the model towards “star”" in page) == (measure == "influence")
+    assert ("no image is an opponent" in page) == (measure == "influence")
+    assert ("most similar to “star”" in page) == (measure == "similarity")
+    assert ("random numbers" in page) == (measure == "chance")
+
+
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
 def test_no_text_from_outside_becomes_markup(text):
-    plain = Page(report(query_image=Image.new("L", (16, 16)), provenance={"a": {"b": "c"}}))
+    plain = Page(report(pictures=[("", Image.new("L", (16, 16)))], provenance={"a": {"b": "c"}}))
     shown = entry(caption=text, id=text, uri=text)
     fields = {"concept": text, "plus": text, "minus": text, "context": text}
     page = report(
         answer(**fields, top=[shown, entry(1), entry(2)]),
         prompt=text,
         method=text,
-        query_image=Image.new("L", (16, 16)),
+        pictures=[("", Image.new("L", (16, 16)))],
         provenance={text: {text: text}},
     )
     tags = [tag for tag, _ in Page(page).elements if tag not in ("mark", "code")]
@@ -303,7 +429,8 @@ def test_no_text_from_outside_becomes_markup(text):
 
 def test_nothing_is_loaded_from_elsewhere():
     page = report(
-        answer(bottom=[entry(4, score=-1.0, image=None)]), query_image=Image.new("RGB", (300, 200))
+        answer(bottom=[entry(4, score=-1.0, image=None)]),
+        pictures=[("", Image.new("RGB", (300, 200)))],
     )
     assert not re.search(r"https?:|//[a-z]|@import|url\(|xmlns", page)
     for tag, attributes in Page(page).elements:
@@ -328,7 +455,7 @@ def test_nothing_is_loaded_from_elsewhere():
 )
 def test_pictures_are_embedded_small_and_enlarged_by_their_kind(size, query, grid, pixels):
     image = Image.new("RGB", size, colour(5))
-    page = Page(report(answer(top=[entry(image=image)]), query_image=image))
+    page = Page(report(answer(top=[entry(image=image)]), pictures=[("", image)]))
     assert [picture.size for picture in embedded(page)] == [query, grid]
     assert {picture.getpixel((0, 0)) for picture in embedded(page)} == {colour(5)}
     assert [img.get("class") for img in page.all("img")] == ["pixels" if pixels else None] * 2

@@ -4,54 +4,73 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pyarrow as pa
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 from headwater.attribution import Attribution, Ranked
-from headwater.denoiser import Denoiser
+from headwater.certainty import Certainty
 from headwater.errors import StoreError
+from headwater.figures import figures, name
 from headwater.files import write_image, write_table, write_tensors, write_text
-from headwater.probes import sample, seeded_noise
+from headwater.index import Index
+from headwater.methods import method_named
+from headwater.near_copies import distinct
+from headwater.pictures import Picture
+from headwater.preparing import Question
+from headwater.queries import Concept
 from headwater.report import Answer, Entry, contact_sheet, html_report
 
-# Parts of an attribution's provenance that differ between the concepts of one prompt.
-_PER_CONCEPT = ("query", "reused_query_gradient", "seconds")
+# Parts of an attribution's provenance that differ between the questions of one prompt.
+_PER_QUESTION = ("query", "reused_query_gradient", "seconds")
+
+# Near-copies are looked for among so many times as many images as an answer shows.
+DEEP = 10
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The picture that the prompt and the seed give, and what it was made from."""
+class Shown:
+    """One entry of an answer: an image, its picture if it can be opened, and its near-copies."""
 
-    image: Image.Image
-    noise: Float[Tensor, "1 c h w"]
-    latents: Float[Tensor, "1 c h w"]
-    guidance: float
-    steps: int
+    ranked: Ranked
+    image: PIL.Image.Image | None
+    near_copies: tuple[str, ...] = ()
 
 
-def draw_query(
-    denoiser: Denoiser, prompt: str, seed: int, guidance: float, steps: int = 50
-) -> Drawn:
-    """Draw the prompt by DDIM with classifier-free guidance."""
-    noise = seeded_noise(denoiser.latent_shape, seed, "query")[None]
-    condition, unconditional = (denoiser.encode_captions([text]) for text in (prompt, ""))
-    start = noise.to(denoiser.device, denoiser.dtype)
-    x0 = sample(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
-    return Drawn(denoiser.decode(x0)[0], noise, x0.float().cpu(), guidance, steps)
+@dataclass(frozen=True)
+class Ends:
+    """The strongest proponents and opponents, near-copies grouped."""
+
+    top: Sequence[Shown]
+    bottom: Sequence[Shown]
+
+
+def ends(attribution: Attribution, count: int) -> Ends:
+    """Both ends of the ranking, each of `count` entries that a person can tell apart."""
+    index, rows = attribution.index, DEEP * count
+    return Ends(
+        _grouped(index, attribution.top(rows), count),
+        _grouped(index, attribution.bottom(rows), count),
+    )
+
+
+def _grouped(index: Index, ranking: Sequence[Ranked], count: int) -> list[Shown]:
+    pictures: Iterator[PIL.Image.Image | None] = (index.image(entry.row) for entry in ranking)
+    return [
+        Shown(ranking[first], index.image(ranking[first].row), tuple(ranking[i].id for i in copies))
+        for first, *copies in distinct(pictures, count, len(ranking))
+    ]
 
 
 def write_answers(
-    out: Path, attributions: Sequence[Attribution], drawn: Drawn, top: int = 10
+    out: Path, attributions: Sequence[Attribution], picture: Picture, top: int = 10
 ) -> dict[str, Any]:
     """Write the folder `out` and return the answer as one JSON-ready object.
 
@@ -61,25 +80,14 @@ def write_answers(
     Raises:
         StoreError: `out` cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_image(out / "query.png", drawn.image)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
-    write_tensors(out / "query.safetensors", {"noise": drawn.noise, "latents": drawn.latents}, {})
+    write_picture(out, picture)
     first = attributions[0]
-    provenance = {
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "headwater": metadata.version("headwater"),
-        "torch": torch.__version__,
-        "device": str(first.index.denoiser.device),
-        **{k: v for k, v in first.provenance.items() if k not in _PER_CONCEPT},
-        "picture": {"guidance": drawn.guidance, "steps": drawn.steps, "seed": first.query.seed},
-    }
+    provenance = origin(first, picture)
     answers, results = [], []
     for attribution, folder in zip(attributions, _folders(attributions), strict=True):
-        answer = _answer(attribution, top)
-        result = to_json(attribution, top)
+        shown = ends(attribution, top)
+        answer = _answer(attribution, shown)
+        result = to_json(attribution, shown)
         try:
             _write_concept(out / folder, attribution, answer, {**result, "provenance": provenance})
         except OSError as error:
@@ -90,10 +98,11 @@ def write_answers(
         prompt=first.query.prompt,
         method=first.method,
         answers=answers,
-        query_image=drawn.image,
+        pictures=figures(first.query, picture, first.index.denoiser),
+        file=str(getattr(first.query, "file", None) or ""),
         provenance={
             **provenance,
-            "query": {a.query.concept: a.provenance["query"] for a in attributions},
+            "query": {a.query.title: a.provenance["query"] for a in attributions},
         },
     )
     write_text(out / "report.html", report)
@@ -107,59 +116,138 @@ def write_answers(
     }
 
 
-def to_json(attribution: Attribution, top: int) -> dict[str, Any]:
-    """One concept's part of the JSON answer."""
+def write_picture(out: Path, picture: Picture) -> None:
+    """`query.png` and `query.safetensors` in the folder `out`, which is made.
 
-    def listed(entries: Sequence[Ranked]) -> list[dict[str, Any]]:
-        return [{k: v for k, v in asdict(entry).items() if k != "row"} for entry in entries]
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_image(out / "query.png", picture.image)
+    except OSError as error:
+        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    latents = {"latents": picture.x0.float().cpu()}
+    if picture.noise is not None:
+        latents["noise"] = picture.noise
+    write_tensors(out / "query.safetensors", latents, {})
 
-    query = attribution.query
+
+def origin(first: Attribution, picture: Picture) -> dict[str, Any]:
+    """The provenance that all answers of a folder share."""
     return {
-        "concept": query.concept,
-        "plus": query.prompt,
-        "minus": query.complement,
-        "context": attribution.contexts.description,
-        "top": listed(attribution.top(top)),
-        "bottom": listed(attribution.bottom(top)),
-        **{name: attribution.provenance[name] for name in _PER_CONCEPT},
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "headwater": metadata.version("headwater"),
+        "torch": torch.__version__,
+        "device": str(first.index.denoiser.device),
+        **{k: v for k, v in first.provenance.items() if k not in _PER_QUESTION},
+        "picture": _made_from(picture, first.query),
     }
 
 
-def _answer(attribution: Attribution, top: int) -> Answer:
-    def entries(ranked: Sequence[Ranked]) -> list[Entry]:
-        image = attribution.index.image
-        return [Entry(r.rank, r.id, r.score, r.caption, r.uri, image(r.row)) for r in ranked]
+def _made_from(picture: Picture, query: Question) -> dict[str, Any]:
+    """What the query's picture was made from."""
+    if picture.noise is None:
+        return {"file": str(getattr(query, "file", ""))}
+    return {"guidance": picture.guidance, "steps": picture.steps, "seed": query.seed}
 
-    query = attribution.query
-    in_prompt = attribution.contexts.kind == "prompt"
-    return Answer(
-        concept=query.concept,
-        plus=query.prompt if in_prompt else "",
-        minus=query.complement if in_prompt else "",
-        context="" if in_prompt else f"Asked {attribution.contexts.description}.",
-        top=entries(attribution.top(top)),
-        bottom=entries(attribution.bottom(top)),
-        scores=attribution.scores.tolist(),
+
+def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
+    """One question's part of the JSON answer."""
+    query, sure = attribution.query, attribution.certainty
+    own: dict[str, Any] = {"title": query.title}
+    if isinstance(query, Concept):
+        own |= {"concept": query.concept, "plus": query.prompt, "minus": query.complement}
+    sweep = {
+        str(ratio): [
+            attribution.index.samples[row].id for row in (-scores).argsort()[: len(shown.top)]
+        ]
+        for ratio, scores in attribution.sweep.items()
+    }
+    return {
+        "question": query.kind,
+        **own,
+        "context": attribution.asked,
+        "top": [_entry(entry) for entry in shown.top],
+        "bottom": [_entry(entry) for entry in shown.bottom],
+        "certainty": None if sure is None else _sure(sure),
+        **({"top by damping": sweep} if sweep else {}),
+        **{name: attribution.provenance[name] for name in _PER_QUESTION},
+    }
+
+
+def _entry(shown: Shown) -> dict[str, Any]:
+    entry = {k: v for k, v in asdict(shown.ranked).items() if k != "row"}
+    return {**entry, "near_copies": list(shown.near_copies)}
+
+
+def _sure(sure: Certainty) -> dict[str, Any]:
+    return {
+        "draws": sure.draws,
+        "top": sure.k,
+        "stability": round(sure.stability, 4),
+        "correlation of halves": round(sure.halves, 4),
+    }
+
+
+def _answer(attribution: Attribution, shown: Ends) -> Answer:
+    query, sure = attribution.query, attribution.certainty
+    words, quoted = name(query)
+    in_prompt = (
+        isinstance(query, Concept) and attribution.provenance["query"].get("context") == "prompt"
     )
+    return Answer(
+        concept=words,
+        plus=query.prompt if in_prompt else "",
+        minus=query.complement if isinstance(query, Concept) and in_prompt else "",
+        context="" if in_prompt else f"Asked {attribution.asked}.",
+        top=entries(shown.top, sure),
+        bottom=entries(shown.bottom, sure),
+        scores=attribution.scores.tolist(),
+        certainty=sure,
+        quoted=quoted,
+        measure=_measure(attribution.method),
+    )
+
+
+def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
+    """The same for a report and for sheets."""
+    k = 0 if sure is None else sure.k
+    return [
+        Entry(r.rank, r.id, r.score, r.caption, r.uri, s.image, r.error, r.stays, k, s.near_copies)
+        for s in shown
+        for r in (s.ranked,)
+    ]
+
+
+def _measure(method: str) -> str:
+    """What a method's scores are of."""
+    row = method_named(method)
+    if row.rule == "random":
+        return "chance"
+    return "similarity" if row.train is not None and not row.train.gradient else "influence"
 
 
 def _write_concept(
     folder: Path, attribution: Attribution, answer: Answer, result: dict[str, Any]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    said = f"{attribution.method}, asked {attribution.contexts.description}"
-    title = f"Proponents of “{answer.concept}”"
+    said = f"{attribution.method}, asked {attribution.asked}"
+    title = f"Proponents of {answer.name}"
     sheet = contact_sheet(answer.top, title=title, subtitle=said)
     write_image(folder / "top.png", sheet)
-    title = f"Opponents of “{answer.concept}”"
+    title = f"Opponents of {answer.name}"
     sheet = contact_sheet(answer.bottom, title=title, subtitle=said)
     write_image(folder / "bottom.png", sheet)
     samples = attribution.index.samples
+    sure = attribution.certainty
     rank = (-attribution.scores).argsort(kind="stable").argsort() + 1
     table = pa.table({
         "id": [s.id for s in samples],
         "score": attribution.scores,
         "rank": rank,
+        **({} if sure is None else {"standard_error": sure.errors}),
+        **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
         "caption": [s.caption for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
@@ -176,6 +264,6 @@ def _folders(attributions: Sequence[Attribution]) -> list[str]:
     """A folder name for each concept, numbered where two would be the same."""
     names: list[str] = []
     for attribution in attributions:
-        name = slug(attribution.query.concept)
+        name = slug(attribution.query.title)
         names.append(name if name not in names else f"{name}-{len(names) + 1}")
     return names

@@ -38,7 +38,11 @@ SMALL = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One training image in an answer; `image` is None where it could not be opened."""
+    """One training image in an answer; `image` is None where it could not be opened.
+
+    `error` is the score's standard error, `stays` the share of resampled answers that keep the
+    image in their top `k`, `copies` the ids of near-copies that this entry stands for.
+    """
 
     rank: int
     id: str
@@ -46,6 +50,15 @@ class Entry:
     caption: str
     uri: str
     image: Image.Image | None
+    error: float | None = None
+    stays: float | None = None
+    k: int = 10
+    copies: Sequence[str] = ()
+
+    @property
+    def near(self) -> str:
+        """How many near-copies, in words; "" for none."""
+        return said_copies(len(self.copies))
 
 
 @dataclass(frozen=True)
@@ -120,11 +133,57 @@ def contact_sheet(
     return sheet
 
 
+def columns_sheet(
+    heads: Sequence[str],
+    bands: Sequence[tuple[str, Sequence[Sequence[Image.Image | None]]]],
+    *,
+    title: str,
+    subtitle: str = "",
+    tile: int = 128,
+) -> Image.Image:
+    """Pictures in columns with a head each, as an RGB image.
+
+    A band is a name and, for each column, the pictures that stand below each other in it.
+    """
+    layout = _Layout(max(len(heads), 3), tile)
+    header = _header(title, subtitle, layout)
+    depths = [max(map(len, columns), default=0) for _, columns in bands]
+    pitch, heading = tile + layout.gap, 2 * layout.leading
+    top = layout.margin + header.height + layout.gap
+    bottom = top + heading + sum(heading + depth * pitch for depth in depths)
+    sheet = Image.new("RGB", (layout.width + 2 * layout.margin, bottom + layout.margin), PAPER)
+    sheet.paste(header, (layout.margin, layout.margin))
+    pen, font = ImageDraw.Draw(sheet), _font(layout.text)
+    across = [layout.margin + i * pitch for i in range(len(heads))]
+    for x, head in zip(across, heads, strict=True):
+        pen.text((x, top + layout.leading), _shorten(head, layout.text, tile), fill=INK, font=font)
+    y = top + heading
+    for (name, columns), depth in zip(bands, depths, strict=True):
+        pen.text((layout.margin, y + layout.leading), name, fill=ACCENT, font=font, anchor="ls")
+        for x, pictures in zip(across, columns, strict=True):
+            for i, image in enumerate(pictures):
+                sheet.paste(_tile(image, tile), (x, y + heading - layout.gap // 2 + i * pitch))
+        y += heading + depth * pitch
+    return sheet
+
+
 def format_score(score: float) -> str:
     """Three significant digits and the sign, without an exponent where that stays readable."""
     rounded = f"{score or 0.0:+.2e}"
     exponent = int(rounded.rpartition("e")[2])
     return format(Decimal(rounded), "+f") if -5 <= exponent < 7 else rounded
+
+
+def format_error(error: float) -> str:
+    """Two significant digits without a sign, otherwise like a score."""
+    rounded = f"{abs(error):.1e}"
+    exponent = int(rounded.rpartition("e")[2])
+    return format(Decimal(rounded), "f") if -5 <= exponent < 7 else rounded
+
+
+def said_copies(count: int) -> str:
+    """In words, as in +4 near-copies; nothing for none."""
+    return f"+{count} near-cop{'y' if count == 1 else 'ies'}" if count else ""
 
 
 def flatten(image: Image.Image) -> Image.Image:
@@ -189,8 +248,12 @@ def _draw_cell(sheet: Image.Image, entry: Entry, corner: tuple[int, int], layout
         y += layout.leading
         pen.text((x, y), line, fill=INK, font=font, anchor="ls")
     y += layout.leading
-    id = _shorten_front(_drawable(entry.id), layout.small, layout.tile)
-    pen.text((x, y), id, fill=MUTED, font=_font(layout.small), anchor="ls")
+    small, room = _font(layout.small), float(layout.tile)
+    if entry.near:
+        pen.text((x + layout.tile, y), entry.near, fill=ACCENT, font=small, anchor="rs")
+        room -= small.getlength(entry.near) + layout.small
+    id = _shorten_front(_drawable(entry.id), layout.small, int(room))
+    pen.text((x, y), id, fill=MUTED, font=small, anchor="ls")
 
 
 def _tile(image: Image.Image | None, side: int) -> Image.Image:

@@ -1,0 +1,243 @@
+"""A journey on disk: a sheet of every step, the scores of all steps, and a report to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+from jaxtyping import Float
+
+from headwater.answers import Ends, ends, entries, origin, to_json, write_picture
+from headwater.attribution import Attribution
+from headwater.errors import StoreError
+from headwater.figures import figures, name
+from headwater.files import write_image, write_table, write_text
+from headwater.journey import Judge, aims, correlations, likelihoods, overlaps
+from headwater.page import GRID_SIDE, page, picture, score, text
+from headwater.pictures import Image
+from headwater.report import training_image
+from headwater.sheets import Entry, columns_sheet
+
+# Entries at either end of a column.
+SHOWN = 5
+
+
+def write_journey(
+    out: Path,
+    query: Image,
+    attributions: Sequence[Attribution],
+    top: int = 10,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Write the folder `out` and return the journey as one JSON-ready object.
+
+    Holds `query.png`, `query.safetensors` (noise, latents), `journey.png`, `journey.json`,
+    `scores.parquet` with a column for each step, and `report.html`. A `judge` adds the likelihood
+    of its features at each step.
+
+    Raises:
+        StoreError: `out` cannot be written.
+    """
+    index = attributions[0].index
+    made = index.picture(query)
+    write_picture(out, made)
+    aimed = aims(index, attributions)
+    steps = [step for step, _ in aimed]
+    both = [ends(attribution, top) for attribution in attributions]
+    scores = np.stack([attribution.scores for attribution in attributions])
+    compared: dict[str, Any] = {
+        "correlation": correlations(scores).round(4).tolist(),
+        "overlap of top": overlaps(scores, top).round(4).tolist(),
+        "overlap of bottom": overlaps(scores, top, lowest=True).round(4).tolist(),
+    }
+    if judge is not None:
+        compared["likelihood"] = likelihoods(index, attributions, judge).round(4).tolist()
+    provenance = origin(attributions[0], made)
+    answer = {
+        "index": str(index.path),
+        "prompt": query.prompt,
+        "seed": query.seed,
+        "method": attributions[0].method,
+        "steps": [
+            {"step": step, **to_json(attribution, shown)}
+            for step, attribution, shown in zip(steps, attributions, both, strict=True)
+        ],
+        **compared,
+        "provenance": provenance,
+        "out": str(out),
+    }
+    columns = [_column(*each) for each in zip(aimed, attributions, both, strict=True)]
+    try:
+        write_image(out / "journey.png", _sheet(query, attributions, columns))
+        write_table(out / "scores.parquet", _scores(steps, attributions))
+        write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
+        write_text(out / "report.html", _html(query, attributions, columns, compared, provenance))
+    except OSError as error:
+        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    return answer
+
+
+Column = tuple[int, PIL.Image.Image, Sequence[Entry], Sequence[Entry]]
+
+
+def _column(aimed: tuple[int, PIL.Image.Image], attribution: Attribution, shown: Ends) -> Column:
+    """Step, picture, proponents, opponents."""
+    sure = attribution.certainty
+    top, bottom = (entries(side[:SHOWN], sure) for side in (shown.top, shown.bottom))
+    return (*aimed, top, bottom)
+
+
+def _scores(steps: Sequence[int], attributions: Sequence[Attribution]) -> pa.Table:
+    samples = attributions[0].index.samples
+    return pa.table({
+        "id": [s.id for s in samples],
+        **{
+            f"score at step {step}": attribution.scores
+            for step, attribution in zip(steps, attributions, strict=True)
+        },
+        "caption": [s.caption for s in samples],
+        "uri": [s.uri for s in samples],
+    })  # fmt: skip
+
+
+def _sheet(
+    query: Image, attributions: Sequence[Attribution], columns: Sequence[Column]
+) -> PIL.Image.Image:
+    of = f"“{query.prompt}”, seed {query.seed}" if query.prompt else f"seed {query.seed}"
+    return columns_sheet(
+        [f"step {step}" for step, *_ in columns],
+        [
+            ("Aimed at", [[image] for _, image, _, _ in columns]),
+            ("Proponents", [[entry.image for entry in top] for _, _, top, _ in columns]),
+            ("Opponents", [[entry.image for entry in bottom] for *_, bottom in columns]),
+        ],
+        title=f"The journey of {name(query)[0]}",
+        subtitle=f"{attributions[0].method}, {of}, noisiest step first",
+    )
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def _html(
+    query: Image,
+    attributions: Sequence[Attribution],
+    columns: Sequence[Column],
+    compared: dict[str, Any],
+    provenance: dict[str, Any],
+) -> str:
+    index = attributions[0].index
+    steps = [step for step, *_ in columns]
+    asked = name(query)[0].replace("the picture", "this picture")
+    question = "Which training images taught the model {} at each step of its making?"
+    return page(
+        title=question.format(text(asked)),
+        question=question.format(f"<em>{text(asked)}</em>"),
+        facts={
+            "Prompt": text(query.prompt),
+            "Method": text(attributions[0].method),
+            "Training images": f"{len(index):,}",
+            "Steps": f"{len(steps)}, from {steps[0]} (noise) to {steps[-1]}",
+        },
+        pictures=figures(query, index.picture(query), index.denoiser),
+        prompt=query.prompt,
+        sections=[_steps(columns, attributions), _comparison(steps, compared)],
+        provenance=provenance,
+    )
+
+
+def _steps(columns: Sequence[Column], attributions: Sequence[Attribution]) -> str:
+    heads = "".join(f'<th scope="col">Step {step}</th>' for step, *_ in columns)
+    aimed = "".join(
+        f"<td>{picture(image, f'What the model aimed at, at step {step}', GRID_SIDE)}</td>"
+        for step, image, _, _ in columns
+    )
+    firm = "".join(f"<td>{_stability(attribution)}</td>" for attribution in attributions)
+    proponents = _entries([top for _, _, top, _ in columns], "Proponent")
+    opponents = _entries([bottom for *_, bottom in columns], "Opponent")
+    return f"""<section>
+<h2>Step by step</h2>
+<p class="muted">From left to right the picture is made. In the first row stands what the model
+aimed at; below it the images that pushed it there, the strongest first, and those that pushed it
+away. Scores compare within one step only. The number after ± is a standard error.</p>
+<div class="scroll"><table class="journey" style="min-width: {5.8 * len(columns) + 6:.1f}rem">
+<thead><tr><td></td>{heads}</tr></thead>
+<tbody>
+<tr><th scope="row">Aimed at</th>{aimed}</tr>
+<tr><th scope="row">Top {_k(attributions)} stays in resamples</th>{firm}</tr>
+{proponents}
+{opponents}
+</tbody></table></div>
+</section>"""
+
+
+def _stability(attribution: Attribution) -> str:
+    sure = attribution.certainty
+    return "—" if sure is None else f"{sure.stability:.0%}"
+
+
+def _k(attributions: Sequence[Attribution]) -> int:
+    """How many images the top has that a certainty is of."""
+    return max((a.certainty.k for a in attributions if a.certainty is not None), default=10)
+
+
+def _entries(columns: Sequence[Sequence[Entry]], called: str) -> str:
+    deep = max(map(len, columns), default=0)
+    rows = []
+    for i in range(deep):
+        cells = "".join(f"<td>{_cell(side[i]) if i < len(side) else ''}</td>" for side in columns)
+        rows.append(f'<tr><th scope="row">{called} {i + 1}</th>{cells}</tr>')
+    return "\n".join(rows)
+
+
+def _cell(entry: Entry) -> str:
+    near = f'<span class="note copies">{entry.near}</span>' if entry.near else ""
+    return (
+        f"{picture(entry.image, training_image(entry), GRID_SIDE)}"
+        f'<span class="note" title="{text(entry.caption)}">{score(entry.score, entry.error)}</span>'
+        f"{near}"
+    )
+
+
+def _comparison(steps: Sequence[int], compared: dict[str, Any]) -> str:
+    likelihood = ""
+    if "likelihood" in compared:
+        rows = np.asarray(compared["likelihood"]).T
+        likelihood = f"""<h3>Likelihood of each feature</h3>
+<p class="muted">What a judge makes of the picture that each step aimed at.</p>
+{_matrix(range(1, len(rows) + 1), steps, rows)}"""
+    return f"""<section>
+<h2>How alike are the steps?</h2>
+<h3>Rank correlation of the scores</h3>
+<p class="muted">1: two steps rank all training images alike. 0: they have nothing in common.</p>
+{_matrix(steps, steps, np.asarray(compared["correlation"]))}
+<h3>Share of the strongest proponents in common</h3>
+{_matrix(steps, steps, np.asarray(compared["overlap of top"]))}
+<h3>Share of the strongest opponents in common</h3>
+{_matrix(steps, steps, np.asarray(compared["overlap of bottom"]))}
+{likelihood}
+</section>"""
+
+
+def _matrix(rows: Sequence[int], columns: Sequence[int], values: Float[np.ndarray, "r c"]) -> str:
+    """A table of numbers from -1 to 1, tinted by their size."""
+    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    body = "\n".join(
+        f'<tr><th scope="row">{row}</th>{"".join(map(_tinted, line))}</tr>'
+        for row, line in zip(rows, values.tolist(), strict=True)
+    )
+    return f"""<div class="scroll"><table class="matrix">
+<thead><tr><td></td>{heads}</tr></thead>
+<tbody>
+{body}
+</tbody></table></div>"""
+
+
+def _tinted(value: float) -> str:
+    said = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f'<td style="--share: {100 * abs(value):.0f}%">{said}</td>'
