@@ -25,7 +25,7 @@ types: $(ENV)
 	$(BIN)/pyright
 
 tests: $(ENV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 benchmarks: $(ENV)
 	$(BIN)/python benchmarks/isolation.py

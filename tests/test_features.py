@@ -9,7 +9,7 @@ from headwater.asking import about_concept
 from headwater.features import Extractor
 from headwater.layers import size
 from headwater.methods import METHODS, Side
-from headwater.network import captions_kept, compiled
+from headwater.network import captions_kept, compiled, gates_apart
 from headwater.parameters import select
 from headwater.probes import seeded_noise
 from headwater.projection import make_projection
@@ -225,6 +225,19 @@ def test_a_caption_changed_during_a_call_is_another_caption():
         for _ in range(20):  # more than are kept, each at an address used before
             x = torch.randn(1, 3)
             torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_value_and_gate_apart_say_the_same_and_leave_nothing_behind(denoiser):
+    network, t = denoiser.network, 499
+    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(CAPTIONS[:2])
+    gates = [module for module in network.modules() if type(module).__name__ == "GEGLU"]
+    with torch.no_grad():
+        whole = denoiser.predict(xt, t, condition)
+        with gates_apart(network, [gates[0].proj]):
+            assert ["forward" in vars(gate) for gate in gates] == [False] + [True] * len(gates[1:])
+            apart = denoiser.predict(xt, t, condition)
+    torch.testing.assert_close(apart, whole, rtol=1e-10, atol=1e-12)
+    assert len(gates) > 1 and not any("forward" in vars(gate) for gate in gates)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it

@@ -23,7 +23,7 @@ from headwater.encoding import encode
 from headwater.gradients import TINY, Tape, unit_rms
 from headwater.layers import widened
 from headwater.methods import Side
-from headwater.network import captions_kept, frozen
+from headwater.network import captions_kept, frozen, gates_apart
 from headwater.projection import Projection
 
 
@@ -122,7 +122,8 @@ class Extractor:
     ) -> Iterator[ProbeRow]:
         """A row for each probe in turn."""
         network = self.denoiser.network
-        with frozen(network), captions_kept(network), Tape(self.layers) as tape:
+        apart = gates_apart(network, list(self.layers.values()))
+        with frozen(network), captions_kept(network), apart, Tape(self.layers) as tape:
             for row in probe_rows(tape, asked, self.projection):
                 yield row
                 tick(len(row.features))

@@ -6,8 +6,11 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 
+from diffusers.models.activations import GEGLU
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _KEYS_AND_VALUES = re.compile(r"\.attn2\.to_[kv](\.|$)")
 _CAPTIONS_KEPT = 4  # c, c+, c- and the empty prompt
@@ -63,6 +66,32 @@ def _remembering(layer: nn.Linear):
         return kept[id(x)][1].detach()
 
     return forward
+
+
+@contextmanager
+def gates_apart(network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Gated activations (GEGLU) compute value and gate by two products instead of a split one.
+
+    The halves of a split are strided, which makes the gate's backward slow, and the backward of
+    the split itself puts two gradients together again: a tenth of the time of a probe. Numbers
+    stay the same but for rounding. Left alone where the product's layer is one of `layers`,
+    because its hooks would not be called.
+    """
+    found = [module for module in network.modules() if isinstance(module, GEGLU)]
+    gates = [gate for gate in found if type(gate.proj) is nn.Linear and gate.proj not in layers]
+    for gate in gates:
+        gate.forward = partial(_gated, gate.proj)
+    try:
+        yield
+    finally:
+        for gate in gates:
+            del gate.forward
+
+
+def _gated(proj: nn.Linear, x: Tensor) -> Tensor:
+    biases = (None, None) if proj.bias is None else proj.bias.chunk(2)
+    value, gate = map(partial(F.linear, x), proj.weight.chunk(2), biases)
+    return value * F.gelu(gate)
 
 
 @contextmanager

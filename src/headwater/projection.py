@@ -106,11 +106,12 @@ def _sketched(d: int, dim: int, seed: int, device: torch.device) -> Place:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(d, generator=generator, dtype=torch.int32).to(device)
     sign = (2 * torch.randint(2, (d,), generator=generator, dtype=torch.int8) - 1).to(device)
+    sign = sign[order].float()  # in the order of the shuffled coordinates
     # A layer smaller than k, and the rest of a larger one, starts where chance says.
     start = int(torch.randint(dim, (), generator=generator))
 
     def place(out: Tensor, rows: Tensor) -> None:
-        shuffled = (rows * sign).index_select(1, order)
+        shuffled = rows.index_select(1, order).mul_(sign)
         whole = d // dim * dim
         if whole:
             out += shuffled[:, :whole].unflatten(1, (-1, dim)).sum(1)
