@@ -5,9 +5,13 @@ import pytest
 
 from headwater.evaluation.retrieval import (
     average_precision,
+    capped_recall_at,
+    false_caption_rate,
     isolation,
     mean_interval,
     precision_at,
+    recall_at,
+    shown_unnamed_precision,
 )
 
 
@@ -62,3 +66,53 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     half = 1.96 * values.std() / 20
     assert mean == pytest.approx(values.mean())
     assert (high - mean, mean - low) == pytest.approx((half, half), rel=0.1)
+
+
+def test_two_recalls():
+    scores = -np.arange(20.0)
+    truth = np.zeros(20, bool)
+    truth[[0, 3, 12]] = True  # two of three among the best ten
+    assert recall_at(scores, truth, 10) == capped_recall_at(scores, truth) == pytest.approx(2 / 3)
+    assert recall_at(scores, truth, 1) == pytest.approx(1 / 3)
+    assert capped_recall_at(scores, truth, 1) == 1
+    assert capped_recall_at(scores, truth, 2) == 0.5
+    assert recall_at(scores, truth, 20) == recall_at(scores, truth, 50) == 1
+
+
+@pytest.mark.parametrize("recall", [recall_at, capped_recall_at])
+def test_recall_needs_truth(recall):
+    with pytest.raises(ValueError, match="at least one true row"):
+        recall(np.ones(3), np.zeros(3, bool), 2)
+
+
+# 400 images: a quarter shows the concept; captions name it in most of them, and in some others.
+SHOWS = np.arange(400) < 100
+NAMES = (np.arange(400) < 80) | (np.arange(400) >= 380)
+
+
+def test_the_lexical_control_tells_words_from_pictures():
+    noise = np.random.default_rng(2).random(400)
+    words, picture = NAMES + 0.1 * noise, SHOWS + 0.1 * noise
+    assert shown_unnamed_precision(picture, SHOWS, NAMES) == 1
+    assert false_caption_rate(picture, SHOWS, NAMES) == 0
+    # Word matching: chance among the unnamed, and false captions at their share of all that name.
+    assert precision_at(words, SHOWS, 100) == 0.8
+    assert false_caption_rate(words, SHOWS, NAMES, 100) == 0.2
+    assert shown_unnamed_precision(words, SHOWS, NAMES, 300) == SHOWS[~NAMES].mean() == 20 / 300
+
+
+def test_the_lexical_control_by_hand():
+    scores = -np.arange(6.0)
+    shows = np.array([True, False, False, True, True, False])
+    names = np.array([True, True, False, False, False, True])
+    # Without the named ones: rows 2 (not shown), 3 and 4 (shown).
+    assert [shown_unnamed_precision(scores, shows, names, k) for k in (1, 2, 4)] == [0, 0.5, 2 / 3]
+    # Named and not shown: rows 1 and 5.
+    assert [false_caption_rate(scores, shows, names, k) for k in (1, 2, 5)] == [0, 0.5, 0.2]
+
+
+def test_the_lexical_control_needs_captions_that_differ_from_the_pictures():
+    with pytest.raises(ValueError, match="no image shows the concept without its caption"):
+        shown_unnamed_precision(np.ones(400), SHOWS, SHOWS | NAMES)
+    with pytest.raises(ValueError, match="no caption names the concept falsely"):
+        false_caption_rate(np.ones(400), SHOWS, SHOWS & NAMES)

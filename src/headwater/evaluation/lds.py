@@ -1,0 +1,173 @@
+"""Linear datamodeling score: do scores predict what models retrained on subsets do?
+
+Ilyas et al. 2022 (datamodels); equations 19 and 20 of the DAS paper (Lin et al.). Pure functions of
+outputs [m, q], those of m retrained models for q queries. Outputs are losses: negate one of which
+more is better. Intervals are 95% percentile bootstraps over the *subsets*, drawn for all queries
+jointly: the queries of a table share their models and so are no independent draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+RESAMPLES = 2_000
+
+Outputs = Float[np.ndarray, "m q"]
+Interval = tuple[float, float, float]  # point, low, high
+
+
+def predicted_outputs(
+    scores: Float[np.ndarray, "q n"], subsets: Bool[np.ndarray, "m n"]
+) -> Float[np.ndarray, "m q"]:
+    """Minus the sum of a query's scores over each subset: proponents lower the loss."""
+    sums = subsets.astype(np.float64) @ scores.T.astype(np.float64)
+    # A sum's last digits depend on the order of its terms: without rounding, subsets that tie
+    # (scores all equal, say) would be ranked by them.
+    scale = np.maximum(np.abs(scores).sum(1, dtype=np.float64), np.finfo(float).tiny)
+    return -np.round(sums / scale, 12) * scale
+
+
+def lds(true: Outputs, predicted: Outputs) -> Float[np.ndarray, " q"]:
+    """Spearman's correlation of true and predicted outputs over the subsets, for each query.
+
+    Ties share their mean rank. Where either side is the same for every subset there is nothing to
+    rank: it counts 0, because a prediction that tells no subsets apart predicts nothing, and
+    leaving such queries out would flatter the method that has most of them.
+
+    Raises:
+        ValueError: there are fewer than two subsets, or an output is not finite.
+    """
+    return _spearman(true, predicted, np.ones((1, len(true))))[0]
+
+
+def lds_interval(true: Outputs, predicted: Outputs, seed: int = 0) -> Interval:
+    """The mean LDS over queries, and its 95% interval over subsets."""
+    return _interval(lds(true, predicted).mean(), _resampled(true, predicted, seed))
+
+
+def lds_difference(true: Outputs, predicted: Outputs, other: Outputs, seed: int = 0) -> Interval:
+    """Mean LDS of one method minus another's, both under the same resamples.
+
+    Both methods see the same lucky and unlucky subsets, and the difference loses what they share:
+    its interval is narrower than the two of `lds_interval` suggest.
+    """
+    point = lds(true, predicted).mean() - lds(true, other).mean()
+    return _interval(point, _resampled(true, predicted, seed) - _resampled(true, other, seed))
+
+
+def choose_damping(
+    true: Outputs, predicted: Mapping[float, Outputs], seed: int = 0
+) -> tuple[float, np.ndarray]:
+    """The damping ratio that does best on a random half of the subsets, and the other half's rows.
+
+    Only the rows returned may be reported: on the first half, the best of many is best by luck too.
+
+    Args:
+        predicted: ratio -> predicted outputs; the first of equally good ones is taken.
+    """
+    if not predicted or len(true) < 4:
+        raise ValueError(
+            f"choosing a damping needs one ratio and 4 subsets at least; got {len(predicted)} "
+            f"and {len(true)}"
+        )
+    order = np.random.default_rng(seed).permutation(len(true))
+    chosen_on, held_out = np.split(order, [len(order) // 2])
+    ratio = max(predicted, key=lambda r: lds(true[chosen_on], predicted[r][chosen_on]).mean())
+    return ratio, np.sort(held_out)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What no prediction can surpass.
+
+    Attributes:
+        between: for each query, the mean Spearman correlation of the outputs of two seeds.
+        ceiling: of the mean LDS over queries; point and 95% interval over subsets.
+    """
+
+    between: Float[np.ndarray, " q"]
+    ceiling: Interval
+
+
+def noise_ceiling(
+    true: Float[np.ndarray, "s m q"], averaged: int | None = None, seed: int = 0
+) -> Ceiling:
+    """The LDS of a perfect prediction, whose models differ from those measured by their seed alone.
+
+    With r the mean correlation between seeds (over pairs and queries), the mean over a seeds has
+    the reliability R = a r / (1 + (a - 1) r) (Spearman 1910, Brown 1910), and what is free of noise
+    correlates with it by sqrt(R) (Spearman 1904). r <= 0 gives 0. The formulas are for linear
+    correlation; for the ranks of normal outputs they are less than 0.01 too high. r is averaged
+    before the root, not after: the root of one query's noisy r, cut at 0, would find ceilings in
+    pure noise. (Where queries differ much in r, the root of the mean is above the mean of the
+    roots: still a ceiling.)
+
+    Args:
+        true: outputs of s seeds of the same m subsets; some of a table's subsets are enough.
+        averaged: of how many seeds the outputs are the mean that the table predicts; default s.
+
+    Raises:
+        ValueError: there are fewer than two seeds or subsets, or an output is not finite.
+    """
+    if len(true) < 2:
+        raise ValueError(f"a noise ceiling needs at least 2 seeds per subset; got {len(true)}")
+    pairs = list(zip(*np.triu_indices(len(true), 1), strict=True))
+    between = np.mean([lds(true[a], true[b]) for a, b in pairs], axis=0)
+    resampled = np.mean([_resampled(true[a], true[b], seed) for a, b in pairs], axis=0)
+    count = averaged or len(true)
+    return Ceiling(
+        between, _interval(_attenuation(between.mean(), count), _attenuation(resampled, count))
+    )
+
+
+def models_needed(true: Outputs, predicted: Outputs, half_width: float, seed: int = 0) -> int:
+    """How many subsets give the mean LDS a 95% interval of +-half_width.
+
+    From the standard error over the subsets at hand, which falls as 1/sqrt(m). With several seeds
+    for each subset, this is the number of subsets, not of trainings.
+    """
+    if half_width <= 0:
+        raise ValueError(f"the half-width of an interval must be above 0; got {half_width}")
+    error = _resampled(true, predicted, seed).std()
+    return max(2, math.ceil(len(true) * (1.96 * error / half_width) ** 2))
+
+
+def _resampled(true: Outputs, predicted: Outputs, seed: int) -> np.ndarray:
+    """Mean LDS over queries in each resample of the subsets. One seed, one set of resamples."""
+    m = len(true)
+    drawn = np.random.default_rng(seed).multinomial(m, np.full(m, 1 / m), size=RESAMPLES)
+    return _spearman(true, predicted, drawn.astype(float)).mean(1)
+
+
+def _interval(point: float, resampled: np.ndarray) -> Interval:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(point), float(low), float(high)
+
+
+def _attenuation(between, averaged: int):
+    between = np.maximum(between, 0)
+    return np.sqrt(averaged * between / (1 + (averaged - 1) * between))
+
+
+def _spearman(true: Outputs, predicted: Outputs, weights: np.ndarray) -> np.ndarray:
+    """[b, q], one correlation for each row of weights [b, m]: how often a subset was drawn."""
+    if len(true) < 2 or not (np.isfinite(true).all() and np.isfinite(predicted).all()):
+        raise ValueError(f"an LDS needs finite outputs of 2 subsets or more; got {true.shape}")
+    found = []
+    for column, other in zip(true.T, predicted.T, strict=True):
+        x, y = _centred_ranks(column, weights), _centred_ranks(other, weights)
+        both = (weights * x * y).sum(1)
+        length = np.sqrt((weights * x * x).sum(1) * (weights * y * y).sum(1))
+        found.append(both / np.where(length > 0, length, np.inf))
+    return np.stack(found, 1)
+
+
+def _centred_ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """[b, m], the ranks in each resample less their mean: exact, as multiples of a half."""
+    below = (values[:, None] > values) + 0.5 * (values[:, None] == values)  # [m, m]
+    return weights @ below.T - weights.sum(1, keepdims=True) / 2
