@@ -14,12 +14,12 @@ import torch
 from tiny import as_calls
 
 import headwater
+from headwater.evaluation.models import shapes_first
 from headwater.kernel import Kernel, spectrum
 from headwater.probes import seeded_noise
 from headwater.prompts import without
 from headwater.recipe import extractor
 from headwater.scenes.data import describe, pictures
-from headwater.scenes.train import shapes_first
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 TIMESTEPS = (49, 149, 249, 349, 449, 549, 649, 749, 849, 949)

@@ -9,25 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from headwater.evaluation.models import Encoded, ModelConfig, Phase, tokens_of, train
 from headwater.evaluation.training import fit
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.data import Picture, pictures
 from headwater.scenes.judge import Judge
 from headwater.scenes.vocabulary import ATTRIBUTES
-
-CAPTION_DROPOUT = 0.1
 
 
 def main() -> None:
@@ -53,7 +49,7 @@ def main() -> None:
         judge = train_judge(pipe, work, given.judge_steps, given.device, given.seed)
         save_file(judge.state_dict(), given.out / "judge.safetensors")
     if given.stage in (None, "denoiser"):
-        train_denoiser(pipe, work, PHASES, given.device, given.seed)
+        train_denoiser(pipe, work, CONFIG, given.device, given.seed)
         save(pipe.to("cpu"), given.out)
 
 
@@ -113,84 +109,22 @@ def train_judge(pipe, work: Path, steps: int, device: str, seed: int, batch: int
     return judge.cpu()
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One part of the denoiser's training. `weight` maps alpha_bar of each sample to its weight."""
-
-    name: str
-    steps: int
-    batch: int
-    weight: Callable[[Tensor], Tensor]
-    stop: int | None = None
-
-
-def even(alpha_bar: Tensor) -> Tensor:
-    """Every timestep counts alike, as usual."""
-    return torch.ones_like(alpha_bar)
-
-
-def shapes_first(alpha_bar: Tensor) -> Tensor:
-    """More weight where noise hides the shape, less where only texture is left to predict.
-
-    The loss of x0 rather than of eps, at most 5 times the usual one, times min-SNR with gamma 5.
-    """
-    snr = alpha_bar / (1 - alpha_bar)
-    return (1 / alpha_bar).clamp_max(5) * (5 / snr).clamp_max(1)
-
-
 # With even weights, colour, style and background came within 3,500 steps (of a schedule of 8,000)
 # and objects hardly at all: their outline is settled at high noise, where the plain loss is small.
-PHASES = (
-    Phase("denoiser", steps=8_000, stop=3_500, batch=64, weight=even),
-    Phase("denoiser-shapes", steps=12_000, batch=32, weight=shapes_first),
+CONFIG = ModelConfig(
+    phases=(
+        Phase(steps=8_000, stop=3_500, batch=64),
+        Phase(steps=12_000, weight="shapes-first", name="denoiser-shapes"),
+    )
 )
 
 
-def train_denoiser(pipe, work: Path, phases: Sequence[Phase], device: str, seed: int) -> None:
+def train_denoiser(pipe, work: Path, config: ModelConfig, device: str, seed: int) -> None:
     """Noise prediction, UNet and text encoder together, phase after phase."""
-    training_set = pictures("train")
-    latents = encode(pipe.vae.to(device), as_tensor(training_set).to(device))
-    tokens = pipe.tokenizer(
-        [picture.caption for picture in training_set] + [""],
-        padding="max_length",
-        return_tensors="pt",
-    ).input_ids.to(device)
-    alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
-    unet = pipe.unet.to(device, memory_format=torch.channels_last)
-    model = nn.ModuleDict({"unet": unet, "text_encoder": pipe.text_encoder.to(device)})
-    for phase in phases:
-        fit(
-            model,
-            partial(denoising_loss, model, latents, tokens, alpha_bar, phase),
-            work / f"{phase.name}.safetensors",
-            steps=phase.steps,
-            stop=phase.stop,
-            learning_rate=1e-3,
-            ema_decay=0.9995,
-            seed=seed,
-        )
-    unet.to(memory_format=torch.contiguous_format)
-
-
-def denoising_loss(
-    model: nn.ModuleDict,
-    latents: Tensor,
-    tokens: Tensor,
-    alpha_bar: Tensor,
-    phase: Phase,
-    generator: torch.Generator,
-) -> Tensor:
-    """Weighted ||eps - prediction||^2 of a batch; the last row of `tokens` is the empty prompt."""
-    batch, device = phase.batch, latents.device
-    rows = torch.randint(len(latents), (batch,), generator=generator)
-    t = torch.randint(len(alpha_bar), (batch,), generator=generator).to(device)
-    eps = torch.randn(batch, *latents.shape[1:], generator=generator).to(device)
-    dropped = torch.rand(batch, generator=generator) < CAPTION_DROPOUT
-    a = alpha_bar[t].view(-1, 1, 1, 1)
-    xt = a.sqrt() * latents[rows] + (1 - a).sqrt() * eps
-    caption = model["text_encoder"](tokens[rows.masked_fill(dropped, len(latents))])[0]
-    error = (model["unet"](xt, t, caption).sample - eps).square().mean((1, 2, 3))
-    return (phase.weight(alpha_bar[t]) * error).mean()
+    shown = pictures("train")
+    latents = encode(pipe.vae.to(device), as_tensor(shown).to(device))
+    tokens = tokens_of(pipe, [picture.caption for picture in shown])
+    train(pipe, Encoded(latents, tokens), range(len(shown)), config, work, seed=seed, device=device)
 
 
 def as_tensor(sources: list[Picture]) -> Tensor:

@@ -1,0 +1,222 @@
+"""Small diffusion models: made from a configuration, trained on any rows of a data set.
+
+A configuration is data, a JSON file or one of `experiments/`. It names a base pipeline, whose
+autoencoder, tokenizer and noise schedule are used as they are, and says how its network and text
+encoder differ; those begin with random weights of the seed. Without a base the model is
+unconditional and works on pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from headwater.denoiser import Denoiser
+from headwater.errors import ModelError
+from headwater.evaluation.training import fit
+from headwater.training_set import TrainingSet
+
+
+def even(alpha_bar: Tensor) -> Tensor:
+    """Every timestep counts alike, as usual."""
+    return torch.ones_like(alpha_bar)
+
+
+def shapes_first(alpha_bar: Tensor) -> Tensor:
+    """More weight where noise hides the shape, less where only texture is left to predict.
+
+    The loss of x0 rather than of eps, at most 5 times the usual one, times min-SNR with gamma 5.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return (1 / alpha_bar).clamp_max(5) * (5 / snr).clamp_max(1)
+
+
+WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"even": even, "shapes-first": shapes_first}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One part of a training: its steps, and how much each noise level counts.
+
+    `weight` is a name of `WEIGHTS`; `stop` leaves the schedule of `steps` early.
+    """
+
+    steps: int
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight: str = "even"
+    stop: int | None = None
+    name: str = "denoiser"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How a small model is made and trained.
+
+    Args:
+        phases: its training, part after part.
+        base: a pipeline as `Denoiser.load` takes it; "" for an unconditional model of pixels.
+        unet: what differs from the base's UNet, or, without a base, all that `UNet2DModel` takes;
+            None begins with the base's own weights.
+        text_encoder: what differs from the base's; None keeps that as it is, weights and all.
+        caption_dropout: how often a caption is replaced by the empty one, for guidance.
+        ema_decay: of the moving average of the weights, which is what is kept.
+        flip: whether each picture is mirrored half of the time.
+    """
+
+    phases: tuple[Phase, ...]
+    base: str = "scenes"
+    unet: Mapping[str, Any] | None = field(default_factory=dict)
+    text_encoder: Mapping[str, Any] | None = field(default_factory=dict)
+    caption_dropout: float = 0.1
+    ema_decay: float = 0.9995
+    flip: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """A configuration from a JSON file.
+
+    Raises:
+        ModelError: unreadable, or it has a name that there is not.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        return ModelConfig(**{**facts, "phases": tuple(Phase(**each) for each in facts["phases"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} is no configuration of a model: {error}") from None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A data set as a model is trained on it.
+
+    `tokens` has one row more than there are pictures: the empty caption. None where the model
+    reads no captions.
+    """
+
+    x0: Float[Tensor, "n c h w"]
+    tokens: Int[Tensor, "n1 l"] | None
+
+
+def new_pipeline(config: ModelConfig, seed: int) -> Any:
+    """The pipeline that a configuration describes, with random weights of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if not config.base:
+            scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+            return DDIMPipeline(UNet2DModel(**(config.unet or {})), scheduler)
+        pipe = Denoiser.load(config.base, "cpu").pipe
+        if config.unet is not None:
+            pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, **config.unet})
+        if config.text_encoder is not None:
+            kind = type(pipe.text_encoder)
+            changed = {**pipe.text_encoder.config.to_dict(), **config.text_encoder}
+            pipe.text_encoder = kind(type(pipe.text_encoder.config).from_dict(changed))
+        return pipe
+
+
+def encoded(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encoded:
+    """Latents and tokens of a data set."""
+    rows = range(len(data))
+    bar = tqdm(rows[::batch], desc="encoding", unit="batch", delay=2, leave=False)
+    parts = [
+        denoiser.encode_images([data.image(row) for row in rows[start : start + batch]]).cpu()
+        for start in bar
+    ]
+    captions = [sample.caption for sample in data.samples]
+    return Encoded(torch.cat(parts), tokens_of(denoiser.pipe, captions))
+
+
+def tokens_of(pipe: Any, captions: Sequence[str]) -> Int[Tensor, "n1 l"] | None:
+    """Tokens of the captions, and of the empty one at the end."""
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None:
+        return None
+    said = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt")
+    return said.input_ids
+
+
+def train(
+    pipe: Any,
+    data: Encoded,
+    rows: Sequence[int] | Tensor,
+    config: ModelConfig,
+    work: Path,
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Train the pipeline's network, and its text encoder if the configuration has one, in place.
+
+    Two runs with one seed see the same batches, noise and dropouts. A run that was stopped goes on
+    from the last checkpoint in the folder `work`.
+    """
+    rows = torch.as_tensor(rows)
+    tokens = data.tokens
+    data = Encoded(
+        data.x0[rows].to(device),
+        None if tokens is None else torch.cat([tokens[rows], tokens[-1:]]).to(device),
+    )
+    learned = {"unet": pipe.unet.to(device, memory_format=torch.channels_last)}
+    if tokens is not None:
+        pipe.text_encoder.to(device).requires_grad_(config.text_encoder is not None)
+        if config.text_encoder is not None:
+            learned["text_encoder"] = pipe.text_encoder
+    alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
+    for phase in config.phases:
+        fit(
+            nn.ModuleDict(learned),
+            partial(denoising_loss, pipe, data, alpha_bar, config, phase),
+            work / f"{phase.name}.safetensors",
+            steps=phase.steps,
+            stop=phase.stop,
+            learning_rate=phase.learning_rate,
+            ema_decay=config.ema_decay,
+            seed=seed,
+        )
+    pipe.unet.to(memory_format=torch.contiguous_format)
+
+
+def denoising_loss(
+    pipe: Any,
+    data: Encoded,
+    alpha_bar: Float[Tensor, " t"],
+    config: ModelConfig,
+    phase: Phase,
+    generator: torch.Generator,
+) -> Float[Tensor, ""]:
+    """Weighted mean of (eps - prediction)^2 over a batch."""
+    x0, tokens = data.x0, data.tokens
+    rows = torch.randint(len(x0), (phase.batch,), generator=generator)
+    t = torch.randint(len(alpha_bar), (phase.batch,), generator=generator).to(x0.device)
+    eps = torch.randn(phase.batch, *x0.shape[1:], generator=generator).to(x0)
+    dropped = torch.rand(phase.batch, generator=generator) < config.caption_dropout
+    shown = x0[rows]
+    if config.flip:
+        mirrored = torch.rand(phase.batch, generator=generator) < 0.5
+        shown[mirrored] = shown[mirrored].flip(-1)
+    a = alpha_bar[t].view(-1, 1, 1, 1)
+    xt = a.sqrt() * shown + (1 - a).sqrt() * eps
+    if tokens is None:
+        predicted = pipe.unet(xt, t).sample
+    else:
+        caption = pipe.text_encoder(tokens[rows.masked_fill(dropped, len(x0))])[0]
+        predicted = pipe.unet(xt, t, caption).sample
+    error = (predicted - eps).square().mean((1, 2, 3))
+    return (WEIGHTS[phase.weight](alpha_bar[t]) * error).mean()

@@ -1,0 +1,157 @@
+"""Many small models, each trained on some of the images, and what is measured of each.
+
+Each model leaves one JSON file with all that its numbers depend on. A run that was stopped, or is
+asked for more models later, trains those that are missing and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from headwater.denoiser import Denoiser
+from headwater.errors import MismatchError
+from headwater.evaluation.models import Encoded, ModelConfig, new_pipeline, train
+from headwater.files import read_tensors, write_tensors, write_text
+
+# What is measured: name -> numbers. A function that other processes can import.
+Measured = dict[str, list[float]]
+Measure = Callable[[Denoiser], Measured]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model to train: its name in the folder, the rows that it sees, and its seed.
+
+    The weights of one that is `kept` stay as a pipeline in `models/NAME`.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    seed: int = 0
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all models of a folder share.
+
+    Args:
+        data: of all images.
+        measured: what `measure` does, in words and numbers: another one is refused.
+    """
+
+    folder: Path
+    config: ModelConfig
+    data: Encoded
+    measure: Measure
+    measured: Mapping[str, Any]
+    device: str = "cpu"
+
+    def key(self, task: Task) -> dict[str, Any]:
+        """All that a task's numbers depend on, as JSON has it."""
+        facts = {
+            "config": self.config.facts(),
+            "data": digest(self.data),
+            "rows": hashlib.sha256(json.dumps(task.rows).encode()).hexdigest(),
+            "seed": task.seed,
+            "measured": self.measured,
+        }
+        return json.loads(json.dumps(facts))
+
+    def model(self, task: Task) -> Path:
+        """Where a kept model lies."""
+        return self.folder / "models" / task.name
+
+
+def digest(data: Encoded) -> str:
+    """sha256 over latents and tokens."""
+    hashed = hashlib.sha256(data.x0.numpy().tobytes())
+    hashed.update(b"" if data.tokens is None else data.tokens.numpy().tobytes())
+    return hashed.hexdigest()
+
+
+def retrained(study: Study, tasks: Sequence[Task], jobs: int = 1) -> list[Measured]:
+    """What was measured of each task's model, in order; models that are missing are trained.
+
+    Args:
+        jobs: how many models at once, each in a process of its own with one thread. Small models
+            fill neither a GPU nor several cores; several side by side do.
+
+    Raises:
+        MismatchError: the folder holds models of another configuration, data set or measure.
+    """
+    missing = [task for task in tasks if finished(study, task) is None]
+    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc="models", delay=2) as bar:
+        for _ in _each(study, missing, jobs):
+            bar.update()
+    found = [finished(study, task) for task in tasks]
+    return [each for each in found if each is not None]
+
+
+def finished(study: Study, task: Task) -> Measured | None:
+    """What was measured of a task's model, or None where it is still to be trained.
+
+    Raises:
+        MismatchError: it was trained otherwise; names what differs first.
+    """
+    path = _results(study, task)
+    if not path.exists() or (task.kept and not study.model(task).exists()):
+        return None
+    written, wanted = json.loads(path.read_text()), study.key(task)
+    for name, value in wanted.items():
+        if written["key"].get(name) != value:
+            raise MismatchError(
+                f"{path} is of other models, {name!r} differs: give another folder, or remove it"
+            )
+    return written["outputs"]
+
+
+def _results(study: Study, task: Task) -> Path:
+    return study.folder / "outputs" / f"{task.name}.json"
+
+
+def _each(study: Study, tasks: Sequence[Task], jobs: int) -> Iterator[None]:
+    if jobs == 1 or len(tasks) < 2:
+        for task in tasks:
+            yield work(study, task)
+        return
+    # Spawned: a fork of a process that has used OpenMP or CUDA may hang.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(work, [study] * len(tasks), tasks)
+
+
+def work(study: Study, task: Task) -> None:
+    """Train one model, measure it, write down what was found."""
+    scratch = study.folder / "training" / task.name
+    pipe = new_pipeline(study.config, task.seed)
+    train(pipe, study.data, task.rows, study.config, scratch, seed=task.seed, device=study.device)
+    denoiser = Denoiser(pipe, task.name, study.device)
+    outputs = study.measure(denoiser)
+    if task.kept:
+        part = study.model(task).with_suffix(".part")
+        pipe.to("cpu").save_pretrained(part)
+        part.replace(study.model(task))
+    written = {"key": study.key(task), "outputs": outputs}
+    write_text(_results(study, task), json.dumps(written))
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def kept_encoding(path: Path, encode: Callable[[], Encoded]) -> Encoded:
+    """What `encode` gives, computed once and kept in a file."""
+    kept = read_tensors(path)
+    if kept is None:
+        made = encode()
+        kept = {"x0": made.x0} | ({} if made.tokens is None else {"tokens": made.tokens})
+        write_tensors(path, kept, {})
+    return Encoded(kept["x0"], kept.get("tokens"))

@@ -1,0 +1,221 @@
+"""Small models from a configuration, trained on some rows; what each leaves."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from headwater import Denoiser, load_dataset
+from headwater.errors import MismatchError, ModelError
+from headwater.evaluation.models import (
+    Encoded,
+    ModelConfig,
+    Phase,
+    denoising_loss,
+    encoded,
+    new_pipeline,
+    read_config,
+    shapes_first,
+    tokens_of,
+    train,
+)
+from headwater.evaluation.outputs import denoising_losses, samples
+from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained
+from headwater.probes import seeded_noise
+
+PIXELS = {
+    "sample_size": 8,
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "down_block_types": ("DownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+}
+
+
+def unconditional(steps=3, **more):
+    return ModelConfig((Phase(steps, batch=4),), base="", unet=PIXELS, **more)
+
+
+def captioned(tiny_model, steps=3, **more):
+    return ModelConfig((Phase(steps, batch=4),), base=str(tiny_model), **more)
+
+
+def weights(pipe):
+    return {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Encoded(torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None)
+
+
+@pytest.fixture(scope="module")
+def words(tiny_model, tiny_images):
+    return encoded(Denoiser.load(tiny_model), load_dataset(str(tiny_images)))
+
+
+def test_weights_come_from_the_seed_and_the_configuration(tiny_model):
+    one, again, other = (new_pipeline(captioned(tiny_model), seed) for seed in (0, 0, 1))
+    assert same(weights(one), weights(again)) and not same(weights(one), weights(other))
+    own = Denoiser.load(tiny_model).pipe
+    assert not same(weights(other), weights(own))
+    kept = new_pipeline(captioned(tiny_model, unet=None, text_encoder=None), 0)
+    assert same(weights(kept), weights(own))
+    assert same(kept.text_encoder.state_dict(), own.text_encoder.state_dict())
+    wider = new_pipeline(captioned(tiny_model, unet={"layers_per_block": 2}), 0)
+    assert len(weights(wider)) > len(weights(one))
+
+
+def test_a_data_set_is_encoded_with_the_empty_caption_last(tiny_model, tiny_images, words):
+    denoiser, images = Denoiser.load(tiny_model), load_dataset(str(tiny_images))
+    torch.testing.assert_close(words.x0[7:8], denoiser.encode_images([images.image(7)]))
+    assert len(words.tokens) == len(images) + 1
+    assert words.tokens[-1].tolist() == denoiser.pipe.tokenizer("", padding="max_length").input_ids
+    assert tokens_of(new_pipeline(unconditional(), 0), ["a"]) is None
+
+
+def test_training_repeats_itself_and_sees_only_its_rows(data, tmp_path):
+    def trained(rows, seed, name, of=data):
+        pipe = new_pipeline(unconditional(), 0)
+        train(pipe, of, rows, unconditional(), tmp_path / name, seed=seed)
+        return weights(pipe)
+
+    first = trained([1, 2, 3], 0, "first")
+    assert same(first, trained([1, 2, 3], 0, "again"))
+    assert not same(first, trained([1, 2, 3], 1, "seed"))
+    elsewhere = data.x0.clone()
+    elsewhere[[0, 4, 5, 6, 7, 8, 9]] = 9.0  # rows that it must not see
+    assert same(first, trained([1, 2, 3], 0, "other", Encoded(elsewhere, None)))
+
+
+def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
+    """By hand: x_t, the prediction under the captions drawn, the squared error, the weight."""
+    config = captioned(tiny_model, caption_dropout=0.5)
+    phase = Phase(1, batch=6, weight="shapes-first")
+    pipe = new_pipeline(config, 0)
+    alpha_bar = pipe.scheduler.alphas_cumprod
+    ours = denoising_loss(pipe, words, alpha_bar, config, phase, torch.Generator().manual_seed(5))
+    drawn = torch.Generator().manual_seed(5)
+    rows = torch.randint(20, (6,), generator=drawn)
+    t = torch.randint(1000, (6,), generator=drawn)
+    eps = torch.randn(6, *words.x0.shape[1:], generator=drawn)
+    dropped = torch.rand(6, generator=drawn) < 0.5
+    assert 0 < dropped.sum() < 6
+    total = 0.0
+    for i in range(6):
+        a = alpha_bar[t[i]]
+        xt = a.sqrt() * words.x0[rows[i]] + (1 - a).sqrt() * eps[i]
+        tokens = words.tokens[-1 if dropped[i] else int(rows[i])]
+        caption = pipe.text_encoder(tokens[None])[0]
+        error = (pipe.unet(xt[None], t[i], caption).sample[0] - eps[i]).square().mean()
+        snr = a / (1 - a)
+        total += min(1 / a, 5) * min(5 / snr, 1) * error / 6
+    torch.testing.assert_close(ours, total, rtol=1e-4, atol=1e-6)
+    assert shapes_first(torch.tensor([0.5])).item() == pytest.approx(2.0)
+
+
+def test_the_text_encoder_learns_only_if_it_is_to(tiny_model, words, tmp_path):
+    for text_encoder, learns in (({}, True), (None, False)):
+        config = captioned(tiny_model, text_encoder=text_encoder)
+        pipe = new_pipeline(config, 0)
+        before = {k: v.clone() for k, v in pipe.text_encoder.state_dict().items()}
+        train(pipe, words, range(20), config, tmp_path / str(learns))
+        assert same(before, pipe.text_encoder.state_dict()) is not learns
+
+
+def test_configurations_are_files(tmp_path):
+    path = tmp_path / "model.json"
+    config = unconditional(flip=True)
+    path.write_text(json.dumps(config.facts()))
+    assert json.dumps(read_config(path).facts()) == path.read_text()
+    for text in ("{", "{}", '{"phases": [], "colour": 1}', '{"phases": [{"step": 1}]}'):
+        path.write_text(text)
+        with pytest.raises(ModelError, match="is no configuration of a model"):
+            read_config(path)
+
+
+# --- outputs --------------------------------------------------------------------------------------
+
+
+def test_losses_are_means_of_squared_errors(tiny_model, words):
+    """The mean over timesteps and draws, each picture with its own caption and noise."""
+    denoiser = Denoiser.load(tiny_model, dtype=torch.float64)
+    captions = ["a red star", "", "a fish"]
+    x0 = words.x0[:3].double()
+    ours = denoising_losses(denoiser, x0, captions, timesteps=2, draws=2)
+    alone = [
+        denoising_losses(denoiser, x0[:1], captions[:1], timesteps=2, draws=1, seed=seed)
+        for seed in (0, 1)
+    ]
+    assert ours.shape == (3,) and alone[0] != alone[1]
+
+    total = 0.0
+    for t in (499, 999):
+        for draw in (0, 1):
+            noise = seeded_noise(x0.shape[1:], f"0|2|{t}|{draw}").double()[None]
+            a = denoiser.alpha_bar[t].double()
+            xt = a.sqrt() * x0[2:3] + (1 - a).sqrt() * noise
+            c = denoiser.encode_captions(["a fish"])
+            error = denoiser.network(xt, t, encoder_hidden_states=c).sample - noise
+            total += error.square().mean().item() / 4
+    assert ours[2].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_samples_belong_to_their_seeds(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    three = samples(denoiser, ["a red star", "a fish", "a red star"], steps=2)
+    again = samples(denoiser, ["a fish"], seeds=[1], steps=2)
+    torch.testing.assert_close(three[1:2], again, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(three[0], three[2])
+
+
+# --- many models ----------------------------------------------------------------------------------
+
+
+def mean_weight(denoiser, factor=1.0):
+    return {"mean": [factor * sum(p.double().mean().item() for p in denoiser.network.parameters())]}
+
+
+def study(folder, data, steps=2, factor=1.0):
+    measure = partial(mean_weight, factor=factor)
+    return Study(folder, unconditional(steps), data, measure, {"factor": factor})
+
+
+def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypatch):
+    tasks = [Task("full", tuple(range(10)), kept=True), Task("half", (1, 3, 5))]
+    mine = study(tmp_path, data)
+    found = retrained(mine, tasks)
+    assert found[0] != found[1] and len(found) == 2
+    loaded = Denoiser.load(mine.model(tasks[0]))
+    assert mean_weight(loaded) == found[0]
+    assert not mine.model(tasks[1]).exists() and not list((tmp_path / "training").iterdir())
+    monkeypatch.setattr("headwater.evaluation.retraining.train", None)  # nothing is trained again
+    assert retrained(mine, tasks[::-1]) == found[::-1]
+    for other, name in (
+        (study(tmp_path, data, steps=3), "config"),
+        (study(tmp_path, data, factor=2.0), "measured"),
+        (study(tmp_path, Encoded(data.x0 + 1, None)), "data"),
+    ):
+        with pytest.raises(MismatchError, match=f"'{name}' differs: give another folder"):
+            retrained(other, tasks)
+    with pytest.raises(MismatchError, match="'rows' differs"):
+        retrained(mine, [Task("half", (1, 3))])
+
+
+def test_models_side_by_side_are_the_same_models(tmp_path, data):
+    tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
+    alone = retrained(study(tmp_path / "alone", data), tasks)
+    assert retrained(study(tmp_path / "together", data), tasks, jobs=2) == alone
+
+
+def test_an_encoding_is_kept(tmp_path, words):
+    path = tmp_path / "encoded.safetensors"
+    assert torch.equal(kept_encoding(path, lambda: words).x0, words.x0)
+    kept = kept_encoding(path, lambda: pytest.fail("encoded again"))
+    assert torch.equal(kept.x0, words.x0) and torch.equal(kept.tokens, words.tokens)
