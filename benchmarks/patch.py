@@ -1,0 +1,128 @@
+"""Does a patch over one of two objects find that object, and not the other?
+
+Pictures with two objects side by side (other objects, colours and styles, one background), which
+the model has never seen together. Each is asked about twice by each method, with the mask over the
+left object and over the right one. Truth is what a training picture shows. Printed are precision@10
+of the masked object, of the same answer for the other object, and the difference, mean and 95%
+bootstrap interval over the objects asked about.
+
+    export OMP_NUM_THREADS=1
+    python benchmarks/patch.py [--rows 1000] [--pairs 15] [--draws 16] [--methods trak concept-trak]
+        [--prompt both] [--folder patch-benchmark] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from tqdm import tqdm
+
+from headwater import Denoiser, Index, build_index, load_dataset
+from headwater.evaluation.retrieval import mean_interval, precision_at
+from headwater.methods import METHODS
+from headwater.pictures import Image
+from headwater.scenes.data import describe, pictures
+from headwater.scenes.draw import SIZE, Scene, draw
+from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES
+
+PROMPTS = ("both", "none")
+RADIUS, LEFT, RIGHT = 0.23, 0.26, 0.74
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1000, help="training pictures")
+    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["trak", "concept-trak"])
+    parser.add_argument("--prompt", choices=PROMPTS, default="both", help="what the picture is of")
+    parser.add_argument("--folder", type=Path, default=Path("patch-benchmark"))
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    data, denoiser = load_dataset("scenes").first(given.rows), Denoiser.load("scenes")
+    asked = [two_objects(seed) for seed in range(given.pairs)]
+    rows = []
+    for name in given.methods:
+        side = METHODS[name].train
+        assert side is not None
+        folder = given.folder / f"{side.path}-{side.delta}-{METHODS[name].normalise}"
+        index = build_index(denoiser, data, folder, method=name)
+        rows.append(measure(name, index, asked, given))
+    print(json.dumps({"settings": vars(given), "methods": rows}, default=str)
+          if given.json else table(rows))  # fmt: skip
+    return 0
+
+
+def two_objects(seed: int) -> tuple[Scene, Scene]:
+    """Two scenes with nothing in common but the background."""
+    rng = random.Random(seed)
+    sides = [rng.sample(values, 2) for values in (OBJECTS, COLOURS, STYLES)]
+    background, tone = rng.choice(BACKGROUNDS), rng.random()
+
+    def scene(side: int, x: float) -> Scene:
+        object, colour, style = (values[side] for values in sides)
+        return Scene(object, colour, style, background, x=x, radius=RADIUS, tone=tone)
+
+    return scene(0, LEFT), scene(1, RIGHT)
+
+
+def joined(left: Scene, right: Scene) -> PIL.Image.Image:
+    """The left half of one picture and the right half of the other; their backgrounds agree."""
+    picture = draw(left)
+    half = (SIZE // 2, 0, SIZE, SIZE)
+    picture.paste(draw(right).crop(half), half)
+    return picture
+
+
+def said(left: Scene, right: Scene) -> str:
+    """A caption that says both, in the words of the training captions."""
+    one = describe(left.object, left.colour, left.style)
+    return f"{one} {describe(right.object, right.colour, right.style, right.background)}"
+
+
+def measure(
+    name: str, index: Index, asked: list[tuple[Scene, Scene]], given: argparse.Namespace
+) -> dict[str, Any]:
+    shown = pictures("train")[: given.rows]
+    found = []
+    for number, pair in enumerate(tqdm(asked, desc=name, leave=False)):
+        file = given.folder / f"pair-{number}.png"
+        joined(*pair).save(file)
+        for side, (inside, other) in enumerate((pair, pair[::-1])):
+            mask = given.folder / f"mask-{side}.png"
+            half = PIL.Image.new("L", (SIZE, SIZE), 0)
+            half.paste(255, (side * SIZE // 2, 0, (side + 1) * SIZE // 2, SIZE))
+            half.save(mask)
+            prompt = said(*pair) if given.prompt == "both" else ""
+            answer = index.attribute(Image(prompt, file, mask, draws=given.draws), method=name)
+            truths = [np.array([p.shows(of.object) for p in shown]) for of in (inside, other)]
+            found.append([precision_at(answer.scores, truth) for truth in truths])
+    inside, other = zip(*found, strict=True)
+    return {
+        "method": name,
+        "inside": mean_interval(inside),
+        "other": mean_interval(other),
+        "difference": mean_interval(np.subtract(inside, other).tolist()),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    columns = ("inside", "other", "difference")
+    lines = [f"{'precision@10':<18}" + "".join(f"{name:<22}" for name in columns)]
+    for row in rows:
+        cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in columns]
+        lines.append(f"{row['method']:<18}" + "".join(f"{cell:<22}" for cell in cells))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
