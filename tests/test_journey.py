@@ -12,9 +12,10 @@ from test_cli import assert_refused, headwater
 
 from headwater import Denoiser, build_index, load_dataset
 from headwater import index as index_module
+from headwater.certainty import correlations
 from headwater.errors import MethodError, QueryError
 from headwater.index import Index
-from headwater.journey import aims, correlations, journey, likelihoods, overlaps
+from headwater.journey import aims, journey, likelihoods, overlaps
 from headwater.journey_report import SHOWN, write_journey
 from headwater.pictures import Image
 

@@ -129,8 +129,6 @@ def test_what_cannot_be_asked(denoiser, tiny_images):
         Image(PROMPT, draws=0)
     with pytest.raises(QueryError, match="give a picture: a file, or --prompt and --seed"):
         picture_of(denoiser, Image())
-    with pytest.raises(QueryError, match="--step 3 is not a step of the trajectory"):
-        picture_of(denoiser, Image(PROMPT, step=3))
 
 
 def test_kinds_and_titles():

@@ -128,7 +128,7 @@ def test_pictures_are_normalised_as_the_folder_says(world, tmp_path):
     images, _ = direct(source, world.pictures, TEXTS, MEAN, STD)
     clip = Clip(source)
     torch.testing.assert_close(clip.images(world.pictures), images, rtol=1e-4, atol=1e-4)
-    assert clip.fingerprint() == world.clip.fingerprint()  # the same weights
+    assert clip.fingerprint() != world.clip.fingerprint()  # though the weights are the same
     assert relative_error(images, world.clip.images(world.pictures)) > 0.01
 
 

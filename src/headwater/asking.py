@@ -85,9 +85,10 @@ def about_preference(
     condition: Float[Tensor, "b l e"] | None,
     sign: int,
     timesteps: Sequence[int],
+    inversion_guidance: float = 1.0,
 ) -> Iterator[Asked]:
     """One side of preference pairs, along the inversion of its images."""
-    for probe in probes.inversion(denoiser, own, condition, timesteps):
+    for probe in probes.inversion(denoiser, own, condition, timesteps, inversion_guidance):
         yield Asked(probe.eps, guidance.preference(denoiser, probe, own, other, sign))
 
 

@@ -45,7 +45,7 @@ def certainty(
 
     Where there are candidates, only the rows `among` them compete for the top.
     """
-    draws, n = scored.draws.shape
+    draws, n = scored.draws.shape[-2:]
     if draws < 2:
         return None
     competing = list(range(n) if among is None else among)
@@ -76,11 +76,25 @@ def certainty(
 
 
 def _halves(scored: Scored) -> float:
-    first, second = (
-        Scored(scored.draws[start::2], scored.squared).answer()[0].double() for start in (0, 1)
-    )
-    return torch.corrcoef(torch.stack([_ranks(first), _ranks(second)]))[0, 1].item()
+    halves = (scored.draws[..., start::2, :] for start in (0, 1))
+    scores = [Scored(half, scored.squared).answer()[0].double().numpy() for half in halves]
+    return float(correlations(np.stack(scores))[0, 1])
 
 
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    return values.argsort().argsort().double()
+def correlations(scores: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "s s"]:
+    """Spearman's rank correlation of every row of scores with every other.
+
+    A row whose scores are all equal has no order to compare: its correlations are 0.
+    """
+    ranks = np.stack([_ranks(row) for row in scores])
+    ranks -= ranks.mean(1, keepdims=True)
+    length = np.linalg.norm(ranks, axis=1, keepdims=True)
+    unit = ranks / np.where(length > 0, length, 1)
+    return unit @ unit.T
+
+
+def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """From 1; equal values share the mean of their ranks."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]

@@ -9,6 +9,7 @@ file knows which family of models it deals with.
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -244,10 +245,13 @@ class Denoiser:
     # --- identity --------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
-        """sha256 over every weight, over alpha_bar and the kind of prediction."""
+        """sha256 over weights, alpha_bar, the kind of prediction, and what encoding depends on.
+
+        Computed once: weights are taken to stay as they are while a Denoiser is in use.
+        """
         if self._fingerprint is None:
             digest = self._weights_digest("unet", "text_encoder", "vae")
-            digest.update(f"{self.prediction_type}".encode())
+            digest.update(f"{self.prediction_type}|{self._encoding()}".encode())
             digest.update(self.alpha_bar.cpu().numpy().tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
@@ -256,12 +260,17 @@ class Denoiser:
         """sha256 over all that `encode_images` and `encode_captions` depend on."""
         if self._encoders_fingerprint is None:
             digest = self._weights_digest("text_encoder", "vae")
-            tokenizer = getattr(self.pipe, "tokenizer", None)
-            vocabulary = sorted(tokenizer.get_vocab().items()) if tokenizer is not None else []
-            digest.update(f"{self.image_size}|{self.latent_shape}|{self.dtype}|".encode())
-            digest.update(f"{vocabulary}".encode())
+            digest.update(f"{self.dtype}|{self._encoding()}".encode())
             self._encoders_fingerprint = digest.hexdigest()
         return self._encoders_fingerprint
+
+    def _encoding(self) -> str:
+        """What turns pictures and captions into the network's inputs, besides weights."""
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        words = [] if tokenizer is None else [tokenizer.model_max_length, tokenizer.get_vocab()]
+        vae = {} if self._vae is None else self._vae.config
+        scale = [vae.get("scaling_factor"), vae.get("shift_factor")]
+        return json.dumps([self.image_size, self.latent_shape, scale, words], sort_keys=True)
 
     def _weights_digest(self, *parts: str):
         digest = hashlib.sha256()

@@ -23,7 +23,7 @@ from headwater.encoding import encode
 from headwater.gradients import TINY, Tape, unit_rms
 from headwater.layers import widened
 from headwater.methods import Side
-from headwater.network import captions_kept, frozen, gates_apart
+from headwater.network import for_gradients
 from headwater.projection import Projection
 
 
@@ -121,9 +121,8 @@ class Extractor:
         self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
     ) -> Iterator[ProbeRow]:
         """A row for each probe in turn."""
-        network = self.denoiser.network
-        apart = gates_apart(network, list(self.layers.values()))
-        with frozen(network), captions_kept(network), apart, Tape(self.layers) as tape:
+        ready = for_gradients(self.denoiser.network, list(self.layers.values()))
+        with ready, Tape(self.layers) as tape:
             for row in probe_rows(tape, asked, self.projection):
                 yield row
                 tick(len(row.features))

@@ -22,7 +22,7 @@ from headwater.denoiser import Denoiser
 from headwater.errors import DatasetError, HeadwaterWarning, MismatchError, QueryError, StoreError
 from headwater.files import sha256_of
 from headwater.methods import method_named, served_by
-from headwater.pictures import Image, Picture, picture_of
+from headwater.pictures import Image, Picture, picture_of, require_step
 from headwater.preparing import Question
 from headwater.recipe import FEATURES_VERSION, Recipe, extractor
 from headwater.similarity import Clip
@@ -154,6 +154,20 @@ class Index:
         data = self.manifest.data
         return self._training_set or load_dataset(data["source"], **data["options"])
 
+    def require_same_images(self) -> None:
+        """Refuse images that have moved to other rows since the index was built.
+
+        Raises:
+            MismatchError: so they have.
+        """
+        there = dict(enumerate(sample.id for sample in self.training_set.samples))
+        for position, sample in zip(self.positions, self.samples, strict=True):
+            if there.get(position) != sample.id:
+                raise MismatchError(
+                    f"{self.training_set.source} is not what {self.path} was built from, "
+                    f"{sample.id!r} is not at row {position}: build the index again"
+                )
+
     def image(self, row: int) -> PIL.Image.Image | None:
         """The picture of an index row, or None where it cannot be opened any more."""
         if self._images_lost:
@@ -209,6 +223,8 @@ class Index:
 
     def picture(self, query: Image) -> Picture:
         """The picture that a question is about; drawn once."""
+        if query.step is not None:
+            require_step(self.denoiser, query.step, query.steps)
         key = (query.file, query.prompt, query.seed, query.guidance, query.steps)
         if key not in self._pictures:
             self._pictures[key] = picture_of(self.denoiser, query)

@@ -58,25 +58,6 @@ def journey(
     return [attribute(index, replace(query, step=step), method=chosen, **options) for step in steps]
 
 
-def correlations(scores: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "s s"]:
-    """Spearman's rank correlation of the scores of every step with those of every other.
-
-    A step whose scores are all equal has no order to compare: its correlations are 0.
-    """
-    ranks = np.stack([_ranks(row) for row in scores])
-    ranks -= ranks.mean(1, keepdims=True)
-    length = np.linalg.norm(ranks, axis=1, keepdims=True)
-    unit = ranks / np.where(length > 0, length, 1)
-    return unit @ unit.T
-
-
-def _ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """From 1; equal values share the mean of their ranks."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[which]
-
-
 def overlaps(
     scores: Float[np.ndarray, "s n"], count: int = 10, lowest: bool = False
 ) -> Float[np.ndarray, "s s"]:

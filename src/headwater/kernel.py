@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 
@@ -32,11 +33,23 @@ class Spectrum:
 
 def spectrum(blocks: Blocks, n: int, k: int) -> Spectrum:
     """Eigendecompose the smaller of the two Gram matrices, in float64."""
-    gram = _dual_gram(blocks, n) if n < k else _primal_gram(blocks, k)
-    values, vectors = torch.linalg.eigh(gram / n)
+    with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
+        gram = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
+        # One call, which can tell nothing of itself: minutes for 8,192 on a few cores.
+        bar.set_description(f"eigenvalues of {min(n, k)} x {min(n, k)}", refresh=min(n, k) > 2_000)
+        values, vectors = torch.linalg.eigh(gram / n)
     # Rounding leaves tiny negative eigenvalues of a matrix that has none.
     # Laid out as they are when read back, so that products with them round alike.
     return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous(), dual=n < k)
+
+
+def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
+    def ticking() -> Iterator[Tensor]:
+        for block in blocks():
+            yield block
+            bar.update()
+
+    return ticking
 
 
 def _primal_gram(blocks: Blocks, k: int) -> Float[Tensor, "k k"]:

@@ -90,8 +90,10 @@ def embedding(
     rows, width = layer.weight.shape
     gy = gy.reshape(len(gy), -1, width)
     x = x.reshape(len(x), -1, 1).expand(gy.shape)
-    zeros = gy.new_zeros(len(gy), rows, width)
-    return zeros.scatter_add_(1, x, gy).flatten(1)
+    found = gy.new_zeros(len(gy), rows, width).scatter_add_(1, x, gy)
+    if layer.padding_idx is not None:  # autograd leaves that row out
+        found[:, layer.padding_idx] = 0
+    return found.flatten(1)
 
 
 def _joined(layer: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:

@@ -17,9 +17,16 @@ _CAPTIONS_KEPT = 4  # c, c+, c- and the empty prompt
 
 
 @contextmanager
+def for_gradients(network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """All that follows at once, for a network that is asked for the gradients of these layers."""
+    with frozen(network), captions_kept(network), gates_apart(network, layers):
+        yield
+
+
+@contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No weight asks for a gradient and no dropout fires inside; afterwards all is as it was."""
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     module.eval()
     for parameter in wanted:
@@ -27,7 +34,8 @@ def frozen(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        module.train(training)
+        for part, mode in modes:
+            part.training = mode
         for parameter in wanted:
             parameter.requires_grad_(True)
 

@@ -233,7 +233,7 @@ def _two_sided(layer: nn.Module, dim: int, seed: int, device: torch.device) -> A
         x, gy = (torch.cat(side, 1) for side in zip(*pairs, strict=True))  # [b, t, i], [b, t, o]
         projected = (gy @ left.to(gy)).transpose(1, 2) @ (x @ right.to(x))  # [b, p, q]
         _add_around(out, projected.flatten(1).to(out.dtype), start)
-        return _norm_of_sum(x, gy)
+        return _norm_of_sum(widened(x), widened(gy))
 
     return add
 
@@ -242,9 +242,9 @@ def _norm_of_sum(x: Float[Tensor, "b t i"], gy: Float[Tensor, "b t o"]) -> Float
     """||sum over t of gy_t x_t^T||, exact: by the t x t inner products, or by forming it."""
     t, i, o = x.shape[1], x.shape[2], gy.shape[2]
     if t * (i + o) < i * o:
-        square = (widened(x @ x.transpose(1, 2)) * widened(gy @ gy.transpose(1, 2))).sum((1, 2))
+        square = ((x @ x.transpose(1, 2)) * (gy @ gy.transpose(1, 2))).sum((1, 2))
         return square.clamp_min(0).sqrt()
-    return torch.linalg.vector_norm(widened(gy.transpose(1, 2) @ x), dim=(1, 2))
+    return torch.linalg.vector_norm(gy.transpose(1, 2) @ x, dim=(1, 2))
 
 
 PROJECTIONS = {

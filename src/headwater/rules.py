@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,17 +19,24 @@ from headwater.kernel import Kernel
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of each draw, [q, n]; an answer is their mean, squared first or last if so."""
+    """Scores of each draw; an answer is their mean, squared first or last if so.
 
-    draws: Float[Tensor, "q n"]
+    Where the square comes last, several checkpoints keep their draws apart, [c, q, n]: an answer
+    is the mean of theirs.
+    """
+
+    draws: Float[Tensor, "*c q n"]
     squared: bool = False
 
     def answer(self, weights: Float[Tensor, "w q"] | None = None) -> Float[Tensor, "w n"]:
         """The mean over draws, or its like under each of some weights that sum to 1."""
         if weights is None:
-            weights = self.draws.new_full((1, len(self.draws)), 1 / len(self.draws))
+            count = self.draws.shape[-2]
+            weights = self.draws.new_full((1, count), 1 / count)
         mean = weights @ self.draws
-        return mean.square() if self.squared else mean
+        if self.squared:
+            mean = mean.square()
+        return mean if mean.ndim == 2 else mean.mean(0)
 
 
 def dot(kernel: Kernel, psi: Tensor) -> Scored:
@@ -99,8 +107,6 @@ RULES: dict[str, Callable[[Kernel, Tensor], Scored]] = {
 
 def mean_of(scored: Iterable[Scored]) -> Scored:
     """The mean over checkpoints, each with features and a kernel of its own."""
-    first, *more = scored
-    draws = first.draws
-    for each in more:
-        draws = draws + each.draws
-    return Scored(draws / (1 + len(more)), first.squared)
+    each = list(scored)
+    apart = torch.stack([one.draws for one in each])
+    return Scored(apart if each[0].squared else apart.mean(0), each[0].squared)

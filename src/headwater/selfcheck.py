@@ -20,7 +20,7 @@ from headwater.denoiser import Denoiser
 from headwater.errors import SelfCheckError
 from headwater.gradients import Tape, unit_rms
 from headwater.layers import size
-from headwater.network import frozen
+from headwater.network import for_gradients
 from headwater.probes import seeded_noise
 
 EXACT = 1e-8  # of a layer's gradient, relative: float64 with room for long sums
@@ -117,7 +117,7 @@ def _asked(denoiser: Denoiser, x0: Tensor, condition: Tensor | None):
 def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = {name: denoiser.network.get_submodule(name) for name in names}
-    with frozen(denoiser.network), Tape(layers) as tape:
+    with for_gradients(denoiser.network, list(layers.values())), Tape(layers) as tape:
         eps = denoiser.predict(xt.requires_grad_(), t, c)
         found = {name: rows.to(x0.device) for name, rows in tape.gradients(eps, delta)}
     for name in found.keys() ^ layers.keys():  # a layer that was not called

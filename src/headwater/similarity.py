@@ -111,8 +111,9 @@ class Clip:
         return getattr(out, "pooler_output", out)
 
     def fingerprint(self) -> str:
-        """sha256 over the weights."""
-        digest = hashlib.sha256()
+        """sha256 over the weights, and over how pictures and words are brought to them."""
+        seen = [self._size, self._mean, self._std, self._tokenizer.get_vocab()]
+        digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
         for name, tensor in self._model.state_dict().items():
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -167,8 +168,9 @@ def embedded(index: Index, embed: Callable, name: str) -> Float[Tensor, "n k"]:
     """Every training image of an index embedded; kept in the index.
 
     Raises:
-        DatasetError: the images are not where they were.
+        DatasetError, MismatchError: the images are not where they were, or not the same.
     """
+    index.require_same_images()
     path = index.path / "similarity" / f"{name}.safetensors"
     kept = read_tensors(path)
     if kept is None or len(kept["rows"]) != len(index):

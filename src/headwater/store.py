@@ -247,6 +247,9 @@ def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifes
     return complete
 
 
+_MEND = "run the same `headwater index` command again to rebuild it"
+
+
 def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k"]]:
     """Feature rows, shard by shard, as float32. Each file's checksum is verified first.
 
@@ -255,16 +258,15 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
     """
     for shard in manifest.shards:
         path = folder / shard.file
-        mend = "run the same `headwater index` command again to rebuild it"
         if not path.exists():
-            raise StoreError(f"{path} is missing: {mend}")
+            raise StoreError(f"{path} is missing: {_MEND}")
         if path.stat().st_size != shard.bytes or sha256_of(path) != shard.sha256:
-            raise StoreError(f"{path} is damaged (its checksum differs from index.json): {mend}")
+            raise StoreError(f"{path} is damaged (its checksum differs from index.json): {_MEND}")
         try:
             with safe_open(path, "pt") as file:
                 yield file.get_tensor("features").float() * file.get_tensor("scale")[:, None]
         except (SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} cannot be read ({error}): {mend}") from None
+            raise StoreError(f"{path} cannot be read ({error}): {_MEND}") from None
 
 
 def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
@@ -281,7 +283,10 @@ def read_residuals(folder: Path, shards: Sequence[Shard]) -> Float[Tensor, "n p"
 def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
     parts = []
     for shard in shards:
-        with safe_open(folder / shard.file, "pt") as file:
-            if name in file.keys() and shard.rows:
-                parts.append(file.get_tensor(name))
+        try:
+            with safe_open(folder / shard.file, "pt") as file:
+                if name in file.keys() and shard.rows:
+                    parts.append(file.get_tensor(name))
+        except (OSError, SafetensorError) as error:
+            raise StoreError(f"{folder / shard.file} cannot be read ({error}): {_MEND}") from None
     return torch.cat(parts) if parts else None

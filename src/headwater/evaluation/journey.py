@@ -1,6 +1,6 @@
 """Journey diagnostics that compare more than steps (Journey-TRAK, Georgiev et al. 2023).
 
-Correlation and overlap between the steps of one journey are `headwater.journey`'s `correlations`
+Correlation and overlap between the steps of one journey are `headwater.certainty.correlations`
 and `overlaps`; they are what these are made of.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from headwater.journey import correlations, overlaps
+from headwater.certainty import correlations
+from headwater.journey import overlaps
 
 
 def top_with_bottom(scores: Float[np.ndarray, "t n"], k: int = 10) -> Float[np.ndarray, "t t"]:
