@@ -121,9 +121,9 @@ REFUSED = {
     ),
     "timesteps 0": (INDEX + "--timesteps 0", "--timesteps 0 must lie between 1 and 1000"),
     "timesteps": (INDEX + "--timesteps 1001", "--timesteps 1001 must lie between 1 and 1000"),
-    "batch size 0": (INDEX + "--batch-size 0", "--batch-size '0' must be a positive number"),
-    "batch size x": (INDEX + "--batch-size x", "--batch-size 'x' must be a positive number or `a"),
-    "batch size": (INDEX + "--batch-size -4", "--batch-size '-4' must be a positive number"),
+    "batch size 0": (INDEX + "--batch-size 0", "--batch-size 0 must be at least 1, or auto"),
+    "batch size x": (INDEX + "--batch-size x", "--batch-size 'x' must be a number, or `auto`"),
+    "batch size": (INDEX + "--batch-size -4", "--batch-size -4 must be at least 1, or auto"),
     "device": (INDEX + "--device abacus", "cannot compute on --device 'abacus'"),
     "index is a file": ("index {model} {images} {tmp}/file", "{tmp}/file is a file"),
     "index in a file": ("index {model} {images} {tmp}/file/x", "{tmp}/file/x: Not a directory"),
@@ -460,10 +460,21 @@ def test_the_table_fits_a_terminal(tmp_path, tiny_model):
     assert report == f"Report: {tmp_path / 'out/report.html'}"
 
 
-def test_answers_go_to_a_folder_named_after_the_prompt(index, tmp_path, monkeypatch):
+def test_an_answer_goes_to_a_folder_named_after_the_question(index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert headwater("concept", index, *ASK, "--seed", 3, "--draws", 2).code == 0
-    assert (tmp_path / "headwater-answers/a-red-star-in-hatched-style-3/report.html").exists()
+    command = ("concept", index, *ASK, "--seed", 3, "--draws", 2)
+    result = headwater(*command)
+    (folder,) = Path("headwater-answers").iterdir()
+    assert re.fullmatch("concept-star-hatched-style-in-a-red-star-in-3-[0-9a-f]{6}", folder.name)
+    assert (
+        result.out.endswith(f"Report: {folder}/report.html\n") and (folder / "report.html").exists()
+    )
+    assert headwater(*command, "--top", 4, "--fresh").code == 0  # the same, shown in another way
+    assert headwater("concept", index, *ASK[:3], "--seed", 3, "--draws", 2).code == 0
+    first, second = sorted(Path("headwater-answers").iterdir())
+    assert first == folder and second.name.startswith(
+        "concept-star-in-a-red-star-in-hatched-style-3-"
+    )
 
 
 def test_info(index, tmp_path):

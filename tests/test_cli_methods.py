@@ -312,3 +312,35 @@ def test_random_answers_any_question(places, tmp_path):
     one = asked("image", places["trak"], places["file"], *command)
     two = asked("concept", places["trak"], PROMPT, "--concept", "star", *command)
     assert one["method"] == two["method"] == "random" and top(one) != top(two)
+
+
+def test_candidates_are_like_the_picture_whatever_the_method(places, tmp_path):
+    """Of a file, by chance, and of a concept as the file shows it."""
+    more = ("--candidates", "pixel:3", "--method", "random", "--out", tmp_path)
+    file = asked("image", places["trak"], places["file"], *more)
+    local = asked("concept", places["concept"], "", "--local", places["file"], *more)
+    plain = asked("image", places["pixel"], places["file"], "--out", tmp_path)  # the same cosine
+    for answer in (file, local):
+        assert set(list(top(answer))[:3]) == set(list(top(plain))[:3])
+
+
+def test_every_question_has_a_folder_of_its_own(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file, other = places["file"], places["images"] / "train-00010.png"
+    image = ("image", places["concept"], "--method", "random")
+    concept = ("concept", places["concept"], PROMPT, "--method", "random")
+    commands = {
+        "image-train-00011-0": (*image, file),
+        "image-train-00010-0": (*image, other),
+        "patch-train-00010-0": (*image, other, "--mask", places["tmp"] / "white.png"),
+        "image-a-red-star-in-hatched-style-0": (*image, "--prompt", PROMPT),
+        "concept-star-in-a-red-star-in-hatched-style-0": (*concept, "--concept", "star"),
+        "concept-red-in-a-red-star-in-hatched-style-0": (*concept, "--concept", "red"),
+        "local-this-star-in-train-00011-0": (*concept, "--concept", "star", "--local", file),
+    }
+    for command in (*commands.values(), next(iter(commands.values()))):
+        result = headwater(*command)
+        assert result.code == 0, result.err
+    folders = sorted(Path("headwater-answers").iterdir())
+    assert [folder.name[:-7] for folder in folders] == sorted(commands)
+    assert all((folder / "report.html").is_file() for folder in folders)

@@ -9,12 +9,12 @@ import torch
 from tiny import tiny_folder, tiny_unconditional
 
 import headwater
-from headwater import Denoiser, unlearning
+from headwater import Denoiser, forgetting, unlearning
 from headwater.errors import MismatchError, NonFiniteError, ParameterError
+from headwater.forgetting import Batch, Loss, Options
 from headwater.pictures import Image
 from headwater.probes import seeded_noise
 from headwater.queries import Concept
-from headwater.unlearning import Batch, Loss, Options
 
 N = 8
 SMALL = Options(step=1e-6, timesteps=2, images=5)
@@ -103,17 +103,17 @@ def test_a_small_step_changes_losses_as_the_first_order_says(index, target):
 
 def test_the_step_is_a_share_of_the_weights_and_goes_uphill(index, target):
     denoiser, before = index.denoiser, state(index.denoiser)
-    loss, layers = Loss(denoiser, (299, 799)), unlearning.layers_of(denoiser.network)
+    loss, layers = Loss(denoiser, (299, 799)), forgetting.layers_of(denoiser.network)
     fisher = unlearning.fisher_of(index, loss, layers, 5)
     for steps in (1, 4):
         options = Options(step=1e-3, steps=steps)
-        with unlearning.restored(layers):
-            old = unlearning.losses(loss, target).mean()
-            unlearning.forget(loss, layers, target, fisher, options)
+        with forgetting.restored(layers):
+            old = forgetting.losses(loss, target).mean()
+            forgetting.forget(loss, layers, target, fisher, options)
             after = denoiser.network.state_dict()
             moved = sum((after[n] - w).square().sum() for n, w in before.items()).sqrt()
             length = sum(w.square().sum() for w in map(before.get, _names(layers))).sqrt()
-            assert unlearning.losses(loss, target).mean() > old
+            assert forgetting.losses(loss, target).mean() > old
         assert moved / length == pytest.approx(1e-3, rel=1e-2 if steps > 1 else 1e-6)
 
 
@@ -144,9 +144,9 @@ def test_the_weights_are_restored_bit_for_bit(index, target):
     fingerprint = Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint()
     unlearning.scores(index, target, replace(SMALL, step=0.3, steps=2))
     assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
-    layers = unlearning.layers_of(denoiser.network)
-    with pytest.raises(RuntimeError, match="on the way"), unlearning.restored(layers):
-        unlearning.move(layers, {name: torch.ones(_size(m)) for name, m in layers.items()}, 1.0)
+    layers = forgetting.layers_of(denoiser.network)
+    with pytest.raises(RuntimeError, match="on the way"), forgetting.restored(layers):
+        forgetting.move(layers, {name: torch.ones(_size(m)) for name, m in layers.items()}, 1.0)
         assert not unchanged(denoiser, before)
         raise RuntimeError("on the way")
     assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
@@ -244,7 +244,7 @@ def test_a_concept_is_unlearned_as_pictures_of_its_prompts(index, monkeypatch):
 
 def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
     denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"))
-    layers = unlearning.layers_of(denoiser.network)
+    layers = forgetting.layers_of(denoiser.network)
     assert layers and all(name.endswith(("to_k", "to_v")) for name in layers)
     index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
     attribution = index.attribute(Image(steps=3, draws=2), method="unlearning")
@@ -253,11 +253,11 @@ def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
 
 def test_which_weights(index):
     network = index.denoiser.network
-    names = list(unlearning.layers_of(network))
+    names = list(forgetting.layers_of(network))
     assert names and all(".attn2.to_k" in name or ".attn2.to_v" in name for name in names)
-    assert set(unlearning.layers_of(network, "attn")) > set(names)
+    assert set(forgetting.layers_of(network, "attn")) > set(names)
     with pytest.raises(ParameterError, match="matches no layer"):
-        unlearning.layers_of(network, "attn9")
+        forgetting.layers_of(network, "attn9")
 
 
 def test_timesteps_are_the_middles_of_equal_parts(index, monkeypatch):

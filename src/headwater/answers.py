@@ -84,7 +84,7 @@ def write_answers(
     first = attributions[0]
     provenance = origin(first, picture)
     answers, results = [], []
-    for attribution, folder in zip(attributions, _folders(attributions), strict=True):
+    for attribution, folder in zip(attributions, folders(attributions), strict=True):
         shown = ends(attribution, top)
         answer = _answer(attribution, shown)
         result = to_json(attribution, shown)
@@ -260,7 +260,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:60] or "query"
 
 
-def _folders(attributions: Sequence[Attribution]) -> list[str]:
+def folders(attributions: Sequence[Attribution]) -> list[str]:
     """A folder name for each concept, numbered where two would be the same."""
     names: list[str] = []
     for attribution in attributions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -253,19 +253,20 @@ def _scored(
 ) -> dict[float, Scored]:
     """The rule's scores, the mean over checkpoints, each with features and kernel of its own."""
     rule = RULES[method.rule]
-    found = {}
-    for ratio in dampings:
-        each = [
-            rule(_kernel(member, method, ratio), rows)
-            for member, rows in zip(members, psi, strict=True)
-        ]
-        found[ratio] = rules.mean_of(each)
-    return found
+    kernels = [_kernel(member, method) for member in members]
+    return {
+        ratio: rules.mean_of(
+            rule(replace(kernel, damping=ratio), rows)
+            for kernel, rows in zip(kernels, psi, strict=True)
+        )
+        for ratio in dampings
+    }
 
 
-def _kernel(index: Index, method: Method, damping: float) -> kernel.Kernel:
+def _kernel(index: Index, method: Method) -> kernel.Kernel:
+    """The kernel of one checkpoint, before a damping is chosen."""
     spectrum = None if method.rule in _NO_KERNEL else spectrum_of(index)
-    return kernel.Kernel(index.blocks, spectrum, damping, len(index), index.residuals())
+    return kernel.Kernel(index.blocks, spectrum, 0.0, len(index), index.residuals())
 
 
 def spectrum_of(index: Index) -> kernel.Spectrum:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from headwater.errors import ResourceError
+from headwater.errors import ParameterError, ResourceError
 from headwater.memory import kept_bytes, room_bytes
 
 Result = TypeVar("Result")
@@ -27,6 +27,9 @@ class BatchSize:
         given: a fixed size, or None to find the largest that is safe, up to 32.
         note: called with one line when the size has been found, and when it must change.
         device: whose memory counts.
+
+    Raises:
+        ParameterError: the size is less than 1.
     """
 
     LARGEST = 32  # more brings no speed: measured on the CPU (docs/performance.md)
@@ -37,6 +40,8 @@ class BatchSize:
         note: Callable[[str], None] = lambda line: None,
         device: torch.device | str = "cpu",
     ) -> None:
+        if given is not None and given < 1:
+            raise ParameterError(f"--batch-size {given} must be at least 1, or auto")
         self.size = given or 1
         self._automatic = self._unknown = given is None
         self._note = note

@@ -194,7 +194,7 @@ def _check_first(
     rows = [row for _, shard in left for row in shard]
     if not isinstance(machine, Extractor):
         return
-    if len(rows) * len(machine.timesteps) < WORTH_IT:
+    if len(rows) * len(machine.timesteps) * machine.draws < WORTH_IT:
         return
     images, _ = open_images(source, rows[:8], skip_bad=True)
     two = list(images)[:2]

@@ -24,6 +24,15 @@ from headwater.files import keep, read_tensors
 from headwater.methods import Side
 from headwater.probes import seeded_noise
 
+# Why a question may have no gradient, by the type in its drawer's key; any, for lack of layers.
+_NOTHING = {
+    "concept": "c+ and c- may look alike to the model, ask for other words",
+    "local": "the token may have learned nothing, ask with another picture or mask",
+    "reward": "leave out what is flat in pictures from 0 to 1 (thresholds, rounding, clipping)",
+    "preference": "winners and losers may look alike to the model, give other pairs",
+}
+_NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
+
 
 @runtime_checkable
 class Drawer(Protocol):
@@ -41,7 +50,7 @@ class Drawer(Protocol):
     def limit(self) -> int | None: ...
 
     def key(self, draws: range) -> Mapping[str, Any]:
-        """All that these rows depend on besides the index, as JSON takes it."""
+        """All that these rows depend on besides the index, as JSON takes it; "type" is its kind."""
         ...
 
     def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
@@ -167,27 +176,34 @@ def draw_rows(
     Raises:
         NonFiniteError: the query's gradient is NaN or zero.
     """
-    spec = json.dumps({**drawer.key(draws), "draws": [draws.start, draws.stop]})
+    asked = drawer.key(draws)
+    spec = json.dumps({**asked, "draws": [draws.start, draws.stop]})
     key = hashlib.sha256(f"{identity}\n{spec}".encode()).hexdigest()[:32]
     path = folder / f"{key}.safetensors"
     kept = None if fresh else read_tensors(path)
     if kept is not None:
         return kept["draws"], True
     rows = _computed(machine, drawer, draws)
-    if not rows.isfinite().all() or not rows.any():
+    if not rows.isfinite().all():
         raise NonFiniteError(
-            f"{drawer.title!r} gave a NaN or all-zero gradient: to this model there is nothing in "
-            "the question (c+ and c- may look alike to it)"
+            f"{drawer.title!r} gave a NaN or infinite gradient: compute in float32 if the model "
+            "ran in half precision"
         )
+    if not rows.any():
+        why = _NOTHING.get(str(asked.get("type")), _NO_LAYERS)
+        raise NonFiniteError(f"{drawer.title!r} gave an all-zero gradient: {why}")
     keep(path, {"draws": rows}, {"title": drawer.title})
     return rows, False
 
 
 def _computed(machine: Extractor, drawer: Drawer, draws: range) -> Float[Tensor, "d k"]:
-    total = len(draws) * drawer.probes(machine)
+    probes = drawer.probes(machine)
+    total = len(draws) * probes
     with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
 
         def compute(part: Sequence[int]) -> Tensor:
+            # Back from a trial of the batch size, or a batch that memory did not hold.
+            bar.update((part[0] - draws.start) * probes - bar.n)
             return machine.query_rows(drawer.asked(machine, part), bar.update).float().cpu()
 
         batch = BatchSize(None, device=machine.denoiser.device)

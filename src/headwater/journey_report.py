@@ -14,10 +14,11 @@ from jaxtyping import Float
 
 from headwater.answers import Ends, ends, entries, origin, to_json, write_picture
 from headwater.attribution import Attribution
+from headwater.certainty import correlations
 from headwater.errors import StoreError
 from headwater.figures import figures, name
 from headwater.files import write_image, write_table, write_text
-from headwater.journey import Judge, aims, correlations, likelihoods, overlaps
+from headwater.journey import Judge, aims, likelihoods, overlaps
 from headwater.page import GRID_SIDE, page, picture, score, text
 from headwater.pictures import Image
 from headwater.report import training_image

@@ -126,14 +126,12 @@ def picture_of(denoiser: Denoiser, query: Image) -> Picture:
     """The picture that is asked about.
 
     Raises:
-        QueryError: neither file nor prompt, an unreadable file, a step that the trajectory has not.
+        QueryError: neither file nor prompt, or an unreadable file.
     """
     if query.file is not None:
         return opened(denoiser, query.file)
     if denoiser.conditional and not query.prompt:
         raise QueryError("give a picture: a file, or --prompt and --seed to make one")
-    if query.step is not None:
-        require_step(denoiser, query.step, query.steps)
     return draw(denoiser, query.prompt, query.seed, query.guidance, query.steps)
 
 

@@ -233,7 +233,13 @@ class PreferenceDrawer:
         for side, own, other, sign in ((0, better, worse, 1), (1, worse, better, -1)):
             condition = denoiser.encode_captions([pair[side] for pair in captions])
             yield from asking.about_preference(
-                denoiser, own, other, condition, sign, machine.timesteps
+                denoiser,
+                own,
+                other,
+                condition,
+                sign,
+                machine.timesteps,
+                machine.inversion_guidance,
             )
 
 

@@ -95,7 +95,7 @@ def prepare(index: Index, method: Method, query: Question) -> Prepared:
         QueryError: a picture, mask or step that cannot be.
     """
     if method.rule == "random":
-        nearest = similarity.Nearest(index, text=query.title)
+        nearest = partial(_nearest, index, query)
         return Prepared("nothing: scores are random", {}, nearest, scores=_random(index, query))
     if method.rule == "unlearning":
         return _unlearning(index, method, query)
@@ -106,9 +106,18 @@ def prepare(index: Index, method: Method, query: Question) -> Prepared:
     if isinstance(query, Local):
         query = query.at(index)
     assert isinstance(query, Guided), f"{type(query).__name__} is no question"
-    nearest = similarity.Nearest(index, text=query.title)
-    drawer = query.drawer(index.denoiser)
+    nearest, drawer = partial(_nearest, index, query), query.drawer(index.denoiser)
     return Prepared(query.description, query.details(), nearest, drawer=drawer)
+
+
+def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
+    """Rows of the images most like the picture that is asked about, or else like the words."""
+    image = None
+    if isinstance(query, Image):
+        image = index.picture(query).image
+    elif isinstance(query, Local):
+        image = pictures.read_image(query.file)
+    return similarity.Nearest(index, query.title, image)(candidates)
 
 
 def _concept(index: Index, method: Method, query: Concept) -> Prepared:
@@ -117,7 +126,7 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
         raise MethodError(
             f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
         )
-    nearest = similarity.Nearest(index, text=query.concept)
+    nearest = partial(_nearest, index, query)
     if method.train is not None and method.train.path == "clip":
         index.machine()  # refuses another CLIP than that of the rows
         row = index.clip().texts([query.concept])
@@ -137,9 +146,8 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
 
 def _picture(index: Index, method: Method, query: Image) -> Prepared:
     picture = index.picture(query)
-    nearest = similarity.Nearest(index, image=picture.image)
     details = {"picture": str(query.file or query.prompt), "step": query.step}
-    ready = Prepared(query.description, details, nearest)
+    ready = Prepared(query.description, details, partial(_nearest, index, query))
     if method.train is not None and not method.train.gradient:
         row = index.machine().image_rows([picture.image], [""], [""]).features
         return replace(ready, row=row.float().cpu())
@@ -192,7 +200,7 @@ def _unlearning(index: Index, method: Method, query: Question) -> Prepared:
         assert isinstance(query, Image)
         shown = index.picture(query)
         details = {"picture": str(query.file or query.prompt)}
-        ready = Prepared("", details, similarity.Nearest(index, image=shown.image))
+        ready = Prepared("", details, partial(_nearest, index, query))
         asked = f"by unlearning {query.title}"
         given = (index.denoiser, shown.x0, query.prompt, query.seed, draws)
         make = partial(unlearning.picture, *given)
