@@ -1,0 +1,183 @@
+"""The scores that every method gives every image, for every concept of a truth.
+
+What was scored is kept, one file for each method and question: a run that was stopped, or is asked
+for more methods or concepts later, asks what is missing and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from headwater.answers import slug
+from headwater.attribution import DAMPING, attribute
+from headwater.errors import MethodError, QueryError
+from headwater.evaluation.truth import Truth
+from headwater.files import read_tensors, write_tensors
+from headwater.index import Index
+from headwater.methods import METHODS, Method, method_named
+from headwater.pictures import Image
+from headwater.queries import Concept
+
+# Several passes per image *and* question: hours, where the others take minutes.
+SLOW = ("unlearning",)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`."""
+
+    draws: int | None = 32
+    seed: int = 0
+    guidance: float = 5.0
+    context: str = "auto"
+    damping: float = DAMPING
+
+
+# --- indexes and methods --------------------------------------------------------------------------
+
+
+def open_all(folders: Sequence[str | Path], device: str | None = None) -> list[Index]:
+    """Indexes of the same images by the same model, with different features.
+
+    Raises:
+        QueryError: of other images, or by another model, than the first one.
+        StoreError: a folder holds no finished index.
+    """
+    first, *others = indexes = [Index.open(folder, device=device) for folder in folders]
+    for other in others:
+        theirs, ours = ([(s.id, s.caption) for s in i.samples] for i in (other, first))
+        if theirs != ours:
+            raise QueryError(f"{other.path} is not of the images of {first.path}: leave it out")
+        for part in ("fingerprint", "dtype"):
+            if other.manifest.model[part] != first.manifest.model[part]:
+                raise QueryError(f"{other.path} is not by the model of {first.path}: leave it out")
+    return indexes
+
+
+def serving(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method, Index]:
+    """Methods that take a concept or an image, each with the first index that serves it.
+
+    Args:
+        names: which; ("all",) for all that are served. By default slow ones and second names of
+            a method are left out.
+
+    Raises:
+        MethodError: no such method, it takes neither, or no index serves it.
+    """
+    served: dict[str, Index] = {}
+    for index in indexes:
+        served = {name: index for name in index.methods()} | served
+    everything = [name for name, method in METHODS.items() if name in served and _kind(method)]
+    if not names:
+        chosen = [name for name in everything if name not in SLOW and not _second_name(name)]
+    else:
+        chosen = everything if list(names) == ["all"] else list(dict.fromkeys(names))
+    for name in chosen:
+        if not _kind(method_named(name)):
+            raise MethodError(f"{name} takes neither concepts nor images: leave it out")
+        if name not in served:
+            raise MethodError(
+                f"no index here serves {name}: build one with `--method {name}` and give it as "
+                "--index"
+            )
+    return {METHODS[name]: served[name] for name in chosen}
+
+
+def _kind(method: Method) -> str:
+    """What a method is asked about in an evaluation."""
+    return next((kind for kind in ("concept", "image") if kind in method.takes), "")
+
+
+def _second_name(name: str) -> bool:
+    return METHODS[name].paper.startswith("the same as")
+
+
+# --- questions and scores -------------------------------------------------------------------------
+
+
+def question(method: Method, truth: Truth, asking: Asking) -> Concept | Image:
+    """The concept; to methods that take none, the picture that the model makes of its prompt."""
+    if _kind(method) == "concept":
+        return Concept(
+            truth.prompt,
+            truth.concept,
+            context=asking.context,
+            draws=asking.draws,
+            seed=asking.seed,
+        )
+    return Image(truth.prompt, draws=asking.draws, seed=asking.seed, guidance=asking.guidance)
+
+
+def scores(
+    methods: Mapping[Method, Index], truths: Sequence[Truth], asking: Asking, folder: Path
+) -> dict[str, Float[np.ndarray, "q n"]]:
+    """What each method scores every image for every truth; what is kept in `folder` is not asked.
+
+    Args:
+        methods: as `serving` gives them, their indexes as `open_all` does: one copy of the model
+            serves them all.
+
+    Raises:
+        StoreError: `folder` cannot be written.
+    """
+    found: dict[str, np.ndarray] = {}
+    lender = next(iter(methods.values()))
+    with tqdm(total=len(methods) * len(truths), unit="answer", delay=2) as bar:
+        for method, index in methods.items():
+            bar.set_description(method.name, refresh=False)  # not before its delay
+            rows = []
+            for truth in truths:
+                query = question(method, truth, asking)
+                path = _path(folder, index, method, query, asking.damping)
+                rows.append(_scored(path, index, lender, method, query, asking.damping))
+                bar.update()
+            found[method.name] = np.stack(rows)
+    return found
+
+
+def _scored(
+    path: Path, index: Index, lender: Index, method: Method, query: Concept | Image, damping: float
+) -> Float[np.ndarray, " n"]:
+    kept = read_tensors(path)
+    if kept is None:
+        if index is not lender:
+            index.denoiser = lender.denoiser
+        answer = attribute(index, query, method=method.name, damping=damping)
+        kept = {"scores": torch.from_numpy(answer.scores)}
+        write_tensors(path, kept, {})
+    return kept["scores"].numpy()
+
+
+def _path(
+    folder: Path, index: Index, method: Method, query: Concept | Image, damping: float
+) -> Path:
+    """A file name of all that the scores depend on."""
+    facts = {
+        "model": index.manifest.model["fingerprint"],
+        "samples": index.manifest.samples_sha256,
+        "recipe": dict(index.manifest.recipe),
+        "features": [s.sha256 for member in index.members() for s in member.manifest.shards],
+        "rule": method.rule,
+        "query": [query.kind, asdict(query)],
+        "damping": damping,
+        "headwater": metadata.version("headwater"),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    words = query.concept if isinstance(query, Concept) else query.prompt
+    return folder / method.name / f"{slug(words)}-{digest}.safetensors"
+
+
+def membership(truths: Sequence[Truth], seed: int = 0) -> Float[np.ndarray, "q n"]:
+    """The baseline of every table: does the caption name it? Ties are in random order."""
+    names = np.stack([truth.names for truth in truths])
+    return names + 0.5 * np.random.default_rng(seed).random(names.shape)
