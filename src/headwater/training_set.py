@@ -72,9 +72,17 @@ class TrainingSet:
 
     def first(self, n: int) -> TrainingSet:
         """The first n rows (all, where there are fewer), with a fingerprint of their own."""
-        n = max(n, 0)
-        part = (self.samples[:n], self.byte_lengths[:n], self.open_image)
-        return replace(make_training_set(self.source, *part), options=self.options)
+        return self.take(range(min(max(n, 0), len(self))))
+
+    def take(self, rows: Sequence[int]) -> TrainingSet:
+        """These rows, in this order, with a fingerprint of their own."""
+        taken = make_training_set(
+            self.source,
+            [self.samples[row] for row in rows],
+            [self.byte_lengths[row] for row in rows] if self.byte_lengths else (),
+            lambda row: self.open_image(rows[row]),
+        )
+        return replace(taken, options=self.options)
 
 
 def make_training_set(

@@ -51,6 +51,18 @@ class Truth:
     names: Rows
     others: Mapping[str, Rows]
 
+    def first(self, n: int) -> Truth:
+        """The same of the first n images."""
+        others = {words: rows[:n] for words, rows in self.others.items()}
+        return Truth(
+            self.concept,
+            self.prompt,
+            self.shows[:n],
+            self.ambiguous[:n],
+            self.names[:n],
+            others,
+        )
+
 
 def read_truths(source: str, samples: Sequence[Sample]) -> list[Truth]:
     """The truths of "scenes", of "scenes:unseen" (prompts that no training picture shows), a file.

@@ -1,0 +1,230 @@
+"""LDS of methods on a data set: hold pictures out, train, attribute, compare.
+
+The pictures that outputs are measured on are taken out of the data set before anything is trained.
+Everything is kept in one folder: a run that was stopped goes on, one that is asked for more halves
+or methods adds them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from headwater import prompts
+from headwater.building import build_index
+from headwater.denoiser import Denoiser
+from headwater.errors import MethodError, QueryError
+from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.halving import Plan, collect, rows_of
+from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline
+from headwater.evaluation.outputs import denoising_losses
+from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.scoring import MEMBERSHIP
+from headwater.evaluation.truth import Truth, read_truths
+from headwater.index import Index
+from headwater.methods import METHODS, Method, method_named
+from headwater.pictures import Image
+from headwater.training_set import TrainingSet
+
+# A data set of this many concepts has this many pictures of each held out, at least.
+FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What is measured: the denoising losses of some pictures under several sets of captions."""
+
+    x0: Float[Tensor, "n c h w"]
+    captions: Mapping[str, Sequence[str]]
+    timesteps: int = 10
+    draws: int = 3
+
+    def __call__(self, denoiser: Denoiser) -> Measured:
+        """For each set of captions the losses of all pictures."""
+        return {
+            name: denoising_losses(
+                denoiser, self.x0, texts, timesteps=self.timesteps, draws=self.draws
+            ).tolist()
+            for name, texts in self.captions.items()
+        }
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set split for a study, its models, and where everything is kept."""
+
+    out: Path
+    config: ModelConfig
+    trained: TrainingSet
+    held: TrainingSet
+    plan: Plan
+    jobs: int = 1
+    device: str = "cpu"
+
+
+def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet, TrainingSet]:
+    """(pictures to train on, pictures held out), each in the data set's order.
+
+    Raises:
+        QueryError: too few would be left.
+    """
+    if not 1 <= held_out <= len(data) - 4:
+        raise QueryError(
+            f"--held-out {held_out} of {len(data)} images: at least 1, and leave 4 to train on"
+        )
+    out = set(random.Random(f"held out|{seed}").sample(range(len(data)), held_out))
+    return data.take([r for r in range(len(data)) if r not in out]), data.take(sorted(out))
+
+
+def measured_with(setting: Setting, captions: Mapping[str, Sequence[str]]) -> list[Measured]:
+    """The losses of the held-out pictures under these captions, by every model of the plan."""
+    denoiser = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
+    data = _encoded(setting, denoiser, setting.trained)
+    measure = Losses(_encoded(setting, denoiser, setting.held).x0, dict(captions))
+    facts = {
+        "held out": setting.held.fingerprint,
+        "captions": dict(captions),
+        "timesteps": measure.timesteps,
+        "draws": measure.draws,
+    }
+    study = Study(setting.out, setting.config, data, measure, facts, setting.device)
+    return retrained(study, setting.plan.tasks(), setting.jobs)
+
+
+def _encoded(setting: Setting, denoiser: Denoiser, data: TrainingSet) -> Encoded:
+    path = setting.out / "encoded" / f"{data.fingerprint[:32]}.safetensors"
+    return kept_encoding(path, lambda: encoded(denoiser, data))
+
+
+def require(names: Sequence[str], question: str) -> None:
+    """Refuse, before anything is trained, methods that a study cannot ask.
+
+    Raises:
+        MethodError: there is none of that name, it takes other questions, or it needs what a study
+            does not have.
+    """
+    for method in map(method_named, names):
+        if question not in method.takes and "image" not in method.takes:
+            raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
+        if method.checkpoints > 1 or (method.train is not None and method.train.path == "clip"):
+            raise MethodError(
+                f"{method.name} needs more than one model and its images, which a study does not "
+                "have: leave it out"
+            )
+
+
+def indexes_of(setting: Setting, names: Sequence[str], **recipe: Any) -> dict[Method, Index]:
+    """An index of the full model for each method; methods of the same features share one."""
+    model = Denoiser.load(setting.out / "models" / setting.plan.full.name, setting.device)
+    found: dict[Method, Index] = {}
+    for method in map(method_named, names):
+        other = METHODS["trak"] if method.train is None else method
+        assert other.train is not None
+        folder = f"{other.train.path}-{other.train.delta}-{other.normalise}"
+        found[method] = build_index(
+            model, setting.trained, setting.out / "indexes" / folder, method=other.name, **recipe
+        )
+    return found
+
+
+# --- the two studies ------------------------------------------------------------------------------
+
+
+def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> list[dict[str, Any]]:
+    """LDS as in the papers: a query is a held-out picture, its output its denoising loss.
+
+    Raises:
+        MethodError: see `require`.
+    """
+    require(names, "image")
+    captions = [sample.caption for sample in setting.held.samples]
+    found = collect(setting.plan, measured_with(setting, {"own": captions}), _own)
+    answers = {
+        method.name: _picture_scores(setting, method, index, asking)
+        for method, index in indexes_of(setting, names).items()
+    }
+    return rows_of(setting.plan, found, answers)
+
+
+def _own(measured: Measured) -> np.ndarray:
+    return np.array(measured["own"])
+
+
+def _picture_scores(
+    setting: Setting, method: Method, index: Index, asking: Asking
+) -> Float[np.ndarray, "q n"]:
+    rows = []
+    for row in tqdm(range(len(setting.held)), desc=method.name, unit="picture", delay=2):
+        file = setting.out / "held-out" / f"{row:05d}.png"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            setting.held.image(row).save(file)
+        query = Image(setting.held.samples[row].caption, file, draws=asking.draws, seed=asking.seed)
+        rows.append(index.attribute(query, method=method.name, damping=asking.damping).scores)
+    return np.stack(rows)
+
+
+def lds_of_concepts(
+    setting: Setting, names: Sequence[str], truth: str, asking: Asking
+) -> dict[str, list[dict[str, Any]]]:
+    """Does a score predict how much of a concept a model learns? A table for each output.
+
+    `loss` is the mean denoising loss of held-out pictures that show the concept, `contribution`
+    by how much the concept's words in the caption lower it.
+
+    Raises:
+        QueryError: too few held-out pictures show any concept.
+        MethodError: see `require`.
+    """
+    require(names, "concept")
+    truths, shown = _in_both(setting, truth)
+    captions = {"own": [sample.caption for sample in setting.held.samples]}
+    for concept in shown:
+        captions[f"without {concept}"] = [prompts.without(c, concept) for c in captions["own"]]
+    measured = measured_with(setting, captions)
+    answers = scores(indexes_of(setting, names), truths, asking, setting.out / "scores")
+    answers[MEMBERSHIP] = membership(truths)
+
+    def loss(each: Measured) -> np.ndarray:
+        own = np.array(each["own"])
+        return np.array([own[rows].mean() for rows in shown.values()])
+
+    def contribution(each: Measured) -> np.ndarray:
+        own = np.array(each["own"])
+        return np.array([
+            (own - np.array(each[f"without {concept}"]))[rows].mean()
+            for concept, rows in shown.items()
+        ])  # fmt: skip
+
+    return {
+        output.__name__: rows_of(
+            setting.plan, collect(setting.plan, measured, output), answers, MEMBERSHIP
+        )
+        for output in (loss, contribution)
+    }
+
+
+def _in_both(setting: Setting, source: str) -> tuple[list[Truth], dict[str, np.ndarray]]:
+    """The truths that enough held-out pictures show and name, and which pictures these are."""
+    everything = [*setting.trained.samples, *setting.held.samples]
+    count = len(setting.trained)
+    truths, shown = [], {}
+    for both in read_truths(source, everything):
+        rows = np.flatnonzero((both.shows & both.names & ~both.ambiguous)[count:])
+        if len(rows) >= FEWEST and both.shows[:count].any():
+            shown[both.concept] = rows
+            truths.append(both.first(count))
+    if not truths:
+        raise QueryError(
+            f"no concept of {source} is shown and named by {FEWEST} of the {len(setting.held)} "
+            "pictures held out: raise --held-out"
+        )
+    return truths, shown
