@@ -182,9 +182,9 @@ def mean_weight(denoiser, factor=1.0):
     return {"mean": [factor * sum(p.double().mean().item() for p in denoiser.network.parameters())]}
 
 
-def study(folder, data, steps=2, factor=1.0):
+def study(folder, data, steps=2, factor=1.0, source="ten pictures"):
     measure = partial(mean_weight, factor=factor)
-    return Study(folder, unconditional(steps), data, measure, {"factor": factor})
+    return Study(folder, unconditional(steps), data, source, measure, {"factor": factor})
 
 
 def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypatch):
@@ -200,7 +200,7 @@ def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypat
     for other, name in (
         (study(tmp_path, data, steps=3), "config"),
         (study(tmp_path, data, factor=2.0), "measured"),
-        (study(tmp_path, Encoded(data.x0 + 1, None)), "data"),
+        (study(tmp_path, data, source="others"), "data"),
     ):
         with pytest.raises(MismatchError, match=f"'{name}' differs: give another folder"):
             retrained(other, tasks)

@@ -48,12 +48,15 @@ class Study:
 
     Args:
         data: of all images.
+        source: what `data` is, a fingerprint. (Its own numbers would do, but for their last bits,
+            which differ from machine to machine, and a study may go on elsewhere.)
         measured: what `measure` does, in words and numbers: another one is refused.
     """
 
     folder: Path
     config: ModelConfig
     data: Encoded
+    source: str
     measure: Measure
     measured: Mapping[str, Any]
     device: str = "cpu"
@@ -62,7 +65,7 @@ class Study:
         """All that a task's numbers depend on, as JSON has it."""
         facts = {
             "config": self.config.facts(),
-            "data": digest(self.data),
+            "data": self.source,
             "rows": hashlib.sha256(json.dumps(task.rows).encode()).hexdigest(),
             "seed": task.seed,
             "measured": self.measured,
@@ -72,13 +75,6 @@ class Study:
     def model(self, task: Task) -> Path:
         """Where a kept model lies."""
         return self.folder / "models" / task.name
-
-
-def digest(data: Encoded) -> str:
-    """sha256 over latents and tokens."""
-    hashed = hashlib.sha256(data.x0.numpy().tobytes())
-    hashed.update(b"" if data.tokens is None else data.tokens.numpy().tobytes())
-    return hashed.hexdigest()
 
 
 def retrained(study: Study, tasks: Sequence[Task], jobs: int = 1) -> list[Measured]:

@@ -95,7 +95,8 @@ def measured_with(setting: Setting, captions: Mapping[str, Sequence[str]]) -> li
         "timesteps": measure.timesteps,
         "draws": measure.draws,
     }
-    study = Study(setting.out, setting.config, data, measure, facts, setting.device)
+    source = f"{setting.trained.fingerprint} {denoiser.encoders_fingerprint()}"
+    study = Study(setting.out, setting.config, data, source, measure, facts, setting.device)
     return retrained(study, setting.plan.tasks(), setting.jobs)
 
 
