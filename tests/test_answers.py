@@ -14,6 +14,7 @@ from headwater.answers import DEEP, ends, entries, to_json, write_answers
 from headwater.errors import HeadwaterWarning
 from headwater.figures import figures, name, outlined
 from headwater.index import Index
+from headwater.methods import METHODS
 from headwater.near_copies import distinct
 from headwater.pictures import Image
 from headwater.scenes.data import pictures
@@ -140,9 +141,11 @@ def test_one_draw_has_no_error(index, tmp_path):
     assert result["certainty"] is None and {e["error"] for e in result["top"]} == {None}
     columns = pq.read_table(tmp_path / "the-picture/scores.parquet").column_names
     assert "standard_error" not in columns and "score" in columns
-    assert "±" not in table(attribution, result["top"])
+    said = "The scores have no standard errors: there was one draw."
+    text = table(attribution, result["top"])
+    assert "±" not in text and said in text
     page = (tmp_path / "report.html").read_text()
-    assert page.count("±") == 1 and "random draws. When" not in page  # in "How to read this"
+    assert "±" not in page and "random draws. When" not in page and said in page
 
 
 def test_the_table_has_errors_and_near_copies_in_80_columns(attribution):
@@ -159,6 +162,64 @@ def test_the_table_has_errors_and_near_copies_in_80_columns(attribution):
     assert "-1.23e-12 ± 1.2e-12   2.png" in rows[2]
     start = lines[-5].index("id")
     assert [row[start:].split()[0] for row in rows] == ["1.png", "0-1.jpg", "2.png", "3.png"]
+
+
+# --- what an answer may claim -------------------------------------------------------------------
+
+
+def report_of(attribution, out):
+    """The JSON answer, and the report without its provenance."""
+    picture = attribution.index.picture(Image(PROMPT, draws=4))
+    answer = write_answers(out, [attribution], picture, 5)
+    return answer, (out / "report.html").read_text().partition('id="provenance"')[0]
+
+
+def test_the_lack_of_a_concept(attribution, tmp_path):
+    """Scores towards the lack of a star are not called scores towards it."""
+    query = Concept(PROMPT, "star", context="prompt", swap=True)
+    provenance = {**attribution.provenance, "query": {"context": "prompt", "swap": True}}
+    swapped = replace(attribution, query=query, provenance=provenance)
+    answer, page = report_of(swapped, tmp_path)
+    (result,) = answer["results"]
+    said = [result[key] for key in ("title", "concept", "plus", "minus")]
+    assert said == ["the lack of star", "star", "a red in hatched style", PROMPT]
+    assert result["query"]["swap"] and (tmp_path / "the-lack-of-star/top.png").exists()
+    assert "pushes the model towards the lack of “star”." in page
+    assert "pushes the model towards “star”" not in page and "The lack of “star”</em></h2>" in page
+    assert "makes of “a red in hatched style” was compared with what it makes of “a red s" in page
+    lines = table(swapped, result["top"]).splitlines()
+    assert lines[1] == f"the lack of “star” in {PROMPT!r}"
+
+
+def test_only_candidates_are_proponents_or_opponents(index, tmp_path):
+    query = Image(PROMPT, draws=4)
+    free = index.attribute(query)
+    found = index.attribute(query, candidates="pixel:4")
+    answer, page = report_of(found, tmp_path)
+    (result,) = answer["results"]
+    among = {index.samples[row].id for row in found.among}
+    assert len(among) == 4 and {entry["id"] for entry in result["bottom"]} <= among
+    shown = [(e["id"] in among, e["candidate"]) for e in result["top"] + result["bottom"]]
+    assert all(there == said for there, said in shown)
+    stored = pq.read_table(tmp_path / "the-picture/scores.parquet").to_pylist()
+    assert [row["score"] for row in stored] == free.scores.tolist()
+    assert {row["id"] for row in stored if row["candidate"]} == among
+    ranked = sorted(stored, key=lambda row: (not row["candidate"], -row["score"]))
+    assert [row["rank"] for row in ranked] == list(range(1, 13))
+    said = "Only 4 of the 12 images competed, those most similar to what was asked for (pixel:4)."
+    assert said in page and "Histogram of the scores of 4 candidates" in page
+    assert said in " ".join(table(found, result["top"]).splitlines())
+    plain = to_json(free, ends(free, 3))
+    assert "candidate" not in plain["top"][0]
+
+
+@pytest.mark.parametrize("method", ["das", "das-code"])
+def test_a_square_claims_no_direction(attribution, tmp_path, method):
+    squared = replace(attribution, method=method, scores=attribution.scores**2)
+    answer, page = report_of(squared, tmp_path)
+    assert "strongest influence on the picture" in page and "Weakest influence (" in page
+    assert "pushes the model" not in page and "Proponents" not in page and "Opponents" not in page
+    assert "scores are squares" in table(squared, answer["results"][0]["top"])
 
 
 # --- questions about pictures -------------------------------------------------------------------
@@ -202,6 +263,27 @@ def test_figures(index, mask):
     inside = Pillow.open(mask)
     assert part == [("The part that was asked about", outlined(made.image, inside))]
     assert both == [(step[0][0], outlined(aimed, inside)), finished]
+
+
+def test_a_step_of_a_method_that_noises_the_finished_picture(index, tmp_path):
+    query = Image(PROMPT, draws=2, step=19)
+    made = index.picture(query)
+    aims = METHODS["journey-trak"]
+    assert figures(query, made, index.denoiser, aims) == figures(query, made, index.denoiser)
+    late, early = (
+        figures(replace(query, step=t), made, index.denoiser, METHODS["trak"]) for t in (19, 999)
+    )
+    assert late[0][0] == "The finished picture, noised as at step 19"
+    assert early[0][0] == "The finished picture, noised as at step 999"
+    assert late[1] == early[1] == ("The finished picture", made.image)
+    noise, clean = np.asarray(early[0][1], float), np.asarray(made.image, float)
+    near, far = (np.abs(np.asarray(shown[0][1]) - clean).mean() for shown in (late, early))
+    assert 0 < near < far / 3 and noise.std() > 0
+    attribution = index.attribute(query)
+    write_answers(tmp_path, [attribution], made, 3)
+    page = (tmp_path / "report.html").read_text()
+    assert "Asked of the picture, finished and noised as at step 19." in page
+    assert "The finished picture, noised as at step 19" in page and "aimed at" not in page
 
 
 def test_the_report_of_a_file(index, tmp_path):

@@ -7,7 +7,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from headwater import Denoiser
-from headwater.denoiser import BUNDLED_MODEL
+from headwater.loading import BUNDLED_MODEL
 from headwater.probes import sample, seeded_noise
 from headwater.scenes.data import describe, pictures
 from headwater.scenes.judge import load_judge

@@ -8,9 +8,12 @@ import torch
 from scipy.stats import spearmanr
 from test_rules import kernel_of, made
 
-from headwater import Denoiser, attribution, build_index, load_dataset
+from headwater import Concept, Denoiser, attribution, build_index, load_dataset
 from headwater.certainty import certainty
+from headwater.methods import METHODS
 from headwater.pictures import Image
+from headwater.preparing import prepare
+from headwater.queries import contexts
 from headwater.rules import RULES, Scored
 
 PROMPT = "a red star"
@@ -106,6 +109,14 @@ def index(tmp_path_factory, tiny_model, tiny_images):
     return build_index(Denoiser.load(tiny_model), data, out, **options)
 
 
+@pytest.fixture(scope="module")
+def concepts(tmp_path_factory, tiny_model, tiny_images):
+    out = tmp_path_factory.mktemp("certainty") / "concepts"
+    data = load_dataset(tiny_images)
+    options = dict(timesteps=1, parameters="attn2-kv", dim=64, self_check=False)
+    return build_index(Denoiser.load(tiny_model), data, out, **options)
+
+
 @pytest.mark.parametrize("stable, spent", [(0.0, 16), (2.0, 64)])
 def test_draws_auto_stops_and_says_what_it_spent(index, tiny_images, monkeypatch, stable, spent):
     """At the first stable top ten, or at the most draws; the answer is that of so many draws."""
@@ -141,3 +152,62 @@ def test_candidates_alone_compete_in_an_answer(index, tiny_images):
     found = index.attribute(query, candidates="pixel:5")
     assert found.certainty.k == 5 and found.certainty.stability == 1
     assert set(found.certainty.stays) == {entry.row for entry in found.top(5)}
+
+
+def test_all_scores_are_real_and_opponents_are_candidates(index, tiny_images):
+    query = Image(PROMPT, tiny_images / "train-00003.png", draws=4)
+    found = index.attribute(query, candidates="pixel:5")
+    np.testing.assert_array_equal(found.scores, index.attribute(query).scores)
+    assert {entry.row for entry in found.bottom(10)} == {entry.row for entry in found.top(5)}
+    assert sorted(found.competing) == sorted(found.among) and len(found.among) == 5
+
+
+# --- what the provenance says, and what is said beside it ---------------------------------------
+
+
+def test_contexts_are_those_of_the_draws_made(concepts, tmp_path, monkeypatch):
+    monkeypatch.setattr(attribution, "STABLE", 0.0)
+    file = tmp_path / "contexts"
+    file.write_text("\n".join(f"a star number {i}" for i in range(99)))
+    query = Concept(PROMPT, "star", context=str(file), draws=None)
+    found = concepts.attribute(query)
+    assert found.asked == f"over 16 contexts of {file}"
+    used = contexts(replace(query, draws=16), []).pairs
+    assert found.provenance["query"]["contexts"] == [list(pair) for pair in used]
+    assert len(used) == found.provenance["query"]["draws"] == 16
+    asked, details = prepare(concepts, METHODS["unlearning"], query).describe(1)
+    assert "over 32 contexts" in asked and len(details["contexts"]) == 32
+
+
+@pytest.mark.parametrize("draws, notes", [(32, 0), (1, 0), (7, 1), (None, 1)])
+def test_an_inversion_has_one_draw_and_says_so(concepts, tiny_images, draws, notes):
+    said = []
+    query = Image(PROMPT, tiny_images / "train-00003.png", draws=draws)
+    found = concepts.attribute(query, fresh=True, note=said.append)
+    assert found.unsure == "an inversion draws no noise"
+    assert said == ["the picture: an inversion draws no noise, so --draws has no effect"] * notes
+
+
+def test_why_there_is_no_error(concepts):
+    query = Concept(PROMPT, "star", context="bare", draws=1)
+    assert concepts.attribute(query).unsure == "there was one draw"
+    assert concepts.attribute(replace(query, draws=2)).unsure == ""
+    chance = concepts.attribute(query, method="random")
+    assert chance.unsure == "the scores are random numbers"
+    assert chance.provenance["damping"] is None
+
+
+def test_damping_is_of_rules_with_a_kernel(index, concepts, tiny_images):
+    said = []
+    query = Image(PROMPT, tiny_images / "train-00003.png", draws=1)
+    dot = index.attribute(query, damping=[0.1, 2.0], note=said.append)
+    assert said[0] == "gradient-dot has no kernel, so --damping has no effect"
+    assert dot.provenance["damping"] is None and dot.sweep == {}
+    assert concepts.attribute(query, damping=2.0).provenance["damping"] == 2.0
+
+
+def test_the_lack_of_a_concept_is_written_down(concepts):
+    query = Concept(PROMPT, "star", context="prompt", draws=2, swap=True)
+    assert concepts.attribute(query).provenance["query"]["swap"] is True
+    there = concepts.attribute(replace(query, swap=False))
+    assert there.provenance["query"]["swap"] is False

@@ -101,6 +101,9 @@ def test_an_ensemble_is_opened_from_disk(world):
     again = Index.open(world.folder / "both-trak").attribute(query, note=said.append)
     np.testing.assert_array_equal(again.scores, first.scores)
     assert said == ["the picture: using the query gradient computed before (--fresh recomputes)"]
+    (checkpoint,) = again.provenance["checkpoints"]
+    assert checkpoint["source"] == str(world.sources[1])
+    assert checkpoint["fingerprint"] == world.models[1].fingerprint()
     assert (
         again.provenance["reused_query_gradient"] and not first.provenance["reused_query_gradient"]
     )

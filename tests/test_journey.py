@@ -13,6 +13,7 @@ from test_cli import assert_refused, headwater
 from headwater import Denoiser, build_index, load_dataset
 from headwater import index as index_module
 from headwater.certainty import correlations
+from headwater.curves import CEILING, FLOOR, LEFT, RIGHT, curves
 from headwater.errors import MethodError, QueryError
 from headwater.index import Index
 from headwater.journey import aims, journey, likelihoods, overlaps
@@ -99,14 +100,59 @@ def test_likelihoods_are_of_what_each_step_aimed_at(index):
 
     def brightness(images):
         assert all(isinstance(image, Pillow.Image) for image in images)
-        return np.array([[np.asarray(image).mean() / 255, 0.5] for image in images])
+        return {"bright": np.array([np.asarray(i).mean() / 255 for i in images]), "half": [0.5] * 4}
 
     exact = [
         np.asarray(index.denoiser.decode(x0hats[t])[0]).mean() / 255 for t, _ in aims(index, found)
     ]
     measured = likelihoods(index, found, brightness)
-    np.testing.assert_allclose(measured, np.stack([exact, [0.5] * 4], 1))
+    assert measured == {"bright": pytest.approx(exact), "half": [0.5] * 4}
     assert len(set(exact)) > 1
+
+
+def fails(images):
+    raise RuntimeError("no eyes\nat all")
+
+
+@pytest.mark.parametrize(
+    "judge, said",
+    [
+        (fails, "the judge fails on 4 pictures: RuntimeError: no eyes$"),
+        (lambda images: np.ones((4, 2)), "must return a dict, .* not array"),
+        (lambda images: {}, "must return a dict, .* not {}"),
+        (lambda images: {"a": [1.0]}, r"'a' a finite number for each of 4 pictures, .* \[1.0\]"),
+        (lambda images: {"a": [1, 1, 1, float("nan")]}, "'a' a finite number for each"),
+        (lambda images: {"a": 0.5}, "'a' a finite number for each of 4 pictures, not 0.5"),
+    ],
+)
+def test_judges_that_do_not_judge(index, tmp_path, judge, said):
+    with pytest.raises(QueryError, match=said) as caught:
+        write_journey(tmp_path / "out", ASK, journey(index, ASK), 3, judge)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_curves_go_through_their_values():
+    steps, lines = [999, 499, 249], {"star": [0.0, 0.5, 1.0], "<b>": [1.0, 1.0, 0.25]}
+    drawn = curves(steps, lines, "how likely")
+    paths = re.findall(r'class="curve c(\d)".* d="M([\d. L]+)"', drawn)
+    assert [colour for colour, _ in paths] == ["0", "1"]
+    for (_, path), values in zip(paths, lines.values(), strict=True):
+        points = np.array([list(map(float, point.split())) for point in path.split("L")])
+        x, y = points.T
+        np.testing.assert_allclose(x, np.interp(steps, [249, 999], [RIGHT, LEFT]), atol=0.01)
+        np.testing.assert_allclose(y, np.interp(values, [0, 1], [FLOOR, CEILING]), atol=0.01)
+    assert re.findall("</svg>(.*?)</li>", drawn) == ["star", "&lt;b&gt;"] and "<b>" not in drawn
+
+
+def test_many_curves_can_be_told_apart():
+    drawn = curves([9, 4], {f"feature {i}": [-0.5, 2.0] for i in range(14)}, "how likely")
+    styles = re.findall(r'class="curve (.*?) d="M0 5H28"', drawn)
+    assert len(set(styles)) == len(styles) == 14
+    dashes = [style.partition("dasharray")[2] for style in styles]
+    assert len(set(dashes[:4])) == 4  # where lines cover each other, both are seen
+    assert all(label in drawn for label in (">\N{MINUS SIGN}0.5<", ">0.75<", ">2<"))
+    heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)\"", drawn)]
+    assert heights == [CEILING] * 14
 
 
 def test_what_has_no_journey_is_refused(index, folder, tiny_images):
@@ -129,7 +175,8 @@ def test_what_has_no_journey_is_refused(index, folder, tiny_images):
 
 def test_the_folder_of_a_journey(index, tmp_path):
     found = journey(index, ASK)
-    answer = write_journey(tmp_path, ASK, found, 3, lambda images: np.full((len(images), 2), 0.25))
+    likely = {"a star": [0.0, 0.25, 0.5, 1.0], "neon": [0.1] * 4}
+    answer = write_journey(tmp_path, ASK, found, 3, lambda images: likely)
     names = {path.name for path in tmp_path.iterdir()}
     files = {"journey.json", "journey.png", "query.png", "query.safetensors", "report.html"}
     assert names == files | {"scores.parquet"}
@@ -140,7 +187,10 @@ def test_the_folder_of_a_journey(index, tmp_path):
     np.testing.assert_allclose(answer["overlap of top"], overlaps(scores, 3), atol=1e-4)
     lowest = overlaps(scores, 3, lowest=True)
     np.testing.assert_allclose(answer["overlap of bottom"], lowest, atol=1e-4)
-    assert answer["likelihood"] == [[0.25, 0.25]] * 4
+    assert answer["likelihood"] == likely
+    page = (tmp_path / "report.html").read_text()
+    assert "When does each feature appear?" in page and page.count('class="curve c') == 4
+    assert ">a star</li>" in page and ">neon</li>" in page
     for step, each in zip(answer["steps"], found, strict=True):
         assert [entry["id"] for entry in step["top"]] == [entry.id for entry in each.top(3)]
         assert step["certainty"]["draws"] == 3
@@ -150,11 +200,32 @@ def test_the_folder_of_a_journey(index, tmp_path):
     np.testing.assert_array_equal(np.stack([stored[name] for name in steps]), scores)
 
 
+def test_only_candidates_overlap(index, tmp_path):
+    found = journey(index, ASK, candidates="pixel:4")
+    answer = write_journey(tmp_path, ASK, found, 2)
+    among = sorted(found[0].among)
+    scores = np.stack([each.scores for each in journey(index, ASK)])
+    np.testing.assert_array_equal(np.stack([each.scores for each in found]), scores)
+    exact = overlaps(scores[:, among], 2)
+    np.testing.assert_allclose(answer["overlap of top"], exact, atol=1e-4)
+    stored = pq.read_table(tmp_path / "scores.parquet")["candidate"].to_pylist()
+    assert [row for row, candidate in enumerate(stored) if candidate] == among
+    assert "Only 4 of the 9 images competed" in (tmp_path / "report.html").read_text()
+
+
+def test_a_journey_by_chance_claims_nothing(index, tmp_path):
+    write_journey(tmp_path, ASK, journey(index, ASK, method="random"), 3)
+    page = (tmp_path / "report.html").read_text()
+    assert "The scores are random numbers" in page and "Highest 1" in page
+    assert not re.search("[Pp]roponent|[Oo]pponent|pushed", page)
+
+
 def test_the_report_shows_every_step(index, tmp_path):
     write_journey(tmp_path, ASK, journey(index, ASK), 10)
     page = (tmp_path / "report.html").read_text()
     assert "taught the model <em>this picture</em> at each step of its making?" in page
-    assert "4, from 999 (noise) to 239" in page
+    assert "4, from 999 (noise) to 239" in page and "When does each feature" not in page
+    assert "<code>query.seed</code>" in page and "Opponent 1" in page
     # The query, what each of four steps aimed at, and both ends below it.
     assert page.count("<img") == 1 + 4 * (1 + 2 * SHOWN)
     assert not re.search(r"https?:|<script|url\(", page)

@@ -1,6 +1,7 @@
 """A local concept's row against the exact gradient of the slider loss, and what a user meets."""
 
 import contextlib
+import hashlib
 import io
 import json
 import shlex
@@ -127,6 +128,25 @@ def test_the_whole_picture_stands_beside_the_prompt(denoiser, picture):
         asked = whole_picture(prompt, picture, draws=2, steps=STEPS)
         assert asked.drawer(denoiser).pairs == ((plus, prompt),) * 2
         assert (asked.prompt, asked.title, asked.kind) == (prompt, "this picture", "local")
+
+
+def test_the_lack_of_what_a_picture_shows(picture):
+    plain, swapped = (star(picture, swap=swap, draws=2) for swap in (False, True))
+    assert (plain.title, swapped.title) == ("this star", "the lack of this star")
+    assert not plain.details()["swap"] and swapped.details()["swap"]
+    pairs = [list(reversed(pair)) for pair in plain.details()["contexts"]]
+    assert swapped.details()["contexts"] == pairs
+
+
+def test_provenance_is_of_the_draws_made_and_of_the_files(picture):
+    mask = picture.with_name("half.png")
+    auto = star(picture, mask=mask, draws=None)
+    assert auto.of(2).details() == star(picture, mask=mask, draws=2).details()
+    assert "over 3 training captions" in auto.description
+    assert "over 2 training captions" in auto.of(2).description
+    for name, path in (("picture", picture), ("mask", mask)):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert auto.details()[f"{name} sha256"] == digest
 
 
 def test_what_a_row_depends_on(denoiser, picture):

@@ -1,5 +1,6 @@
 """Questions about a picture: masks brought to latents by area, trajectories, what is refused."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +144,22 @@ def test_kinds_and_titles():
         assert query.description == f"of {title}"
 
 
+def test_provenance_knows_files_by_their_content(tmp_path, tiny_images):
+    file = tiny_images / "train-00001.png"
+    mask = saved(tmp_path / "mask.png", np.full((16, 16), 255, np.uint8))
+    digest = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (file, mask)]
+    assert Image(PROMPT, file, mask).details() == {
+        "picture": str(file),
+        "picture sha256": digest[0],
+        "mask": str(mask),
+        "mask sha256": digest[1],
+        "prompt": PROMPT,
+        "step": None,
+    }
+    made = Image(PROMPT, guidance=3.0, steps=7, step=99).details()
+    assert made == {"picture": PROMPT, "prompt": PROMPT, "guidance": 3.0, "steps": 7, "step": 99}
+
+
 # --- answers ------------------------------------------------------------------------------------
 
 
@@ -172,6 +189,15 @@ def test_a_picture_is_the_sum_of_its_parts(index, tmp_path, method):
     parts = scores("left"), scores("right")
     np.testing.assert_allclose(sum(parts), whole, **scale)
     assert np.abs(parts[0] - whole).max() > 0.1 * np.abs(whole).max()
+
+
+def test_what_a_step_is_of(index):
+    """Of what the making aimed at where that is re-noised, else of the finished picture."""
+    query = Image(PROMPT, draws=1, steps=4, step=499)
+    aimed, noised = (index.attribute(query, method=name) for name in ("journey-trak", "trak"))
+    assert aimed.asked == "of the picture at step 499"
+    assert noised.asked == "of the picture, finished and noised as at step 499"
+    assert noised.provenance["query"]["step"] == 499
 
 
 def test_a_picture_is_drawn_once(index, monkeypatch):

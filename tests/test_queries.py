@@ -87,6 +87,26 @@ def test_context_files_that_say_nothing(tmp_path, text, message):
         contexts(ask(context=str(file)), CAPTIONS)
 
 
+def test_the_lack_of_a_concept_exchanges_both_sides():
+    plain, swapped = ask(draws=3), ask(draws=3, swap=True)
+    assert (plain.title, swapped.title) == ("star", "the lack of star")
+    assert plain.pair == (PROMPT, "a red in hatched style") == swapped.pair[::-1]
+    there, lacking = (contexts(query, CAPTIONS) for query in (plain, swapped))
+    assert lacking.pairs == tuple(pair[::-1] for pair in there.pairs)
+    assert lacking.description == f"{there.description}, c+ and c- exchanged"
+
+
+def test_what_is_described_is_what_was_used():
+    """Draws auto may use many contexts, and here uses five."""
+    many = [f"a star number {i}" for i in range(50)]
+    chosen = contexts(ask(draws=None), many)
+    assert len(chosen.pairs) == 256 and chosen.description.startswith("over 50 training captions")
+    used = chosen.first(5)
+    assert used == contexts(ask(draws=5), many)
+    assert used.description.startswith("over 5 training captions")
+    assert contexts(ask(draws=7), CAPTIONS).description.startswith("over 3 training captions")
+
+
 def test_a_minus_goes_with_one_prompt():
     with pytest.raises(QueryError, match="--minus goes with one prompt, not with --context bare"):
         ask(context="bare", minus="a shape")

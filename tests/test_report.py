@@ -8,11 +8,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from test_rules import kernel_of, made
 
 from headwater.certainty import Certainty
 from headwater.figures import SIDE, outlined
 from headwater.histogram import BINS, CEILING, FLOOR, TOP
+from headwater.methods import METHODS
 from headwater.report import Answer, Entry, contact_sheet, html_report
+from headwater.rules import RULES
 from headwater.sheets import (
     ACCENT,
     PAPER,
@@ -27,6 +30,7 @@ from headwater.sheets import (
     format_score,
     scale,
 )
+from headwater.wording import SQUARED, WORDING, measure
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -372,7 +376,7 @@ def test_a_sentence_says_how_firm_the_answer_is(stability, meaning):
 
 def test_every_entry_has_its_error_its_stability_and_its_near_copies():
     first = entry(0, error=0.0213, stays=0.931, k=7, copies=["twin <1>", "twin 2"])
-    text = Page(page := report(answer(top=[first, entry(1)]))).text
+    text = Page(page := report(answer(top=[first, entry(1)], certainty=sure()))).text
     assert "+0.500 ± 0.021" in text and text.count("±") == 3  # grid, list, how to read
     assert text.count("stays in the top 7 in 93% of resamples") == 1
     assert text.count("+2 near-copies") == 2 and "+2 near-copies : " not in text
@@ -400,13 +404,42 @@ def test_several_pictures_have_captions():
     ]
 
 
-@pytest.mark.parametrize("measure", ["influence", "similarity", "chance"])
+@pytest.mark.parametrize("measure", WORDING)
 def test_what_is_no_influence_is_not_called_so(measure):
     page = Page(report(answer(measure=measure, bottom=[entry(7, score=0.1)]))).text
     assert ("pushes the model towards “star”" in page) == (measure == "influence")
     assert ("no image is an opponent" in page) == (measure == "influence")
     assert ("most similar to “star”" in page) == (measure == "similarity")
     assert ("random numbers" in page) == (measure == "chance")
+    assert ("is a square" in page) == (measure == "strength")
+    assert ("marks a proponent" in page) == (measure == "influence")
+    assert bool(re.search("Proponents|Opponents", page)) == (measure == "influence")
+
+
+def test_which_rules_square_their_scores():
+    """A rule whose scores are never negative, whatever the query, has none to call opponents."""
+    phi, psi, errors = made(60, 20)
+    kernel = kernel_of(phi, 0.1, errors)
+    squares = {name for name, rule in RULES.items() if (rule(kernel, psi).answer() >= 0).all()}
+    assert squares == set(SQUARED)
+    for name, method in METHODS.items():
+        assert (measure(name) == "strength") == (method.rule in SQUARED)
+
+
+def test_a_negative_score_at_the_top_is_no_proponent():
+    """Of few candidates the best may be an opponent."""
+    page = Page(report(answer(top=[entry(0), entry(1, score=-0.1)]))).text
+    assert "Training on those of these images with a positive score pushes" in page
+    assert "Training on these images pushes" not in page
+
+
+def test_the_histogram_is_of_those_that_competed():
+    scores = [0.1 * i for i in range(40)]
+    shown = answer(scores=scores, competing=range(5, 35), remarks=["Only <30> competed."])
+    page = Page(report(shown)).text
+    assert "Top 10: from +2.50" in page and "10 highest of 30" in page
+    assert "Scores of all candidates" in page and "Training images 40" in page
+    assert "Only <30> competed." in page
 
 
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)

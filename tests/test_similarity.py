@@ -1,6 +1,7 @@
 """CLIP's embeddings against transformers itself, and scores and candidates made of them."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -167,6 +168,23 @@ def test_scores_are_dots_and_cosines_of_embeddings(world, method, kind):
     assert answer.certainty is None and answer.provenance["query"]["draws"] == 1
 
 
+def test_there_is_no_lack_of_similarity(world):
+    query = Concept("a red star", "star", swap=True)
+    with pytest.raises(MethodError, match=r"--swap exchanges .* and clip-cosine has none: leave"):
+        world.index.attribute(query)
+
+
+def test_a_similarity_has_no_draws_and_no_damping(world):
+    said = []
+    answer = world.index.attribute(Image(file=world.file, draws=8), note=said.append, damping=3.0)
+    assert answer.unsure == "a similarity draws nothing at random"
+    assert answer.provenance["damping"] is None
+    assert said == [
+        "clip-cosine has no kernel, so --damping has no effect",
+        "the picture: a similarity draws nothing at random, so --draws has no effect",
+    ]
+
+
 def test_the_index_knows_its_clip(world):
     recipe = world.index.manifest.recipe
     assert recipe["clip"] == world.clip.fingerprint() and recipe["dim"] == 12
@@ -227,27 +245,33 @@ def nearest(world, kind, count):
 @pytest.mark.parametrize("count", [1, 3, 7])
 def test_candidates_and_no_others_come_first(world, plain, kind, count):
     query = Image("a red star", world.file, draws=2)
-    free = plain.attribute(query).scores
+    free = plain.attribute(query, damping=[0.1, 10.0])
     answer = plain.attribute(query, candidates=f"{kind}:{count}", damping=[0.1, 10.0])
     among = nearest(world, kind, count)
     assert {entry.row for entry in answer.top(count)} == among
     others = [row for row in range(8) if row not in among]
-    for scores in answer.sweep.values():
-        assert scores[list(among)].min() > scores[others].max()
-    np.testing.assert_allclose(answer.scores[list(among)], free[list(among)], rtol=1e-5)
-    order = np.argsort(free[others])
-    np.testing.assert_array_equal(np.argsort(answer.scores[others]), order)
+    for ratio, scores in answer.sweep.items():  # the scores are what they are
+        np.testing.assert_array_equal(scores, free.sweep[ratio])
+        best = sorted(range(8), key=lambda row: (row in others, -scores[row]))
+        assert answer.order(scores).tolist() == best
+    assert [entry.row for entry in answer.top(8)] == answer.order().tolist()
+    worst = sorted(among, key=lambda row: free.scores[row])
+    assert [entry.row for entry in answer.bottom(8)] == worst
+    assert {entry.row for entry in answer.top(8) if entry.candidate} == among
+    assert [entry.candidate for entry in free.top(8)] == [None] * 8
     assert answer.provenance["candidates"] == f"{kind}:{count}"
     assert set(answer.certainty.stays) == among or count > 10
+    by = answer.provenance.get("candidates by", {})
+    assert by.get("fingerprint") == (world.clip.fingerprint() if kind == "clip" else None)
 
 
 def test_as_many_candidates_as_images_change_nothing(world, plain):
     query = Image("a red star", world.file, draws=2)
     free = plain.attribute(query).scores
     for count in (8, 99):
-        np.testing.assert_array_equal(
-            plain.attribute(query, candidates=f"pixel:{count}").scores, free
-        )
+        answer = plain.attribute(query, candidates=f"pixel:{count}")
+        np.testing.assert_array_equal(answer.scores, free)
+        assert answer.among is None
 
 
 def test_candidates_of_a_concept_are_near_its_words(world, tmp_path):
@@ -258,8 +282,9 @@ def test_candidates_of_a_concept_are_near_its_words(world, tmp_path):
     query = Concept("a red star", "star", draws=2, context="prompt")
     images, texts = direct(world.source, world.pictures, ["star"])
     cosine = torch.nn.functional.cosine_similarity(images, texts)
-    top = index.attribute(query, candidates="clip:3").top(3)
-    assert {entry.row for entry in top} == set(cosine.argsort(descending=True)[:3].tolist())
+    for asked in (query, replace(query, swap=True)):  # near the words, not to "the lack of star"
+        top = index.attribute(asked, candidates="clip:3").top(3)
+        assert {entry.row for entry in top} == set(cosine.argsort(descending=True)[:3].tolist())
     with pytest.raises(QueryError, match="pixel:COUNT needs a picture: give clip:COUNT"):
         index.attribute(query, candidates="pixel:3")
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
 import torch
@@ -27,6 +28,7 @@ from headwater.pictures import Picture
 from headwater.preparing import Question
 from headwater.queries import Concept
 from headwater.report import Answer, Entry, contact_sheet, html_report
+from headwater.wording import WORDING, measure, said_candidates
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 _PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -98,7 +100,7 @@ def write_answers(
         prompt=first.query.prompt,
         method=first.method,
         answers=answers,
-        pictures=figures(first.query, picture, first.index.denoiser),
+        pictures=figures(first.query, picture, first.index.denoiser, method_named(first.method)),
         file=str(getattr(first.query, "file", None) or ""),
         provenance={
             **provenance,
@@ -157,11 +159,11 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
     query, sure = attribution.query, attribution.certainty
     own: dict[str, Any] = {"title": query.title}
     if isinstance(query, Concept):
-        own |= {"concept": query.concept, "plus": query.prompt, "minus": query.complement}
+        plus, minus = query.pair
+        own |= {"concept": query.concept, "plus": plus, "minus": minus}
+    samples = attribution.index.samples
     sweep = {
-        str(ratio): [
-            attribution.index.samples[row].id for row in (-scores).argsort()[: len(shown.top)]
-        ]
+        str(ratio): [samples[row].id for row in attribution.order(scores)[: len(shown.top)]]
         for ratio, scores in attribution.sweep.items()
     }
     return {
@@ -177,7 +179,9 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
 
 
 def _entry(shown: Shown) -> dict[str, Any]:
-    entry = {k: v for k, v in asdict(shown.ranked).items() if k != "row"}
+    entry = {k: v for k, v in asdict(shown.ranked).items() if k not in ("row", "candidate")}
+    if shown.ranked.candidate is not None:
+        entry["candidate"] = shown.ranked.candidate
     return {**entry, "near_copies": list(shown.near_copies)}
 
 
@@ -193,21 +197,34 @@ def _sure(sure: Certainty) -> dict[str, Any]:
 def _answer(attribution: Attribution, shown: Ends) -> Answer:
     query, sure = attribution.query, attribution.certainty
     words, quoted = name(query)
-    in_prompt = (
-        isinstance(query, Concept) and attribution.provenance["query"].get("context") == "prompt"
-    )
+    plus = minus = ""
+    if isinstance(query, Concept) and attribution.provenance["query"].get("context") == "prompt":
+        plus, minus = query.pair
     return Answer(
         concept=words,
-        plus=query.prompt if in_prompt else "",
-        minus=query.complement if isinstance(query, Concept) and in_prompt else "",
-        context="" if in_prompt else f"Asked {attribution.asked}.",
+        plus=plus,
+        minus=minus,
+        context="" if plus or minus else f"Asked {attribution.asked}.",
         top=entries(shown.top, sure),
         bottom=entries(shown.bottom, sure),
         scores=attribution.scores.tolist(),
         certainty=sure,
         quoted=quoted,
-        measure=_measure(attribution.method),
+        measure=measure(attribution.method),
+        competing=None if attribution.among is None else attribution.competing.tolist(),
+        remarks=remarks(attribution),
     )
+
+
+def remarks(attribution: Attribution) -> list[str]:
+    """What else a reader must know, sentence by sentence."""
+    said = []
+    if attribution.among is not None:
+        count, chosen = len(attribution.among), attribution.provenance["candidates"]
+        said.append(said_candidates(count, len(attribution.index), chosen))
+    if attribution.unsure:
+        said.append(f"The scores have no standard errors: {attribution.unsure}.")
+    return said
 
 
 def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
@@ -220,39 +237,41 @@ def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
     ]
 
 
-def _measure(method: str) -> str:
-    """What a method's scores are of."""
-    row = method_named(method)
-    if row.rule == "random":
-        return "chance"
-    return "similarity" if row.train is not None and not row.train.gradient else "influence"
-
-
 def _write_concept(
     folder: Path, attribution: Attribution, answer: Answer, result: dict[str, Any]
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     said = f"{attribution.method}, asked {attribution.asked}"
-    title = f"Proponents of {answer.name}"
-    sheet = contact_sheet(answer.top, title=title, subtitle=said)
-    write_image(folder / "top.png", sheet)
-    title = f"Opponents of {answer.name}"
-    sheet = contact_sheet(answer.bottom, title=title, subtitle=said)
-    write_image(folder / "bottom.png", sheet)
+    words = WORDING[answer.measure]
+    for file, side, called in (
+        ("top", answer.top, words.top),
+        ("bottom", answer.bottom, words.bottom),
+    ):
+        sheet = contact_sheet(side, title=f"{called}: {answer.name}", subtitle=said)
+        write_image(folder / f"{file}.png", sheet)
     samples = attribution.index.samples
     sure = attribution.certainty
-    rank = (-attribution.scores).argsort(kind="stable").argsort() + 1
+    rank = np.argsort(attribution.order()) + 1
     table = pa.table({
         "id": [s.id for s in samples],
         "score": attribution.scores,
         "rank": rank,
         **({} if sure is None else {"standard_error": sure.errors}),
+        **candidate_column(attribution),
         **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
         "caption": [s.caption for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
     write_table(folder / "scores.parquet", table)
     write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def candidate_column(attribution: Attribution) -> dict[str, Any]:
+    """Which images competed, as a column of scores.parquet, where not all did."""
+    if attribution.among is None:
+        return {}
+    rows = range(len(attribution.scores))
+    return {"candidate": np.isin(rows, attribution.competing)}
 
 
 def slug(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwater import kernel, rules
@@ -21,7 +21,8 @@ from headwater.features import Extractor
 from headwater.files import keep, read_tensors
 from headwater.methods import Method, choose
 from headwater.preparing import Prepared, Question, prepare
-from headwater.queries import MOST_DRAWS
+from headwater.provenance import NO_KERNEL, provenance
+from headwater.queries import DRAWS, MOST_DRAWS
 from headwater.rules import RULES, Scored
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 DAMPING = 0.1
 # `draws=None` doubles the draws from the first to the most until the top ten is this stable.
 FIRST_DRAWS, STABLE = 16, 0.9
-_NO_KERNEL = ("dot", "cosine")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Ranked:
     """One training image in an answer. `row` is its row in the index.
 
     `error` is the score's standard error and `stays` the share of resampled answers that keep the
-    image in their top ten; both None where the method draws nothing.
+    image in their top ten; both None where there were no draws to tell apart. `candidate` says
+    whether the image competed; None where all did.
     """
 
     rank: int
@@ -49,6 +50,7 @@ class Ranked:
     row: int
     error: float | None = None
     stays: float | None = None
+    candidate: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Attribution:
         asked: how it was asked, in words that go on from "asked".
         certainty: how much the answer depends on which draws were made; None if there was one.
         sweep: the scores at each of several dampings, where they were asked for.
+        among: the rows of the candidates, where not all images competed; none of the others ranks
+            above one of them, whatever it scores.
+        unsure: why there is no certainty, in words; "" where there is.
     """
 
     query: Question
@@ -72,17 +77,35 @@ class Attribution:
     provenance: dict[str, Any]
     certainty: Certainty | None = None
     sweep: dict[float, Float[np.ndarray, " n"]] = field(default_factory=dict)
+    among: tuple[int, ...] | None = None
+    unsure: str = ""
+
+    @property
+    def competing(self) -> Int[np.ndarray, " m"]:
+        """The rows of the images that competed, in index order."""
+        return np.arange(len(self.scores)) if self.among is None else np.sort(self.among)
+
+    def order(self, scores: Float[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
+        """All rows by rank, by these scores or the answer's own: candidates before all others."""
+        others = np.ones(len(self.scores), bool)
+        others[self.competing] = False
+        return np.lexsort((-(self.scores if scores is None else scores), others))
 
     def top(self, count: int = 10) -> list[Ranked]:
-        """The strongest proponents, best first."""
-        return self._ranked(np.argsort(-self.scores, kind="stable")[:count])
+        """The strongest proponents, best first; after the candidates, if there were, the others."""
+        return self._ranked(self.order()[:count])
 
     def bottom(self, count: int = 10) -> list[Ranked]:
-        """The strongest opponents, lowest score first. Ranks count from the bottom."""
-        return self._ranked(np.argsort(self.scores, kind="stable")[:count])
+        """The strongest opponents of those that competed, lowest score first.
 
-    def _ranked(self, rows: Sequence[int] | np.ndarray) -> list[Ranked]:
+        Ranks count from the bottom.
+        """
+        rows = self.competing
+        return self._ranked(rows[np.argsort(self.scores[rows], kind="stable")][:count])
+
+    def _ranked(self, rows: Int[np.ndarray, " r"]) -> list[Ranked]:
         samples, sure = self.index.samples, self.certainty
+        among = None if self.among is None else set(self.among)
         return [
             Ranked(
                 rank,
@@ -93,6 +116,7 @@ class Attribution:
                 int(row),
                 None if sure is None else float(sure.errors[row]),
                 None if sure is None else sure.stays.get(int(row)),
+                None if among is None else int(row) in among,
             )
             for rank, row in enumerate(rows, 1)
         ]
@@ -118,47 +142,58 @@ def attribute(
         damping: lambda as a multiple of the kernel's mean eigenvalue. Of several the first
             answers, and `sweep` holds the scores of all.
         candidates: "clip:COUNT" or "pixel:COUNT": only so many images, the most similar to the
-            query by cosine, compete; all others score below them.
+            query by cosine, compete; all others rank below them, with the scores that they have.
+        note: is told what the user may want to know: draws spent, options without effect.
 
     Raises:
         MethodError: no such method, it cannot take the query, or the index does not serve it.
         MismatchError: the model has changed since the index was built.
     """
     start = time.perf_counter()
-    dampings = list(damping) if isinstance(damping, Sequence) else [damping]
+    chosen = choose(method, index.recipe.method, index.methods(), query.kind)
+    dampings = _dampings(damping, chosen, note)
+    prepared = prepare(index, chosen, query)
+    among = None if candidates is None else prepared.nearest(candidates)
+    if among is not None and len(among) == len(index):
+        among = None
+    answer = _answer(index, chosen, prepared, query.draws, dampings, among, fresh, note)
+    scores = {ratio: _finite(query, each) for ratio, each in answer.scored.items()}
+    sure = certainty(answer.scored[dampings[0]], among=among)
+    unsure = "" if sure is not None else prepared.once or "there was one draw"
+    if sure is None and answer.draws == 1 and query.draws not in (1, DRAWS):
+        note(f"{query.title}: {unsure}, so --draws has no effect")
+    asked, details = prepared.describe(answer.draws)
+    made = {**details, "draws": answer.draws, "seed": query.seed}
+    return Attribution(
+        query,
+        asked,
+        chosen.name,
+        scores[dampings[0]],
+        index,
+        {
+            **provenance(index, chosen, made, dampings, candidates),
+            "reused_query_gradient": answer.reused,
+            "seconds": round(time.perf_counter() - start, 2),
+        },
+        sure,
+        scores if len(dampings) > 1 else {},
+        None if among is None else tuple(among),
+        unsure,
+    )
+
+
+def _dampings(
+    damping: float | Sequence[float], method: Method, note: Callable[[str], None]
+) -> list[float]:
+    """Those to answer at, each once; a rule without a kernel has no more than one answer."""
+    dampings: list[float] = [*damping] if isinstance(damping, Sequence) else [damping]
     for each in dampings:
         if not 0 <= each < float("inf"):
             raise QueryError(f"--damping {each} must be a number from 0 up")
-    chosen = choose(method, index.recipe.method, index.methods(), query.kind)
-    prepared = prepare(index, chosen, query)
-    among = None if candidates is None else prepared.nearest(candidates)
-    answer = _answer(index, chosen, prepared, query.draws, dampings, among, fresh, note)
-    scores = {ratio: _finite(query, each) for ratio, each in answer.scored.items()}
-    if among is not None:
-        scores = {ratio: _only(each, among) for ratio, each in scores.items()}
-    first = scores[dampings[0]]
-    provenance = {
-        "model": dict(index.manifest.model),
-        "data": dict(index.manifest.data),
-        "recipe": dict(index.manifest.recipe),
-        "index_versions": dict(index.manifest.versions),
-        "query": {**prepared.details, "draws": answer.draws, "seed": query.seed},
-        "rule": chosen.rule,
-        "damping": dampings[0] if len(dampings) == 1 else dampings,
-        "candidates": candidates,
-        "reused_query_gradient": answer.reused,
-        "seconds": round(time.perf_counter() - start, 2),
-    }
-    return Attribution(
-        query,
-        prepared.asked,
-        chosen.name,
-        first,
-        index,
-        provenance,
-        certainty(answer.scored[dampings[0]], among=among),
-        scores if len(dampings) > 1 else {},
-    )
+    if method.rule in NO_KERNEL and dampings != [DAMPING]:
+        note(f"{method.name} has no kernel, so --damping has no effect")
+        return [DAMPING]
+    return dampings
 
 
 def _finite(query: Question, scored: Scored) -> Float[np.ndarray, " n"]:
@@ -166,18 +201,6 @@ def _finite(query: Question, scored: Scored) -> Float[np.ndarray, " n"]:
     if not np.isfinite(scores).all():
         raise NonFiniteError(f"{query.title!r} scored NaN or infinite: raise --damping")
     return scores
-
-
-def _only(scores: Float[np.ndarray, " n"], among: Sequence[int]) -> Float[np.ndarray, " n"]:
-    """Scores with all rows but these moved below these, in the order that they had."""
-    others = np.ones(len(scores), bool)
-    others[list(among)] = False
-    if others.all() or not others.any():
-        return scores
-    span = max(np.ptp(scores), 1e-12)
-    moved = scores.copy()
-    moved[others] -= max(0.0, scores[others].max() - scores[~others].min() + 1e-3 * span)
-    return moved
 
 
 # --- scores by draws ------------------------------------------------------------------------------
@@ -202,7 +225,7 @@ def _answer(
 ) -> _Answer:
     """Scores at every damping: of a method without features, of one row, or of draws."""
     if prepared.scores is not None:
-        return _Answer(dict.fromkeys(dampings, Scored(prepared.scores())), 1)
+        return _Answer(dict.fromkeys(dampings, Scored(prepared.scores())), prepared.draws)
     if prepared.drawer is None:
         assert prepared.row is not None
         return _Answer(_scored([index], method, [prepared.row], dampings), 1)
@@ -265,7 +288,7 @@ def _scored(
 
 def _kernel(index: Index, method: Method) -> kernel.Kernel:
     """The kernel of one checkpoint, before a damping is chosen."""
-    spectrum = None if method.rule in _NO_KERNEL else spectrum_of(index)
+    spectrum = None if method.rule in NO_KERNEL else spectrum_of(index)
     return kernel.Kernel(index.blocks, spectrum, 0.0, len(index), index.residuals())
 
 

@@ -19,24 +19,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning, ModelError
-
-BUNDLED_MODEL = Path(__file__).parent / "scenes" / "model"
+from headwater.loading import load_pipeline, place
 
 # Networks that this file can drive. Both have prediction_type and alphas_cumprod schedulers.
 _FAMILIES = ("UNet2DConditionModel", "UNet2DModel")
-# What diffusers and transformers raise on folders that they cannot read.
-_UNREADABLE = (
-    OSError, ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError,
-    SafetensorError,
-)  # fmt: skip
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
-
-# Never needed to attribute, and large.
-_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 class Denoiser:
@@ -49,6 +39,7 @@ class Denoiser:
         device: where to compute; CUDA if there is one, else the CPU.
         dtype: of the weights; latents stay in float32 where that is a half precision. The
             pipeline's parts are moved there and stay there.
+        lora: where the pipeline's LoRA adapters came from, if not with it.
 
     Raises:
         ModelError: the pipeline is of a family that is not supported.
@@ -60,16 +51,12 @@ class Denoiser:
         source: str = "",
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        lora: str = "",
     ) -> None:
         _require_supported(pipe)
         network, text_encoder = pipe.unet, getattr(pipe, "text_encoder", None)
-        self.source = source
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0][:80]
-            raise ModelError(f"cannot compute on --device {str(device)!r}: {reason}") from None
+        self.source, self.lora = source, lora
+        self.device = usable_device(device)
         self.dtype = dtype
         # A trajectory adds up many small steps, which half precision would lose.
         self.latent_dtype = torch.promote_types(dtype, torch.float32)
@@ -97,30 +84,17 @@ class Denoiser:
         model: str | Path,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
+        lora: str | Path | None = None,
     ) -> Denoiser:
         """Load a local folder, a hub name, or "scenes", the bundled model.
+
+        `lora` is a folder or a file of LoRA adapters that `save_lora_weights` wrote, or a hub name.
 
         Raises:
             ModelError: there is no such model, or it cannot be read.
         """
-        from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
-        path = BUNDLED_MODEL if str(model) == "scenes" else Path(model)
-        source = str(model) if str(model) == "scenes" or not path.exists() else str(path.resolve())
-        try:
-            config = DiffusionPipeline.load_config(str(path))
-            left_out: dict[str, Any] = {name: None for name in _LEFT_OUT if name in config}
-            if "safety_checker" in left_out:
-                left_out["requires_safety_checker"] = False
-            # Weights in any other format are pickles, which could run code.
-            pipe = DiffusionPipeline.from_pretrained(str(path), use_safetensors=True, **left_out)
-        except _UNREADABLE as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise ModelError(
-                f"cannot load the model {str(model)!r}: give a folder saved with "
-                f"`save_pretrained`, a hub name, or `scenes` ({first_line[:160]})"
-            ) from error
-        return cls(pipe, source, device, dtype)
+        pipe = load_pipeline(model, lora)
+        return cls(pipe, place(model), device, dtype, "" if lora is None else place(lora))
 
     # --- the prediction --------------------------------------------------------------------
 
@@ -281,6 +255,21 @@ class Denoiser:
                 flat = tensor.detach().cpu().contiguous().reshape(-1)
                 digest.update(flat.view(torch.uint8).numpy())
         return digest
+
+
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device of this name; of none, CUDA if there is one, else the CPU.
+
+    Raises:
+        ModelError: it cannot compute.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+        return found
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise ModelError(f"cannot compute on --device {str(device)!r}: {reason}") from None
 
 
 def _require_supported(pipe: Any) -> None:

@@ -7,8 +7,11 @@ from PIL import ImageChops, ImageFilter
 
 from headwater import pictures
 from headwater.denoiser import Denoiser
+from headwater.methods import Method
 from headwater.pictures import Image, Picture
 from headwater.preparing import Question
+from headwater.probes import seeded_noise
+from headwater.queries import Concept
 from headwater.sheets import ACCENT, flatten, scale
 
 # Pixels a side of a picture with an outline, and how much of what lies outside is taken away.
@@ -21,6 +24,8 @@ def name(query: Question) -> tuple[str, bool]:
         return query.title, False
     if query.kind == "preference":
         return f"the {query.title}", False
+    if isinstance(query, Concept) and query.swap:
+        return f"the lack of “{query.concept}”", False
     if not isinstance(query, Image):
         return query.title, True
     what = "the picture" if query.mask is None else "the outlined part of the picture"
@@ -28,12 +33,20 @@ def name(query: Question) -> tuple[str, bool]:
 
 
 def figures(
-    query: Question, picture: Picture, denoiser: Denoiser
+    query: Question, picture: Picture, denoiser: Denoiser, method: Method | None = None
 ) -> list[tuple[str, PIL.Image.Image]]:
-    """Pictures with a caption each; a question without parts has one and no caption."""
+    """Pictures with a caption each; a question without parts has one and no caption.
+
+    Of a step it is what the model aimed at there, but of a method that noises the finished picture
+    that, as noisy as there.
+    """
     step, mask = getattr(query, "step", None), getattr(query, "mask", None)
     asked, caption = picture.image, ""
-    if step is not None:
+    if step is not None and method and method.query and method.query.path == "noising":
+        noise = seeded_noise(denoiser.latent_shape, query.seed, "shown")[None].to(picture.x0)
+        asked = denoiser.decode(denoiser.noise(picture.x0, noise, step))[0]
+        caption = f"The finished picture, noised as at step {step}"
+    elif step is not None:
         asked = denoiser.decode(picture.x0hats[step])[0]
         caption = f"What the model aimed at, at step {step}"
     if mask is not None:

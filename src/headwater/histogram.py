@@ -14,22 +14,22 @@ BINS, TOP = 40, 10
 LEFT, RIGHT, CEILING, FLOOR = 64.0, 600.0, 40.0, 210.0
 
 
-def distribution(scores: Sequence[float]) -> str:
-    """The scores as a section of a page, or nothing of none."""
+def distribution(scores: Sequence[float], counted: str = "training images") -> str:
+    """The scores of what is counted as a section of a page, or nothing of none."""
     if not scores:
         return ""
     values = np.sort(np.asarray(scores, dtype=float))
     threshold = float(values[-TOP]) if len(values) > TOP else None
     tinted = f" The tinted part holds the {TOP} highest of {len(values):,}."
-    return f"""<h3>All scores</h3>
+    return f"""<h3>Scores of all {counted}</h3>
 <div class="histogram">
-{_histogram(values, threshold)}
-<p class="muted">Each bar counts the training images with a score in its range, on a logarithmic
+{_histogram(values, threshold, counted)}
+<p class="muted">Each bar counts the {counted} with a score in its range, on a logarithmic
 scale, so that one image stays visible beside hundreds.{"" if threshold is None else tinted}</p>
 </div>"""
 
 
-def _histogram(values: np.ndarray, threshold: float | None) -> str:
+def _histogram(values: np.ndarray, threshold: float | None, counted: str) -> str:
     """Sorted scores as an inline SVG: one bar per bin that is not empty, the top tinted."""
     low, high = _span(values[0], values[-1])
     counts = np.histogram(values, BINS, range=(low, high))[0].tolist()
@@ -60,9 +60,9 @@ def _histogram(values: np.ndarray, threshold: float | None) -> str:
     for value, name in _score_ticks(low, high):
         marks.append(f'<path class="axis" d="M{across(value):.2f} {FLOOR}v6"/>')
         marks.append(_label(across(value), FLOOR + 26, "middle", name))
-    marks.append(_label(0.0, 16.0, "start", "Training images"))
+    marks.append(_label(0.0, 16.0, "start", counted.capitalize()))
     marks.append(_label((LEFT + RIGHT) / 2, FLOOR + 58, "middle", "Score"))
-    title = f"Histogram of the scores of {len(values):,} training images"
+    title = f"Histogram of the scores of {len(values):,} {counted}"
     opening = f'<svg viewBox="0 0 640 280" role="img" aria-label="{title}">'
     return "\n".join([opening, *marks, "</svg>"])
 

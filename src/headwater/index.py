@@ -135,7 +135,10 @@ class Index:
         if self._denoiser is None and not model["source"]:
             raise StoreError(f"{self.path} was built with a model in memory: give it to Index.open")
         denoiser = self._denoiser or Denoiser.load(
-            model["source"], self._device, getattr(torch, model["dtype"])
+            model["source"],
+            self._device,
+            getattr(torch, model["dtype"]),
+            model.get("lora_source"),
         )
         if denoiser.fingerprint() != model["fingerprint"]:
             raise MismatchError(
@@ -200,7 +203,14 @@ class Index:
 
     @cached_property
     def _checkpoints(self) -> list[Index]:
-        folders = [self.path / "checkpoints" / str(i) for i in range(self.manifest.checkpoints)]
+        left = store.unfinished_checkpoints(self.path, self.manifest)
+        if left:
+            raise StoreError(
+                f"{self.path} is unfinished, it lacks {len(left)} of its "
+                f"{self.manifest.checkpoints} checkpoint(s): run its `headwater index` command "
+                "again, it goes on where it stopped"
+            )
+        folders = store.checkpoint_folders(self.path, self.manifest)
         return [Index.open(folder, device=self._device) for folder in folders]
 
     def machine(self) -> Any:

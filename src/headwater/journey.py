@@ -8,7 +8,7 @@ functions below compare them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,13 @@ from headwater.attribution import Attribution, attribute
 from headwater.errors import QueryError
 from headwater.methods import choose
 from headwater.pictures import Image
+from headwater.training_set import first_line
 
 if TYPE_CHECKING:
     from headwater.index import Index
 
-# Pictures -> for each the probabilities of some features, rows in the pictures' order.
-Judge = Callable[[Sequence[PIL.Image.Image]], Float[np.ndarray, "s c"]]
+# Pictures -> for each feature, by name, its probability in each picture.
+Judge = Callable[[Sequence[PIL.Image.Image]], Mapping[str, Iterable[float]]]
 
 
 def journey(
@@ -70,9 +71,45 @@ def overlaps(
 
 def likelihoods(
     index: Index, attributions: Sequence[Attribution], judge: Judge
-) -> Float[np.ndarray, "s c"]:
-    """What a judge makes of the picture that each step aimed at: when does a feature appear?"""
-    return np.asarray(judge([picture for _, picture in aims(index, attributions)]), float)
+) -> dict[str, list[float]]:
+    """For each feature of a judge, how likely it is in what each step aimed at: when does it come?
+
+    Raises:
+        QueryError: the judge fails, or gives something else than a number for each picture.
+    """
+    pictures = [picture for _, picture in aims(index, attributions)]
+    try:
+        said = judge(pictures)
+    except Exception as error:  # the user's function raises whatever it likes
+        raise QueryError(
+            f"the judge fails on {len(pictures)} pictures: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+    if not isinstance(said, Mapping) or not said:
+        raise QueryError(
+            "the judge must return a dict, from the name of each feature to its probability in "
+            f"each picture, not {_short(said)}"
+        )
+    return {str(name): _each(name, values, len(pictures)) for name, values in said.items()}
+
+
+def _each(name: object, values: Any, count: int) -> list[float]:
+    """The values, if they are a finite number for each picture."""
+    try:
+        found = np.array([float(value) for value in values])
+    except (TypeError, ValueError):
+        found = np.empty(0)
+    if len(found) != count or not np.isfinite(found).all():
+        raise QueryError(
+            f"the judge must give {str(name)!r} a finite number for each of {count} pictures, not "
+            f"{_short(values)}"
+        )
+    return found.tolist()
+
+
+def _short(value: object) -> str:
+    said = " ".join(repr(value).split())
+    return said if len(said) <= 60 else f"{said[:57]}..."
 
 
 def aims(index: Index, attributions: Sequence[Attribution]) -> list[tuple[int, PIL.Image.Image]]:

@@ -12,17 +12,28 @@ import PIL.Image
 import pyarrow as pa
 from jaxtyping import Float
 
-from headwater.answers import Ends, ends, entries, origin, to_json, write_picture
+from headwater.answers import (
+    Ends,
+    candidate_column,
+    ends,
+    entries,
+    origin,
+    remarks,
+    to_json,
+    write_picture,
+)
 from headwater.attribution import Attribution
 from headwater.certainty import correlations
+from headwater.curves import curves
 from headwater.errors import StoreError
 from headwater.figures import figures, name
 from headwater.files import write_image, write_table, write_text
 from headwater.journey import Judge, aims, likelihoods, overlaps
 from headwater.page import GRID_SIDE, page, picture, score, text
 from headwater.pictures import Image
-from headwater.report import training_image
+from headwater.report import remarked, training_image
 from headwater.sheets import Entry, columns_sheet
+from headwater.wording import WORDING, Wording, measure, reading
 
 # Entries at either end of a column.
 SHOWN = 5
@@ -38,26 +49,30 @@ def write_journey(
     """Write the folder `out` and return the journey as one JSON-ready object.
 
     Holds `query.png`, `query.safetensors` (noise, latents), `journey.png`, `journey.json`,
-    `scores.parquet` with a column for each step, and `report.html`. A `judge` adds the likelihood
-    of its features at each step.
+    `scores.parquet` with a column for each step, and `report.html`. A `judge` of pictures, which
+    returns a dict from the name of each feature to its probability in each picture, adds how
+    likely each is in what each step aimed at: a curve in the report, numbers in the JSON.
 
     Raises:
         StoreError: `out` cannot be written.
+        QueryError: the judge fails, or returns something else.
     """
     index = attributions[0].index
     made = index.picture(query)
+    likely = None if judge is None else likelihoods(index, attributions, judge)
     write_picture(out, made)
     aimed = aims(index, attributions)
     steps = [step for step, _ in aimed]
     both = [ends(attribution, top) for attribution in attributions]
     scores = np.stack([attribution.scores for attribution in attributions])
+    competing = scores[:, attributions[0].competing]  # the same of every step
     compared: dict[str, Any] = {
         "correlation": correlations(scores).round(4).tolist(),
-        "overlap of top": overlaps(scores, top).round(4).tolist(),
-        "overlap of bottom": overlaps(scores, top, lowest=True).round(4).tolist(),
+        "overlap of top": overlaps(competing, top).round(4).tolist(),
+        "overlap of bottom": overlaps(competing, top, lowest=True).round(4).tolist(),
     }
-    if judge is not None:
-        compared["likelihood"] = likelihoods(index, attributions, judge).round(4).tolist()
+    if likely is not None:
+        compared["likelihood"] = likely
     provenance = origin(attributions[0], made)
     answer = {
         "index": str(index.path),
@@ -101,6 +116,7 @@ def _scores(steps: Sequence[int], attributions: Sequence[Attribution]) -> pa.Tab
             f"score at step {step}": attribution.scores
             for step, attribution in zip(steps, attributions, strict=True)
         },
+        **candidate_column(attributions[0]),
         "caption": [s.caption for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
@@ -109,13 +125,14 @@ def _scores(steps: Sequence[int], attributions: Sequence[Attribution]) -> pa.Tab
 def _sheet(
     query: Image, attributions: Sequence[Attribution], columns: Sequence[Column]
 ) -> PIL.Image.Image:
+    words = WORDING[measure(attributions[0].method)]
     of = f"“{query.prompt}”, seed {query.seed}" if query.prompt else f"seed {query.seed}"
     return columns_sheet(
         [f"step {step}" for step, *_ in columns],
         [
             ("Aimed at", [[image] for _, image, _, _ in columns]),
-            ("Proponents", [[entry.image for entry in top] for _, _, top, _ in columns]),
-            ("Opponents", [[entry.image for entry in bottom] for *_, bottom in columns]),
+            (words.top, [[entry.image for entry in top] for _, _, top, _ in columns]),
+            (words.bottom, [[entry.image for entry in bottom] for *_, bottom in columns]),
         ],
         title=f"The journey of {name(query)[0]}",
         subtitle=f"{attributions[0].method}, {of}, noisiest step first",
@@ -135,6 +152,8 @@ def _html(
     index = attributions[0].index
     steps = [step for step, *_ in columns]
     asked = name(query)[0].replace("the picture", "this picture")
+    words = WORDING[measure(attributions[0].method)]
+    asked_for = {k: v for k, v in attributions[0].provenance["query"].items() if k != "step"}
     question = "Which training images taught the model {} at each step of its making?"
     return page(
         title=question.format(text(asked)),
@@ -147,8 +166,12 @@ def _html(
         },
         pictures=figures(query, index.picture(query), index.denoiser),
         prompt=query.prompt,
-        sections=[_steps(columns, attributions), _comparison(steps, compared)],
-        provenance=provenance,
+        sections=[_steps(columns, attributions), _comparison(steps, compared, words)],
+        reading=reading(
+            measure(attributions[0].method),
+            any(attribution.certainty is not None for attribution in attributions),
+        ),
+        provenance={**provenance, "query": asked_for},
     )
 
 
@@ -159,20 +182,24 @@ def _steps(columns: Sequence[Column], attributions: Sequence[Attribution]) -> st
         for step, image, _, _ in columns
     )
     firm = "".join(f"<td>{_stability(attribution)}</td>" for attribution in attributions)
-    proponents = _entries([top for _, _, top, _ in columns], "Proponent")
-    opponents = _entries([bottom for *_, bottom in columns], "Opponent")
+    words = WORDING[measure(attributions[0].method)]
+    highest = _entries([top for _, _, top, _ in columns], words.top.removesuffix("s"))
+    lowest = _entries([bottom for *_, bottom in columns], words.bottom.removesuffix("s"))
+    below = f"those with the highest scores, then those with the lowest. {words.top_means}"
+    if words is WORDING["influence"]:
+        below = "those that pushed it there, the strongest first, then those that pushed it away."
     return f"""<section>
 <h2>Step by step</h2>
 <p class="muted">From left to right the picture is made. In the first row stands what the model
-aimed at; below it the images that pushed it there, the strongest first, and those that pushed it
-away. Scores compare within one step only. The number after ± is a standard error.</p>
+aimed at; below it training images: {text(below)} Scores compare within one step only.</p>
+{remarked(remarks(attributions[0]))}
 <div class="scroll"><table class="journey" style="min-width: {5.8 * len(columns) + 6:.1f}rem">
 <thead><tr><td></td>{heads}</tr></thead>
 <tbody>
 <tr><th scope="row">Aimed at</th>{aimed}</tr>
 <tr><th scope="row">Top {_k(attributions)} stays in resamples</th>{firm}</tr>
-{proponents}
-{opponents}
+{highest}
+{lowest}
 </tbody></table></div>
 </section>"""
 
@@ -205,23 +232,24 @@ def _cell(entry: Entry) -> str:
     )
 
 
-def _comparison(steps: Sequence[int], compared: dict[str, Any]) -> str:
+def _comparison(steps: Sequence[int], compared: dict[str, Any], words: Wording) -> str:
     likelihood = ""
     if "likelihood" in compared:
-        rows = np.asarray(compared["likelihood"]).T
-        likelihood = f"""<h3>Likelihood of each feature</h3>
-<p class="muted">What a judge makes of the picture that each step aimed at.</p>
-{_matrix(range(1, len(rows) + 1), steps, rows)}"""
-    return f"""<section>
+        meaning = "How likely a judge finds each feature in what each step aimed at"
+        likelihood = f"""<section>
+<h2>When does each feature appear?</h2>
+<p class="muted">{meaning}: from left to right the picture is made.</p>
+{curves(steps, compared["likelihood"], meaning)}
+</section>"""
+    return f"""{likelihood}<section>
 <h2>How alike are the steps?</h2>
 <h3>Rank correlation of the scores</h3>
 <p class="muted">1: two steps rank all training images alike. 0: they have nothing in common.</p>
 {_matrix(steps, steps, np.asarray(compared["correlation"]))}
-<h3>Share of the strongest proponents in common</h3>
+<h3>{words.top}: share in common</h3>
 {_matrix(steps, steps, np.asarray(compared["overlap of top"]))}
-<h3>Share of the strongest opponents in common</h3>
+<h3>{words.bottom}: share in common</h3>
 {_matrix(steps, steps, np.asarray(compared["overlap of bottom"]))}
-{likelihood}
 </section>"""
 
 

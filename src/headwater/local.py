@@ -78,7 +78,8 @@ class Local:
     @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
-        return f"this {self.concept.concept.strip('<>')}"
+        this = f"this {self.concept.concept.strip('<>')}"
+        return f"the lack of {this}" if self.concept.swap else this
 
     @property
     def prompt(self) -> str:
@@ -110,13 +111,17 @@ class Local:
         """The same for provenance."""
         chosen = self._contexts()
         return {
-            "picture": str(self.file),
-            "mask": None if self.mask is None else str(self.mask),
+            **pictures.digests(self.file, self.mask),
             "learned": {"prompt": self.concept.prompt, "steps": self.steps, "batch": BATCH},
             "base": self.concept.base or "c+",
+            "swap": self.concept.swap,
             "context": chosen.kind,
             "contexts": [list(pair) for pair in dict.fromkeys(chosen.pairs)],
         }
+
+    def of(self, draws: int) -> Local:
+        """The same question with so many draws."""
+        return replace(self, concept=replace(self.concept, draws=draws))
 
     def at(self, index: Index) -> Local:
         """The same with this index's captions and its folder for tokens."""

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater.errors import MethodError
+from headwater.queries import DRAWS
 
-# What a side costs for each probe, in forward passes: its own, backward to the input for a
-# guidance of its own, backward to the layers; or forward passes at other prompts.
+# What a side costs for each probe, in forward passes of the network: its own, backward to the
+# layers, and, of these, backward to the input (or, of a concept, forward at c-).
 _UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3}
+# Costs are given at so many probes of a picture.
+TIMESTEPS = 10
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,38 @@ class Side:
         """Whether features are gradients of the network."""
         return bool(self.delta)
 
-    @property
-    def units(self) -> int:
-        """Forward passes of the network for each probe."""
-        return _UNITS.get(self.delta, 2) if self.gradient else 0
+    def units(self, timesteps: int = TIMESTEPS) -> int:
+        """Forward passes of the network for a picture; an inversion begins with one more."""
+        if not self.gradient:
+            return 0
+        return _UNITS.get(self.delta, 2) * timesteps + (self.path == "inversion")
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.delta}" if self.delta else self.path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Forward passes of the network that a question takes, once it is made.
+
+    The picture that it is about and the token of a local concept are not counted.
+
+    Args:
+        draw: of each draw, or each pair of a preference.
+        draws: how many by default; None for as many as there are pairs.
+        image: of each training image.
+    """
+
+    draw: int = 0
+    draws: int | None = 1
+    image: int = 0
+
+    def __str__(self) -> str:
+        if not self.draw:
+            return "-"
+        drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"
+        drawn = f"{self.draw} a pair" if self.draws is None else drawn
+        return f"{drawn}+{self.image}n" if self.image else drawn
 
 
 @dataclass(frozen=True)
@@ -44,7 +75,8 @@ class Method:
     Args:
         paper: where it comes from.
         train: what an index holds; None where any index will do (its images are enough).
-        query: what is asked of an image; concepts, rewards and preferences bring their own delta.
+        query: what is asked of an image; None where the method takes none. Other questions bring
+            their own guidance (`OWN`) to methods of gradients.
         rule: a name of `rules.RULES`.
         takes: the kinds of question, of `QUESTIONS`.
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
@@ -61,18 +93,47 @@ class Method:
     normalise: str = "none"
     checkpoints: int = 1
 
+    def asks(self, question: str) -> Side | None:
+        """What is asked of a question of this kind."""
+        gradient = self.train is not None and self.train.gradient
+        return OWN.get(question, self.query) if gradient else self.query
+
+    def cost(self, question: str, timesteps: int = TIMESTEPS) -> Cost:
+        """What a question of this kind costs."""
+        side = self.asks(question)
+        if self.rule == "unlearning":
+            made = _MADE if question == "concept" else 0
+            return Cost(_UNLEARNED + made, DRAWS, _LOSSES)
+        if side is None or not side.gradient:
+            return Cost()
+        if question == "preference":
+            return Cost(2 * side.units(timesteps), None)
+        units = side.units(1 if question == "step" else timesteps)
+        return Cost(units, 1 if side.path == "inversion" else DRAWS)
+
     def facts(self) -> dict[str, Any]:
-        """The row as `headwater methods` shows it; costs at ten timesteps."""
+        """The row as `headwater methods` shows it."""
+        learned = _LOSSES if self.rule == "unlearning" else 0  # kept for all questions
         return {
             "name": self.name,
             "paper": self.paper,
-            "train": _said(self.train),
-            "query": _said(self.query),
+            "train": str(self.train or "-"),
             "normalise": self.normalise,
             "rule": self.rule,
             "takes": list(self.takes),
-            "units per image": _units(self.train),
-            "units per draw": _units(self.query),
+            "checkpoints": self.checkpoints,
+            "units per image": learned if self.train is None else self.train.units(),
+            "queries": {question: self._query(question) for question in self.takes},
+        }
+
+    def _query(self, question: str) -> dict[str, Any]:
+        cost = self.cost(question)
+        return {
+            "guidance": str(self.asks(question) or "-"),
+            "draws": cost.draws,
+            "units per draw": cost.draw,
+            "units per image": cost.image,
+            "cost": str(cost),
         }
 
 
@@ -87,8 +148,18 @@ QUESTIONS = {
     "reward": "any score of images (--reward)",
     "preference": "pairs of better and worse images",
 }
-_GUIDED = ("concept", "local", "reward", "preference")
+# What these questions ask, whatever they are compared with.
+OWN = {
+    "concept": Side("generation", "concept"),
+    "local": Side("generation", "concept"),
+    "reward": Side("generation", "reward"),
+    "preference": Side("inversion", "preference"),
+}
 _PICTURE = ("image", "patch")
+
+# Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
+# back; a concept's draws are pictures, made in 25 steps with guidance.
+_LOSSES, _UNLEARNED, _MADE = 4, 2 * 4, 2 * 25
 
 _NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
 
@@ -100,9 +171,10 @@ def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options:
 
 
 def _concept_trak(name: str, paper: str, side: Side, normalise: str = "none") -> Method:
-    """Concept-TRAK with this train side; concepts and rewards bring the query side."""
-    takes = _GUIDED if side == _NOISED else (*_GUIDED, *_PICTURE)
-    return Method(name, paper, side, side, "trak", takes, normalise)
+    """Concept-TRAK with this train side. Asked of an image, plain noising would be TRAK."""
+    if side == _NOISED:
+        return Method(name, paper, side, None, "trak", tuple(OWN), normalise)
+    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise)
 
 
 METHODS = {
@@ -148,26 +220,15 @@ METHODS = {
         ),
         Method(
             "unlearning",
-            "Wang 2024, 4 passes per image and query",
+            "Wang 2024",
             None,
-            None,
+            _NOISED,
             "unlearning",
             ("image", "concept"),
         ),
         Method("random", "-", None, None, "random", tuple(QUESTIONS)),
     )
 }
-
-
-def _said(side: Side | None) -> str:
-    return "-" if side is None else f"{side.path}/{side.delta}" if side.delta else side.path
-
-
-def _units(side: Side | None, timesteps: int = 10) -> int:
-    """Forward passes for ten timesteps; an inversion begins with one more."""
-    if side is None or not side.gradient:
-        return 0
-    return side.units * timesteps + (side.path == "inversion")
 
 
 def method_named(name: str) -> Method:
@@ -184,15 +245,14 @@ def method_named(name: str) -> Method:
 
 def served_by(train: Side, normalise: str, checkpoints: int = 1) -> list[str]:
     """Names of the methods that an index of these features can serve."""
-    return [
-        name
-        for name, method in METHODS.items()
-        if method.train is None
-        or (
-            (method.train, method.normalise) == (train, normalise)
-            and checkpoints >= method.checkpoints
-        )
-    ]
+
+    def serves(method: Method) -> bool:
+        if method.train is None:  # no features; but unlearning is of one model
+            return checkpoints == 1 or method.rule != "unlearning"
+        same = (method.train, method.normalise) == (train, normalise)
+        return same and checkpoints >= method.checkpoints
+
+    return [name for name, method in METHODS.items() if serves(method)]
 
 
 def choose(name: str | None, built_for: str, served: list[str], question: str) -> Method:
@@ -215,6 +275,11 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
         raise MethodError(
             f"{name} cannot be asked for {QUESTIONS[question]}: that take {_listed(question)}; "
             f"{name} takes: {', '.join(method.takes)}"
+        )
+    if name not in served and method.train is None:
+        raise MethodError(
+            f"{name} is of one model, and this index is of several: ask an index built without "
+            "--checkpoint"
         )
     if name not in served:
         more = " with --checkpoint" if method.checkpoints > 1 else ""

@@ -33,11 +33,13 @@ def page(
     pictures: Sequence[tuple[str, Image.Image]],
     prompt: str,
     sections: Sequence[str],
+    reading: Sequence[str],
     provenance: Mapping[str, Any],
 ) -> str:
     """The whole file. Title, question, the values of facts and the sections are markup already.
 
-    `pictures` are those that were asked about, with a caption each where there are several.
+    `pictures` are those that were asked about, with a caption each where there are several;
+    `reading` says how to read the page, point by point.
     """
     template = files("headwater").joinpath("report.html.in").read_text(encoding="utf-8")
     listed = "\n".join(f"<dt>{text(k)}</dt><dd>{value or '—'}</dd>" for k, value in facts.items())
@@ -47,6 +49,7 @@ def page(
         figures=_asked_about(pictures, prompt),
         facts=listed,
         sections="\n".join(sections),
+        reading="\n".join(f"<li>{text(point)}</li>" for point in reading),
         provenance=_provenance(provenance),
     )
 

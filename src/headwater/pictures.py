@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from headwater.denoiser import Denoiser
 from headwater.errors import QueryError
+from headwater.files import sha256_of
 from headwater.probes import evenly_spaced, seeded_noise, trajectory
-from headwater.queries import require_draws
+from headwater.queries import DRAWS, require_draws
 from headwater.training_set import first_line, to_rgb
 
 
@@ -43,7 +45,7 @@ class Image:
     file: str | Path | None = None
     mask: str | Path | None = None
     step: int | None = None
-    draws: int | None = 32
+    draws: int | None = DRAWS
     seed: int = 0
     guidance: float = 5.0
     steps: int = 50
@@ -73,6 +75,16 @@ class Image:
     def description(self) -> str:
         """How it is asked, to go on from "asked"."""
         return f"of {self.title}"
+
+    def details(self) -> dict[str, Any]:
+        """The same for provenance."""
+        made = {"picture": self.prompt, "guidance": self.guidance, "steps": self.steps}
+        return {
+            **(made if self.file is None else {}),
+            **digests(self.file, self.mask),
+            "prompt": self.prompt,
+            "step": self.step,
+        }
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,17 @@ def opened(denoiser: Denoiser, file: str | Path) -> Picture:
     """
     image = read_image(file)
     return Picture(image, denoiser.encode_images([image]).to(denoiser.latent_dtype))
+
+
+def digests(file: str | Path | None, mask: str | Path | None) -> dict[str, str]:
+    """Paths and checksums of the files that a question is about, for provenance."""
+    given = {"picture": file, "mask": mask}
+    return {
+        name: value
+        for part, path in given.items()
+        if path is not None
+        for name, value in ((part, str(path)), (f"{part} sha256", sha256_of(Path(path))))
+    }
 
 
 def picture_of(denoiser: Denoiser, query: Image) -> Picture:

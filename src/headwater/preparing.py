@@ -66,37 +66,46 @@ class Guided(Question, Protocol):
         ...
 
 
+# How a question is asked, in words that go on from "asked", and the same for provenance.
+Said = tuple[str, Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What one method needs to answer one question; one of `drawer`, `row`, `scores` is there.
 
     Attributes:
-        asked: how it is asked, in words that go on from "asked".
-        details: the same for provenance.
+        describe: how it is asked, once it is known how many draws were made.
+        nearest: rows of the images nearest to the query, for "clip:COUNT" or "pixel:COUNT".
         drawer: makes a row of features for each draw.
         row: the query's only row of features.
         scores: of a method that has no features, [1, n].
-        nearest: rows of the images nearest to the query, for "clip:COUNT" or "pixel:COUNT".
+        draws: how many went into these.
+        once: why the answer does not come draw by draw; "" where it does.
     """
 
-    asked: str
-    details: Mapping[str, Any]
+    describe: Callable[[int], Said]
     nearest: Callable[[str], list[int]]
     drawer: Drawer | None = None
     row: Float[Tensor, "1 k"] | None = None
     scores: Callable[[], Float[Tensor, "1 n"]] | None = None
+    draws: int = 1
+    once: str = ""
 
 
 def prepare(index: Index, method: Method, query: Question) -> Prepared:
     """Everything that is not a gradient.
 
     Raises:
-        MethodError: the model reads no prompts, and the question is about words.
+        MethodError: the model reads no prompts, and the question is about words; or the method
+            compares no texts, and they are to be exchanged.
         QueryError: a picture, mask or step that cannot be.
     """
+    nearest = partial(_nearest, index, query)
     if method.rule == "random":
-        nearest = partial(_nearest, index, query)
-        return Prepared("nothing: scores are random", {}, nearest, scores=_random(index, query))
+        said: Said = ("nothing: scores are random", {})
+        scores, once = _random(index, query), "the scores are random numbers"
+        return Prepared(lambda _: said, nearest, scores=scores, once=once)
     if method.rule == "unlearning":
         return _unlearning(index, method, query)
     if isinstance(query, Concept):
@@ -106,8 +115,15 @@ def prepare(index: Index, method: Method, query: Question) -> Prepared:
     if isinstance(query, Local):
         query = query.at(index)
     assert isinstance(query, Guided), f"{type(query).__name__} is no question"
-    nearest, drawer = partial(_nearest, index, query), query.drawer(index.denoiser)
-    return Prepared(query.description, query.details(), nearest, drawer=drawer)
+    drawer = query.drawer(index.denoiser)
+    once = "there is one pair" if drawer.limit == 1 else ""
+    return Prepared(partial(_guided, query), nearest, drawer=drawer, once=once)
+
+
+def _guided(query: Guided, draws: int) -> Said:
+    if isinstance(query, Local):
+        query = query.of(draws)
+    return query.description, query.details()
 
 
 def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
@@ -117,7 +133,8 @@ def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
         image = index.picture(query).image
     elif isinstance(query, Local):
         image = pictures.read_image(query.file)
-    return similarity.Nearest(index, query.title, image)(candidates)
+    words = query.concept if isinstance(query, Concept) else query.title
+    return similarity.Nearest(index, words, image)(candidates)
 
 
 def _concept(index: Index, method: Method, query: Concept) -> Prepared:
@@ -128,29 +145,45 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
         )
     nearest = partial(_nearest, index, query)
     if method.train is not None and method.train.path == "clip":
+        if query.swap:
+            raise MethodError(
+                f"--swap exchanges the texts c+ and c-, and {method.name} has none: leave it out"
+            )
         index.machine()  # refuses another CLIP than that of the rows
-        row = index.clip().texts([query.concept])
-        return Prepared(f"for the words {query.concept!r}", {}, nearest, row=row.cpu())
+        row = index.clip().texts([query.concept]).cpu()
+        said: Said = (f"for the words {query.concept!r}", {})
+        return Prepared(lambda _: said, nearest, row=row, once=_SIMILARITY)
     captions = [sample.caption for sample in index.samples]
     chosen = queries.contexts(query, captions)
     used = dict.fromkeys(chosen.pairs)
     denoiser.warn_of_lost_words([prompt for pair in used for prompt in pair])
-    details = {
-        "base": query.base or "c+",
-        "context": chosen.kind,
-        "contexts": [list(pair) for pair in used],
-    }
     drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed)
-    return Prepared(chosen.description, details, nearest, drawer=drawer)
+    return Prepared(partial(_in_contexts, query, chosen), nearest, drawer=drawer)
+
+
+_SIMILARITY = "a similarity draws nothing at random"
+
+
+def _in_contexts(query: Concept, chosen: queries.Contexts, draws: int) -> Said:
+    used = chosen.first(draws)
+    return used.description, {
+        "base": query.base or "c+",
+        "swap": query.swap,
+        "context": used.kind,
+        "contexts": [list(pair) for pair in dict.fromkeys(used.pairs)],
+    }
 
 
 def _picture(index: Index, method: Method, query: Image) -> Prepared:
     picture = index.picture(query)
-    details = {"picture": str(query.file or query.prompt), "step": query.step}
-    ready = Prepared(query.description, details, partial(_nearest, index, query))
+    nearest = partial(_nearest, index, query)
+
+    def describe(draws: int) -> Said:
+        return _of_picture(method, query), query.details()
+
     if method.train is not None and not method.train.gradient:
         row = index.machine().image_rows([picture.image], [""], [""]).features
-        return replace(ready, row=row.float().cpu())
+        return Prepared(describe, nearest, row=row.float().cpu(), once=_SIMILARITY)
     assert method.query is not None
     mask = pictures.latent_mask(index.denoiser, query.mask, picture.image) if query.mask else None
     drawer = PictureDrawer(
@@ -163,7 +196,16 @@ def _picture(index: Index, method: Method, query: Image) -> Prepared:
         mask,
         index.recipe.inversion_guidance,
     )
-    return replace(ready, drawer=drawer)
+    once = "an inversion draws no noise" if drawer.limit == 1 else ""
+    return Prepared(describe, nearest, drawer=drawer, once=once)
+
+
+def _of_picture(method: Method, query: Image) -> str:
+    """A step is of the picture's making only where it is re-noised from what that aimed at."""
+    if query.step is None or method.query is None or method.query.path == "renoised":
+        return query.description
+    finished = replace(query, step=None).description
+    return f"{finished}, finished and noised as at step {query.step}"
 
 
 def _targets(
@@ -194,22 +236,22 @@ def _unlearning(index: Index, method: Method, query: Question) -> Prepared:
         ready = _concept(index, method, query)
         assert isinstance(ready.drawer, ConceptDrawer)
         prompts = [plus for plus, _ in ready.drawer.pairs[:draws]]
-        asked = f"by unlearning pictures of c+, {ready.asked}"
+        asked, details = ready.describe(draws)
+        asked = f"by unlearning pictures of c+, {asked}"
         make = partial(unlearning.pictures_of, index.denoiser, prompts, query.seed)
     else:
         assert isinstance(query, Image)
         shown = index.picture(query)
-        details = {"picture": str(query.file or query.prompt)}
-        ready = Prepared("", details, partial(_nearest, index, query))
-        asked = f"by unlearning {query.title}"
+        asked, details = f"by unlearning {query.title}", query.details()
         given = (index.denoiser, shown.x0, query.prompt, query.seed, draws)
         make = partial(unlearning.picture, *given)
-    return replace(
-        ready,
-        asked=asked,
-        details={**ready.details, "unlearning": asdict(unlearning.Options())},
-        drawer=None,
+    said: Said = (asked, {**details, "unlearning": asdict(unlearning.Options())})
+    return Prepared(
+        lambda _: said,
+        partial(_nearest, index, query),
         scores=lambda: unlearning.scores(index, make()),
+        draws=draws,
+        once="all draws are unlearned together",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headwater import prompts
@@ -12,8 +12,8 @@ from headwater.errors import QueryError
 
 # With fewer captions than this that name the concept, `auto` asks for the bare words.
 MIN_CONTEXTS = 3
-# The most draws that `draws=None` makes.
-MOST_DRAWS = 256
+# How many draws a question makes by default, and the most that `draws=None` makes.
+DRAWS, MOST_DRAWS = 32, 256
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Concept:
         draws: trajectories, each with its own noise and context; None takes as many as a
             stable top ten needs.
         seed: of noise and of the choice of contexts.
-        swap: exchange c+ and c- in every context, and so ask for the want of the concept.
+        swap: exchange c+ and c- in every context, and so ask for the lack of the concept.
 
     Raises:
         QueryError: the words are not in the prompt, or c+ equals c-.
@@ -43,7 +43,7 @@ class Concept:
     minus: str | None = None
     base: str | None = None
     context: str = "auto"
-    draws: int | None = 32
+    draws: int | None = DRAWS
     seed: int = 0
     swap: bool = False
 
@@ -72,12 +72,17 @@ class Concept:
     @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
-        return self.concept
+        return f"the lack of {self.concept}" if self.swap else self.concept
 
     @property
     def complement(self) -> str:
         """The prompt without the concept."""
         return prompts.without(self.prompt, self.concept) if self.minus is None else self.minus
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """(c+, c-) in the prompt itself."""
+        return (self.complement, self.prompt) if self.swap else (self.prompt, self.complement)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,17 @@ class Contexts:
 
     kind: str
     pairs: tuple[tuple[str, str], ...]
-    description: str
+    where: str
+
+    @property
+    def description(self) -> str:
+        """How a concept is asked for in them, to go on from "asked"."""
+        many = self.kind in ("captions", "file")
+        return f"over {len(set(self.pairs))} {self.where}" if many else self.where
+
+    def first(self, draws: int) -> Contexts:
+        """Those of so many draws."""
+        return replace(self, pairs=self.pairs[:draws])
 
 
 def require_draws(draws: int | None) -> None:
@@ -109,7 +124,7 @@ def contexts(query: Concept, captions: Sequence[str]) -> Contexts:
     if not query.swap:
         return chosen
     pairs = tuple((minus, plus) for plus, minus in chosen.pairs)
-    return Contexts(chosen.kind, pairs, f"{chosen.description}, c+ and c- exchanged")
+    return Contexts(chosen.kind, pairs, f"{chosen.where}, c+ and c- exchanged")
 
 
 def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
@@ -142,8 +157,7 @@ def _drawn(
     pairs: list[tuple[str, str]] = []
     while len(pairs) < draws:
         pairs += rng.sample(pool, len(pool))
-    pairs = pairs[:draws]
-    return Contexts(kind, tuple(pairs), f"over {len(set(pairs))} {where}")
+    return Contexts(kind, tuple(pairs[:draws]), where)
 
 
 def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:

@@ -17,23 +17,12 @@ from headwater.certainty import Certainty
 from headwater.histogram import distribution
 from headwater.page import GRID_SIDE, page, picture, score, text
 from headwater.sheets import Entry, contact_sheet
+from headwater.wording import WORDING, reading
 
 __all__ = ["Answer", "Entry", "contact_sheet", "html_report"]
 
 # An answer is firm from this share on, and only a sample of many like it below the second.
 FIRM, LOOSE = 0.9, 0.6
-
-# What being at either end of the ranking means, by what the method measures.
-_TOP = {
-    "influence": "Training on these images pushes the model towards {name}.",
-    "similarity": "These images are the most similar to {name}. Nothing was asked of the model.",
-    "chance": "The scores are random numbers, to compare other methods with.",
-}
-_BOTTOM = {
-    "influence": "Training on an image with a negative score pushes the model away from {name}.",
-    "similarity": "These images are the least similar to {name}.",
-    "chance": "The scores are random numbers.",
-}
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,10 @@ class Answer:
         context: how the texts were compared, "over 16 training captions", to end that sentence.
         top, bottom: proponents, the strongest first, and opponents likewise; either may be empty.
         scores: of all training images, for the histogram.
+        competing: rows of the candidates, where not all images competed.
+        remarks: what else a reader must know, sentence by sentence.
         certainty: how much the draws matter; None where there was one.
-        measure: "influence", "similarity" or "chance".
+        measure: what the scores are of, a key of `wording.WORDING`.
     """
 
     concept: str
@@ -61,6 +52,8 @@ class Answer:
     certainty: Certainty | None = None
     quoted: bool = True
     measure: str = "influence"
+    competing: Sequence[int] | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -94,6 +87,10 @@ def html_report(
         pictures=pictures,
         prompt=prompt,
         sections=[_section(answer) for answer in answers],
+        reading=reading(
+            answers[0].measure if answers else "influence",
+            any(answer.certainty is not None for answer in answers),
+        ),
         provenance=provenance,
     )
 
@@ -126,18 +123,39 @@ def _marked(prompt: str, concepts: Sequence[str]) -> str:
 def _section(answer: Answer) -> str:
     heading = answer.concept if answer.quoted else answer.concept[:1].upper() + answer.concept[1:]
     emphasised = f"<em>{text(heading)}</em>"
+    words = WORDING[answer.measure]
     return f"""<section>
 <h2>{f"“{emphasised}”" if answer.quoted else emphasised}</h2>
 <p class="muted">{_comparison(answer)}</p>
 {trust(answer.certainty)}
-<h3>Proponents</h3>
-<p class="muted">{text(_TOP[answer.measure].format(name=answer.name))} The strongest comes
-first.</p>
+{remarked(answer.remarks)}
+<h3>{words.top}</h3>
+<p class="muted">{_lead(answer)} The highest score comes first.</p>
 {_grid(answer.top, "images")}
 {_opponents(answer)}
 {_listing([*answer.top, *answer.bottom])}
-{distribution(answer.scores)}
+{_distribution(answer)}
 </section>"""
+
+
+def _lead(answer: Answer) -> str:
+    """What it says that images stand at the top; of few candidates, some may be opponents."""
+    lead = WORDING[answer.measure].top_means
+    if answer.measure == "influence" and any(entry.score <= 0 for entry in answer.top):
+        lead = lead.replace("these images", "those of these images with a positive score")
+    return text(lead.format(name=answer.name))
+
+
+def remarked(remarks: Sequence[str]) -> str:
+    """Each in a paragraph of its own."""
+    return "\n".join(f'<p class="trust">{text(remark)}</p>' for remark in remarks)
+
+
+def _distribution(answer: Answer) -> str:
+    """The histogram, of those that competed."""
+    if answer.competing is None:
+        return distribution(answer.scores)
+    return distribution([answer.scores[row] for row in answer.competing], "candidates")
 
 
 def _comparison(answer: Answer) -> str:
@@ -173,11 +191,12 @@ def _correlation(sure: Certainty) -> str:
 def _opponents(answer: Answer) -> str:
     if not answer.bottom:
         return ""
-    lead = text(_BOTTOM[answer.measure].format(name=answer.name))
+    words = WORDING[answer.measure]
+    lead = text(words.bottom_means.format(name=answer.name))
     if answer.measure == "influence" and all(entry.score >= 0 for entry in answer.bottom):
         lead = "These are the lowest scores, but none is negative: no image is an opponent."
     return f"""<details>
-<summary>Opponents ({len(answer.bottom)})</summary>
+<summary>{words.bottom} ({len(answer.bottom)})</summary>
 <p class="muted">{lead}</p>
 {_grid(answer.bottom, "small images")}
 </details>"""

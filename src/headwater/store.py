@@ -140,7 +140,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 # Of two runs that make the same rows: where things lie, and for which of the methods that share
 # these features the index was asked for.
-_MAY_DIFFER = ("source", "options", "clip_source", "method")
+_MAY_DIFFER = ("source", "options", "clip_source", "lora_source", "method")
 
 
 def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
@@ -171,6 +171,23 @@ def _normal(part: Mapping[str, Any]) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# --- further models ------------------------------------------------------------------------------
+
+
+def checkpoint_folders(folder: Path, manifest: Manifest) -> list[Path]:
+    """Where the index of each further model is, or will be."""
+    return [folder / "checkpoints" / str(i) for i in range(manifest.checkpoints)]
+
+
+def unfinished_checkpoints(folder: Path, manifest: Manifest) -> list[Path]:
+    """Those of them that were never begun, or not finished."""
+    return [
+        each
+        for each in checkpoint_folders(folder, manifest)
+        if not ((each / "index.json").exists() and read_manifest(each).complete)
+    ]
 
 
 # --- shards -------------------------------------------------------------------------------------

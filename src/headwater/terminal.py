@@ -25,9 +25,10 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     room = 80 - 4 - 2 - 9 - spread - 2 - width - 2
     lines = [
         "",
-        _asked(*name(query), query.prompt),
+        _asked(*name(query), query.prompt, query.kind),
         f"{attribution.method}, asked {attribution.asked}",
         *_sure(attribution),
+        *(line for remark in _remarks(attribution) for line in wrap(remark, 80)),
         "",
         f"{'rank':>4}  {'score':>9}{'':<{spread}}  {'id':<{width}}  caption",
     ]
@@ -42,11 +43,12 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     return "\n".join(lines)
 
 
-def _asked(words: str, quoted: bool, prompt: str) -> str:
+def _asked(words: str, quoted: bool, prompt: str, kind: str) -> str:
     """What was asked for: 'star' in 'a red star', the picture of 'a red star'."""
     if not prompt:
         return words
-    return f"{words!r} in {prompt!r}" if quoted else f"{words} of {prompt!r}"
+    said = repr(words) if quoted else words
+    return f"{said} {'in' if quoted or kind == 'concept' else 'of'} {prompt!r}"
 
 
 def journey_table(answer: Mapping[str, Any]) -> str:
@@ -87,29 +89,53 @@ def _sure(attribution: Attribution) -> list[str]:
     ]
 
 
+def _remarks(attribution: Attribution) -> list[str]:
+    """What else a reader must know, sentence by sentence."""
+    from headwater.answers import remarks
+    from headwater.wording import measure
+
+    square = "The scores are squares: how strong an influence is, not which way."
+    strength = measure(attribution.method) == "strength"
+    return [*([square] if strength else []), *remarks(attribution)]
+
+
 def _short(text: str, width: int) -> str:
     text = " ".join(text.split())  # a caption may have line breaks
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def methods_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The table of methods in 80 columns; paper and questions stand on a line of their own."""
-    lines = [f"{'method':<23}{'path/delta':<17}{'norm':<11}{'rule':<17}{'image*':>6}{'draw*':>6}"]
+    """The table of methods in 80 columns; under each what it asks of questions, and its paper."""
+    from headwater.methods import QUESTIONS
+
+    lines = [_method_line("method, questions", "guidance", "norm", "rule", "passes*")]
     for row in rows:
-        image, draw = (row[cost] or "-" for cost in ("units per image", "units per draw"))
-        lines += [
-            f"{row['name']:<23}{row['train']:<17}{row['normalise']:<11}{row['rule']:<17}"
-            f"{image:>6}{draw:>6}",
-            *wrap(f"{row['paper']}; takes {', '.join(row['takes'])}", 78, **_INDENTED),
-        ]
+        cost = row["units per image"] or "-"
+        lines.append(_method_line(row["name"], row["train"], row["normalise"], row["rule"], cost))
+        paper = row["paper"]
+        for (guidance, cost), questions in _by_guidance(row["queries"]).items():
+            asked = "any" if len(questions) == len(QUESTIONS) else ", ".join(questions)
+            lines.append(f"  {asked:<22}{guidance:<22}{paper:<26}{cost:>8}")
+            paper = ""
     lines.append(
-        "\n* forward passes of the network at ten timesteps, for each training image and\n"
-        "for each draw of a query (32 by default; an inversion has one)"
+        "\n* forward passes of the network at ten timesteps: for each training image, and\n"
+        "for each question as draws x passes of one draw; n is the number of training\n"
+        "images. Not counted: making the picture that is asked about, learning the\n"
+        "token of a local concept, 2,048 passes before the first unlearning."
     )
     return "\n".join(lines)
 
 
-_INDENTED: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  "}
+def _method_line(name: str, guidance: str, normalise: str, rule: str, cost: Any) -> str:
+    return f"{name:<24}{guidance:<22}{normalise:<10}{rule:<16}{cost:>8}"
+
+
+def _by_guidance(queries: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Questions by what is asked of them and what that costs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for question, query in queries.items():
+        found.setdefault((query["guidance"], query["cost"]), []).append(question)
+    return found
 
 
 def print_facts(facts: dict[str, Any]) -> None:

@@ -35,8 +35,12 @@ class Judge(nn.Module):
         })  # fmt: skip
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.trunk(images).flatten(1)
+        features = self.features(images)
         return {attribute: head(features) for attribute, head in self.heads.items()}
+
+    def features(self, images: Tensor) -> Tensor:
+        """What all attributes are read from, [b, 2048]: the trunk's output."""
+        return self.trunk(images).flatten(1)
 
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 100) -> dict[str, list[str]]:

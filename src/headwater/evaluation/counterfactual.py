@@ -1,0 +1,252 @@
+"""Take out the images that a method names, train again: has the model forgotten the concept?
+
+The model of everything is trained and attributed; for each method, concept and k another is trained
+without the method's k highest images, and makes the same pictures again (das.txt Fig. 1,
+journey-trak.txt 5.3 and 5.5). A second model of everything, with another seed, says how much
+trainings differ when nothing is taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from headwater.answers import slug
+from headwater.building import build_index
+from headwater.denoiser import Denoiser
+from headwater.errors import MethodError, ParameterError, QueryError
+from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.changes import Again, compared, inside, mean_over
+from headwater.evaluation.judges import Judge
+from headwater.evaluation.models import ModelConfig, encoded, new_pipeline
+from headwater.evaluation.regenerating import Asked, Window, asked, kept, read_pictures
+from headwater.evaluation.retraining import Measured, Study, Task, kept_encoding, retrained
+from headwater.evaluation.retrieval import best
+from headwater.evaluation.studies import require
+from headwater.evaluation.truth import Truth
+from headwater.index import Index
+from headwater.methods import Method, method_named
+from headwater.similarity import Clip
+from headwater.training_set import TrainingSet
+
+CAPTION = "caption"  # the baseline that takes out images whose caption names the concept
+FEWEST = 4  # images that must be left to train on
+
+# What was measured of the models of one concept, means over seeds: name -> values.
+Values = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is taken out of what, who judges, and where everything is kept.
+
+    Attributes:
+        methods: names of `METHODS`, and `CAPTION`.
+        remove: how many images are taken out, each k.
+        samples: prompts of each concept that name it; as many more do not.
+        seeds: models trained for each removal.
+        window: timesteps for which a retrained model is also swapped into the full one.
+    """
+
+    out: Path
+    config: ModelConfig
+    data: TrainingSet
+    truths: Sequence[Truth]
+    judge: Judge
+    methods: Sequence[str]
+    remove: Sequence[int] = (25, 50, 100, 200)
+    samples: int = 64
+    seeds: int = 1
+    asking: Asking = field(default_factory=Asking)
+    clip: Clip | None = None
+    window: Window | None = None
+    jobs: int = 1
+    device: str = "cpu"
+
+    @property
+    def full(self) -> tuple[Task, Task]:
+        """The model that is attributed, and the same with another seed."""
+        rows = tuple(range(len(self.data)))
+        return Task("full", rows, kept=True), Task("full-again", rows, seed=1, kept=True)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one concept.
+
+    Attributes:
+        full: of the full model, `again` of the other one; `removed` by (method, k).
+        share: by (method, k), the share of the removed images that show the concept.
+    """
+
+    ask: Asked
+    full: Values
+    again: Values
+    removed: Mapping[tuple[str, int], Values]
+    share: Mapping[tuple[str, int], float]
+
+
+# --- which images ---------------------------------------------------------------------------------
+
+
+def remaining(found: Float[np.ndarray, " n"], k: int) -> tuple[int, ...]:
+    """The rows that are left without the k highest scores, in order; see `retrieval.best`."""
+    left = np.ones(len(found), bool)
+    left[best(found, k)] = False
+    return tuple(np.flatnonzero(left).tolist())
+
+
+def removals(
+    concept: str,
+    found: Mapping[str, Float[np.ndarray, " n"]],
+    remove: Sequence[int],
+    seeds: int = 1,
+) -> dict[tuple[str, int], list[Task]]:
+    """For each method and k the models to train, one for each seed.
+
+    Args:
+        found: method -> scores of every image for the concept.
+    """
+    return {
+        (method, k): [
+            Task(f"{slug(concept)}-{method}-{k:04d}-seed{seed}", remaining(each, k), seed)
+            for seed in range(seeds)
+        ]
+        for method, each in found.items()
+        for k in remove
+    }
+
+
+def check(setting: Setting) -> None:
+    """Refuse, before anything is trained, what cannot be done.
+
+    Raises:
+        MethodError, ParameterError, QueryError: names it.
+    """
+    if "clip-cosine" in setting.methods and setting.clip is None:
+        raise MethodError(
+            "clip-cosine needs a CLIP model: give its folder as --clip, or leave it out of "
+            f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
+        )
+    require([m for m in setting.methods if m not in (CAPTION, "clip-cosine")], "concept")
+    n, most = len(setting.data), max(setting.remove)
+    if most > n - FEWEST:
+        raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
+    unknown = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]
+    if unknown:
+        raise QueryError(f"the judge knows nothing of {', '.join(unknown)}: leave it out")
+
+
+# --- models and what is measured of them ----------------------------------------------------------
+
+
+def nothing(denoiser: Denoiser) -> Measured:
+    """The full models' pictures are made when it is known of what."""
+    return {}
+
+
+def outcomes(setting: Setting) -> dict[str, Outcome]:
+    """Train what is missing; what became of each concept.
+
+    Raises:
+        MethodError, ParameterError, QueryError: see `check`.
+        ModelError: the model reads no prompts.
+        MismatchError: the folder holds models of something else.
+    """
+    check(setting)
+    base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
+    if not base.conditional:
+        raise QueryError("the configuration's model reads no prompts: give one with a `base`")
+    path = setting.out / "encoded" / f"{setting.data.fingerprint[:32]}.safetensors"
+    data = kept_encoding(path, lambda: encoded(base, setting.data))
+    source = f"{setting.data.fingerprint} {base.encoders_fingerprint()}"
+
+    def study(measure: Any, facts: Mapping[str, Any]) -> Study:
+        return Study(setting.out, setting.config, data, source, measure, facts, setting.device)
+
+    of_all = study(nothing, {})
+    retrained(of_all, setting.full, setting.jobs)
+    full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
+    found = every_score(setting, full)
+    bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
+    return {
+        truth.concept: _outcome(
+            setting, study, full, again, truth, {name: rows[i] for name, rows in found.items()}
+        )
+        for i, truth in enumerate(bar)
+    }
+
+
+def _outcome(
+    setting: Setting,
+    study: Callable[[Any, Mapping[str, Any]], Study],
+    full: Denoiser,
+    again: Denoiser,
+    truth: Truth,
+    found: Mapping[str, Float[np.ndarray, " n"]],
+) -> Outcome:
+    captions = [sample.caption for sample in setting.data.samples]
+    ask = asked(truth.concept, truth.prompt, captions, setting.samples, setting.asking.seed)
+    before = kept(setting.out / "pictures", ask, full)
+    measure = Again(
+        ask, setting.judge, before, Path(full.source), setting.out / "shown", setting.window
+    )
+    tasks = removals(truth.concept, found, setting.remove, setting.seeds)
+    every = [task for each in tasks.values() for task in each]
+    measured = iter(retrained(study(measure, measure.facts()), every, setting.jobs))
+    return Outcome(
+        ask,
+        *_undisturbed(setting, ask, before, full, again),
+        {key: mean_over([next(measured) for _ in each]) for key, each in tasks.items()},
+        {(m, k): float(truth.shows[best(found[m], k)].mean()) for m, k in tasks},
+    )
+
+
+def _undisturbed(
+    setting: Setting, ask: Asked, before: Path, full: Denoiser, again: Denoiser
+) -> tuple[Values, Values]:
+    """The same measures of the two models of everything."""
+    folder, old = setting.out / "pictures", read_pictures(before)
+    own = compared(setting.judge, ask, old, old)
+    other = compared(setting.judge, ask, read_pictures(kept(folder, ask, again)), old)
+    if setting.window is not None:
+        mixed = read_pictures(kept(folder, ask, full, again, setting.window))
+        other |= inside(setting.window, compared(setting.judge, ask, mixed, old))
+        own |= inside(setting.window, own)
+    return mean_over([own]), mean_over([other])
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray, "q n"]]:
+    """What each method scores every image for every concept; asked of indexes of the full model."""
+    truths = list(setting.truths)
+    names = [name for name in setting.methods if name != CAPTION]
+    indexes = _indexes(setting, full, names)
+    found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
+    if CAPTION in setting.methods:
+        found[CAPTION] = membership(truths, setting.asking.seed)
+    return {name: found[name] for name in setting.methods}
+
+
+def _indexes(setting: Setting, full: Denoiser, names: Sequence[str]) -> dict[Method, Index]:
+    """An index for each method; methods of the same features share one, `random` takes any."""
+    methods = [method_named(name) for name in names]
+    with_features = [each for each in methods if each.train] or [method_named("pixel-cosine")]
+    found: dict[Method, Index] = {}
+    for method in methods:
+        other = method if method.train else with_features[0]
+        assert other.train is not None
+        folder = f"{other.train.path}-{other.train.delta}-{other.normalise}"
+        clip = setting.clip if other.train.path == "clip" else None
+        found[method] = build_index(
+            full, setting.data, setting.out / "indexes" / folder, method=other.name, clip=clip
+        )
+    return found
