@@ -9,23 +9,43 @@ encoder and autoencoder as they are; 16 random halves, 8 of them trained with a 
     python experiments/scenes.py models [--jobs 2]     train and measure; goes on where it stopped
     python experiments/scenes.py tables                attribute the full model, write the tables
 
-Everything lies in `experiments/results/scenes`; the measured outputs are kept in the repository.
+`--halves` and `--again` take fewer than there are to be. Everything lies in
+`experiments/results/scenes`; what was measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
+from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.evaluation.halving import Plan
+from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.models import ModelConfig, Phase, encoded
+from headwater.evaluation.results import circumstances, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.scoring import MEMBERSHIP
+from headwater.evaluation.studies import Setting, indexes_of
+from headwater.evaluation.truth import read_truths
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 
+METHODS = (
+    "concept-trak",
+    "concept-trak-a",
+    "concept-trak-b",
+    "concept-trak-c",
+    "trak",
+    "d-trak",
+    "das",
+    "pixel-cosine",
+    "random",
+)
 RESULTS = Path(__file__).parent / "results"
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
@@ -39,12 +59,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=("models", "tables"))
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--halves", type=int)
+    parser.add_argument("--again", type=int)
+    parser.add_argument("--draws", type=int, default=16, help="of each question")
+    parser.add_argument("--parameters", default="attn2")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    if given.stage == "models":
-        trained(given.full, given.jobs, given.device)
+    plan = plan_of(given.full, given.halves, given.again)
+    measured = trained(given.full, plan, given.jobs, given.device)
+    if given.stage == "tables":
+        tables(given.full, plan, measured, given)
 
 
 def data_of(full: bool) -> TrainingSet:
@@ -52,15 +78,23 @@ def data_of(full: bool) -> TrainingSet:
     return data if full else data.first(1_000)
 
 
-def plan_of(full: bool) -> Plan:
-    halves, again = (64, 16) if full else (16, 8)
-    return Plan(len(data_of(full)), halves, again)
+def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
+    most = (64, 16) if full else (16, 8)
+    return Plan(
+        len(data_of(full)),
+        most[0] if halves is None else halves,
+        most[1] if again is None else again,
+    )
 
 
-def trained(full: bool, jobs: int, device: str) -> list[Measured]:
+def folder(full: bool) -> Path:
+    return RESULTS / ("scenes-full" if full else "scenes")
+
+
+def trained(full: bool, plan: Plan, jobs: int, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
-    out = RESULTS / ("scenes-full" if full else "scenes")
+    out = folder(full)
     study = Study(
         out,
         CONFIG if full else REDUCED,
@@ -70,7 +104,29 @@ def trained(full: bool, jobs: int, device: str) -> list[Measured]:
         measuring.facts(),
         device,
     )
-    return retrained(study, plan_of(full).tasks(), jobs)
+    return retrained(study, plan.tasks(), jobs)
+
+
+def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
+    """Attribute the model of everything for each concept; a table of LDS for each output."""
+    data, out = data_of(full), folder(full)
+    setting = Setting(out, CONFIG if full else REDUCED, data, data, plan, device=given.device)
+    truths = read_truths("scenes", data.samples)
+    asked = indexes_of(setting, METHODS, parameters=given.parameters)
+    answers = scores(asked, truths, Asking(given.draws, guidance=3.0), out / "scores")
+    answers[MEMBERSHIP] = membership(truths)
+    about = {
+        "command": shlex.join(["python", *sys.argv]),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "settings": {**vars(given), "halves": plan.subsets, "again": plan.again},
+        **circumstances(),
+    }
+    for output in ("loss", "contribution", "rate"):
+        found = collect(plan, measured, lambda each, name=output: measuring.by_concept(each)[name])
+        rows = rows_of(plan, found, answers, MEMBERSHIP)
+        title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
+        path = out / f"{output}-{given.parameters}"
+        print(write_results(path, title, about, rows)["rows"][-1], path / "table.md")
 
 
 if __name__ == "__main__":

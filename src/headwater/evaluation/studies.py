@@ -129,7 +129,9 @@ def indexes_of(setting: Setting, names: Sequence[str], **recipe: Any) -> dict[Me
     for method in map(method_named, names):
         other = METHODS["trak"] if method.train is None else method
         assert other.train is not None
-        folder = f"{other.train.path}-{other.train.delta}-{other.normalise}"
+        folder = "-".join(
+            map(str, (other.train.path, other.train.delta, other.normalise, *recipe.values()))
+        )
         found[method] = build_index(
             model, setting.trained, setting.out / "indexes" / folder, method=other.name, **recipe
         )
