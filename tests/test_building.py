@@ -1,33 +1,41 @@
 """Building an index: killed and resumed, refused, mended, short of memory or disk."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny import tiny_folder, tiny_pipeline
+from test_cli import FAST, assert_refused
+from test_cli import headwater as run
+from tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
 import headwater.rows
 from headwater import batching, building, store
+from headwater.attribution import spectrum_of
 from headwater.batching import BatchSize
 from headwater.building import build_index
-from headwater.dataset import load_dataset
+from headwater.dataset import IN_MEMORY, load_dataset
 from headwater.denoiser import Denoiser
 from headwater.errors import (
     BadImageError,
     DatasetError,
     MismatchError,
+    ModelError,
     NonFiniteError,
     ResourceError,
     StoreError,
 )
+from headwater.estimating import estimate
 from headwater.features import Rows
 from headwater.index import Index
+from headwater.recipe import plan, planned_of_all
 from headwater.rows import require_finite
 
 RECIPE = {"timesteps": 2, "dim": 64}
@@ -262,10 +270,51 @@ def test_other_data_are_refused(tmp_path, index, denoiser, tiny_images, change):
     assert state(index) == before
 
 
-def test_images_that_only_moved_are_the_same_data(tmp_path, index, denoiser, tiny_images):
-    before = state(index)
-    moved = load_dataset(shutil.copytree(tiny_images, tmp_path / "moved"))
-    build_index(denoiser, moved, index, **RECIPE)
+@pytest.fixture
+def places(tmp_path, tiny_model, tiny_images) -> list[Path]:
+    """A model and images that can be moved."""
+    return [
+        Path(shutil.copytree(each, tmp_path / f"old {each.name}"))
+        for each in (tiny_model, tiny_images)
+    ]
+
+
+def sources(manifest: store.Manifest) -> list[str]:
+    return [manifest.model["source"], manifest.data["source"]]
+
+
+def test_a_model_and_images_that_only_moved_are_found_again(tmp_path, places):
+    """No row is computed, and questions look for them where they are now."""
+    out = tmp_path / "index"
+
+    def build(model, images) -> Index:
+        given = Denoiser.load(model), load_dataset(images)
+        return build_index(*given, out, checkpoints=[model], **RECIPE)
+
+    build(*places)
+    before = state(out)
+    moved = [place.rename(tmp_path / f"new {place.name}") for place in places]
+    with pytest.raises(ModelError, match="cannot load the model"):
+        print(Index.open(out).denoiser)
+    built = build(*moved)
+    manifests = [out / "index.json", out / "checkpoints/0/index.json"]
+    after = state(out)
+    assert {path for path in after if after[path] != before[path]} == set(manifests)
+    assert sources(built.manifest) == list(map(str, moved))
+    for member in Index.open(out).members():
+        assert sources(member.manifest) == list(map(str, moved))
+        assert member.denoiser.source == str(moved[0]) and member.image(3) is not None
+    before = state(out)
+    assert build(*moved).manifest == built.manifest and state(out) == before
+
+
+def test_what_is_in_memory_is_no_place(index, denoiser, tiny_images):
+    """Going on with the same model, given as it is, forgets nothing; nor does leaving CLIP out."""
+    manifest = store.read_manifest(index)
+    known = replace(manifest, model={**manifest.model, "clip_source": "a CLIP"})
+    store.write_manifest(index, known)
+    before, data = state(index), load_dataset(tiny_images)
+    build_index(Denoiser(denoiser.pipe), replace(data, source=IN_MEMORY), index, **RECIPE)
     assert state(index) == before
 
 
@@ -305,6 +354,110 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_an_empty_folder_is_as_good_as_none(tmp_path, denoiser, tiny_images, small):
     build_index(denoiser, load_dataset(tiny_images), tmp_path, **RECIPE)
     assert files(tmp_path) == files(small)
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return tiny_pipeline(tmp_path_factory.mktemp("built") / "checkpoint", seed=1)
+
+
+def other_encoder(tmp_path, tiny_model) -> Path:
+    other = Denoiser.load(tiny_model)
+    with torch.no_grad():
+        other.pipe.vae.encoder.conv_in.weight += 1
+    other.pipe.save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+BAD_CHECKPOINTS = {
+    "missing": (lambda tmp_path, _: tmp_path / "none", "cannot load the model"),
+    "other encoder": (other_encoder, "has another autoencoder or text encoder"),
+    "other layers": (
+        lambda tmp_path, _: tiny_unconditional(tmp_path / "ddpm"),
+        "has another autoencoder or text encoder",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_CHECKPOINTS)
+def test_checkpoints_are_looked_at_before_anything_is_built(
+    tmp_path, denoiser, tiny_model, tiny_images, checkpoint, kind
+):
+    make, said = BAD_CHECKPOINTS[kind]
+    checkpoints, out = [checkpoint, make(tmp_path, tiny_model)], tmp_path / "index"
+    with pytest.raises(ModelError, match=said):
+        build_index(denoiser, load_dataset(tiny_images), out, checkpoints=checkpoints, **RECIPE)
+    assert not out.exists()
+
+
+def test_an_index_knows_that_checkpoints_are_unfinished(
+    tmp_path, tiny_model, tiny_images, checkpoint, monkeypatch
+):
+    """So do `info` and every question, until the same command has been run again."""
+    out = tmp_path / "index"
+    command = ("index", tiny_model, tiny_images, out, *FAST, "--checkpoint", checkpoint)
+    real, made = building._build, []
+
+    def killed(*args, **options):
+        made.append(options)
+        if len(made) == 2:
+            raise Killed
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "_build", killed)
+        with pytest.raises(Killed):
+            run(*command)
+    ask = ("concept", out, "a red star", "--concept", "star", "--draws", 1, "--out", tmp_path / "a")
+
+    def assert_unfinished():
+        facts = json.loads(run("info", out, "--json").out)
+        assert facts["state"] == "unfinished, run `headwater index` again"
+        assert (facts["models"], facts["shards"]) == (2, "1 of 2 whole")
+        assert_refused(run(*ask), "is unfinished, it lacks 1 of its 1 checkpoint(s): run its")
+
+    assert_unfinished()
+    (out / "checkpoints/0").mkdir(parents=True)
+    begun = replace(store.read_manifest(out), complete=False, shards=(), checkpoints=0)
+    begun = replace(
+        begun, model={**begun.model, "fingerprint": Denoiser.load(checkpoint).fingerprint()}
+    )
+    store.write_manifest(out / "checkpoints/0", begun)
+    assert_unfinished()
+    assert run(*command).code == 0
+    facts = json.loads(run("info", out, "--json").out)
+    assert (facts["state"], facts["shards"]) == ("complete", "2 of 2 whole")
+    assert run(*ask).code == 0
+    (out / "checkpoints/0/features/00000.safetensors").unlink()
+    result = run("info", out)
+    assert result.code == 2 and "1 shard(s) of " in result.err
+
+
+# --- what it would take -------------------------------------------------------------------------
+
+
+def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images, checkpoint):
+    recipe = RECIPE | {"method": "trak", "dim": 400}
+    data, out = load_dataset(many_images), tmp_path / "index"
+    planned = planned_of_all(denoiser, [checkpoint], **recipe)
+    said = estimate(denoiser, data, planned[0], 32, models=len(planned))
+    assert (said["models"], said["probes"]) == (2, 2 * 2 * len(data))
+    index = build_index(denoiser, data, out, checkpoints=[checkpoint], self_check=False, **recipe)
+    features = sum(path.stat().st_size for path in out.rglob("features/*.safetensors"))
+    assert said["disk (MB)"] == pytest.approx(features / 1e6, abs=0.06)
+    for member in index.members():
+        spectrum_of(member)
+    kernels = sum(path.stat().st_size for path in out.rglob("kernels/*.safetensors"))
+    assert said["kernel disk (MB)"] == pytest.approx(kernels / 1e6, abs=0.06)
+    assert said["kernel memory (MB)"] > 2 * 8 * len(data) ** 2 / 1e6
+
+
+def test_what_has_no_kernel_is_estimated_without(denoiser, tiny_images):
+    said = estimate(denoiser, load_dataset(tiny_images), plan(denoiser, method="pixel-dot"), 8)
+    assert said["kernel disk (MB)"] == said["kernel memory (MB)"] == 0
 
 
 # --- bad images, bad numbers --------------------------------------------------------------------

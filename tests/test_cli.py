@@ -504,8 +504,21 @@ def test_dry_run(tmp_path, tiny_model, tiny_images):
     result = headwater("index", tiny_model, tiny_images, out, *FAST, "--dry-run", "--limit", 8)
     facts = dict(line.rsplit(None, 1) for line in result.out.splitlines())
     assert result.code == 0 and result.err == "" and not out.exists()
-    assert [facts[key] for key in ("rows", "probes", "dim")] == ["8", "16", "64"]
+    shown = ("models", "rows", "probes", "dim")
+    assert [facts[key] for key in shown] == ["1", "8", "16", "64"]
     assert int(facts["memory (MB, peak)"]) > 100 and facts["batch size"] == "8"
+
+
+def test_dry_run_of_several_models(tmp_path, tiny_model, tiny_images):
+    """Checkpoints are looked at as in a run, and count."""
+    other = tiny_pipeline(tmp_path / "other", seed=1)
+    command = ("index", tiny_model, tiny_images, tmp_path / "index", *FAST, "--dry-run")
+    result = headwater(*command, "--checkpoint", other, "--method", "tracin")
+    assert "models" in result.out and result.code == 0 and not (tmp_path / "index").exists()
+    assert dict(line.rsplit(None, 1) for line in result.out.splitlines())["probes"] == "80"
+    assert_refused(headwater(*command, "--method", "tracin"), "give at least 1 more with --check")
+    none = ("--checkpoint", other, "--checkpoint", tmp_path / "none")
+    assert_refused(headwater(*command, *none), f"cannot load the model '{tmp_path / 'none'}'")
 
 
 def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):

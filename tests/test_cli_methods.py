@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import PIL.Image
 import pyarrow.parquet as pq
 import pytest
 from test_cli import PROMPT, assert_refused, files, headwater
-from tiny import tiny_folder, tiny_unconditional
+from test_similarity import tiny_clip
+from tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
 from headwater.methods import METHODS
 
@@ -32,12 +34,17 @@ def places(tmp_path_factory, tiny_model) -> dict[str, Path]:
         PIL.Image.fromarray(np.full((size, size), value, np.uint8)).save(tmp / f"{name}.png")
     (tmp / "text.png").write_text("no picture")
     ddpm = tiny_unconditional(tmp / "ddpm")
+    clip, other = tiny_clip(tmp / "openai"), tiny_pipeline(tmp / "other", seed=1)
     return {
         "tmp": tmp,
         "file": file,
         "trak": made(tmp / "trak", tiny_model, images, "trak", *SMALL),
         "concept": made(tmp / "concept", tiny_model, images, "concept-trak", *SMALL),
         "pixel": made(tmp / "pixel", tiny_model, images, "pixel-cosine"),
+        "clip": made(tmp / "clip", tiny_model, images, "clip-dot", "--clip", clip),
+        "two": made(tmp / "two", tiny_model, images, "trak", *SMALL, "--checkpoint", other),
+        "openai": clip,
+        "other": other,
         "free": made(tmp / "free", ddpm, images, "trak", *SMALL[:4], "--parameters", "mid_block"),
         "model": tiny_model,
         "images": images,
@@ -50,6 +57,9 @@ def places(tmp_path_factory, tiny_model) -> dict[str, Path]:
 FILE = "image {trak} {file} --out {out} "
 DRAWN = "image {trak} --prompt 'a star' --out {out} "
 STAR = f"concept {{concept}} '{PROMPT}' --concept star --out {{out}} "
+WORDS = STAR.replace("{concept}", "{clip}")
+INDEX = "index {model} {images} {out} "
+OF_GRADIENTS = "is of how gradients are made, and pixel-dot makes none: leave it out"
 
 REFUSED = {
     "no picture": ("image {trak} --out {out}", "give a picture: a file, or --prompt and --seed"),
@@ -133,7 +143,62 @@ REFUSED = {
     "no candidates": (FILE + "--candidates pixel:0", "--candidates 'pixel:0' is neither clip:COU"),
     "candidates by clip": (FILE + "--candidates clip:3", "give its folder as --clip"),
     "candidates of words": (STAR + "--candidates pixel:3", "needs a picture: give clip:COUNT"),
+    "candidates of pairs": (
+        "preference {trak} {tmp} --candidates clip:3",
+        "no such option: --candidates",
+    ),
     "top": (FILE + "--top 0", "--top 0 must be at least 1"),
+    "guidance of a file": (
+        FILE + "--guidance 7",
+        "--guidance does not go with a picture that is given: leave it out",
+    ),
+    "guidance of a local": (
+        STAR + "--local {file} --guidance 7",
+        "--guidance does not go with --",
+    ),
+    **{
+        f"{option} of words": (
+            f"{WORDS} {option} {value}",
+            f"{option} does not go with clip-dot: leave it out",
+        )
+        for option, value in {
+            "--swap": "",
+            "--minus": "'a red'",
+            "--base": "'a shape'",
+            "--context": "prompt",
+            "--draws": "8",
+        }.items()
+    },
+    **{
+        f"{option} of pixels": (INDEX + f"--method pixel-dot {option} {value}", OF_GRADIENTS)
+        for option, value in {
+            "--draws": "2",
+            "--inversion-guidance": "3",
+            "--parameters": "all",
+            "--dim": "64",
+            "--timesteps": "5",
+            "--projection": "mask",
+            "--checkpoint": "{other}",
+            "--compile": "",
+            "--encodings": "{tmp}/kept",
+        }.items()
+    },
+    "dim of clip": (
+        INDEX + "--method clip-dot --clip {openai} --dim 64",
+        "--dim is of how gradients are made, and clip-dot makes none: leave it out",
+    ),
+    "unlearning of several": (
+        FILE.replace("{trak}", "{two}") + "--method unlearning",
+        "unlearning is of one model, and this index is of several: ask an index built without --ch",
+    ),
+    "device of clip": (
+        FILE + "--clip {openai} --device foo",
+        "cannot compute on --device 'foo': ",
+    ),
+    "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
+    "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
+    "no module": (DRAWN + "--journey --judge a9:b", "--judge: cannot import the module 'a9' (Modu"),
+    "no lora": (INDEX + "--lora {tmp}/none", "cannot load --lora '{tmp}/none': give a folder or a"),
 }
 
 
@@ -153,32 +218,50 @@ def test_methods_in_json():
     assert (result.code, result.err) == (0, "") and result.out.count("\n") == 1
     rows = {row["name"]: row for row in json.loads(result.out)}
     assert list(rows) == list(METHODS)
-    assert rows["trak"] | {"paper": ""} == {
+    picture = {"guidance": "noising/dsm", "draws": 32, "units per draw": 20, "units per image": 0}
+    assert rows["trak"] == {
         "name": "trak",
-        "paper": "",
+        "paper": "Park 2023",
         "train": "noising/dsm",
-        "query": "noising/dsm",
         "normalise": "none",
         "rule": "trak",
         "takes": ["image", "patch", "step"],
+        "checkpoints": 1,
         "units per image": 20,  # a pass forward and one back to the layers, ten times
-        "units per draw": 20,
+        "queries": {
+            "image": picture | {"cost": "32x20"},
+            "patch": picture | {"cost": "32x20"},
+            "step": picture | {"units per draw": 2, "cost": "32x2"},
+        },
     }
     assert rows["concept-trak"]["units per image"] == 31  # and one back to the input, one to begin
     assert rows["pixel-dot"]["units per image"] == 0 and rows["random"]["train"] == "-"
+    assert set(rows["concept-trak-a"]["queries"]) == {"concept", "local", "reward", "preference"}
 
 
 def test_methods_in_a_terminal():
     result = headwater("methods")
     assert (result.code, result.err) == (0, "")
-    lines = result.out.splitlines()
-    assert lines[0].split() == ["method", "path/delta", "norm", "rule", "image*", "draw*"]
-    assert max(map(len, lines)) <= 80
-    rows = [line for line in lines[1:-3] if not line.startswith("  ")]
+    table, notes = result.out.split("\n\n")
+    head, *lines = table.splitlines()
+    assert head.split() == ["method,", "questions", "guidance", "norm", "rule", "passes*"]
+    assert max(map(len, result.out.splitlines())) <= 80 and notes.startswith("* forward passes")
+    rows = [line for line in lines if not line.startswith("  ")]
     assert [row.split()[0] for row in rows] == list(METHODS)
-    whole = " ".join(result.out.split())
-    for name, method in METHODS.items():
-        assert f"{method.paper}; takes {', '.join(method.takes)}" in whole, name
+    groups = table.split("\n" + "concept-trak-a ")[0].splitlines()[1:]
+    assert [group.split() for group in groups] == [
+        ["concept-trak", "inversion/dps", "probe", "trak", "31"],
+        ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
+        ["reward", "generation/reward", "32x30"],
+        ["preference", "inversion/preference", "62", "a", "pair"],
+        ["image,", "patch", "inversion/dps", "31"],
+    ]
+    for name, row in zip(METHODS, rows, strict=True):  # paper and questions of each
+        own = table.split(f"\n{row}\n")[1]
+        own = "\n".join(takewhile(lambda line: line.startswith("  "), own.splitlines()))
+        assert METHODS[name].paper in own
+        takes = METHODS[name].takes
+        assert "any" in own if name == "random" else all(kind in own for kind in takes), name
 
 
 # --- answered -----------------------------------------------------------------------------------
@@ -344,3 +427,30 @@ def test_every_question_has_a_folder_of_its_own(places, tmp_path, monkeypatch):
     folders = sorted(Path("headwater-answers").iterdir())
     assert [folder.name[:-7] for folder in folders] == sorted(commands)
     assert all((folder / "report.html").is_file() for folder in folders)
+
+
+JUDGES = """
+def reads(pictures):
+    return {"a star": [i / len(pictures) for i in range(len(pictures))]}
+"""
+
+
+def test_a_judge_looks_at_every_step(places, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_judges.py").write_text(JUDGES)
+    command = ("image", places["trak"], "--prompt", PROMPT, "--draws", 1, "--journey")
+    answer = asked(*command, "--judge", "own_judges:reads", "--out", "out")
+    assert answer["likelihood"] == {"a star": [0.0]}  # of the index's one timestep
+    assert "When does each feature appear?" in (tmp_path / "out/report.html").read_text()
+    assert "likelihood" not in asked(*command, "--out", "out")
+    result = headwater(*command, "--judge", "own_judges:JUDGE", "--out", "none")
+    assert_refused(result, "own_judges.py has no function 'JUDGE'")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_option_that_counts_is_not_refused(places, tmp_path):
+    """Of words compared with pictures none does; of a picture that is drawn, guidance does."""
+    command = ("concept", places["clip"], PROMPT, "--concept", "star", "--out", tmp_path)
+    assert asked(*command)["method"] == "clip-dot"
+    drawn = ("image", places["trak"], "--prompt", PROMPT, "--draws", 1, "--out", tmp_path)
+    assert top(asked(*drawn)) != top(asked(*drawn, "--guidance", 9))

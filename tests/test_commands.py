@@ -112,7 +112,7 @@ def test_a_folder_says_what_was_asked(kind):
 ASKED = {
     "index": Path("index"), "file": Path("a/cat.png"), "prompt": "", "seed": 0, "mask": None,
     "step": None, "journey": False, "draws": "32", "method": None, "out": None, "top": 10,
-    "fresh": False, "device": None, "as_json": False,
+    "fresh": False, "device": None, "as_json": False, "judge": None,
 }  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_a_folder_belongs_to_one_question():
     }  # fmt: skip
     found = {default_folder(query, ASKED | {name: value}) for name, value in others.items()}
     assert len(found) == len(others) and own not in found
-    shown = {"top": 3, "fresh": True, "device": "cpu", "as_json": True}
+    shown = {"top": 3, "fresh": True, "device": "cpu", "as_json": True, "judge": "a:b"}
     assert default_folder(query, dict(reversed((ASKED | shown).items()))) == own
     assert own.name == "image-cat-0-ffd42c"  # in every process, on every machine
 

@@ -18,15 +18,27 @@ from test_cli import FAST, headwater
 from test_rules import exact_scores, relative_error
 from tiny import tiny_pipeline
 
-from headwater import Concept, Denoiser, build_index, load_dataset
+from headwater import (
+    Concept,
+    Denoiser,
+    build_index,
+    forgetting,
+    from_images,
+    load_dataset,
+    unlearning,
+)
+from headwater.batching import BatchSize
 from headwater.features import Extractor, ProbeRow, over_probes
 from headwater.guidance import DELTAS
 from headwater.layers import size
 from headwater.methods import METHODS, Method, Side
 from headwater.parameters import select
 from headwater.pictures import Image
+from headwater.preferences import Pairs, Preference
+from headwater.preparing import prepare
 from headwater.probes import seeded_noise
 from headwater.projection import make_projection
+from headwater.rewards import Reward, Scorer
 
 PARAMETERS = r"attn2\.to_v"
 TIMESTEPS = (499, 999)
@@ -211,6 +223,7 @@ def built(world, name):
     out = world.folder / name
     method = METHODS[name]
     options = dict(timesteps=2, parameters=PARAMETERS, projection="identity")
+    options = options if method.train.gradient else {}
     checkpoints = [world.other] if method.checkpoints > 1 else ()
     return build_index(
         world.models[0], world.data, out, method=name, checkpoints=checkpoints, **options
@@ -422,6 +435,97 @@ def test_a_toy_method_takes_less_than_twenty_lines(world, tiny_model, tiny_image
         world.folder / "toys", "--method", "toys", *FAST).err  # fmt: skip
 
 
+# --- what it costs ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def passes(world, monkeypatch):
+    """Counts passes of the network, forward and back, in samples."""
+    model, counted = world.models[0], SimpleNamespace(count=0)
+    forward, grad = type(model.network).forward, torch.autograd.grad
+
+    def counting_forward(self, xt, *args, **given):
+        counted.count += len(xt)
+        return forward(self, xt, *args, **given)
+
+    def counting_grad(outputs, *args, **given):
+        if outputs.shape[1:] == model.latent_shape:  # from eps, not within the autoencoder
+            counted.count += len(outputs)
+        return grad(outputs, *args, **given)
+
+    monkeypatch.setattr(type(model.network), "forward", counting_forward)
+    monkeypatch.setattr(torch.autograd, "grad", counting_grad)
+    return counted
+
+
+@pytest.mark.parametrize("name", ["concept-trak", "concept-trak-b", "trak", "d-trak"])
+def test_an_image_costs_what_the_table_says(world, passes, name):
+    side = METHODS[name].train
+    machine = extractor_of(world.models[0], side, "none")
+    x0, c = torch.randn(3, 4, 8, 8).double(), world.models[0].encode_captions(["a fish"] * 3)
+    machine.train_rows(x0, c, ["a", "b", "c"])
+    assert passes.count == 3 * side.units(2) > 0
+
+
+def pairs(world):
+    winners, losers = (
+        from_images([world.data.image(row) for row in rows], [""] * 2) for rows in ((0, 1), (2, 3))
+    )
+    return Pairs("pairs", winners, losers, ((0, 0), (1, 1)))
+
+
+QUERIES = {
+    "concept": lambda world: Concept(PROMPT, CONCEPT, context="prompt", draws=DRAWS),
+    "reward": lambda world: Reward(PROMPT, Scorer("red", "red", lambda p: p[:, 0].mean((1, 2))), 2),
+    "preference": lambda world: Preference(pairs(world)),
+    "image": lambda world: Image(PROMPT, world.file, draws=DRAWS),
+    "step": lambda world: Image(PROMPT, step=249, draws=DRAWS, steps=STEPS),
+}
+
+
+@pytest.mark.parametrize(
+    "name, question",
+    [
+        *(("concept-trak", question) for question in ("concept", "reward", "preference", "image")),
+        *(("trak", question) for question in ("image", "step")),
+        ("journey-trak", "step"),
+        ("concept-trak-b", "image"),
+        ("pixel-dot", "image"),
+    ],
+)
+def test_a_question_costs_what_the_table_says(world, passes, name, question):
+    index, query = built(world, name), QUERIES[question](world)
+    if isinstance(query, Image):
+        index.picture(query)
+    cost = METHODS[name].cost(question, timesteps=2)
+    draws = cost.draws if cost.draws == 1 else DRAWS  # as asked; two pairs
+    passes.count = 0
+    prepared = prepare(index, METHODS[name], query)
+    if prepared.drawer is not None:
+        index.machine().query_rows(prepared.drawer.asked(index.machine(), range(draws)))
+    assert passes.count == cost.draw * draws
+
+
+def test_what_unlearning_costs(world, passes, monkeypatch):
+    """Each draw's loss there and back, and a concept's its picture; the loss of each image."""
+
+    def without_a_trial(batch, _):
+        batch.size, batch._unknown = 32, False
+
+    monkeypatch.setattr(BatchSize, "_find", without_a_trial)
+    index = build_index(world.models[0], world.data, world.folder / "plain", method="pixel-dot")
+    method, counted = METHODS["unlearning"], []
+    image = Image(PROMPT, world.file, draws=DRAWS)
+    for query in (image, image, QUERIES["concept"](world)):
+        passes.count = 0
+        index.attribute(query, method="unlearning")
+        cost = method.cost(query.kind)
+        counted.append(passes.count - cost.draw * DRAWS - cost.image * ROWS)
+    losses, fisher = method.facts()["units per image"] * ROWS, 2 * 4 * ROWS
+    assert counted == [losses + fisher, 0, 0]  # before the first question
+    assert 2 * 4 * forgetting.FISHER_IMAGES == 2048 and unlearning.DRAWS == 32
+
+
 # --- the table itself ---------------------------------------------------------------------------
 
 
@@ -436,5 +540,9 @@ def test_a_row_names_what_there_is(name):
     for side in (method.train, method.query):
         if side is not None and side.gradient:
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")
+    # None where it takes no picture
+    assert (method.query is None) == (
+        not {"image", "patch"} & set(method.takes) or name == "random"
+    )
     if method.rule.startswith("das"):
         assert method.train.path == "noising"  # das needs residuals

@@ -11,7 +11,7 @@ from test_cli import FAST, assert_refused, headwater
 from test_features import gradient, unprojected
 from tiny import tiny_folder
 
-from headwater import Denoiser, from_images
+from headwater import Denoiser, Index, from_images
 from headwater.errors import DatasetError, QueryError
 from headwater.preferences import Pairs, Preference, load_pairs, matched
 from headwater.scenes.data import pictures
@@ -243,6 +243,14 @@ def index(tmp_path_factory, tiny_model, tiny_images):
     folder = tmp_path_factory.mktemp("preferences") / "index"
     assert headwater("index", tiny_model, tiny_images, folder, *FAST, "--limit", 8).code == 0
     return folder
+
+
+def test_a_preference_has_no_candidates(index, folder):
+    """Nothing that it is about is like one picture, or one text."""
+    query = Preference(load_pairs(folder), 1)
+    for candidates in ("clip:3", "pixel:3"):
+        with pytest.raises(QueryError, match=r"--candidates .* a preference is between many pictu"):
+            Index.open(index).attribute(query, candidates=candidates)
 
 
 def test_a_preference_is_answered(index, folder, tmp_path):

@@ -18,14 +18,13 @@ from tqdm import tqdm
 
 from headwater import store
 from headwater.batching import BatchSize
+from headwater.dataset import IN_MEMORY
 from headwater.denoiser import Denoiser
 from headwater.encoding import encode, reading
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
-    MethodError,
     MismatchError,
-    ModelError,
     StoreError,
 )
 from headwater.features import Extractor
@@ -33,7 +32,7 @@ from headwater.files import write_table
 from headwater.index import Index
 from headwater.methods import method_named
 from headwater.network import compiled
-from headwater.recipe import Recipe, extractor, plan
+from headwater.recipe import Recipe, extractor, plan, planned_of_all, refuse_ignored
 from headwater.rows import Source, open_images, shard_rows
 from headwater.selfcheck import WORTH_IT
 from headwater.selfcheck import self_check as self_check_of
@@ -75,7 +74,7 @@ def build_index(
         compile: `torch.compile` the parts of the network between the attributed layers.
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         checkpoints: more models, of the same kind, whose scores are averaged with this one's.
-            Each gets an index of its own inside `out`.
+            Each gets an index of its own inside `out`. All are looked at before anything is built.
         note: called with one line of text on what was chosen.
         **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
 
@@ -84,12 +83,9 @@ def build_index(
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
-    method, clip = method_named(recipe.get("method", "concept-trak")), recipe.get("clip")
-    if 1 + len(checkpoints) < method.checkpoints:
-        raise MethodError(
-            f"{method.name} is a mean over checkpoints: give at least {method.checkpoints - 1} "
-            "more with --checkpoint"
-        )
+    planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
+    if not planned.train.gradient:
+        refuse_ignored(method_named(planned.method), compile=compile, encodings=bool(encodings))
     out = Path(out)
     build = partial(
         _build,
@@ -101,18 +97,14 @@ def build_index(
         compile=compile,
         encodings=Path(encodings) if encodings else None,
         note=note,
-        clip=clip,
+        clip=recipe.get("clip"),
     )
-    index = build(denoiser, plan(denoiser, **recipe), out, checkpoints=len(checkpoints))
-    for number, source in enumerate(checkpoints):
-        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
-        if other.encoders_fingerprint() != denoiser.encoders_fingerprint():
-            raise ModelError(
-                f"--checkpoint {str(source)!r} has another autoencoder or text encoder than the "
-                "model: give checkpoints of one training, or an index for each"
-            )
+    index = build(denoiser, planned, out, checkpoints=len(checkpoints))
+    for source, folder in zip(
+        checkpoints, store.checkpoint_folders(out, index.manifest), strict=True
+    ):
         note(f"checkpoint {source}")
-        folder = out / "checkpoints" / str(number)
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
         build(other, plan(other, **recipe), folder, checkpoints=0)
     return index
 
@@ -223,6 +215,7 @@ def _new_manifest(
             "dtype": str(denoiser.dtype).removeprefix("torch."),
             "fingerprint": denoiser.fingerprint(),
             **({} if clip is None else {"clip_source": clip.source}),
+            **({"lora_source": denoiser.lora} if denoiser.lora else {}),
         },
         data={
             "source": data.source,
@@ -243,7 +236,7 @@ def _begin(out: Path, manifest: store.Manifest, overwrite: bool) -> store.Manife
     if (out / "index.json").exists() and not overwrite:
         old = store.read_manifest(out)
         store.require_same(out, old, manifest)
-        return old
+        return _found_again(out, old, manifest)
     if out.exists() and any(out.iterdir()):
         if not overwrite:
             raise MismatchError(f"{out} holds other files: name an empty or a new folder")
@@ -261,6 +254,16 @@ def _begin(out: Path, manifest: store.Manifest, overwrite: bool) -> store.Manife
         raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
     store.write_manifest(out, manifest)
     return manifest
+
+
+def _found_again(out: Path, old: store.Manifest, new: store.Manifest) -> store.Manifest:
+    """The old manifest, with the places where the same model and data are now."""
+    data = old.data if new.data["source"] == IN_MEMORY else new.data
+    places = {name: place for name, place in new.model.items() if place}
+    moved = replace(old, model={**old.model, **places}, data=data)
+    if moved != old:
+        store.write_manifest(out, moved)
+    return moved
 
 
 def _finish(out, manifest, shards, denoiser, training_set, clip) -> Index:

@@ -13,10 +13,11 @@ import typer
 from headwater.commands.answer import answer
 from headwater.commands.ask import concept, image, preference
 from headwater.commands.index import index
-from headwater.commands.options import IndexFolder, Json
-from headwater.errors import HeadwaterError, HeadwaterWarning, StoreError
+from headwater.commands.info import info
+from headwater.commands.options import Json
+from headwater.errors import HeadwaterError, HeadwaterWarning
 from headwater.evaluation.commands import app as evaluate
-from headwater.terminal import print_facts, quiet_libraries, say
+from headwater.terminal import quiet_libraries, say
 
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
@@ -84,51 +85,6 @@ def methods(as_json: Json = False) -> None:
 
     rows = [method.facts() for method in METHODS.values()]
     print(json.dumps(rows) if as_json else methods_table(rows))
-
-
-def info(
-    index: IndexFolder,
-    as_json: Json = False,
-) -> None:
-    """What an index holds, and what it can answer."""
-    from headwater import store
-    from headwater.methods import Side, served_by
-
-    manifest = store.read_manifest(index)
-    recipe = manifest.recipe
-    done = store.finished_shards(index, manifest)
-    ranges = store.shard_ranges(manifest.data["rows"], manifest.shard_rows)
-    facts = {
-        "state": "complete" if manifest.complete else "unfinished, run `headwater index` again",
-        "rows": sum(shard.rows for shard in done.values()),
-        "skipped": sum(len(shard.skipped) for shard in done.values()),
-        "shards": f"{len(done)} of {len(ranges)} whole",
-        "size (MB)": round(sum(shard.bytes for shard in done.values()) / 1e6, 1),
-        "methods": ", ".join(
-            served_by(
-                Side(recipe["train_path"], recipe["train_delta"]),
-                recipe["normalise"],
-                1 + manifest.checkpoints,
-            )
-        ),
-        "model": manifest.model["source"],
-        "model fingerprint": manifest.model["fingerprint"][:16],
-        "data": manifest.data["source"],
-        "data fingerprint": manifest.data["fingerprint"][:16],
-        "parameters": f"{recipe['parameters']} ({len(recipe['layers'])} layers)",
-        "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
-        "timesteps": " ".join(map(str, recipe["timesteps"])),
-        "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
-    }
-    if as_json:
-        print(json.dumps(facts))
-    else:
-        print_facts(facts)
-    if manifest.complete and len(done) < len(ranges):
-        raise StoreError(
-            f"{len(ranges) - len(done)} shard(s) of {index} are missing or damaged: run the same "
-            "`headwater index` command again to rebuild them"
-        )
 
 
 app = typer.Typer(

@@ -30,6 +30,8 @@ from headwater.training_set import (
 )
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+# Where pictures are that were given as they are: no later process finds them there.
+IN_MEMORY = "(in memory)"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(?<!\.parquet)")
 
 
@@ -84,12 +86,12 @@ def from_images(
     uris = [f"(in memory)#row={row}" for row in range(len(images))]
     lengths = [image.width * image.height * len(image.getbands()) for image in images]
     samples = list(map(Sample, ids, captions, uris))
-    return make_training_set("(in memory)", samples, lengths, lambda row: to_rgb(images[row]))
+    return make_training_set(IN_MEMORY, samples, lengths, lambda row: to_rgb(images[row]))
 
 
 def from_hf_dataset(
     dataset: Any,
-    source: str = "(in memory)",
+    source: str = IN_MEMORY,
     image_column: str | None = None,
     caption_column: str | None = None,
 ) -> TrainingSet:

@@ -1,4 +1,4 @@
-"""What building an index would take, measured on two batches."""
+"""What building an index would take, measured on two batches, and what its first query."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from headwater.rows import Source, open_images, rows_of
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
+# Matrices of float64 that the kernel's eigendecomposition holds at once, as measured: the Gram
+# matrix, its copies, the eigenvectors and LAPACK's workspace.
+AT_ONCE = 6
+
 
 def estimate(
     denoiser: Denoiser,
@@ -24,8 +28,14 @@ def estimate(
     recipe: Recipe,
     batch_size: int | None,
     clip: Clip | None = None,
+    models: int = 1,
 ) -> dict[str, Any]:
     """Rows, probes, parameters, disk, memory and time, from timed batches; nothing is written.
+
+    The kernel, which the first query computes and keeps, is on lines of its own.
+
+    Args:
+        models: the model and its checkpoints, each with features and a kernel.
 
     Raises:
         DatasetError: none of the first pictures can be read.
@@ -47,14 +57,20 @@ def estimate(
 
         speeds = [seconds / rows for seconds, rows in batch.over(list(images), timed)]
         seconds, rows = timed(list(images)[: batch.size])  # warm, and of the size that was found
+    probes = len(recipe.timesteps) * recipe.draws
+    residuals = 4 * probes if recipe.train_path == "noising" else 0
+    kernel = min(len(data), recipe.dim) ** 2 if recipe.train.gradient else 0
     return {
+        "models": models,
         "rows": len(data),
-        "probes": len(data) * len(recipe.timesteps) * recipe.draws,
+        "probes": len(data) * probes * models,
         "layers": len(recipe.layers),
         "parameters": sum(map(size, layers)),
         "dim": recipe.dim,
         "batch size": min(batch.size, len(images)),
-        "disk (MB)": round(len(data) * (2 * recipe.dim + 12) / 1e6, 1),
+        "disk (MB)": round(len(data) * (2 * recipe.dim + 12 + residuals) * models / 1e6, 1),
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
-        "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) / 60, 1),
+        "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) * models / 60, 1),
+        "kernel disk (MB)": round(4 * kernel * models / 1e6, 1),
+        "kernel memory (MB)": round((8 * AT_ONCE + 4 * (models - 1)) * kernel / 1e6, 1),
     }

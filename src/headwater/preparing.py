@@ -13,7 +13,7 @@ from torch import Tensor
 from headwater import pictures, queries, similarity, unlearning
 from headwater.denoiser import Denoiser
 from headwater.drawing import ConceptDrawer, Drawer, PictureDrawer
-from headwater.errors import MethodError
+from headwater.errors import MethodError, QueryError
 from headwater.local import Local
 from headwater.methods import Method
 from headwater.pictures import Image, Picture
@@ -129,6 +129,11 @@ def _guided(query: Guided, draws: int) -> Said:
 def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
     """Rows of the images most like the picture that is asked about, or else like the words."""
     image = None
+    if query.kind == "preference":
+        raise QueryError(
+            "--candidates are like a picture or words, and a preference is between many pictures: "
+            "leave it out"
+        )
     if isinstance(query, Image):
         image = index.picture(query).image
     elif isinstance(query, Local):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from headwater.denoiser import Denoiser
-from headwater.errors import MethodError, MismatchError
+from headwater.errors import MethodError, MismatchError, ModelError
 from headwater.features import Extractor
 from headwater.layers import size
-from headwater.methods import Method, Side, method_named
+from headwater.methods import TIMESTEPS, Method, Side, method_named
 from headwater.parameters import select
 from headwater.probes import evenly_spaced
 from headwater.projection import make_projection, require_dim
@@ -22,7 +24,7 @@ Machine = Extractor | Embedder
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
 FEATURES_VERSION = 2
 DEFAULT_DIM = 8192
-DEFAULT_PROJECTION = "count-sketch"
+DEFAULT_PARAMETERS, DEFAULT_PROJECTION = "attn2", "count-sketch"
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ def plan(
     denoiser: Denoiser,
     *,
     method: str = "concept-trak",
-    parameters: str = "attn2",
-    timesteps: int = 10,
+    parameters: str = DEFAULT_PARAMETERS,
+    timesteps: int = TIMESTEPS,
     draws: int = 1,
     dim: int | None = None,
     seed: int = 0,
@@ -73,12 +75,23 @@ def plan(
         clip: for clip-dot and clip-cosine.
 
     Raises:
-        MethodError, ParameterError: no such method, no such parameters, `dim` out of range.
+        MethodError, ParameterError: no such method, no such parameters, `dim` out of range, or an
+            option without effect on the method.
     """
     row = method_named(method)
     train = row.train
     if train is None:
         raise MethodError(f"{method} needs no index of its own: ask any index with it")
+    if not train.gradient:
+        refuse_ignored(
+            row,
+            parameters=parameters != DEFAULT_PARAMETERS,
+            timesteps=timesteps != TIMESTEPS,
+            draws=draws != 1,
+            dim=dim is not None,
+            projection=projection != DEFAULT_PROJECTION,
+            inversion_guidance=inversion_guidance != 1,
+        )
     rest: dict[str, Any] = dict(
         method=method,
         train_path=train.path,
@@ -110,7 +123,58 @@ def plan(
     )
 
 
+def planned_of_all(
+    denoiser: Denoiser, checkpoints: Sequence[str | Path] = (), **recipe: Any
+) -> list[Recipe]:
+    """The recipe of the model and of each checkpoint, which is loaded for that and let go.
+
+    Raises:
+        MethodError, ParameterError: see `plan`; too few checkpoints for the method, or
+            some for a method that has no use for them.
+        ModelError: a checkpoint cannot be loaded, or is no checkpoint of this model.
+    """
+    planned = [plan(denoiser, **recipe)]
+    method = method_named(planned[0].method)
+    if 1 + len(checkpoints) < method.checkpoints:
+        raise MethodError(
+            f"{method.name} is a mean over checkpoints: give at least {method.checkpoints - 1} "
+            "more with --checkpoint"
+        )
+    if not planned[0].train.gradient:
+        refuse_ignored(method, checkpoint=bool(checkpoints))
+    if denoiser.lora and checkpoints:
+        raise ModelError(
+            "--checkpoint takes whole models, which --lora is no part of: fuse the adapters into "
+            "copies of the model (`fuse_lora`) and give those"
+        )
+    for source in checkpoints:
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        if other.encoders_fingerprint() != denoiser.encoders_fingerprint():
+            raise ModelError(
+                f"--checkpoint {str(source)!r} has another autoencoder or text encoder than the "
+                "model: give checkpoints of one training, or an index for each"
+            )
+        planned.append(plan(other, **recipe))
+    return planned
+
+
 _NO_GRADIENT: dict[str, Any] = dict(parameters="", layers=(), timesteps=(), projection="none")
+
+
+def refuse_ignored(method: Method, **given: bool) -> None:
+    """Refuse options of how gradients are made, for a method that makes none.
+
+    Args:
+        given: for each whether it was given.
+
+    Raises:
+        MethodError: names the first that was.
+    """
+    for name in (name for name, was_given in given.items() if was_given):
+        raise MethodError(
+            f"--{name.replace('_', '-')} is of how gradients are made, and {method.name} makes "
+            "none: leave it out"
+        )
 
 
 def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: float) -> None:

@@ -9,13 +9,9 @@ proponent: training on the image moves the model towards a higher reward.
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,6 +24,7 @@ from headwater.denoiser import Denoiser
 from headwater.drawing import trajectory_noise
 from headwater.errors import QueryError
 from headwater.features import Extractor
+from headwater.functions import function_named
 from headwater.queries import require_draws
 from headwater.similarity import Clip
 from headwater.training_set import first_line
@@ -163,23 +160,11 @@ def from_module(name: str) -> Scorer:
     Raises:
         QueryError: no such module or function.
     """
-    module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise QueryError(f"--reward {name!r} must be module:function")
-    module = _imported(module_name)
-    function = getattr(module, function_name, None)
-    file = getattr(module, "__file__", None)
-    if function is None:
-        where = file or f"the module {module_name!r}"
-        raise QueryError(f"--reward {name!r}: {where} has no function {function_name!r}")
-    if not callable(function):
-        raise QueryError(
-            f"--reward {name!r}: it is a {type(function).__name__}, not a function of images"
-        )
+    function, file = function_named("--reward", name)
     digest = hashlib.sha256(f"{name}\n".encode())
     if file is not None:
-        digest.update(Path(file).read_bytes())
-    return Scorer(name, digest.hexdigest(), cast("Callable[[Tensor], Tensor]", function))
+        digest.update(file.read_bytes())
+    return Scorer(name, digest.hexdigest(), function)
 
 
 def similarity_to(words: str, clip: Clip) -> Scorer:
@@ -197,21 +182,6 @@ def similarity_to(words: str, clip: Clip) -> Scorer:
 
     key = hashlib.sha256(f"clip\n{clip.fingerprint()}\n{words}".encode()).hexdigest()
     return Scorer(words, key, similarity)
-
-
-def _imported(name: str) -> ModuleType:
-    here = str(Path.cwd())  # a console script does not look there by itself
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # the user's module raises whatever it likes
-        raise QueryError(
-            f"--reward: cannot import the module {name!r} ({type(error).__name__}: "
-            f"{first_line(error)}): it must lie in the working directory or be installed"
-        ) from None
-    finally:
-        sys.path.remove(here)
 
 
 # --- what can be asked for ------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from headwater.batching import BatchSize
 from headwater.denoiser import Denoiser
 from headwater.drawing import trajectory_noise
 from headwater.encoding import encode, reading
-from headwater.errors import HeadwaterWarning, MismatchError, NonFiniteError
+from headwater.errors import HeadwaterWarning, NonFiniteError
 from headwater.files import keep, read_tensors
 from headwater.forgetting import (
     Batch,
@@ -111,7 +111,7 @@ def scores(
     """
     options = options or Options()
     denoiser = index.denoiser
-    _require_same_images(index)
+    index.require_same_images()
     if denoiser.latent_dtype != denoiser.dtype:
         text = f"unlearning moves weights by small steps, which {denoiser.dtype} rounds"
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
@@ -181,21 +181,6 @@ def _training_batch(
     images = [image(index.positions[row]) for row in rows]
     encoded = encode(index.denoiser, images, [sample.caption for sample in samples])
     return Batch(*encoded, tuple(sample.id for sample in samples))
-
-
-def _require_same_images(index: Index) -> None:
-    """Refuse images that have moved to other rows since.
-
-    Raises:
-        MismatchError: so they have.
-    """
-    there = dict(enumerate(sample.id for sample in index.training_set.samples))
-    for position, sample in zip(index.positions, index.samples, strict=True):
-        if there.get(position) != sample.id:
-            raise MismatchError(
-                f"{index.training_set.source} is not what {index.path} was built from, "
-                f"{sample.id!r} is not at row {position}: build the index again"
-            )
 
 
 def _kept(

@@ -14,11 +14,12 @@ from headwater.terminal import journey_table, say, table
 if TYPE_CHECKING:
     from headwater.attribution import Attribution
     from headwater.index import Index
+    from headwater.journey import Judge
     from headwater.pictures import Image, Picture
     from headwater.preparing import Question
 
 # What a command line says of how an answer is computed and shown, not of what is asked.
-_ASIDE = ("out", "top", "as_json", "fresh", "device")
+_ASIDE = ("out", "top", "as_json", "fresh", "device", "judge")
 # Letters of the words in a folder's name.
 LONGEST = 48
 
@@ -83,14 +84,21 @@ def answer(
 
 
 def answer_journey(
-    index: Index, query: Image, out: Path, *, top: int, as_json: bool, **asking: Any
+    index: Index,
+    query: Image,
+    out: Path,
+    *,
+    judge: Judge | None,
+    top: int,
+    as_json: bool,
+    **asking: Any,
 ) -> None:
     """Ask of every step, write the folder, print a line for each step or JSON."""
     from headwater.journey import journey
     from headwater.journey_report import write_journey
 
     _require_some(top)
-    written = write_journey(out, query, journey(index, query, note=say, **asking), top)
+    written = write_journey(out, query, journey(index, query, note=say, **asking), top, judge)
     _print(written, [journey_table(written)], as_json)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from headwater.commands.answer import answer, answer_journey, default_folder
 from headwater.commands.options import (
+    GUIDANCE,
     Candidates,
     ClipFolder,
     Damping,
@@ -27,6 +28,7 @@ from headwater.commands.options import (
     opened,
 )
 from headwater.errors import QueryError
+from headwater.queries import DRAWS
 from headwater.terminal import quiet_libraries
 
 if TYPE_CHECKING:
@@ -69,10 +71,10 @@ def concept(
     context: Annotated[
         str, typer.Option(help="auto, prompt, bare, or a file of prompts with the concept.")
     ] = "auto",
-    draws: Annotated[str, typer.Option(help="Trajectories per concept, or `auto`.")] = "32",
+    draws: Annotated[str, typer.Option(help="Trajectories per concept, or `auto`.")] = str(DRAWS),
     seed: Seed = 0,
     top: Top = 10,
-    guidance: Guidance = 5.0,
+    guidance: Guidance = GUIDANCE,
     method: Method = None,
     damping: Damping = "0.1",
     candidates: Candidates = None,
@@ -101,16 +103,20 @@ def concept(
         raise QueryError(
             "--minus is the prompt without one concept: ask for one --concept at a time"
         )
+    of_words = {"--minus": minus is not None, "--base": base is not None, "--swap": swap}
+    of_words |= {"--context": context != "auto"}
     if not concept:
-        of_words = {"--minus": minus is not None, "--base": base is not None, "--swap": swap}
-        of_words |= {"--context": context != "auto", "--candidates": reward and candidates}
-        _refuse(of_words, asked)
+        _refuse(of_words | {"--candidates": reward and candidates}, asked)
+    if local is not None:
+        _refuse({"--guidance": guidance != GUIDANCE}, "--local, which is a picture")
     quiet_libraries()
     from headwater.local import Local, whole_picture
     from headwater.queries import Concept
     from headwater.rewards import Reward
 
     at = opened(index, device, clip)
+    if asked == "--concept" and local is None:
+        _refuse_of_similarity(at, method, of_words | {"--draws": count != DRAWS})
     concepts = [
         Concept(prompt, words, minus, base, context, count, seed, swap) for words in concept or ()
     ]
@@ -138,9 +144,13 @@ def image(
     journey: Annotated[
         bool, typer.Option("--journey", help="Every step of its making that the index has.")
     ] = False,
-    draws: Annotated[str, typer.Option(help="Of noise, or `auto`.")] = "32",
+    draws: Annotated[str, typer.Option(help="Of noise, or `auto`.")] = str(DRAWS),
+    judge: Annotated[
+        str | None,
+        typer.Option(help="module:function of pictures, what it sees of each feature (--journey)."),
+    ] = None,
     top: Top = 10,
-    guidance: Guidance = 5.0,
+    guidance: Guidance = GUIDANCE,
     method: Method = None,
     damping: Damping = "0.1",
     candidates: Candidates = None,
@@ -157,14 +167,20 @@ def image(
     given = locals().copy()  # the command line, before anything is made of it
     options = asking(method, damping, candidates, fresh)
     count = number_or_auto("--draws", draws)
+    if file is not None:
+        _refuse({"--guidance": guidance != GUIDANCE}, "a picture that is given")
+    if judge is not None and not journey:
+        raise QueryError("--judge looks at every step of a picture's making: give --journey too")
     quiet_libraries()
+    from headwater.functions import function_named
     from headwater.pictures import Image
 
+    looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
     at = opened(index, device, clip)
     folder = out or default_folder([query], given)
     if journey:
-        answer_journey(at, query, folder, top=top, as_json=as_json, **options)
+        answer_journey(at, query, folder, judge=looks, top=top, as_json=as_json, **options)
     else:
         answer(at, [query], folder, guidance=guidance, top=top, as_json=as_json, **options)
 
@@ -213,6 +229,15 @@ def _only_one(options: Mapping[str, Any]) -> str:
     if len(given) > 1:
         raise QueryError(f"{' and '.join(given)} are different questions: give one of them")
     return given[0]
+
+
+def _refuse_of_similarity(index: Index, method: str | None, options: Mapping[str, Any]) -> None:
+    """Refuse what is of trajectories, where words are compared with pictures and that is all."""
+    from headwater.methods import choose
+
+    chosen = choose(method, index.recipe.method, index.methods(), "concept")
+    if chosen.train is not None and not chosen.train.gradient:
+        _refuse(options, chosen.name)
 
 
 def _refuse(options: Mapping[str, Any], asked: str) -> None:

@@ -37,6 +37,9 @@ def index(
         list[str] | None, typer.Option(help="More models to average over; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of projections and noise.")] = 0,
+    lora: Annotated[
+        str | None, typer.Option(help="Folder or file of the model's LoRA adapters.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
@@ -67,12 +70,12 @@ def index(
     from headwater.dataset import load_dataset
     from headwater.denoiser import Denoiser
     from headwater.estimating import estimate
-    from headwater.recipe import plan
+    from headwater.recipe import planned_of_all
     from headwater.similarity import Clip
 
     images = load_dataset(data)
     images = images if limit is None else images.first(limit)
-    denoiser = Denoiser.load(model, device, precision)
+    denoiser = Denoiser.load(model, device, precision, lora)
     recipe: dict[str, Any] = dict(
         method=method,
         parameters=parameters,
@@ -85,8 +88,10 @@ def index(
         clip=None if clip is None else Clip(clip, denoiser.device),
     )
     if dry_run:
-        planned = plan(denoiser, **recipe)
-        print_facts(estimate(denoiser, images, planned, size, recipe["clip"]))
+        planned = planned_of_all(denoiser, checkpoint or (), **recipe)
+        print_facts(
+            estimate(denoiser, images, planned[0], size, recipe["clip"], models=len(planned))
+        )
         return
     built = build_index(
         denoiser,

@@ -25,6 +25,7 @@ Candidates = Annotated[
     str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
 ]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
+GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
@@ -67,9 +68,9 @@ def dtype_named(text: str) -> torch.dtype:
 
 def opened(index: Path, device: str | None, clip: Path | None = None) -> Index:
     """The index, with the CLIP model of --clip."""
+    from headwater.denoiser import usable_device
     from headwater.index import Index
     from headwater.similarity import Clip
 
-    return Index.open(
-        index, device=device, clip=None if clip is None else Clip(clip, device or "cpu")
-    )
+    own = None if clip is None else Clip(clip, usable_device(device))
+    return Index.open(index, device=device, clip=own)

@@ -1,52 +1,34 @@
-"""`headwater evaluate ...`: how far can an answer be trusted?"""
+"""`headwater evaluate ...`: how far can an answer be trusted?
+
+Commands that ask an index; those that train models are in `commands_studies`.
+"""
 
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headwater.commands.options import Device, Guidance, IndexFolder, Json, number_or_auto
 from headwater.errors import ParameterError
+from headwater.evaluation.commands_studies import concept_lds, counterfactual, lds
+from headwater.evaluation.options import (
+    Context,
+    Draws,
+    Methods,
+    More,
+    Out,
+    Seed,
+    Top,
+    Truths,
+    about,
+    listed,
+)
 from headwater.terminal import quiet_libraries
 
-if TYPE_CHECKING:
-    from headwater.evaluation.answers import Asking
-    from headwater.evaluation.studies import Setting
-
 app = typer.Typer(help="How far can an answer be trusted?", rich_markup_mode=None)
-
-Truths = Annotated[str, typer.Argument(help="scenes, scenes:unseen, or a JSON file of concepts.")]
-Out = Annotated[Path, typer.Argument(help="Folder for table.md, results.json and plots.")]
-More = Annotated[
-    list[Path] | None,
-    typer.Option("--index", help="More indexes of the same images, for methods of other features."),
-]
-Methods = Annotated[
-    str,
-    typer.Option(
-        help="Names with commas, or `all`. By default all that the indexes serve but `unlearning`, "
-        "which is slow, and second names."
-    ),
-]
-Draws = Annotated[str, typer.Option(help="Of each question, or `auto`.")]
-Seed = Annotated[int, typer.Option(help="Of pictures and draws.")]
-Context = Annotated[str, typer.Option(help="Of concepts: auto, prompt or bare.")]
-Top = Annotated[int, typer.Option(help="k of precision@k.")]
-Config = Annotated[Path, typer.Argument(help="JSON file: how the models are made and trained.")]
-Data = Annotated[str, typer.Argument(help="Images to train on, as `headwater index` takes them.")]
-HeldOut = Annotated[int, typer.Option(help="Images taken out, to measure losses on.")]
-Subsets = Annotated[int, typer.Option(help="Random halves, each trained once.")]
-Again = Annotated[int, typer.Option(help="Halves trained with another seed too, for the ceiling.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
-Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
-Jobs = Annotated[int, typer.Option(help="Models trained side by side.")]
 
 
 @app.command()
@@ -115,7 +97,7 @@ def _evaluate(
 
     plots.require_matplotlib()
     indexes = answers.open_all([index, *(more or ())], device)
-    chosen = answers.serving(indexes, [name.strip() for name in methods.split(",") if name.strip()])
+    chosen = answers.serving(indexes, listed(methods))
     found = read_truths(truth, indexes[0].samples)
     asking = answers.Asking(count, seed, guidance, context)
     rows, written = scoring.evaluate(kind, chosen, found, asking, out, about(kind, given), k=top)
@@ -126,105 +108,46 @@ def _evaluate(
 
 
 @app.command()
-def lds(
-    config: Config,
-    data: Data,
+def journey(
+    index: IndexFolder,
     out: Out,
-    methods: Annotated[str, typer.Option(help="Names with commas.")] = "trak,d-trak,das,random",
-    held_out: HeldOut = 100,
-    subsets: Subsets = 16,
-    again: Again = 8,
-    limit: Limit = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="File of prompts, one a line; default: captions.")
+    ] = None,
+    count: Annotated[int, typer.Option(help="Captions drawn as prompts.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Pictures of each prompt.")] = 3,
     draws: Draws = "32",
-    damping: Ratio = 0.1,
+    judge: Annotated[
+        str, typer.Option(help="scenes, or module:function: pictures -> {feature: probabilities}.")
+    ] = "",
+    method: Annotated[str | None, typer.Option(help="One that takes journeys.")] = None,
+    top: Annotated[int, typer.Option(help="How many are the top, or the bottom.")] = 10,
     seed: Seed = 0,
-    jobs: Jobs = 1,
+    guidance: Guidance = 5.0,
     device: Device = None,
+    as_json: Json = False,
 ) -> None:
-    """Do scores of pictures predict losses of models that half of the images are kept from?"""
+    """How do answers differ from step to step of a picture's making, and from seed to seed?"""
     given = locals().copy()
-    setting, names, asking = _study(given)
-    from headwater.evaluation.studies import lds_of_pictures
-
-    rows = lds_of_pictures(setting, names, asking)
-    title = f"LDS: {held_out} pictures, {subsets} halves of {len(setting.trained)} images"
-    _write(out, title, about("lds", given), rows)
-
-
-@app.command()
-def concept_lds(
-    config: Config,
-    data: Data,
-    truth: Truths,
-    out: Out,
-    methods: Annotated[
-        str, typer.Option(help="Names with commas.")
-    ] = "concept-trak,trak,d-trak,random",
-    held_out: HeldOut = 200,
-    subsets: Subsets = 16,
-    again: Again = 8,
-    limit: Limit = None,
-    draws: Draws = "32",
-    damping: Ratio = 0.1,
-    seed: Seed = 0,
-    jobs: Jobs = 1,
-    device: Device = None,
-) -> None:
-    """Do scores of concepts predict how much of them models of half of the images learn?"""
-    given = locals().copy()
-    setting, names, asking = _study(given)
-    from headwater.evaluation.studies import lds_of_concepts
-
-    for output, rows in lds_of_concepts(setting, names, truth, asking).items():
-        title = f"Concept LDS, output {output}: {subsets} halves of {len(setting.trained)} images"
-        _write(out / output, title, about("concept-lds", given), rows)
-
-
-def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
-    """What a study of halves needs, from its command line."""
-    count = number_or_auto("--draws", given["draws"])
+    if top < 1:
+        raise ParameterError(f"--top {top} must be at least 1")
     quiet_libraries()
-    from headwater.dataset import load_dataset
-    from headwater.evaluation.answers import Asking
-    from headwater.evaluation.halving import Plan
-    from headwater.evaluation.models import read_config
-    from headwater.evaluation.studies import Setting, split
+    from headwater.evaluation import journeys, judges, plots
+    from headwater.evaluation.results import markdown
+    from headwater.index import Index
 
-    data = load_dataset(given["data"])
-    data = data if given["limit"] is None else data.first(given["limit"])
-    trained, held = split(data, given["held_out"], given["seed"])
-    plan = Plan(len(trained), given["subsets"], given["again"], given["seed"])
-    device = given["device"] or "cpu"
-    config = read_config(given["config"])
-    setting = Setting(given["out"], config, trained, held, plan, given["jobs"], device)
-    names = [name.strip() for name in given["methods"].split(",") if name.strip()]
-    return setting, names, Asking(count, given["seed"], damping=given["damping"])
-
-
-def _write(out: Path, title: str, about: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
-    from headwater.evaluation.results import markdown, write_results
-
-    write_results(out, title, about, rows, NOTES)
-    print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
+    plots.require_matplotlib()
+    opened = Index.open(index, device=device)
+    asking = journeys.Asking(number_or_auto("--draws", draws), seed, seeds, guidance, method)
+    chosen = journeys.prompts_of(opened, prompts, count, seed)
+    reading = judges.judge_named(judge) if judge else None
+    found = journeys.journeys(opened, chosen, asking, reading)
+    tables, written = journeys.write(out, opened, found, about("journey", given), top)
+    if as_json:
+        print(json.dumps(written, ensure_ascii=False))
+    else:
+        print(*map(markdown, tables), f"Results: {out / 'table.md'}", sep="\n")
 
 
-NOTES = (
-    "LDS: Spearman correlation, over the halves, of a model's output with minus the sum of the "
-    "scores of what it saw; mean over queries",
-    "noise ceiling: what a perfect prediction would reach, from halves trained with two seeds",
-    "intervals: 95%, bootstrap over the halves",
-)
-
-
-def about(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What every result says of itself: the command as it was given, the date, the versions."""
-    from headwater.evaluation.results import circumstances
-
-    settings = {name: value for name, value in given.items() if name not in ("kind", "as_json")}
-    return {
-        "evaluation": kind,
-        "command": shlex.join(["headwater", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": json.loads(json.dumps(settings, default=str)),
-        **circumstances(),
-    }
+for command in (lds, concept_lds, counterfactual):
+    app.command()(command)

@@ -81,15 +81,19 @@ class Outcome:
     """What became of one concept.
 
     Attributes:
+        before: file of the full model's pictures.
         full: of the full model, `again` of the other one; `removed` by (method, k).
         share: by (method, k), the share of the removed images that show the concept.
+        tasks: the models that were retrained.
     """
 
     ask: Asked
+    before: Path
     full: Values
     again: Values
     removed: Mapping[tuple[str, int], Values]
     share: Mapping[tuple[str, int], float]
+    tasks: Mapping[tuple[str, int], Sequence[Task]]
 
 
 # --- which images ---------------------------------------------------------------------------------
@@ -129,18 +133,25 @@ def check(setting: Setting) -> None:
     Raises:
         MethodError, ParameterError, QueryError: names it.
     """
-    if "clip-cosine" in setting.methods and setting.clip is None:
+    by_clip = [name for name in setting.methods if name != CAPTION and _path(name) == "clip"]
+    if by_clip and setting.clip is None:
         raise MethodError(
-            "clip-cosine needs a CLIP model: give its folder as --clip, or leave it out of "
+            f"{by_clip[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
-    require([m for m in setting.methods if m not in (CAPTION, "clip-cosine")], "concept")
+    require([m for m in setting.methods if m not in (CAPTION, *by_clip)], "concept")
     n, most = len(setting.data), max(setting.remove)
     if most > n - FEWEST:
         raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
     unknown = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]
     if unknown:
         raise QueryError(f"the judge knows nothing of {', '.join(unknown)}: leave it out")
+
+
+def _path(name: str) -> str:
+    """Where a method's features of training images come from."""
+    train = method_named(name).train
+    return "" if train is None else train.path
 
 
 # --- models and what is measured of them ----------------------------------------------------------
@@ -202,9 +213,11 @@ def _outcome(
     measured = iter(retrained(study(measure, measure.facts()), every, setting.jobs))
     return Outcome(
         ask,
+        before,
         *_undisturbed(setting, ask, before, full, again),
         {key: mean_over([next(measured) for _ in each]) for key, each in tasks.items()},
         {(m, k): float(truth.shows[best(found[m], k)].mean()) for m, k in tasks},
+        tasks,
     )
 
 

@@ -6,24 +6,32 @@ them. A judge is any function like `Judge`; two are ready made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from headwater import journey
 from headwater.errors import QueryError
 from headwater.files import sha256_of
+from headwater.prompts import contains
+from headwater.rewards import from_module
 from headwater.scenes.judge import BUNDLED, load_judge
 from headwater.scenes.vocabulary import ATTRIBUTES
 from headwater.similarity import Clip
 
 BATCH = 100
+
+# A prompt -> what looks in pictures for what it says; None where it says nothing of that kind.
+JudgeOf = Callable[[str], journey.Judge | None]
 
 
 class Seen(NamedTuple):
@@ -157,3 +165,39 @@ class ClipJudge:
 @cache
 def _clip(source: str, device: str) -> Clip:
     return Clip(source, device)
+
+
+# --- what a prompt says ---------------------------------------------------------------------------
+
+
+def judge_named(name: str) -> JudgeOf:
+    """`scenes`, or a function that "module:function" names: pictures -> {feature: probabilities}.
+
+    Raises:
+        QueryError: no such module or function.
+    """
+    if name == "scenes":
+        return scenes_judge
+    try:
+        function: Any = from_module(name).function
+    except QueryError as error:  # it speaks of the option that it was made for
+        raise QueryError(str(error).replace("--reward", "--judge")) from None
+    return lambda prompt: function
+
+
+def scenes_judge(prompt: str) -> journey.Judge | None:
+    """How likely the scenes' judge finds what the prompt says: its object, colour, style, ..."""
+    judge = ScenesJudge()
+    said = {
+        attribute: judge.concepts.index(value)
+        for attribute, values in ATTRIBUTES.items()
+        for value in values
+        if contains(prompt, value)
+    }
+
+    def read(pictures: Sequence[PIL.Image.Image]) -> dict[str, list[float]]:
+        pixels = np.stack([np.asarray(picture, np.float32) for picture in pictures]) / 255
+        rates = judge(torch.from_numpy(pixels).permute(0, 3, 1, 2)).rates
+        return {attribute: rates[:, column].tolist() for attribute, column in said.items()}
+
+    return read if said else None

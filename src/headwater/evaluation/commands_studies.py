@@ -1,0 +1,229 @@
+"""Commands of `headwater evaluate` that train models, and go on where they were stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.commands.options import ClipFolder, Device, number_or_auto
+from headwater.errors import ParameterError, QueryError
+from headwater.evaluation.options import (
+    Again,
+    Config,
+    Data,
+    Draws,
+    HeldOut,
+    Jobs,
+    Limit,
+    Out,
+    Ratio,
+    Seed,
+    Subsets,
+    Truths,
+    about,
+    listed,
+)
+from headwater.terminal import quiet_libraries
+
+if TYPE_CHECKING:
+    from headwater.evaluation.answers import Asking
+    from headwater.evaluation.counterfactual import Setting as Removals
+    from headwater.evaluation.studies import Setting
+
+
+def lds(
+    config: Config,
+    data: Data,
+    out: Out,
+    methods: Annotated[str, typer.Option(help="Names with commas.")] = "trak,d-trak,das,random",
+    held_out: HeldOut = 100,
+    subsets: Subsets = 16,
+    again: Again = 8,
+    limit: Limit = None,
+    draws: Draws = "32",
+    damping: Ratio = 0.1,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    device: Device = None,
+) -> None:
+    """Do scores of pictures predict losses of models that half of the images are kept from?"""
+    given = locals().copy()
+    setting, names, asking = _study(given)
+    from headwater.evaluation.studies import lds_of_pictures
+
+    rows = lds_of_pictures(setting, names, asking)
+    title = f"LDS: {held_out} pictures, {subsets} halves of {len(setting.trained)} images"
+    _write(out, title, about("lds", given), rows)
+
+
+def concept_lds(
+    config: Config,
+    data: Data,
+    truth: Truths,
+    out: Out,
+    methods: Annotated[
+        str, typer.Option(help="Names with commas.")
+    ] = "concept-trak,trak,d-trak,random",
+    held_out: HeldOut = 200,
+    subsets: Subsets = 16,
+    again: Again = 8,
+    limit: Limit = None,
+    draws: Draws = "32",
+    damping: Ratio = 0.1,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    device: Device = None,
+) -> None:
+    """Do scores of concepts predict how much of them models of half of the images learn?"""
+    given = locals().copy()
+    setting, names, asking = _study(given)
+    from headwater.evaluation.studies import lds_of_concepts
+
+    for output, rows in lds_of_concepts(setting, names, truth, asking).items():
+        title = f"Concept LDS, output {output}: {subsets} halves of {len(setting.trained)} images"
+        _write(out / output, title, about("concept-lds", given), rows)
+
+
+def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
+    """What a study of halves needs, from its command line."""
+    count = number_or_auto("--draws", given["draws"])
+    quiet_libraries()
+    from headwater.dataset import load_dataset
+    from headwater.evaluation.answers import Asking
+    from headwater.evaluation.halving import Plan
+    from headwater.evaluation.models import read_config
+    from headwater.evaluation.studies import Setting, split
+
+    data = load_dataset(given["data"])
+    data = data if given["limit"] is None else data.first(given["limit"])
+    trained, held = split(data, given["held_out"], given["seed"])
+    plan = Plan(len(trained), given["subsets"], given["again"], given["seed"])
+    device = given["device"] or "cpu"
+    config = read_config(given["config"])
+    setting = Setting(given["out"], config, trained, held, plan, given["jobs"], device)
+    names = listed(given["methods"])
+    return setting, names, Asking(count, given["seed"], damping=given["damping"])
+
+
+def _write(out: Path, title: str, about: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+    from headwater.evaluation.results import markdown, write_results
+
+    write_results(out, title, about, rows, NOTES)
+    print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
+
+
+NOTES = (
+    "LDS: Spearman correlation, over the halves, of a model's output with minus the sum of the "
+    "scores of what it saw; mean over queries",
+    "noise ceiling: what a perfect prediction would reach, from halves trained with two seeds",
+    "intervals: 95%, bootstrap over the halves",
+)
+
+
+# --- counterfactual -------------------------------------------------------------------------------
+
+
+def counterfactual(
+    config: Config,
+    data: Data,
+    truth: Truths,
+    out: Out,
+    methods: Annotated[
+        str,
+        typer.Option(
+            help="Names with commas; `caption` takes out images whose caption names the concept. "
+            "By default concept-trak, clip-cosine (without --clip: caption) and random."
+        ),
+    ] = "",
+    concepts: Annotated[str, typer.Option(help="Of the truth, with commas; default all.")] = "",
+    remove: Annotated[str, typer.Option(help="How many images, with commas.")] = "25,50,100,200",
+    samples: Annotated[int, typer.Option(help="Prompts that name the concept.")] = 64,
+    seeds: Annotated[int, typer.Option(help="Models trained for each removal.")] = 1,
+    clip: ClipFolder = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="A:B swaps retrained models into the full one too, for timesteps A >= t > B."
+        ),
+    ] = None,
+    limit: Limit = None,
+    draws: Draws = "32",
+    damping: Ratio = 0.1,
+    seed: Seed = 0,
+    jobs: Jobs = 1,
+    device: Device = None,
+) -> None:
+    """Does a model forget the concept without the images that a method names?"""
+    given = locals().copy()
+    setting = _removals(given)
+    from headwater.evaluation.counterfactual import outcomes
+    from headwater.evaluation.effects import write
+    from headwater.evaluation.results import markdown
+
+    rows, _ = write(setting, outcomes(setting), about("counterfactual", given))
+    print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
+
+
+def _removals(given: Mapping[str, Any]) -> Removals:
+    """What `counterfactual` needs, from its command line."""
+    draws = number_or_auto("--draws", given["draws"])
+    remove = _numbers("--remove", given["remove"])
+    for option in ("samples", "seeds"):
+        if given[option] < 1:
+            raise ParameterError(f"--{option} {given[option]} must be at least 1")
+    quiet_libraries()
+    from headwater.dataset import load_dataset
+    from headwater.evaluation.answers import Asking
+    from headwater.evaluation.counterfactual import CAPTION, Setting
+    from headwater.evaluation.judges import judge_of
+    from headwater.evaluation.models import read_config
+    from headwater.evaluation.plots import require_matplotlib
+    from headwater.evaluation.regenerating import read_window
+    from headwater.evaluation.truth import read_truths
+    from headwater.similarity import Clip
+
+    require_matplotlib()
+    config, device = read_config(given["config"]), given["device"] or "cpu"
+    data = load_dataset(given["data"])
+    data = data if given["limit"] is None else data.first(given["limit"])
+    truths = read_truths(given["truth"], data.samples)
+    clip = None if given["clip"] is None else Clip(given["clip"], device)
+    similar = CAPTION if clip is None else "clip-cosine"
+    return Setting(
+        given["out"],
+        config,
+        data,
+        _chosen(truths, listed(given["concepts"]), given["truth"]),
+        judge_of(given["truth"], [each.concept for each in truths], clip, device),
+        listed(given["methods"]) or ["concept-trak", similar, "random"],
+        remove,
+        given["samples"],
+        given["seeds"],
+        Asking(draws, given["seed"], damping=given["damping"]),
+        clip,
+        None if given["window"] is None else read_window(given["window"]),
+        given["jobs"],
+        device,
+    )
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Numbers from 1 up, with commas; each once, the smallest first."""
+    parts = listed(text)
+    if not parts or not all(part.isdecimal() and int(part) for part in parts):
+        raise ParameterError(f"{option} {text!r} must be numbers from 1 up, with commas")
+    return sorted({int(part) for part in parts})
+
+
+def _chosen(truths: list[Any], concepts: list[str], source: str) -> list[Any]:
+    """The truths of these concepts; of none, all."""
+    there = {truth.concept: truth for truth in truths}
+    for concept in concepts:
+        if concept not in there:
+            raise QueryError(
+                f"--concepts: {source} has no {concept!r} to ask for; it has {', '.join(there)}"
+            )
+    return [there[concept] for concept in concepts] or truths

@@ -1,0 +1,288 @@
+"""What taking images out has done: effects with intervals, their table, plots and sheets.
+
+Effects are paired: every model makes the same pictures, so a drop is taken prompt by prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from headwater.answers import slug
+from headwater.evaluation.changes import SHOWN
+from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting, Values
+from headwater.evaluation.plots import curves
+from headwater.evaluation.regenerating import read_pictures
+from headwater.evaluation.results import Interval, interval, write_results
+from headwater.evaluation.scoring import MEMBERSHIP
+from headwater.files import read_tensors, write_image
+from headwater.sheets import columns_sheet
+
+AGAIN = "another seed"  # the second model of everything
+# What methods are held against: nothing known, then words or looks alone.
+BASELINES = ("random", CAPTION, "clip-cosine")
+_GREY = (AGAIN, "random", MEMBERSHIP)  # in plots, which tell three greys apart
+
+# On sheets: which images were taken out, and how wide a picture is (prompts stand above them).
+_CHOSEN = {CAPTION: "chosen by caption", "random": "at random"}
+TILE = 192
+
+# Plots: file -> (column of the table, what it says).
+PLOTS = {
+    "drop": ("drop", "drop of the concept's rate"),
+    "others": ("others' drop", "drop of the other concepts' rate"),
+    "l2": ("l2", "l2 to the full model's pictures"),
+    "frechet": ("Frechet", "Frechet distance"),
+}
+
+
+def over(values: Sequence[np.ndarray]) -> Interval | float | None:
+    """The mean of one array for each concept, with its 95% interval.
+
+    Over concepts where there are several, of which each counts alike; over the prompts of the only
+    one. A single number has no interval, and of nothing there is None.
+    """
+    there = [each for each in values if len(each)]
+    if not there:
+        return None
+    numbers = [float(each.mean()) for each in there] if len(values) > 1 else there[0].tolist()
+    return interval(numbers) if len(numbers) > 1 else numbers[0]
+
+
+def effects(full: Values, now: Values, of: str = "") -> dict[str, np.ndarray]:
+    """What a model without some images does otherwise than the full one, prompt by prompt.
+
+    Args:
+        of: the end of the measures' names, for those of a window.
+    """
+    return {
+        "rate": now[f"rate{of}"],
+        "drop": full[f"rate{of}"] - now[f"rate{of}"],
+        "others' drop": full[f"others{of}"] - now[f"others{of}"],
+        "l2": now[f"l2{of}"],
+        "l2 elsewhere": now[f"l2 elsewhere{of}"],
+        "Frechet": now[f"frechet{of}"],
+    }
+
+
+def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
+    """A row for each method and k, after those of the two models of everything."""
+    table: list[dict[str, Any]] = [
+        {
+            "method": "the full model",
+            "removed": 0,
+            "of them show it": None,
+            "rate": over([each.full[f"rate{of}"] for each in found]),
+        },
+        {"method": AGAIN, "removed": 0, **_row([effects(o.full, o.again, of) for o in found])},
+    ]
+    for method, k in found[0].removed:
+        share = float(np.mean([each.share[method, k] for each in found]))
+        each = [effects(outcome.full, outcome.removed[method, k], of) for outcome in found]
+        table.append({
+            "method": named(method),
+            "removed": k,
+            "of them show it": share,
+            **_row(each),
+        })  # fmt: skip
+    return table
+
+
+def _row(each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval | float | None]:
+    return {name: over([effect[name] for effect in each]) for name in each[0]}
+
+
+def comparisons(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
+    """By how much more each method does than each baseline, at the same k, of the same pictures."""
+    methods = list(dict.fromkeys(method for method, _ in found[0].removed))
+    table, done = [], []
+    for baseline in [name for name in BASELINES if name in methods]:
+        done.append(baseline)
+        for method, k in found[0].removed:
+            if method not in done:
+                table.append({
+                    "method": named(method),
+                    "removed": k,
+                    "more than": named(baseline),
+                    **_more(found, method, baseline, k, of),
+                })  # fmt: skip
+    return table
+
+
+def _more(found: Sequence[Outcome], method: str, baseline: str, k: int, of: str) -> dict[str, Any]:
+    pairs = [
+        [effects(o.full, o.removed[name, k], of) for name in (method, baseline)] for o in found
+    ]
+    return {
+        name: over([first[name] - second[name] for first, second in pairs])
+        for name in ("drop", "others' drop", "l2", "l2 elsewhere", "Frechet")
+    }
+
+
+def named(method: str) -> str:
+    """As tables and plots call it."""
+    return MEMBERSHIP if method == CAPTION else method
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def write(
+    setting: Setting, outcomes: Mapping[str, Outcome], about: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write tables, plots and sheets; the rows, and `results.json` of the folder.
+
+    `compared/` holds each method against each baseline; `window/` the same of the window, if there
+    is one.
+
+    Raises:
+        HeadwaterError: matplotlib is not there.
+        StoreError: the folder cannot be written.
+    """
+    parts = [(setting.out, "")]
+    if setting.window is not None:
+        parts.append((setting.out / "window", f" in {setting.window}"))
+    results = [_write(setting, outcomes, about, *part) for part in parts]
+    for outcome in outcomes.values():
+        path = setting.out / "sheets" / f"{slug(outcome.ask.concept)}.png"
+        write_image(path, sheet(setting, outcome))
+    return results[0]
+
+
+def _write(
+    setting: Setting,
+    outcomes: Mapping[str, Outcome],
+    about: Mapping[str, Any],
+    out: Path,
+    of: str,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    found = list(outcomes.values())
+    title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
+    if of:
+        title += f", swapped{of}"
+    table, against = rows(found, of), comparisons(found, of)
+    by_concept = {concept: _by_concept(outcome, of) for concept, outcome in outcomes.items()}
+    prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
+    lines = notes(setting, len(found))
+    written = write_results(out, title, about, table, lines, values=by_concept, prompts=prompts)
+    if against:
+        differs = "each number: the first method's less the other's, of the same pictures"
+        title = f"{title}: against baselines"
+        write_results(out / "compared", title, about, against, [differs, *lines])
+    _plot(out, table, setting.remove, _counted(outcomes))
+    return table, written
+
+
+def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], what: str) -> None:
+    for name, (column, y) in PLOTS.items():
+        drawn = _lines(table, column, remove)
+        grey = [each for each in _GREY if each in drawn]
+        if drawn:
+            path = out / f"{name}.png"
+            curves(path, drawn, x="images taken out", y=y, title=what, baselines=grey)
+
+
+def _counted(outcomes: Mapping[str, Outcome]) -> str:
+    first, *more = outcomes
+    return f"{len(outcomes)} concepts" if more else f"“{first}”"
+
+
+def _lines(
+    table: Iterable[Mapping[str, Any]], column: str, remove: Sequence[int]
+) -> dict[str, dict[int, Interval]]:
+    """Method -> k -> effect; what nothing was taken out for is the same at every k."""
+    found: dict[str, dict[int, Interval]] = {}
+    for row in table:
+        effect = row.get(column)
+        if isinstance(effect, Interval):
+            for k in remove if row["removed"] == 0 else [row["removed"]]:
+                found.setdefault(row["method"], {})[k] = effect
+    return found
+
+
+def _by_concept(outcome: Outcome, of: str) -> list[dict[str, Any]]:
+    """Means over prompts."""
+    models = [(AGAIN, 0, outcome.again), *((m, k, v) for (m, k), v in outcome.removed.items())]
+    return [
+        {
+            "method": method,
+            "removed": k,
+            **{
+                name: float(values.mean()) if len(values) else None
+                for name, values in effects(outcome.full, now, of).items()
+            },
+        }
+        for method, k, now in models
+    ]
+
+
+def notes(setting: Setting, concepts: int) -> list[str]:
+    """What a reader of the tables must know."""
+    of = "concepts" if concepts > 1 else "prompts"
+    models = "one model" if setting.seeds == 1 else f"the mean of {setting.seeds} models"
+    return [
+        f"rate: how sure the judge is that a picture shows the concept, over {setting.samples} "
+        "prompts for each that name it; drop: the full model's rate less this one's, of the same "
+        "prompts and seeds",
+        "others' drop: the same of the other concepts that a prompt names, over these prompts and "
+        "as many that do not name the concept",
+        "l2: root of the sum of squared differences of a picture's pixels (0 to 1) from the full "
+        "model's; elsewhere: for prompts that do not name the concept",
+        f"Frechet: distance to the full model's pictures in {setting.judge.space}; small samples "
+        "lie further apart than their distributions do, so compare rows only",
+        f"{AGAIN}: a model of all images; what is no larger than its row is no effect",
+        f"each number is of {models}; intervals: 95%, bootstrap over {of}",
+        *_begun(setting),
+    ]
+
+
+def _begun(setting: Setting) -> Iterator[str]:
+    """What retrained models know from elsewhere."""
+    parts = {
+        "network begins as": setting.config.unet,
+        "text encoder is": setting.config.text_encoder,
+    }
+    for part, changed in parts.items():
+        if changed is None:
+            yield (
+                f"the {part} that of the base, {setting.config.base!r}: what it learned there, be "
+                "it from the same images, is not taken out"
+            )
+
+
+# --- sheets ---------------------------------------------------------------------------------------
+
+
+def sheet(setting: Setting, outcome: Outcome) -> PIL.Image.Image:
+    """Before and after: the full model's pictures, below them those of the models without.
+
+    Of each method the model with most images taken out, of the first seed.
+    """
+    k, concept = max(setting.remove), outcome.ask.concept
+    before = read_pictures(outcome.before)[:SHOWN]
+    bands: list[tuple[str, Any]] = [
+        (f"The full model: rate {outcome.full['rate'].mean():.2f}", before)
+    ]
+    for method in setting.methods:
+        task = outcome.tasks[method, k][0]
+        shown = read_tensors(setting.out / "shown" / f"{task.name}.safetensors") or {}
+        rate = outcome.removed[method, k]["rate"].mean()
+        which = _CHOSEN.get(method, f"that {method} ranks highest")
+        bands.append((f"Without {k} images {which}: rate {rate:.2f}", shown.get("whole")))
+    count = min(SHOWN, outcome.ask.naming)
+    return columns_sheet(
+        outcome.ask.prompts[:count],
+        [(band, [[_image(pictures, i)] for i in range(count)]) for band, pictures in bands],
+        title=f"Has the model forgotten “{concept}”?",
+        subtitle="the same prompts and seeds in every row; rate: how sure the judge is that it "
+        f"sees the concept, over {outcome.ask.naming} prompts",
+        tile=TILE,
+    )
+
+
+def _image(pictures: Any, i: int) -> PIL.Image.Image | None:
+    return None if pictures is None else PIL.Image.fromarray(pictures[i].permute(1, 2, 0).numpy())
