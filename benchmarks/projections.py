@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import tempfile
@@ -41,6 +40,7 @@ from headwater import Concept, Denoiser, Index, build_index, guidance, kernel, l
 from headwater.attribution import DAMPING
 from headwater.drawing import ConceptDrawer
 from headwater.evaluation.retrieval import best, isolation, mean_interval, precision_at
+from headwater.evaluation.truth import scene_prompts
 from headwater.features import Extractor
 from headwater.files import read_tensors, write_tensors
 from headwater.gradients import Tape, unit_rms
@@ -49,8 +49,7 @@ from headwater.network import frozen
 from headwater.projection import PROJECTIONS, Projection, make_projection
 from headwater.queries import contexts
 from headwater.recipe import gradient_extractor
-from headwater.scenes.data import Picture, describe, pictures
-from headwater.scenes.vocabulary import ATTRIBUTES
+from headwater.scenes.data import Picture, pictures
 
 DIMS = (512, 2048, 8192, 32768)
 DENSE = ("gaussian", "rademacher")
@@ -94,15 +93,10 @@ def main() -> int:
 
 def questions() -> list[Question]:
     """The queries of `benchmarks/isolation.py` with seen prompts, default contexts and seed 0."""
-    asked = []
-    for word in [value for values in ATTRIBUTES.values() for value in values]:
-        scene = random.Random(f"0|train|{word}").choice(
-            [p.scene for p in pictures("train") if p.shows(word)]
-        )
-        said = {name: getattr(scene, name) for name in ATTRIBUTES}
-        others = tuple(other for other in said.values() if other != word)
-        asked.append(Question(Concept(describe(**said), concept=word, draws=DRAWS), others))
-    return asked
+    return [
+        Question(Concept(prompt, concept=word, draws=DRAWS), tuple(others))
+        for word, prompt, others in scene_prompts()
+    ]
 
 
 def compare(index: Index, asked: list[Question], seed: int) -> dict:

@@ -8,7 +8,7 @@ context with the token in the words' place and c- the same context without them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 # Stands in a prompt for all that a picture shows.
 WHOLE = "<picture>"
-# A condition for prompts that hold the learned token.
-Encode = Callable[[Sequence[str]], Tensor]
 
 
 @dataclass(frozen=True)
