@@ -30,7 +30,7 @@ from headwater.evaluation.models import ModelConfig, Phase, encoded
 from headwater.evaluation.results import circumstances, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
 from headwater.evaluation.scoring import MEMBERSHIP
-from headwater.evaluation.studies import Setting, indexes_of
+from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
@@ -110,9 +110,9 @@ def trained(full: bool, plan: Plan, jobs: int, device: str) -> list[Measured]:
 def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
     """Attribute the model of everything for each concept; a table of LDS for each output."""
     data, out = data_of(full), folder(full)
-    setting = Setting(out, CONFIG if full else REDUCED, data, data, plan, device=given.device)
     truths = read_truths("scenes", data.samples)
-    asked = indexes_of(setting, METHODS, parameters=given.parameters)
+    model = Denoiser.load(out / "models" / plan.full.name, given.device)
+    asked = indexes_of(model, data, out / "indexes", METHODS, parameters=given.parameters)
     answers = scores(asked, truths, Asking(given.draws, guidance=3.0), out / "scores")
     answers[MEMBERSHIP] = membership(truths)
     about = {

@@ -18,7 +18,6 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from headwater.answers import slug
-from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.answers import Asking, membership, scores
@@ -28,10 +27,9 @@ from headwater.evaluation.models import ModelConfig, encoded, new_pipeline
 from headwater.evaluation.regenerating import Asked, Window, asked, kept, read_pictures
 from headwater.evaluation.retraining import Measured, Study, Task, kept_encoding, retrained
 from headwater.evaluation.retrieval import best
-from headwater.evaluation.studies import require
+from headwater.evaluation.studies import indexes_of, require
 from headwater.evaluation.truth import Truth
-from headwater.index import Index
-from headwater.methods import Method, method_named
+from headwater.methods import method_named
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
@@ -242,24 +240,9 @@ def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray,
     """What each method scores every image for every concept; asked of indexes of the full model."""
     truths = list(setting.truths)
     names = [name for name in setting.methods if name != CAPTION]
-    indexes = _indexes(setting, full, names)
+    folder = setting.out / "indexes"
+    indexes = indexes_of(full, setting.data, folder, names, clip=setting.clip)
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
     if CAPTION in setting.methods:
         found[CAPTION] = membership(truths, setting.asking.seed)
     return {name: found[name] for name in setting.methods}
-
-
-def _indexes(setting: Setting, full: Denoiser, names: Sequence[str]) -> dict[Method, Index]:
-    """An index for each method; methods of the same features share one, `random` takes any."""
-    methods = [method_named(name) for name in names]
-    with_features = [each for each in methods if each.train] or [method_named("pixel-cosine")]
-    found: dict[Method, Index] = {}
-    for method in methods:
-        other = method if method.train else with_features[0]
-        assert other.train is not None
-        folder = f"{other.train.path}-{other.train.delta}-{other.normalise}"
-        clip = setting.clip if other.train.path == "clip" else None
-        found[method] = build_index(
-            full, setting.data, setting.out / "indexes" / folder, method=other.name, clip=clip
-        )
-    return found

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from headwater import journey
 from headwater.errors import QueryError
 from headwater.files import sha256_of
+from headwater.functions import function_named
 from headwater.prompts import contains
-from headwater.rewards import from_module
 from headwater.scenes.judge import BUNDLED, load_judge
 from headwater.scenes.vocabulary import ATTRIBUTES
 from headwater.similarity import Clip
@@ -178,10 +178,7 @@ def judge_named(name: str) -> JudgeOf:
     """
     if name == "scenes":
         return scenes_judge
-    try:
-        function: Any = from_module(name).function
-    except QueryError as error:  # it speaks of the option that it was made for
-        raise QueryError(str(error).replace("--reward", "--judge")) from None
+    function: Any = function_named("--judge", name)[0]
     return lambda prompt: function
 
 

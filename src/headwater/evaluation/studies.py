@@ -30,7 +30,7 @@ from headwater.evaluation.retraining import Measured, Study, kept_encoding, retr
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.index import Index
-from headwater.methods import METHODS, Method, method_named
+from headwater.methods import Method, method_named
 from headwater.pictures import Image
 from headwater.training_set import TrainingSet
 
@@ -122,23 +122,39 @@ def require(names: Sequence[str], question: str) -> None:
             )
 
 
-def indexes_of(setting: Setting, names: Sequence[str], **recipe: Any) -> dict[Method, Index]:
-    """An index of the full model for each method; methods of the same features share one."""
-    model = Denoiser.load(setting.out / "models" / setting.plan.full.name, setting.device)
+def full_model(setting: Setting) -> Denoiser:
+    """The model of everything."""
+    return Denoiser.load(setting.out / "models" / setting.plan.full.name, setting.device)
+
+
+def indexes_of(
+    model: Denoiser, data: TrainingSet, folder: Path, names: Sequence[str], **recipe: Any
+) -> dict[Method, Index]:
+    """An index for each method; methods of the same features share one, `random` takes any.
+
+    Args:
+        recipe: more of `build_index`, for gradients; `clip` is for the methods that have one.
+    """
+    clip = recipe.pop("clip", None)
+    methods = [method_named(name) for name in names]
+    with_features = [each for each in methods if each.train] or [method_named("pixel-cosine")]
     found: dict[Method, Index] = {}
-    for method in map(method_named, names):
-        other = METHODS["trak"] if method.train is None else method
+    for method in methods:
+        other = method if method.train else with_features[0]
         assert other.train is not None
-        folder = "-".join(
-            map(str, (other.train.path, other.train.delta, other.normalise, *recipe.values()))
-        )
-        found[method] = build_index(
-            model, setting.trained, setting.out / "indexes" / folder, method=other.name, **recipe
-        )
+        own = recipe if other.train.gradient else {}
+        side = (other.train.path, other.train.delta, other.normalise, *own.values())
+        own = {"clip": clip} if other.train.path == "clip" else own
+        place = folder / "-".join(map(str, side))
+        found[method] = build_index(model, data, place, method=other.name, **own)
     return found
 
 
 # --- the two studies ------------------------------------------------------------------------------
+
+
+def _indexes(setting: Setting, names: Sequence[str]) -> dict[Method, Index]:
+    return indexes_of(full_model(setting), setting.trained, setting.out / "indexes", names)
 
 
 def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> list[dict[str, Any]]:
@@ -152,7 +168,7 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> l
     found = collect(setting.plan, measured_with(setting, {"own": captions}), _own)
     answers = {
         method.name: _picture_scores(setting, method, index, asking)
-        for method, index in indexes_of(setting, names).items()
+        for method, index in _indexes(setting, names).items()
     }
     return rows_of(setting.plan, found, answers)
 
@@ -193,7 +209,7 @@ def lds_of_concepts(
     for concept in shown:
         captions[f"without {concept}"] = [prompts.without(c, concept) for c in captions["own"]]
     measured = measured_with(setting, captions)
-    answers = scores(indexes_of(setting, names), truths, asking, setting.out / "scores")
+    answers = scores(_indexes(setting, names), truths, asking, setting.out / "scores")
     answers[MEMBERSHIP] = membership(truths)
 
     def loss(each: Measured) -> np.ndarray:
