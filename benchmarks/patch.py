@@ -26,7 +26,15 @@ import torch
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
-from headwater.evaluation.models import Encoded, ModelConfig, Phase, encoded, tokens_of, train
+from headwater.evaluation.models import (
+    CONTINUE,
+    Encoded,
+    ModelConfig,
+    Phase,
+    encoded,
+    tokens_of,
+    train,
+)
 from headwater.evaluation.retrieval import mean_interval, precision_at
 from headwater.methods import METHODS
 from headwater.pictures import Image
@@ -35,6 +43,7 @@ from headwater.scenes.draw import SIZE, Scene, draw
 from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES
 
 PROMPTS = ("both", "none")
+PAIRS = 3  # trained on, for each picture of one object
 RADIUS, LEFT, RIGHT = 0.23, 0.26, 0.74
 
 
@@ -70,15 +79,15 @@ def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
     out = folder / f"model-{steps}"
     if not (out / "model_index.json").exists():
         denoiser = Denoiser.load("scenes")
-        pairs = [two_objects(f"trained {number}") for number in range(len(data))]
+        pairs = [two_objects(f"trained {number}") for number in range(PAIRS * len(data))]
         single = encoded(denoiser, data)
         x0 = torch.cat(
             [denoiser.encode_images([joined(*pair)]) for pair in tqdm(pairs, "encoding")]
         )
         captions = [sample.caption for sample in data.samples] + [said(*pair) for pair in pairs]
         both = Encoded(torch.cat([single.x0, x0]), tokens_of(denoiser.pipe, captions))
-        phase = Phase(steps, learning_rate=5e-4, weight="shapes-first")
-        config = ModelConfig((phase,), unet=None, text_encoder=None)
+        phase = Phase(steps, learning_rate=1e-3, weight="shapes-first")
+        config = ModelConfig((phase,), unet=None, text_encoder=CONTINUE)
         train(denoiser.pipe, both, range(len(captions)), config, folder / "training")
         denoiser.pipe.save_pretrained(out)
     return out

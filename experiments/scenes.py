@@ -16,18 +16,16 @@ encoder and autoencoder as they are; 16 random halves, 8 of them trained with a 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
+from common import RESULTS, about, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import Asking, membership, scores
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.models import ModelConfig, Phase, encoded
-from headwater.evaluation.results import circumstances, write_results
+from headwater.evaluation.results import write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.studies import indexes_of
@@ -46,7 +44,6 @@ METHODS = (
     "pixel-cosine",
     "random",
 )
-RESULTS = Path(__file__).parent / "results"
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
     unet={"block_out_channels": (16, 32, 64)},
@@ -56,16 +53,11 @@ REDUCED = ModelConfig(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=("models", "tables"))
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--halves", type=int)
-    parser.add_argument("--again", type=int)
-    parser.add_argument("--draws", type=int, default=16, help="of each question")
-    parser.add_argument("--parameters", default="attn2")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    given = parser.parse_args()
+    command = parser(__doc__, "models", "tables")
+    command.add_argument("--halves", type=int)
+    command.add_argument("--again", type=int)
+    command.add_argument("--parameters", default="attn2")
+    given = command.parse_args()
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, given.jobs, given.device)
@@ -115,18 +107,13 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     asked = indexes_of(model, data, out / "indexes", METHODS, parameters=given.parameters)
     answers = scores(asked, truths, Asking(given.draws, guidance=3.0), out / "scores")
     answers[MEMBERSHIP] = membership(truths)
-    about = {
-        "command": shlex.join(["python", *sys.argv]),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "settings": {**vars(given), "halves": plan.subsets, "again": plan.again},
-        **circumstances(),
-    }
+    stated = about(given, halves=plan.subsets, again=plan.again)
     for output in ("loss", "contribution", "rate"):
         found = collect(plan, measured, lambda each, name=output: measuring.by_concept(each)[name])
         rows = rows_of(plan, found, answers, MEMBERSHIP)
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
-        print(write_results(path, title, about, rows)["rows"][-1], path / "table.md")
+        print(write_results(path, title, stated, rows)["rows"][-1], path / "table.md")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError, ModelError
 from headwater.evaluation.models import (
+    CONTINUE,
     Encoded,
     ModelConfig,
     Phase,
@@ -121,11 +122,17 @@ def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
 
 
 def test_the_text_encoder_learns_only_if_it_is_to(tiny_model, words, tmp_path):
-    for text_encoder, learns in (({}, True), (None, False)):
+    own = Denoiser.load(tiny_model).pipe.text_encoder.state_dict()
+    for text_encoder, begins, learns in (
+        ({}, False, True),
+        (CONTINUE, True, True),
+        (None, True, False),
+    ):
         config = captioned(tiny_model, text_encoder=text_encoder)
         pipe = new_pipeline(config, 0)
         before = {k: v.clone() for k, v in pipe.text_encoder.state_dict().items()}
-        train(pipe, words, range(20), config, tmp_path / str(learns))
+        assert same(before, own) is begins
+        train(pipe, words, range(20), config, tmp_path / str(text_encoder))
         assert same(before, pipe.text_encoder.state_dict()) is not learns
 
 
@@ -134,7 +141,14 @@ def test_configurations_are_files(tmp_path):
     config = unconditional(flip=True)
     path.write_text(json.dumps(config.facts()))
     assert json.dumps(read_config(path).facts()) == path.read_text()
-    for text in ("{", "{}", '{"phases": [], "colour": 1}', '{"phases": [{"step": 1}]}'):
+    for text in (
+        "{",
+        "{}",
+        "[]",
+        '{"phases": [], "colour": 1}',
+        '{"phases": [{"step": 1}]}',
+        '{"phases": [], "text_encoder": "new"}',
+    ):
         path.write_text(text)
         with pytest.raises(ModelError, match="is no configuration of a model"):
             read_config(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ from headwater.evaluation.truth import Truth
 from headwater.files import read_tensors, write_tensors
 from headwater.index import Index
 from headwater.methods import METHODS, Method, method_named
-from headwater.pictures import Image
+from headwater.pictures import Image, digests
 from headwater.queries import Concept
 
 # Several passes per image *and* question: hours, where the others take minutes.
@@ -121,25 +121,41 @@ def question(method: Method, truth: Truth, asking: Asking) -> Concept | Image:
 def scores(
     methods: Mapping[Method, Index], truths: Sequence[Truth], asking: Asking, folder: Path
 ) -> dict[str, Float[np.ndarray, "q n"]]:
-    """What each method scores every image for every truth; what is kept in `folder` is not asked.
+    """What each method scores every image for every truth; see `answered`."""
+    return answered(
+        methods,
+        lambda method: [question(method, t, asking) for t in truths],
+        folder,
+        asking.damping,
+    )
+
+
+def answered(
+    methods: Mapping[Method, Index],
+    questions: Callable[[Method], Sequence[Concept | Image]],
+    folder: Path,
+    damping: float = DAMPING,
+) -> dict[str, Float[np.ndarray, "q n"]]:
+    """What each method scores every image for its questions; what is kept in `folder` is not asked.
 
     Args:
         methods: as `serving` gives them, their indexes as `open_all` does: one copy of the model
             serves them all.
+        questions: of a method; as many for each.
 
     Raises:
         StoreError: `folder` cannot be written.
     """
     found: dict[str, np.ndarray] = {}
     lender = next(iter(methods.values()))
-    with tqdm(total=len(methods) * len(truths), unit="answer", delay=2) as bar:
+    asked = {method: questions(method) for method in methods}
+    with tqdm(total=sum(map(len, asked.values())), unit="answer", delay=2) as bar:
         for method, index in methods.items():
             bar.set_description(method.name, refresh=False)  # not before its delay
             rows = []
-            for truth in truths:
-                query = question(method, truth, asking)
-                path = _path(folder, index, method, query, asking.damping)
-                rows.append(_scored(path, index, lender, method, query, asking.damping))
+            for query in asked[method]:
+                path = _path(folder, index, method, query, damping)
+                rows.append(_scored(path, index, lender, method, query, damping))
                 bar.update()
             found[method.name] = np.stack(rows)
     return found
@@ -169,10 +185,13 @@ def _path(
         "features": [s.sha256 for member in index.members() for s in member.manifest.shards],
         "rule": method.rule,
         "query": [query.kind, asdict(query)],
+        "files": digests(query.file, query.mask) if isinstance(query, Image) else {},
         "damping": damping,
         "headwater": metadata.version("headwater"),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[
+        :16
+    ]
     words = query.concept if isinstance(query, Concept) else query.prompt
     return folder / method.name / f"{slug(words)}-{digest}.safetensors"
 

@@ -119,7 +119,7 @@ def contrastive(logits: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def tokenizer_of(captions: Sequence[str]) -> CLIPTokenizer:
+def tokenizer_of(captions: Sequence[str], max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
     """A CLIP tokenizer in which each word of these captions is one token.
 
     Other words still work: they fall apart into single bytes.
@@ -134,7 +134,7 @@ def tokenizer_of(captions: Sequence[str]) -> CLIPTokenizer:
         "<|endoftext|>",
     ]
     vocabulary: dict[str, Any] = dict(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
-    tokenizer = CLIPTokenizer(**vocabulary, model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer(**vocabulary, model_max_length=max_tokens)
     # Added as they are: merges that a trainer finds differ from run to run.
     added: list[Any] = [AddedToken(word, single_word=True, normalized=True) for word in words]
     tokenizer.add_tokens(added)

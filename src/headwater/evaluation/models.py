@@ -61,6 +61,10 @@ class Phase:
     name: str = "denoiser"
 
 
+# A text encoder that begins with the base's weights and learns on.
+CONTINUE = "continue"
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """How a small model is made and trained.
@@ -70,7 +74,8 @@ class ModelConfig:
         base: a pipeline as `Denoiser.load` takes it; "" for an unconditional model of pixels.
         unet: what differs from the base's UNet, or, without a base, all that `UNet2DModel` takes;
             None begins with the base's own weights.
-        text_encoder: what differs from the base's; None keeps that as it is, weights and all.
+        text_encoder: what differs from the base's; None keeps that as it is, weights and all, and
+            `CONTINUE` begins with the base's weights and trains them on.
         caption_dropout: how often a caption is replaced by the empty one, for guidance.
         ema_decay: of the moving average of the weights, which is what is kept.
         flip: whether each picture is mirrored half of the time.
@@ -79,7 +84,7 @@ class ModelConfig:
     phases: tuple[Phase, ...]
     base: str = "scenes"
     unet: Mapping[str, Any] | None = field(default_factory=dict)
-    text_encoder: Mapping[str, Any] | None = field(default_factory=dict)
+    text_encoder: Mapping[str, Any] | str | None = field(default_factory=dict)
     caption_dropout: float = 0.1
     ema_decay: float = 0.9995
     flip: bool = False
@@ -97,7 +102,12 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        return ModelConfig(**{**facts, "phases": tuple(Phase(**each) for each in facts["phases"])})
+        phases = tuple(Phase(**each) for each in facts["phases"])
+        config = ModelConfig(**{**facts, "phases": phases})
+        given = config.text_encoder
+        if not (given is None or given == CONTINUE or isinstance(given, dict)):
+            raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
+        return config
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path} is no configuration of a model: {error}") from None
 
@@ -124,7 +134,7 @@ def new_pipeline(config: ModelConfig, seed: int) -> Any:
         pipe = Denoiser.load(config.base, "cpu").pipe
         if config.unet is not None:
             pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, **config.unet})
-        if config.text_encoder is not None:
+        if isinstance(config.text_encoder, Mapping):
             kind = type(pipe.text_encoder)
             changed = {**pipe.text_encoder.config.to_dict(), **config.text_encoder}
             pipe.text_encoder = kind(type(pipe.text_encoder.config).from_dict(changed))

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater import prompts
 from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, QueryError
-from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.answers import Asking, answered, membership, scores
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
@@ -166,10 +165,13 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> l
     require(names, "image")
     captions = [sample.caption for sample in setting.held.samples]
     found = collect(setting.plan, measured_with(setting, {"own": captions}), _own)
-    answers = {
-        method.name: _picture_scores(setting, method, index, asking)
-        for method, index in _indexes(setting, names).items()
-    }
+    shown = pictures_in(setting.out / "held-out", setting.held)
+    answers = answered(
+        _indexes(setting, names),
+        lambda method: [Image(c, f, draws=asking.draws, seed=asking.seed) for c, f in shown],
+        setting.out / "scores",
+        asking.damping,
+    )
     return rows_of(setting.plan, found, answers)
 
 
@@ -177,18 +179,16 @@ def _own(measured: Measured) -> np.ndarray:
     return np.array(measured["own"])
 
 
-def _picture_scores(
-    setting: Setting, method: Method, index: Index, asking: Asking
-) -> Float[np.ndarray, "q n"]:
-    rows = []
-    for row in tqdm(range(len(setting.held)), desc=method.name, unit="picture", delay=2):
-        file = setting.out / "held-out" / f"{row:05d}.png"
+def pictures_in(folder: Path, data: TrainingSet) -> list[tuple[str, Path]]:
+    """(caption, file) of each picture, written into a folder: questions are about files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = []
+    for row, sample in enumerate(data.samples):
+        file = folder / f"{row:05d}.png"
         if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            setting.held.image(row).save(file)
-        query = Image(setting.held.samples[row].caption, file, draws=asking.draws, seed=asking.seed)
-        rows.append(index.attribute(query, method=method.name, damping=asking.damping).scores)
-    return np.stack(rows)
+            data.image(row).save(file)
+        shown.append((sample.caption, file))
+    return shown
 
 
 def lds_of_concepts(

@@ -25,9 +25,12 @@ MAX_TOKENS = 32
 _WIDTH = 64  # of the text encoder, and so of the cross-attention keys' input
 
 
-def new_pipeline() -> StableDiffusionPipeline:
-    """A StableDiffusionPipeline with fresh random weights (seed torch first)."""
-    tokenizer: Any = new_tokenizer()
+def new_pipeline(tokenizer: Any = None) -> StableDiffusionPipeline:
+    """A StableDiffusionPipeline with fresh random weights (seed torch first).
+
+    Its text encoder reads what the tokenizer makes; default is the scenes' own.
+    """
+    tokenizer = new_tokenizer() if tokenizer is None else tokenizer
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -36,7 +39,7 @@ def new_pipeline() -> StableDiffusionPipeline:
             projection_dim=_WIDTH,
             num_hidden_layers=2,
             num_attention_heads=4,
-            max_position_embeddings=MAX_TOKENS,
+            max_position_embeddings=tokenizer.model_max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -41,7 +41,8 @@ def main() -> None:
     pipe = new_pipeline()
     work = given.out / "training"
     if given.stage in (None, "autoencoder"):
-        train_autoencoder(pipe, work, given.autoencoder_steps, given.device, given.seed)
+        drawn = as_tensor(pictures("autoencoder"))
+        train_autoencoder(pipe, drawn, work, given.autoencoder_steps, given.device, given.seed)
         pipe.vae.save_pretrained(given.out / "vae")
     else:
         pipe.vae = type(pipe.vae).from_pretrained(given.out / "vae")
@@ -63,10 +64,13 @@ def save(pipe, out: Path) -> None:
 
 
 def train_autoencoder(
-    pipe, work: Path, steps: int, device: str, seed: int, batch: int = 32
+    pipe, images: Tensor, work: Path, steps: int, device: str, seed: int, batch: int = 32
 ) -> None:
-    """Absolute error, a little KL; then the scale that gives the latents unit variance."""
-    images = as_tensor(pictures("autoencoder")).to(device)
+    """Absolute error, a little KL; then the scale that gives the latents unit variance.
+
+    `images` are [n, 3, h, w] in [-1, 1]; the autoencoder's weights are trained on from where it is.
+    """
+    images = images.to(device)
     vae = pipe.vae.to(device)
 
     def loss(generator: torch.Generator) -> Tensor:

@@ -1,0 +1,181 @@
+"""Emoji by four designers: does an answer find the object, the designer, or just the words?
+
+Real drawings (`emoji-styles`, see docs/data.md). Reduced, so that two cores carry it: 1,500 of the
+4,109 drawings, namely all of the 255 emoji that show one of the 40 objects of `concepts.json` and
+some others; the scenes' autoencoder trained on, on these drawings, for 600 steps; a UNet of a third
+of the bundled one's parameters with a text encoder and a vocabulary of its own, trained from random
+weights for 4,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
+steps, for a GPU.
+
+    export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
+    python experiments/emoji.py model       train; goes on where it stopped; draw some samples
+    python experiments/emoji.py tables      attribute, and hold the answers against the truth
+
+The second takes `--parameters` and `--methods`. Everything lies in `experiments/results/emoji`;
+tables and samples are kept in the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from functools import partial
+from pathlib import Path
+
+import PIL.Image
+import torch
+from common import RESULTS, about, parser, real_data
+
+from headwater import Denoiser, TrainingSet, load_dataset
+from headwater.evaluation.answers import Asking
+from headwater.evaluation.clip import tokenizer_of, train_clip
+from headwater.evaluation.models import ModelConfig, Phase, encoded
+from headwater.evaluation.outputs import samples
+from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained
+from headwater.evaluation.scoring import evaluate
+from headwater.evaluation.studies import indexes_of
+from headwater.evaluation.truth import read_truths
+from headwater.methods import METHODS
+from headwater.scenes.architecture import new_pipeline
+from headwater.scenes.train import images_to_tensor, save, train_autoencoder
+
+MAX_TOKENS = 24
+# More than one model, or hours of questions: left out unless they are named.
+LEFT_OUT = ("unlearning", "tracin", "gas", "concept-trak-d", "d-trak-square")
+SHOWN = ("cat", "star", "book", "envelope", "bus", "apple")
+STYLES = ("noto", "emojitwo", "blob", "firefox")
+
+
+def main() -> None:
+    command = parser(__doc__, "model", "tables")
+    command.add_argument("--parameters", default="attn2")
+    command.add_argument("--methods", nargs="+", choices=METHODS)
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    out = RESULTS / ("emoji-full" if given.full else "emoji")
+    data = drawings(given.full)
+    model = trained(out, data, given)
+    if given.stage == "tables":
+        tables(out, data, model, given)
+    else:
+        sheet(model).save(out / "samples.png")
+        print(out / "samples.png")
+
+
+def drawings(full: bool) -> TrainingSet:
+    """All drawings; or those of every emoji with an object of the truth, and others at random."""
+    folder = real_data("emoji-styles")
+    data = load_dataset(folder / "train.parquet")
+    if full:
+        return data
+    wanted = {
+        emoji(id)
+        for entry in json.loads((folder / "concepts.json").read_text())
+        if entry["kind"] == "object"
+        for id in entry["positives"]
+    }
+    rows = [row for row, sample in enumerate(data.samples) if emoji(sample.id) in wanted]
+    others = [row for row, sample in enumerate(data.samples) if emoji(sample.id) not in wanted]
+    return data.take(sorted(rows + random.Random(0).sample(others, 1_500 - len(rows))))
+
+
+def emoji(id: str) -> str:
+    return id.split("-", 1)[1]
+
+
+def truth_of(data: TrainingSet, out: Path) -> Path:
+    """`concepts.json`, for the drawings that there are."""
+    there = {sample.id for sample in data.samples}
+    entries = json.loads((real_data("emoji-styles") / "concepts.json").read_text())
+    kept = [
+        {
+            "concept": entry["concept"],
+            **{k: [i for i in entry[k] if i in there] for k in ("positives", "ambiguous")},
+        }
+        for entry in entries
+    ]
+    path = out / "truth.json"
+    path.write_text(json.dumps(kept))
+    return path
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser:
+    """The model of these drawings and their captions."""
+    base = out / "models" / "base"
+    if not (base / "model_index.json").exists():
+        make_base(base, data, 600 if not given.full else 6_000, given.device)
+    encoder = Denoiser.load(base, "cpu")
+    config = ModelConfig(
+        phases=(Phase(4_000, learning_rate=2e-3, weight="shapes-first"),),
+        base=str(base),
+        unet={"block_out_channels": (16, 32, 64)},
+        ema_decay=0.998,
+    )
+    if given.full:
+        phase = Phase(40_000, batch=64, weight="shapes-first")
+        config = ModelConfig((phase,), base=str(base), unet={})
+    study = Study(
+        out,
+        config,
+        kept_encoding(out / "encoded.safetensors", partial(encoded, encoder, data)),
+        f"{data.fingerprint} {encoder.encoders_fingerprint()}",
+        lambda denoiser: {},
+        {},
+        given.device,
+    )
+    task = Task("full", tuple(range(len(data))), kept=True)
+    retrained(study, [task])
+    return Denoiser.load(study.model(task), given.device)
+
+
+def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
+    """Tokenizer, text encoder and UNet for these captions, and an autoencoder for the drawings."""
+    captions = [sample.caption for sample in data.samples]
+    pipe = new_pipeline(tokenizer_of(captions, MAX_TOKENS))
+    pipe.vae = Denoiser.load("scenes", "cpu").pipe.vae
+    images = images_to_tensor([data.image(row) for row in range(len(data))])
+    train_autoencoder(pipe, images, out.parent.parent / "training" / "base", steps, device, 0)
+    save(pipe.to("cpu"), out)
+
+
+def sheet(model: Denoiser) -> PIL.Image.Image:
+    """What the model draws: an object a column, a designer a row."""
+    captions = [f"a drawing of a {name}, {style} style" for style in STYLES for name in SHOWN]
+    pictures = model.decode(samples(model, captions, seeds=[0] * len(captions)).to(model.device))
+    width, height = pictures[0].size
+    made = PIL.Image.new("RGB", (len(SHOWN) * width, len(STYLES) * height))
+    for number, picture in enumerate(pictures):
+        made.paste(picture, (number % len(SHOWN) * width, number // len(SHOWN) * height))
+    return made
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namespace) -> None:
+    """Retrieval, isolation and the lexical control of every method."""
+    names = given.methods or [
+        name
+        for name, method in METHODS.items()
+        if name not in LEFT_OUT and {"concept", "image"} & set(method.takes)
+    ]
+    clip = out / "models" / "clip"
+    if not (clip / "config.json").exists():
+        images = [data.image(row) for row in range(len(data))]
+        train_clip(images, [sample.caption for sample in data.samples], clip)
+    recipe = {"parameters": given.parameters, "clip": clip}
+    indexes = indexes_of(model, data, out / "indexes", names, **recipe)
+    truths = read_truths(str(truth_of(data, out)), data.samples)
+    asking = Asking(given.draws, guidance=3.0)
+    folder = out / "retrieval" / given.parameters.replace("\\", "").replace("|", "-")
+    stated = about(given, methods=names)
+    rows, _ = evaluate("retrieval", indexes, truths, asking, folder, stated)
+    print(*rows, folder / "table.md", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
