@@ -4,7 +4,8 @@ Automobiles and horses (`cifar2`, see docs/data.md), an unconditional model of p
 that two cores carry it: 500 pictures at 16x16 instead of 5,000 at 32x32; a UNet of 0.65 million
 parameters instead of 35.7, trained for 1,500 steps of 32 (190 epochs of a half) without mirroring;
 16 random halves instead of 64, 8 of them trained with a second seed too; 60 validation pictures and
-60 generated ones; 10 timesteps. `--full` is the paper's setting, for a GPU over several runs.
+60 generated ones, 10 timesteps; for Journey-TRAK five steps of the making of the latter. `--full`
+is the paper's setting, for a GPU over several runs.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/cifar2.py models     train and measure; goes on where it stopped
@@ -32,9 +33,10 @@ from headwater.evaluation.answers import answered
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
 from headwater.evaluation.lds import choose_damping, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase, encoded, new_pipeline
+from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
-from headwater.evaluation.studies import Losses, indexes_of, pictures_in
+from headwater.evaluation.studies import indexes_of, pictures_in
 from headwater.index import Index
 from headwater.methods import METHODS, Method
 from headwater.pictures import Image, draw
@@ -50,7 +52,7 @@ PUBLISHED = {
     "das": (33.90, 20.88),
     "journey-trak": (None, 7.73),
 }
-GROUPS = ("validation", "generation")
+STEPS = (199, 399, 599, 799, 999)  # of a picture's making
 DAMPINGS = (1e-2, 1e-1, 1.0)
 _SHAPE = {
     "in_channels": 3,
@@ -167,12 +169,38 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
     )
     retrained(first, [plan.full])
     full = Denoiser.load(first.model(plan.full), given.device)
-    shown = encoded(encoder, validation).x0
-    made = torch.cat([draw(full, "", seed).x0.cpu() for seed in range(size.asked)])
-    measure = Losses(torch.cat([shown, made]), {"own": [""] * (2 * size.asked)})
-    facts = {"validation": validation.fingerprint, "generated": size.asked, "timesteps": 10}
+    made = [draw(full, "", seed) for seed in range(size.asked)]
+    measure = Outputs(
+        {
+            "validation": (encoded(encoder, validation).x0, 10),
+            "generation": (torch.cat([picture.x0.cpu() for picture in made]), 10),
+            **{step_name(t): (torch.cat([p.x0hats[t].cpu() for p in made]), (t,)) for t in STEPS},
+        }
+    )
+    facts = {"validation": validation.fingerprint, "generated": size.asked, "steps": STEPS}
     study = Study(out, size.config, data, train.fingerprint, measure, facts, given.device)
     return retrained(study, plan.tasks(), given.jobs)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is measured: denoising losses of groups of pictures, each at its timesteps.
+
+    Those of a step are of what the making of a generated picture aimed at there, noised anew: the
+    output that Journey-TRAK's scores of the step are to predict (journey-trak.txt section 4).
+    """
+
+    groups: Mapping[str, tuple[torch.Tensor, int | tuple[int, ...]]]
+
+    def __call__(self, denoiser: Denoiser) -> Measured:
+        return {
+            name: denoising_losses(denoiser, x0, [""] * len(x0), timesteps=timesteps).tolist()
+            for name, (x0, timesteps) in self.groups.items()
+        }
+
+
+def step_name(t: int) -> str:
+    return f"step {t}"
 
 
 def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
@@ -188,16 +216,46 @@ def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Nam
     }
     for side, (group, questions) in enumerate(asked.items()):
         there = {m: i for m, i in indexes.items() if group == "generation" or not follows(m)}
-        columns = slice(side * size.asked, (side + 1) * size.asked)
-        found = collect(plan, measured, partial(losses_of, columns=columns))
         by_damping = {ratio: answers_of(there, questions, out, ratio) for ratio in DAMPINGS}
-        facts = {name: {"published": published(name, side)} for name in (m.name for m in there)}
+        found = collect(plan, measured, partial(losses, name=group))
+        facts = {m.name: {"published": published(m.name, side)} for m in there}
         rows = rows_of(plan, found, by_damping[0.1], facts=facts)
         add_chosen(rows, found, plan, by_damping)
         title = f"LDS on CIFAR-2, {group}: {size.halves} halves of {size.images} pictures"
-        path = out / group
-        write_results(path, title, about(given, damping=0.1), rows, NOTES)
-        print((path / "table.md").read_text())
+        write_results(out / group, title, about(given, damping=0.1), rows, NOTES)
+        print((out / group / "table.md").read_text())
+    steps(size, plan, measured, indexes, given)
+
+
+def steps(
+    size: Size,
+    plan: Plan,
+    measured: list[Measured],
+    indexes: Mapping[Method, Index],
+    given: argparse.Namespace,
+) -> None:
+    """LDS of each step: by that step's own scores, and by those of the picture as a whole."""
+    out = folder(size)
+    chosen = {m: i for m, i in indexes.items() if m.name in ("journey-trak", "trak", "random")}
+    whole = [Image("", seed=seed, draws=given.draws) for seed in range(size.asked)]
+    of_picture = answers_of(chosen, whole, out, 0.1)
+    following = {m: i for m, i in chosen.items() if follows(m)}
+    rows = []
+    for t in STEPS:
+        own = answers_of(following, [replace(query, step=t) for query in whole], out, 0.1)
+        answers = {
+            **{f"{name}, the step": each for name, each in own.items()},
+            **{f"{name}, the picture": each for name, each in of_picture.items()},
+        }
+        found = collect(plan, measured, partial(losses, name=step_name(t)))
+        rows += [{"step": t, **row} for row in rows_of(plan, found, answers)]
+    title = f"LDS of single steps on CIFAR-2: {size.halves} halves of {size.images} pictures"
+    write_results(out / "steps", title, about(given, damping=0.1), rows, NOTES[-1:])
+    print((out / "steps" / "table.md").read_text())
+
+
+def losses(measured: Measured, name: str) -> np.ndarray:
+    return np.array(measured[name])
 
 
 NOTES = (
@@ -219,10 +277,6 @@ def takes(method: Method) -> bool:
 def follows(method: Method) -> bool:
     """Whether it needs the making of a picture."""
     return method.query is not None and method.query.path == "renoised"
-
-
-def losses_of(measured: Measured, columns: slice) -> np.ndarray:
-    return np.array(measured["own"])[columns]
 
 
 def answers_of(

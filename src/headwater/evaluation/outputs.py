@@ -27,15 +27,19 @@ def denoising_losses(
     x0: Float[Tensor, "n c h w"],
     captions: Sequence[str],
     *,
-    timesteps: int = 10,
+    timesteps: int | Sequence[int] = 10,
     draws: int = 3,
     seed: int = 0,
 ) -> Float[Tensor, " n"]:
     """The mean squared error of each picture's predicted noise, over timesteps and draws.
 
     The noise belongs to the row, the timestep and the draw (das.txt F.2 has 3 draws).
+
+    Args:
+        timesteps: so many, evenly spaced, or these.
     """
-    steps = evenly_spaced(timesteps, len(denoiser.alpha_bar))
+    if isinstance(timesteps, int):
+        timesteps = evenly_spaced(timesteps, len(denoiser.alpha_bar))
     x0 = x0.to(denoiser.device, denoiser.latent_dtype)
     network, found = denoiser.network, []
     for rows in torch.arange(len(x0)).split(BATCH):
@@ -44,7 +48,7 @@ def denoising_losses(
         condition = denoiser.encode_captions([captions[row] for row in chosen])
         with frozen(network), captions_kept(network), torch.inference_mode():
             asked = asking.about_images(
-                denoiser, _NOISED, x0[rows], condition, steps, ids=ids, seed=seed, draws=draws
+                denoiser, _NOISED, x0[rows], condition, timesteps, ids=ids, seed=seed, draws=draws
             )
             found.append(torch.stack([_residual(each) for each in asked]).mean(0).cpu())
     return torch.cat(found)
