@@ -1,4 +1,4 @@
-"""The scenes: which scores predict what models learn when half of the pictures are gone?
+"""The scenes: do scores predict what models learn without some of the pictures?
 
 Reduced, so that two cores carry it: the first 1,000 training pictures; a UNet of a third of the
 bundled one's parameters, trained from random weights for 1,500 steps, with the bundled text
@@ -8,9 +8,12 @@ encoder and autoencoder as they are; 16 random halves, 8 of them trained with a 
     export OMP_NUM_THREADS=1
     python experiments/scenes.py models [--jobs 2]     train and measure; goes on where it stopped
     python experiments/scenes.py tables                attribute the full model, write the tables
+    python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
 
-`--halves` and `--again` take fewer than there are to be. Everything lies in
-`experiments/results/scenes`; what was measured of each model is kept in the repository.
+`--halves` and `--again` take fewer than there are to be. The third takes the 100 highest images of
+each method out (with `--full` 25, 50, 100 and 200), for the object, the colour and the style that
+the full model draws most surely. Everything lies in `experiments/results/scenes`; what was measured
+of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -23,15 +26,21 @@ from common import RESULTS, about, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.clip import of_scenes, train_clip
+from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
+from headwater.evaluation.effects import write
 from headwater.evaluation.halving import Plan, collect, rows_of
+from headwater.evaluation.judges import judge_of
 from headwater.evaluation.models import ModelConfig, Phase, encoded
-from headwater.evaluation.results import write_results
+from headwater.evaluation.results import markdown, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
+from headwater.scenes.vocabulary import ATTRIBUTES
+from headwater.similarity import Clip
 
 METHODS = (
     "concept-trak",
@@ -44,6 +53,7 @@ METHODS = (
     "pixel-cosine",
     "random",
 )
+TAKEN_OUT_BY = ("concept-trak", "clip-cosine", CAPTION, "random")
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
     unet={"block_out_channels": (16, 32, 64)},
@@ -53,7 +63,7 @@ REDUCED = ModelConfig(
 
 
 def main() -> None:
-    command = parser(__doc__, "models", "tables")
+    command = parser(__doc__, "models", "tables", "removed")
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
@@ -63,6 +73,8 @@ def main() -> None:
     measured = trained(given.full, plan, given.jobs, given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
+    if given.stage == "removed":
+        removed(given.full, measured[0], given)
 
 
 def data_of(full: bool) -> TrainingSet:
@@ -114,6 +126,37 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         print(write_results(path, title, stated, rows)["rows"][-1], path / "table.md")
+
+
+def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
+    """Train without the images that methods name for a concept; is it gone from the pictures?"""
+    data, out = data_of(full), folder(full) / "removed"
+    clip = folder(full) / "models" / "clip"
+    if not (clip / "config.json").exists():
+        train_clip(*of_scenes(), clip)
+    truths = read_truths("scenes", data.samples)
+    concepts = surest(measured)
+    setting = Setting(
+        out,
+        CONFIG if full else REDUCED,
+        data,
+        [truth for truth in truths if truth.concept in concepts],
+        judge_of("scenes", [truth.concept for truth in truths], None, given.device),
+        TAKEN_OUT_BY,
+        (25, 50, 100, 200) if full else (100,),
+        asking=Asking(given.draws, guidance=3.0),
+        clip=Clip(clip, given.device),
+        jobs=given.jobs,
+        device=given.device,
+    )
+    rows, _ = write(setting, outcomes(setting), about(given, concepts=concepts))
+    print(markdown(rows), out / "table.md", sep="\n")
+
+
+def surest(measured: Measured) -> list[str]:
+    """The object, the colour and the style with the highest rate in samples."""
+    rates = dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
+    return [max(ATTRIBUTES[kind], key=rates.__getitem__) for kind in ("object", "colour", "style")]
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ def zero_shot(clip: Clip, split: str = "validation") -> dict[str, float]:
     return accuracy
 
 
-def _scenes() -> tuple[list[Image.Image], list[str]]:
+def of_scenes() -> tuple[list[Image.Image], list[str]]:
     """All scenes that no test is made of: the 2,000 of `train` alone are learned by heart."""
     shown = pictures("train") + pictures("autoencoder")
     bar = tqdm(shown, desc="drawing", unit="picture", delay=2, leave=False)
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     start = time.perf_counter()
-    images, captions = _scenes() if given.data == "scenes" else _all_of(load_dataset(given.data))
+    images, captions = of_scenes() if given.data == "scenes" else _all_of(load_dataset(given.data))
     loss = train_clip(images, captions, given.out, steps=given.steps, seed=given.seed)
     print(f"loss {loss:.3f} after {given.steps} steps, {time.perf_counter() - start:.0f} s")
     if given.data == "scenes":
