@@ -1,14 +1,16 @@
 """Does a patch over one of two objects find that object, and not the other?
 
-The bundled model is trained on for a while, on the scenes and on as many pictures with two objects
-side by side (other objects, colours and styles, one background). Further such pictures are asked
-about twice by each method, with the mask over the left object and over the right one; the index is
-of the scenes, one object each. Printed are precision@10 of the masked object, of the same answer
-for the other object, and the difference, mean and 95% bootstrap interval over the masks.
+The bundled model, text encoder and all, is trained on for a while, on the scenes and on three times
+as many pictures with two objects side by side (other objects, colours and styles, one background).
+Further such pictures are asked about twice by each method, with the mask over the left object and
+over the right one; the index is of the scenes, one object each. Printed is the share of the ten
+highest that show the kind, the colour and the style of the object inside the mask, those of the
+other object in the same answer, and the difference of their means, with 95% bootstrap intervals
+over the masks. "local" is Concept-TRAK with a token learned inside the mask.
 
     export OMP_NUM_THREADS=1
-    python benchmarks/patch.py [--rows 1000] [--pairs 15] [--draws 16] [--methods trak concept-trak]
-        [--prompt both] [--steps 1500] [--folder patch-benchmark] [--json]
+    python benchmarks/patch.py [--rows 1000] [--pairs 10] [--draws 16] [--steps 3000]
+        [--methods trak concept-trak local] [--folder patch-benchmark] [--json]
 """
 
 from __future__ import annotations
@@ -36,13 +38,15 @@ from headwater.evaluation.models import (
     train,
 )
 from headwater.evaluation.retrieval import mean_interval, precision_at
+from headwater.local import whole_picture
 from headwater.methods import METHODS
 from headwater.pictures import Image
-from headwater.scenes.data import describe, pictures
+from headwater.scenes.data import Picture, describe, pictures
 from headwater.scenes.draw import SIZE, Scene, draw
 from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES
 
-PROMPTS = ("both", "none")
+LOCAL = "local"
+TRAITS = ("object", "colour", "style")
 PAIRS = 3  # trained on, for each picture of one object
 RADIUS, LEFT, RIGHT = 0.23, 0.26, 0.74
 
@@ -50,11 +54,15 @@ RADIUS, LEFT, RIGHT = 0.23, 0.26, 0.74
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1000, help="training pictures")
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=10)
     parser.add_argument("--draws", type=int, default=16)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["trak", "concept-trak"])
-    parser.add_argument("--prompt", choices=PROMPTS, default="both", help="what the picture is of")
-    parser.add_argument("--steps", type=int, default=1500, help="of further training")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=(LOCAL, *METHODS),
+        default=["trak", "concept-trak", LOCAL],
+    )
+    parser.add_argument("--steps", type=int, default=3000, help="of further training")
     parser.add_argument("--folder", type=Path, default=Path("patch-benchmark"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -64,10 +72,8 @@ def main() -> int:
     asked = [two_objects(f"asked {number}") for number in range(given.pairs)]
     rows = []
     for name in given.methods:
-        side = METHODS[name].train
-        assert side is not None
-        folder = given.folder / f"{side.path}-{side.delta}-{METHODS[name].normalise}"
-        index = build_index(denoiser, data, folder, method=name)
+        method = "concept-trak" if name == LOCAL else name
+        index = build_index(denoiser, data, given.folder / method, method=method)
         rows.append(measure(name, index, asked, given))
     print(json.dumps({"settings": vars(given), "methods": rows}, default=str)
           if given.json else table(rows))  # fmt: skip
@@ -75,7 +81,7 @@ def main() -> int:
 
 
 def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
-    """The bundled model after further training, on its scenes and on as many pairs."""
+    """The bundled model after further training, on its scenes and on pairs."""
     out = folder / f"model-{steps}"
     if not (out / "model_index.json").exists():
         denoiser = Denoiser.load("scenes")
@@ -133,25 +139,44 @@ def measure(
             half = PIL.Image.new("L", (SIZE, SIZE), 0)
             half.paste(255, (side * SIZE // 2, 0, (side + 1) * SIZE // 2, SIZE))
             half.save(mask)
-            prompt = said(*pair) if given.prompt == "both" else ""
-            answer = index.attribute(Image(prompt, file, mask, draws=given.draws), method=name)
-            truths = [np.array([p.shows(of.object) for p in shown]) for of in (inside, other)]
-            found.append([precision_at(answer.scores, truth) for truth in truths])
-    inside, other = zip(*found, strict=True)
+            query = Image(said(*pair), file, mask, draws=given.draws)
+            if name == LOCAL:
+                query = whole_picture("", file, mask=mask, draws=given.draws)
+            scores = index.attribute(query, method=None if name == LOCAL else name).scores
+            found.append([[hits(scores, shown, of, trait) for trait in TRAITS]
+                          for of in (inside, other)])  # fmt: skip
+    values = np.array(found)  # [masks, inside or other, traits]
+    inside, other = values.mean(2).T
     return {
         "method": name,
-        "inside": mean_interval(inside),
-        "other": mean_interval(other),
-        "difference": mean_interval(np.subtract(inside, other).tolist()),
+        **{trait: values[:, :, i].mean(0).tolist() for i, trait in enumerate(TRAITS)},
+        "inside": mean_interval(inside.tolist()),
+        "other": mean_interval(other.tolist()),
+        "difference": mean_interval((inside - other).tolist()),
     }
+
+
+def hits(scores: np.ndarray, shown: list[Picture], of: Scene, trait: str) -> float:
+    """Precision@10 of one trait of an object."""
+    return precision_at(scores, np.array([p.shows(getattr(of, trait)) for p in shown]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     columns = ("inside", "other", "difference")
-    lines = [f"{'precision@10':<18}" + "".join(f"{name:<22}" for name in columns)]
+    lines = [
+        f"{'precision@10':<14}"
+        + "".join(f"{trait:<12}" for trait in TRAITS)
+        + "".join(f"{name:<22}" for name in columns),
+        f"{'':<14}" + "".join(f"{'in/other':<12}" for _ in TRAITS) + "of the three traits, mean",
+    ]
     for row in rows:
+        each = ["{:.2f}/{:.2f}".format(*row[trait]) for trait in TRAITS]
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in columns]
-        lines.append(f"{row['method']:<18}" + "".join(f"{cell:<22}" for cell in cells))
+        lines.append(
+            f"{row['method']:<14}"
+            + "".join(f"{cell:<12}" for cell in each)
+            + "".join(f"{cell:<22}" for cell in cells)
+        )
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ from common import RESULTS, about, parser, real_data
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import answered
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
-from headwater.evaluation.lds import choose_damping, lds_interval, predicted_outputs
+from headwater.evaluation.lds import choose, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase, encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.results import Interval, write_results
@@ -304,7 +304,7 @@ def add_chosen(
         predicted = {
             r: predicted_outputs(each[name], plan.chosen) for r, each in by_damping.items()
         }
-        ratio, rest = choose_damping(found.outputs, predicted)
+        ratio, rest = choose(found.outputs, predicted)
         row["damping chosen"] = ratio
         row["LDS of the rest"] = Interval(
             *lds_interval(found.outputs[rest], predicted[ratio][rest])

@@ -8,9 +8,10 @@ encoder and autoencoder as they are; 16 random halves, 8 of them trained with a 
     export OMP_NUM_THREADS=1
     python experiments/scenes.py models [--jobs 2]     train and measure; goes on where it stopped
     python experiments/scenes.py tables                attribute the full model, write the tables
+    python experiments/scenes.py search                which train side, parameters and damping?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
 
-`--halves` and `--again` take fewer than there are to be. The third takes the 100 highest images of
+`--halves` and `--again` take fewer than there are to be. The last takes the 100 highest images of
 each method out (with `--full` 25, 50, 100 and 200), for the object, the colour and the style that
 the full model draws most surely. Everything lies in `experiments/results/scenes`; what was measured
 of each model is kept in the repository.
@@ -19,8 +20,11 @@ of each model is kept in the repository.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import RESULTS, about, parser
 
@@ -31,12 +35,15 @@ from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
 from headwater.evaluation.effects import write
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.judges import judge_of
+from headwater.evaluation.lds import choose, lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase, encoded
-from headwater.evaluation.results import markdown, write_results
+from headwater.evaluation.results import Interval, markdown, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
+from headwater.methods import METHODS as ALL
+from headwater.methods import Method, Side
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 from headwater.scenes.vocabulary import ATTRIBUTES
@@ -54,6 +61,19 @@ METHODS = (
     "random",
 )
 TAKEN_OUT_BY = ("concept-trak", "clip-cosine", CAPTION, "random")
+# Concept queries to train sides that no paper pairs them with.
+PAIRED = (
+    Method("square, concept", "ours", Side("noising", "square"), None, "trak", ("concept",)),
+    Method("dsm, concept, dot", "ours", Side("noising", "dsm"), None, "dot", ("concept",)),
+)
+SEARCHED = (
+    "concept-trak",
+    "concept-trak-a",
+    "concept-trak-b",
+    "concept-trak-c",
+    *(method.name for method in PAIRED),
+)
+DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
     unet={"block_out_channels": (16, 32, 64)},
@@ -63,7 +83,7 @@ REDUCED = ModelConfig(
 
 
 def main() -> None:
-    command = parser(__doc__, "models", "tables", "removed")
+    command = parser(__doc__, "models", "tables", "search", "removed")
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
@@ -73,6 +93,8 @@ def main() -> None:
     measured = trained(given.full, plan, given.jobs, given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
+    if given.stage == "search":
+        search(given.full, plan, measured, given)
     if given.stage == "removed":
         removed(given.full, measured[0], given)
 
@@ -121,11 +143,68 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     answers[MEMBERSHIP] = membership(truths)
     stated = about(given, halves=plan.subsets, again=plan.again)
     for output in ("loss", "contribution", "rate"):
-        found = collect(plan, measured, lambda each, name=output: measuring.by_concept(each)[name])
+        found = collect(plan, measured, partial(output_of, name=output))
         rows = rows_of(plan, found, answers, MEMBERSHIP)
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         print(write_results(path, title, stated, rows)["rows"][-1], path / "table.md")
+
+
+def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
+    """Concept queries to every train side, by parameters and damping: which predicts best?
+
+    Chosen on half of the halves, reported on the others: each row's damping, and in the row `best`
+    the method and its parameters too.
+    """
+    data, out = data_of(full), folder(full)
+    truths = read_truths("scenes", data.samples)
+    model = Denoiser.load(out / "models" / plan.full.name, given.device)
+    ALL.update({method.name: method for method in PAIRED})
+    answers: dict[tuple[str, str, float], np.ndarray] = {}
+    for parameters in ("attn2", "all"):
+        asked = indexes_of(model, data, out / "indexes", SEARCHED, parameters=parameters)
+        for ratio in DAMPINGS:
+            asking = Asking(given.draws, guidance=3.0, damping=ratio)
+            found = scores(asked, truths, asking, out / "scores")
+            answers |= {(name, parameters, ratio): each for name, each in found.items()}
+    for output in ("loss", "contribution", "rate"):
+        true = collect(plan, measured, partial(output_of, name=output)).outputs
+        predicted = {key: predicted_outputs(each, plan.chosen) for key, each in answers.items()}
+        words = predicted_outputs(membership(truths), plan.chosen)
+        rows = []
+        for method, parameters in dict.fromkeys(key[:2] for key in predicted):
+            own = {key: p for key, p in predicted.items() if key[:2] == (method, parameters)}
+            rows.append(held_row(true, own, words, method))
+        rows.append(held_row(true, predicted, words, "best"))
+        _, rest = choose(true, predicted)
+        rows.append({"method": MEMBERSHIP, "LDS": Interval(*lds_interval(true[rest], words[rest]))})
+        path = out / f"{output}-search"
+        title = f"Concept LDS on the scenes, {output}: a search on {plan.subsets // 2} halves"
+        notes = ["chosen on the other halves; train sides are of rows of `headwater methods`"]
+        write_results(path, title, about(given), rows, notes)
+        print((path / "table.md").read_text())
+
+
+def held_row(
+    true: np.ndarray,
+    predicted: Mapping[tuple[str, str, float], np.ndarray],
+    words: np.ndarray,
+    name: str,
+) -> dict[str, object]:
+    """The best on half of the halves, and what it is worth on the others."""
+    key, rest = choose(true, predicted)
+    own = predicted[key][rest]
+    return {
+        "method": name if name != "best" else f"best: {key[0]}",
+        "parameters": key[1],
+        "damping": key[2],
+        "LDS": Interval(*lds_interval(true[rest], own)),
+        f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),
+    }
+
+
+def output_of(measured: Measured, name: str) -> np.ndarray:
+    return measuring.by_concept(measured)[name]
 
 
 def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:

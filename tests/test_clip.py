@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 from tiny import tiny_folder
 
+from headwater import Denoiser
 from headwater.evaluation import clip as trainer
+from headwater.scenes.architecture import new_pipeline
 from headwater.similarity import Clip
 
 COLOURS = ("red", "lime", "blue", "yellow")
@@ -92,6 +94,15 @@ def test_each_word_of_the_captions_is_one_token():
     ]
     assert len(tokenizer("stars").input_ids) == len("stars") + 2
     assert tokenizer("red").input_ids != tokenizer("dusk").input_ids
+
+
+def test_a_pipeline_reads_what_another_tokenizer_makes():
+    """New words, and no more of them than are said."""
+    tokenizer = trainer.tokenizer_of(["a drawing of a cat face, noto style"], max_tokens=9)
+    denoiser = Denoiser(new_pipeline(tokenizer), "", "cpu")
+    assert denoiser.encode_captions(["a cat"]).shape == (1, 9, 64)
+    last = tokenizer("cat face", padding="max_length").input_ids[-1]
+    assert last < denoiser.pipe.text_encoder.config.vocab_size
 
 
 def test_pictures_move_a_little_each_its_own_way():

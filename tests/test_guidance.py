@@ -255,14 +255,24 @@ def test_a_mask_keeps_delta_inside_and_makes_it_zero_outside(denoiser, path, del
         assert torch.equal(one.delta, three.delta)
 
 
-def test_a_mask_keeps_a_concept_inside(denoiser):
+def test_what_a_prompt_makes_inside_a_mask(denoiser):
+    """eps("") - eps(c) at the picture's noised states, with the noise of its own draws."""
     mask = torch.zeros(1, 1, *denoiser.latent_shape[1:]).double()
     mask[..., 2:5, 3:] = 1
-    plus, minus = (denoiser.encode_captions([text] * 2) for text in ("a star", "a"))
-    noise = latents(denoiser)
-    whole, part = (
-        list(asking.about_concept(denoiser, noise, plus, minus, None, [499, 999], each))
-        for each in (None, mask)
-    )
-    for one, two in zip(whole, part, strict=True):
-        assert torch.equal(two.delta, one.delta * mask) and two.delta.any()
+    x0 = latents(denoiser)
+    condition, empty = (denoiser.encode_captions([text] * 2) for text in ("a star", ""))
+    steps, ids = [499, 999], ["one", "two"]
+    asked = asking.about_prompt(denoiser, x0, condition, empty, steps, ids=ids, seed=7, mask=mask)
+    for t, each in zip(steps, asked, strict=True):
+        noise = torch.stack([probes.seeded_noise(x0.shape[1:], f"7|{id}|{t}|0") for id in ids]).to(
+            x0
+        )
+        a = denoiser.alpha_bar[t].double()
+        xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        at_c, at_nothing = (
+            denoiser.network(xt, t, encoder_hidden_states=c).sample.detach()
+            for c in (condition, empty)
+        )
+        assert_same(each.eps, at_c)
+        assert_same(each.delta, (at_nothing - at_c) * mask)
+        assert each.delta.any()

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from headwater.evaluation import lds as module
 from headwater.evaluation.lds import (
-    choose_damping,
+    choose,
     lds,
     lds_difference,
     lds_interval,
@@ -136,7 +136,7 @@ def test_a_difference_is_that_of_the_same_resamples():
 def test_the_damping_is_chosen_on_one_half_and_reported_on_the_other():
     true, _ = simulated(40, 3, 0.0, 10)
     predicted = {r: simulated(40, 3, 0.0, 11 + i)[1] for i, r in enumerate((0.01, 0.1, 1.0))}
-    ratio, held_out = choose_damping(true, predicted, seed=5)
+    ratio, held_out = choose(true, predicted, seed=5)
     assert len(held_out) == 20 and (np.diff(held_out) > 0).all()
     seen = np.setdiff1d(np.arange(40), held_out)
     best = max(predicted, key=lambda r: lds(true[seen], predicted[r][seen]).mean())
@@ -145,9 +145,9 @@ def test_the_damping_is_chosen_on_one_half_and_reported_on_the_other():
     predicted = {r: p.copy() for r, p in predicted.items()}
     for r in predicted:
         predicted[r][held_out] = true[held_out] * (-1 if r == best else 1)
-    again, rows = choose_damping(true, predicted, seed=5)
+    again, rows = choose(true, predicted, seed=5)
     assert again == ratio and (rows == held_out).all()
-    assert not np.array_equal(choose_damping(true, predicted, seed=6)[1], held_out)
+    assert not np.array_equal(choose(true, predicted, seed=6)[1], held_out)
 
 
 def test_the_best_of_many_is_not_best_by_luck_on_held_out_rows():
@@ -156,7 +156,7 @@ def test_the_best_of_many_is_not_best_by_luck_on_held_out_rows():
         rng = np.random.default_rng(trial)
         true = rng.normal(size=(20, 2))
         predicted = {float(r): rng.normal(size=(20, 2)) for r in range(8)}
-        ratio, held_out = choose_damping(true, predicted, seed=trial)
+        ratio, held_out = choose(true, predicted, seed=trial)
         seen = np.setdiff1d(np.arange(20), held_out)
         chosen.append(lds(true[seen], predicted[ratio][seen]).mean())
         reported.append(lds(true[held_out], predicted[ratio][held_out]).mean())
@@ -167,9 +167,9 @@ def test_the_best_of_many_is_not_best_by_luck_on_held_out_rows():
 def test_a_choice_needs_something_to_choose_from():
     true, predicted = simulated(3, 2, 0.5, 12)
     with pytest.raises(ValueError, match="4 subsets at least; got 1 and 3"):
-        choose_damping(true, {0.1: predicted})
+        choose(true, {0.1: predicted})
     with pytest.raises(ValueError, match="got 0 and 3"):
-        choose_damping(true, {})
+        choose(true, {})
 
 
 # --- the ceiling --------------------------------------------------------------------------------

@@ -168,6 +168,11 @@ def test_losses_are_means_of_squared_errors(tiny_model, words):
         for seed in (0, 1)
     ]
     assert ours.shape == (3,) and alone[0] != alone[1]
+    these = denoising_losses(denoiser, x0, captions, timesteps=(499, 999), draws=2)
+    assert torch.equal(these, ours)
+    one = denoising_losses(denoiser, x0, captions, timesteps=(999,), draws=2)
+    other = denoising_losses(denoiser, x0, captions, timesteps=(499,), draws=2)
+    torch.testing.assert_close((one + other) / 2, ours)
 
     total = 0.0
     for t in (499, 999):
@@ -185,7 +190,7 @@ def test_samples_belong_to_their_seeds(tiny_model):
     denoiser = Denoiser.load(tiny_model)
     three = samples(denoiser, ["a red star", "a fish", "a red star"], steps=2)
     again = samples(denoiser, ["a fish"], seeds=[1], steps=2)
-    torch.testing.assert_close(three[1:2], again, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(three[1:2], again, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(three[0], three[2])
 
 

@@ -191,6 +191,30 @@ def test_a_picture_is_the_sum_of_its_parts(index, tmp_path, method):
     assert np.abs(parts[0] - whole).max() > 0.1 * np.abs(whole).max()
 
 
+def test_a_part_is_asked_of_concept_trak_by_what_its_prompt_makes_there(
+    denoiser, tiny_images, tmp_path
+):
+    """With draws, and so with errors; a picture without a prompt is inverted as a whole one is."""
+    data = load_dataset(tiny_images).first(6)
+    options = dict(method="concept-trak", parameters="attn2-kv", timesteps=2, dim=64)
+    index = build_index(denoiser, data, tmp_path / "index", **options)
+    left = np.zeros((16, 16), np.uint8)
+    left[:, :7] = 255
+    mask, other = (
+        saved(tmp_path / f"{n}.png", m) for n, m in (("left", left), ("right", 255 - left))
+    )
+    file = saved(tmp_path / "picture.png", np.full((16, 16, 3), 90, np.uint8))
+
+    made = index.attribute(Image(PROMPT, file, mask, draws=3))
+    assert made.asked == "of the part inside the mask, as its prompt makes it"
+    assert made.provenance["query"]["draws"] == 3 and made.certainty is not None
+    elsewhere = index.attribute(Image(PROMPT, file, other, draws=3)).scores
+    assert np.abs(made.scores - elsewhere).max() > 1e-3 * np.abs(made.scores).max()
+
+    plain = index.attribute(Image("", file, mask))
+    assert plain.asked == "of the part inside the mask" and plain.certainty is None
+
+
 def test_what_a_step_is_of(index):
     """Of what the making aimed at where that is re-noised, else of the finished picture."""
     query = Image(PROMPT, draws=1, steps=4, step=499)

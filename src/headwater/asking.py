@@ -50,6 +50,26 @@ def about_images(
         yield Asked(probe.eps, _inside(delta, mask), _residual(probe))
 
 
+def about_prompt(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"],
+    empty: Float[Tensor, "b l e"],
+    timesteps: Sequence[int],
+    *,
+    ids: Sequence[str],
+    seed: int = 0,
+    mask: Float[Tensor, "1 1 h w"] | None = None,
+) -> Iterator[Asked]:
+    """What a picture's prompt makes of it, inside the mask: the slider from no prompt to its own.
+
+    The whole prompt is the concept, and the mask says which of it (Concept-TRAK section 3.2 with
+    Journey-TRAK's section 5.4). At noised states of the picture: it may be a file.
+    """
+    for probe in probes.noising(denoiser, x0, condition, timesteps, ids, seed):
+        yield Asked(probe.eps, _inside(guidance.concept(denoiser, probe, None, empty), mask))
+
+
 def about_concept(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
@@ -57,13 +77,12 @@ def about_concept(
     minus: Float[Tensor, "b l e"],
     base: Float[Tensor, "b l e"] | None,
     timesteps: Sequence[int],
-    mask: Float[Tensor, "1 1 h w"] | None = None,
 ) -> Iterator[Asked]:
     """The concept slider along trajectories from `noise` under c (`base`, or c+ itself)."""
     path = probes.generation(denoiser, noise, plus if base is None else base, timesteps)
     for probe in path:
         delta = guidance.concept(denoiser, probe, None if base is None else plus, minus)
-        yield Asked(probe.eps, _inside(delta, mask))
+        yield Asked(probe.eps, delta)
 
 
 def about_reward(

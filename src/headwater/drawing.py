@@ -136,18 +136,27 @@ class PictureDrawer:
         """The side's delta at its probes of each target."""
         denoiser, count = machine.denoiser, len(draws)
         condition = denoiser.encode_captions([self.prompt] * count)
+        common = {
+            "ids": [f"query|{self.seed}|{draw}" for draw in draws],
+            "seed": machine.seed,
+            "mask": self.mask,
+        }
         for x0, timesteps in self.targets:
-            yield from asking.about_images(
-                denoiser,
-                self.side,
-                x0.expand(count, -1, -1, -1),
-                condition,
-                timesteps,
-                ids=[f"query|{self.seed}|{draw}" for draw in draws],
-                seed=machine.seed,
-                inversion_guidance=self.inversion_guidance,
-                mask=self.mask,
-            )
+            x0 = x0.expand(count, -1, -1, -1)
+            if self.side.delta == "concept":
+                assert condition is not None, "a model that reads no prompts has no such side"
+                empty = _condition(denoiser, [""] * count)
+                yield from asking.about_prompt(denoiser, x0, condition, empty, timesteps, **common)
+            else:
+                yield from asking.about_images(
+                    denoiser,
+                    self.side,
+                    x0,
+                    condition,
+                    timesteps,
+                    inversion_guidance=self.inversion_guidance,
+                    **common,
+                )
 
 
 def trajectory_noise(

@@ -82,6 +82,7 @@ class Method:
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
             is divided, feature by feature, by its l2 norm over the probes (DAS eq. 17); or "none".
         checkpoints: how many checkpoints the index must have, at least.
+        part: what is asked of a part of an image that has a prompt, if not `query`.
     """
 
     name: str
@@ -92,9 +93,12 @@ class Method:
     takes: tuple[str, ...]
     normalise: str = "none"
     checkpoints: int = 1
+    part: Side | None = None
 
     def asks(self, question: str) -> Side | None:
         """What is asked of a question of this kind."""
+        if question == "patch" and self.part is not None:
+            return self.part
         gradient = self.train is not None and self.train.gradient
         return OWN.get(question, self.query) if gradient else self.query
 
@@ -174,7 +178,8 @@ def _concept_trak(name: str, paper: str, side: Side, normalise: str = "none") ->
     """Concept-TRAK with this train side. Asked of an image, plain noising would be TRAK."""
     if side == _NOISED:
         return Method(name, paper, side, None, "trak", tuple(OWN), normalise)
-    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise)
+    part = Side("noising", "concept")
+    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise, part=part)
 
 
 METHODS = {

@@ -15,7 +15,7 @@ from headwater.denoiser import Denoiser
 from headwater.drawing import ConceptDrawer, Drawer, PictureDrawer
 from headwater.errors import MethodError, QueryError
 from headwater.local import Local
-from headwater.methods import Method
+from headwater.methods import Method, Side
 from headwater.pictures import Image, Picture
 from headwater.probes import seeded_noise
 from headwater.queries import Concept
@@ -183,17 +183,18 @@ def _picture(index: Index, method: Method, query: Image) -> Prepared:
     picture = index.picture(query)
     nearest = partial(_nearest, index, query)
 
+    side = _side(index, method, query)
+
     def describe(draws: int) -> Said:
-        return _of_picture(method, query), query.details()
+        return _of_picture(method, query, side), query.details()
 
     if method.train is not None and not method.train.gradient:
         row = index.machine().image_rows([picture.image], [""], [""]).features
         return Prepared(describe, nearest, row=row.float().cpu(), once=_SIMILARITY)
-    assert method.query is not None
     mask = pictures.latent_mask(index.denoiser, query.mask, picture.image) if query.mask else None
     drawer = PictureDrawer(
         query.title,
-        method.query,
+        side,
         _targets(index, method, query, picture),
         picture.digest(),
         query.prompt,
@@ -205,9 +206,22 @@ def _picture(index: Index, method: Method, query: Image) -> Prepared:
     return Prepared(describe, nearest, drawer=drawer, once=once)
 
 
-def _of_picture(method: Method, query: Image) -> str:
+def _side(index: Index, method: Method, query: Image) -> Side:
+    """What is asked of the picture; of a part of it that has a prompt, what the prompt makes there.
+
+    Without a prompt there is nothing to set against the empty one.
+    """
+    by_prompt = bool(query.mask and query.prompt and index.denoiser.conditional)
+    side = method.part if by_prompt and method.part else method.query
+    assert side is not None, f"{method.name} takes no pictures"
+    return side
+
+
+def _of_picture(method: Method, query: Image, side: Side) -> str:
     """A step is of the picture's making only where it is re-noised from what that aimed at."""
-    if query.step is None or method.query is None or method.query.path == "renoised":
+    if side.delta == "concept":
+        return f"{query.description}, as its prompt makes it"
+    if query.step is None or side.path == "renoised":
         return query.description
     finished = replace(query, step=None).description
     return f"{finished}, finished and noised as at step {query.step}"

@@ -9,8 +9,9 @@ jointly: the queries of a table share their models and so are no independent dra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ RESAMPLES = 2_000
 
 Outputs = Float[np.ndarray, "m q"]
 Interval = tuple[float, float, float]  # point, low, high
+Choice = TypeVar("Choice", bound=Hashable)
 
 
 def predicted_outputs(
@@ -60,25 +62,29 @@ def lds_difference(true: Outputs, predicted: Outputs, other: Outputs, seed: int 
     return _interval(point, _resampled(true, predicted, seed) - _resampled(true, other, seed))
 
 
-def choose_damping(
-    true: Outputs, predicted: Mapping[float, Outputs], seed: int = 0
-) -> tuple[float, np.ndarray]:
-    """The damping ratio that does best on a random half of the subsets, and the other half's rows.
+def choose(
+    true: Outputs, predicted: Mapping[Choice, Outputs], seed: int = 0
+) -> tuple[Choice, np.ndarray]:
+    """The one that does best on a random half of the subsets, and the other half's rows.
 
     Only the rows returned may be reported: on the first half, the best of many is best by luck too.
 
     Args:
-        predicted: ratio -> predicted outputs; the first of equally good ones is taken.
+        predicted: what to choose from (a damping ratio, a method, both) -> predicted outputs; the
+            first of equally good ones is taken.
+
+    Raises:
+        ValueError: there is nothing to choose from, or there are fewer than 4 subsets.
     """
     if not predicted or len(true) < 4:
         raise ValueError(
-            f"choosing a damping needs one ratio and 4 subsets at least; got {len(predicted)} "
+            f"a choice needs something to choose from and 4 subsets at least; got {len(predicted)} "
             f"and {len(true)}"
         )
     order = np.random.default_rng(seed).permutation(len(true))
     chosen_on, held_out = np.split(order, [len(order) // 2])
-    ratio = max(predicted, key=lambda r: lds(true[chosen_on], predicted[r][chosen_on]).mean())
-    return ratio, np.sort(held_out)
+    best = max(predicted, key=lambda each: lds(true[chosen_on], predicted[each][chosen_on]).mean())
+    return best, np.sort(held_out)
 
 
 @dataclass(frozen=True)
