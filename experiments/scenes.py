@@ -2,7 +2,7 @@
 
 Reduced, so that two cores carry it: the first 1,000 training pictures; a UNet of a third of the
 bundled one's parameters, trained from random weights for 1,500 steps, with the bundled text
-encoder and autoencoder as they are; 16 random halves, 8 of them trained with a second seed too.
+encoder and autoencoder as they are; 16 random halves, 6 of them trained with a second seed too.
 `--full` is 64 halves of the bundled architecture with its own training, for a GPU.
 
     export OMP_NUM_THREADS=1
@@ -105,7 +105,7 @@ def data_of(full: bool) -> TrainingSet:
 
 
 def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
-    most = (64, 16) if full else (16, 8)
+    most = (64, 16) if full else (16, 6)
     return Plan(
         len(data_of(full)),
         most[0] if halves is None else halves,
