@@ -254,7 +254,8 @@ def test_methods_in_a_terminal():
         ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
         ["reward", "generation/reward", "32x30"],
         ["preference", "inversion/preference", "62", "a", "pair"],
-        ["image,", "patch", "inversion/dps", "31"],
+        ["image", "inversion/dps", "31"],
+        ["patch", "noising/concept", "32x30"],
     ]
     for name, row in zip(METHODS, rows, strict=True):  # paper and questions of each
         own = table.split(f"\n{row}\n")[1]
