@@ -39,6 +39,7 @@ from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.train import images_to_tensor, save, train_autoencoder
+from headwater.similarity import Clip
 
 MAX_TOKENS = 24
 # More than one model, or hours of questions: left out unless they are named.
@@ -167,7 +168,7 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
     if not (clip / "config.json").exists():
         images = [data.image(row) for row in range(len(data))]
         train_clip(images, [sample.caption for sample in data.samples], clip)
-    recipe = {"parameters": given.parameters, "clip": clip}
+    recipe = {"parameters": given.parameters, "clip": Clip(clip, given.device)}
     indexes = indexes_of(model, data, out / "indexes", names, **recipe)
     truths = read_truths(str(truth_of(data, out)), data.samples)
     asking = Asking(given.draws, guidance=3.0)
