@@ -74,6 +74,7 @@ SEARCHED = (
     *(method.name for method in PAIRED),
 )
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
+Key = tuple[str, str, float, str]  # method, parameters, damping, whether signs count
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
     unet={"block_out_channels": (16, 32, 64)},
@@ -151,22 +152,24 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
 
 
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
-    """Concept queries to every train side, by parameters and damping: which predicts best?
+    """Concept queries to every train side: which, by what damping, predicts best?
 
-    Chosen on half of the halves, reported on the others: each row's damping, and in the row `best`
-    the method and its parameters too.
+    Chosen on half of the halves, reported on the others: each row's damping and whether the scores'
+    signs count (a concept's own pictures lie at both ends), and in the row `best` all of it.
     """
     data, out = data_of(full), folder(full)
     truths = read_truths("scenes", data.samples)
     model = Denoiser.load(out / "models" / plan.full.name, given.device)
     ALL.update({method.name: method for method in PAIRED})
-    answers: dict[tuple[str, str, float], np.ndarray] = {}
+    answers: dict[Key, np.ndarray] = {}
     for parameters in ("attn2", "all"):
         asked = indexes_of(model, data, out / "indexes", SEARCHED, parameters=parameters)
         for ratio in DAMPINGS:
             asking = Asking(given.draws, guidance=3.0, damping=ratio)
             found = scores(asked, truths, asking, out / "scores")
-            answers |= {(name, parameters, ratio): each for name, each in found.items()}
+            for name, each in found.items():
+                answers[name, parameters, ratio, "signed"] = each
+                answers[name, parameters, ratio, "strength"] = np.abs(each)
     for output in ("loss", "contribution", "rate"):
         true = collect(plan, measured, partial(output_of, name=output)).outputs
         predicted = {key: predicted_outputs(each, plan.chosen) for key, each in answers.items()}
@@ -187,7 +190,7 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
 
 def held_row(
     true: np.ndarray,
-    predicted: Mapping[tuple[str, str, float], np.ndarray],
+    predicted: Mapping[Key, np.ndarray],
     words: np.ndarray,
     name: str,
 ) -> dict[str, object]:
@@ -198,6 +201,7 @@ def held_row(
         "method": name if name != "best" else f"best: {key[0]}",
         "parameters": key[1],
         "damping": key[2],
+        "scores": key[3],
         "LDS": Interval(*lds_interval(true[rest], own)),
         f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),
     }
