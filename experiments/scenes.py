@@ -20,7 +20,7 @@ of each model is kept in the repository.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,9 +39,10 @@ from headwater.evaluation.lds import choose, lds_difference, lds_interval, predi
 from headwater.evaluation.models import ModelConfig, Phase, encoded
 from headwater.evaluation.results import Interval, markdown, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.retrieval import precision_at
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.studies import indexes_of
-from headwater.evaluation.truth import read_truths
+from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS as ALL
 from headwater.methods import Method, Side
 from headwater.scenes import measuring
@@ -142,13 +143,26 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     asked = indexes_of(model, data, out / "indexes", METHODS, parameters=given.parameters)
     answers = scores(asked, truths, Asking(given.draws, guidance=3.0), out / "scores")
     answers[MEMBERSHIP] = membership(truths)
+    ends = {
+        name: {
+            "highest 10 show it": mean_precision(each, truths),
+            "lowest 10 show it": mean_precision(-each, truths),
+        }
+        for name, each in answers.items()
+    }
     stated = about(given, halves=plan.subsets, again=plan.again)
     for output in ("loss", "contribution", "rate"):
         found = collect(plan, measured, partial(output_of, name=output))
-        rows = rows_of(plan, found, answers, MEMBERSHIP)
+        rows = rows_of(plan, found, answers, MEMBERSHIP, ends)
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         print(write_results(path, title, stated, rows)["rows"][-1], path / "table.md")
+
+
+def mean_precision(found: np.ndarray, truths: Sequence[Truth]) -> float:
+    """Precision@10, mean over the concepts."""
+    each = [precision_at(row, t.shows) for row, t in zip(found, truths, strict=True)]
+    return float(np.mean(each))
 
 
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
