@@ -156,7 +156,8 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         rows = rows_of(plan, found, answers, MEMBERSHIP, ends)
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
-        print(write_results(path, title, stated, rows)["rows"][-1], path / "table.md")
+        write_results(path, title, stated, rows)
+        print((path / "table.md").read_text())
 
 
 def mean_precision(found: np.ndarray, truths: Sequence[Truth]) -> float:
