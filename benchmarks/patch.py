@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def main() -> int:
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=(LOCAL, *METHODS),
+        choices=(LOCAL, *(name for name, m in METHODS.items() if "patch" in m.takes and m.train)),
         default=["trak", "concept-trak", LOCAL],
     )
     parser.add_argument("--steps", type=int, default=3000, help="of further training")
@@ -83,9 +84,10 @@ def main() -> int:
 
 def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
     """The bundled model after further training, on its scenes and on pairs."""
-    out = folder / f"model-{steps}"
+    name = f"model-{len(data)}-{steps}"
+    out, work = folder / name, folder / "training" / name
     if not (out / "model_index.json").exists():
-        denoiser = Denoiser.load("scenes")
+        denoiser = Denoiser.load("scenes", "cpu")
         pairs = [two_objects(f"trained {number}") for number in range(PAIRS * len(data))]
         single = encoded(denoiser, data)
         x0 = torch.cat(
@@ -95,8 +97,9 @@ def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
         both = Encoded(torch.cat([single.x0, x0]), tokens_of(denoiser.pipe, captions))
         phase = Phase(steps, learning_rate=1e-3, weight="shapes-first")
         config = ModelConfig((phase,), unet=None, text_encoder=CONTINUE)
-        train(denoiser.pipe, both, range(len(captions)), config, folder / "training")
+        train(denoiser.pipe, both, range(len(captions)), config, work)
         denoiser.pipe.save_pretrained(out)
+        shutil.rmtree(work)
     return out
 
 

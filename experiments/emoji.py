@@ -136,6 +136,7 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
 def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
     """Tokenizer, text encoder and UNet for these captions, and an autoencoder for the drawings."""
     captions = [sample.caption for sample in data.samples]
+    torch.manual_seed(0)
     pipe = new_pipeline(tokenizer_of(captions, MAX_TOKENS))
     pipe.vae = Denoiser.load("scenes", "cpu").pipe.vae
     images = images_to_tensor([data.image(row) for row in range(len(data))])

@@ -45,6 +45,7 @@ from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS as ALL
 from headwater.methods import Method, Side
+from headwater.provenance import NO_KERNEL
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 from headwater.scenes.vocabulary import ATTRIBUTES
@@ -111,7 +112,7 @@ def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
     return Plan(
         len(data_of(full)),
         most[0] if halves is None else halves,
-        most[1] if again is None else again,
+        min(most[1] if again is None else again, most[0] if halves is None else halves),
     )
 
 
@@ -178,7 +179,10 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     ALL.update({method.name: method for method in PAIRED})
     answers: dict[Key, np.ndarray] = {}
     for parameters in ("attn2", "all"):
-        asked = indexes_of(model, data, out / "indexes", SEARCHED, parameters=parameters)
+        # Built first by the name that every command knows.
+        names = ("d-trak", *SEARCHED)
+        asked = indexes_of(model, data, out / "indexes", names, parameters=parameters)
+        del asked[ALL["d-trak"]]
         for ratio in DAMPINGS:
             asking = Asking(given.draws, guidance=3.0, damping=ratio)
             found = scores(asked, truths, asking, out / "scores")
@@ -215,7 +219,7 @@ def held_row(
     return {
         "method": name if name != "best" else f"best: {key[0]}",
         "parameters": key[1],
-        "damping": key[2],
+        "damping": None if ALL[key[0]].rule in NO_KERNEL else key[2],
         "scores": key[3],
         "LDS": Interval(*lds_interval(true[rest], own)),
         f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),

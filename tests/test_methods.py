@@ -537,6 +537,7 @@ def test_a_row_names_what_there_is(name):
     method = METHODS[name]
     assert method.name == name and set(method.takes) <= set(QUESTIONS)
     assert method.rule in {*RULES, "random", "unlearning"}
+    assert method.part is None or ("patch" in method.takes and method.part.path == "noising")
     for side in (method.train, method.query):
         if side is not None and side.gradient:
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")

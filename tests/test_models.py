@@ -190,6 +190,7 @@ def test_samples_belong_to_their_seeds(tiny_model):
     denoiser = Denoiser.load(tiny_model)
     three = samples(denoiser, ["a red star", "a fish", "a red star"], steps=2)
     again = samples(denoiser, ["a fish"], seeds=[1], steps=2)
+    # Guidance triples what batches of another size differ by, on some processors to 1e-5.
     torch.testing.assert_close(three[1:2], again, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(three[0], three[2])
 

@@ -196,8 +196,8 @@ def test_a_part_is_asked_of_concept_trak_by_what_its_prompt_makes_there(
 ):
     """With draws, and so with errors; a picture without a prompt is inverted as a whole one is."""
     data = load_dataset(tiny_images).first(6)
-    options = dict(method="concept-trak", parameters="attn2-kv", timesteps=2, dim=64)
-    index = build_index(denoiser, data, tmp_path / "index", **options)
+    options = dict(parameters="attn2-kv", timesteps=2, dim=64)
+    index = build_index(denoiser, data, tmp_path / "index", method="concept-trak", **options)
     left = np.zeros((16, 16), np.uint8)
     left[:, :7] = 255
     mask, other = (
@@ -211,8 +211,30 @@ def test_a_part_is_asked_of_concept_trak_by_what_its_prompt_makes_there(
     elsewhere = index.attribute(Image(PROMPT, file, other, draws=3)).scores
     assert np.abs(made.scores - elsewhere).max() > 1e-3 * np.abs(made.scores).max()
 
-    plain = index.attribute(Image("", file, mask))
-    assert plain.asked == "of the part inside the mask" and plain.certainty is None
+    for prompt in ("", "  "):
+        plain = index.attribute(Image(prompt, file, mask))
+        assert plain.asked == "of the part inside the mask" and plain.certainty is None
+
+    # Without unit norms the slider is linear in its mask: two halves make the whole of it.
+    other_index = build_index(denoiser, data, tmp_path / "b", method="concept-trak-b", **options)
+    white = saved(tmp_path / "white.png", np.full_like(left, 255))
+    parts = [
+        other_index.attribute(Image(PROMPT, file, each, draws=2), method="concept-trak-b").scores
+        for each in (mask, other, white)
+    ]
+    np.testing.assert_allclose(
+        parts[0] + parts[1], parts[2], rtol=0, atol=1e-4 * np.abs(parts[2]).max()
+    )
+    whole = other_index.attribute(Image(PROMPT, file, draws=2), method="concept-trak-b").scores
+    assert np.abs(whole - parts[2]).max() > 0.1 * np.abs(whole).max()
+
+
+def test_random_is_random_for_each_picture(index, tmp_path):
+    files = [saved(tmp_path / f"{n}.png", np.full((16, 16, 3), n, np.uint8)) for n in (10, 200)]
+    one, other = (index.attribute(Image(PROMPT, f), method="random").scores for f in files)
+    assert not np.allclose(one, other)
+    again = index.attribute(Image(PROMPT, files[0]), method="random").scores
+    assert np.array_equal(one, again)
 
 
 def test_what_a_step_is_of(index):

@@ -27,6 +27,7 @@ from headwater.probes import seeded_noise
 # Why a question may have no gradient, by the type in its drawer's key; any, for lack of layers.
 _NOTHING = {
     "concept": "c+ and c- may look alike to the model, ask for other words",
+    "part": "the prompt may say nothing to the model, give the one that made the picture",
     "local": "the token may have learned nothing, ask with another picture or mask",
     "reward": "leave out what is flat in pictures from 0 to 1 (thresholds, rounding, clipping)",
     "preference": "winners and losers may look alike to the model, give other pairs",
@@ -119,7 +120,7 @@ class PictureDrawer:
         mask = None if self.mask is None else self.mask.flatten().tolist()
         steps = [timesteps for _, timesteps in self.targets]
         return {
-            "type": "picture",
+            "type": "part" if self.side.delta == "concept" else "picture",
             "side": [self.side.path, self.side.delta],
             "picture": self.digest,
             "timesteps": steps,
@@ -141,11 +142,10 @@ class PictureDrawer:
             "seed": machine.seed,
             "mask": self.mask,
         }
+        empty = _condition(denoiser, [""] * count) if self.side.delta == "concept" else None
         for x0, timesteps in self.targets:
             x0 = x0.expand(count, -1, -1, -1)
-            if self.side.delta == "concept":
-                assert condition is not None, "a model that reads no prompts has no such side"
-                empty = _condition(denoiser, [""] * count)
+            if empty is not None and condition is not None:
                 yield from asking.about_prompt(denoiser, x0, condition, empty, timesteps, **common)
             else:
                 yield from asking.about_images(

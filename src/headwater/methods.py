@@ -95,9 +95,12 @@ class Method:
     checkpoints: int = 1
     part: Side | None = None
 
-    def asks(self, question: str) -> Side | None:
-        """What is asked of a question of this kind."""
-        if question == "patch" and self.part is not None:
+    def asks(self, question: str, prompted: bool = True) -> Side | None:
+        """What is asked of a question of this kind, with a prompt that the model reads or without.
+
+        Without one there is nothing to set against the empty prompt.
+        """
+        if question == "patch" and prompted and self.part is not None:
             return self.part
         gradient = self.train is not None and self.train.gradient
         return OWN.get(question, self.query) if gradient else self.query

@@ -86,6 +86,11 @@ class Image:
             "step": self.step,
         }
 
+    def contents(self) -> list[str]:
+        """sha256 of the files that it is about, wherever they lie."""
+        found = digests(self.file, self.mask)
+        return [value for name, value in found.items() if name.endswith("sha256")]
+
 
 @dataclass(frozen=True)
 class Picture:

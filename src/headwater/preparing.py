@@ -207,12 +207,8 @@ def _picture(index: Index, method: Method, query: Image) -> Prepared:
 
 
 def _side(index: Index, method: Method, query: Image) -> Side:
-    """What is asked of the picture; of a part of it that has a prompt, what the prompt makes there.
-
-    Without a prompt there is nothing to set against the empty one.
-    """
-    by_prompt = bool(query.mask and query.prompt and index.denoiser.conditional)
-    side = method.part if by_prompt and method.part else method.query
+    """What is asked of the picture."""
+    side = method.asks(query.kind, bool(query.prompt.strip()) and index.denoiser.conditional)
     assert side is not None, f"{method.name} takes no pictures"
     return side
 
@@ -275,5 +271,6 @@ def _unlearning(index: Index, method: Method, query: Question) -> Prepared:
 
 
 def _random(index: Index, query: Question) -> Callable[[], Tensor]:
-    """Scores that know nothing."""
-    return lambda: seeded_noise((1, len(index)), query.seed, "random", query.title)
+    """Scores that know nothing, others for each question."""
+    key = [query.prompt, *query.contents()] if isinstance(query, Image) else []
+    return lambda: seeded_noise((1, len(index)), query.seed, "random", query.title, *key)

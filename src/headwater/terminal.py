@@ -121,7 +121,8 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
         "\n* forward passes of the network at ten timesteps: for each training image, and\n"
         "for each question as draws x passes of one draw; n is the number of training\n"
         "images. With checkpoints, for each. Not counted: making the picture that is\n"
-        "asked about, the token of a local concept, 2,048 before the first unlearning."
+        "asked about, the token of a local concept, 2,048 before the first unlearning.\n"
+        "A patch without a prompt is asked as an image."
     )
     return "\n".join(lines)
 

@@ -136,7 +136,11 @@ def image(
     prompt: Annotated[str, typer.Option(help="Makes the picture; or says what it is of.")] = "",
     seed: Seed = 0,
     mask: Annotated[
-        Path | None, typer.Option(help="A picture of the same size, white where it counts.")
+        Path | None,
+        typer.Option(
+            help="A picture of the same size, white where it counts. Concept-TRAK asks what the "
+            "prompt makes there; without a prompt, what the picture shows."
+        ),
     ] = None,
     step: Annotated[
         int | None, typer.Option(help="A timestep of the picture's making (999 to 19 by 20).")

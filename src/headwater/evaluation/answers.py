@@ -25,7 +25,7 @@ from headwater.evaluation.truth import Truth
 from headwater.files import read_tensors, write_tensors
 from headwater.index import Index
 from headwater.methods import METHODS, Method, method_named
-from headwater.pictures import Image, digests
+from headwater.pictures import Image
 from headwater.queries import Concept
 
 # Several passes per image *and* question: hours, where the others take minutes.
@@ -178,20 +178,20 @@ def _path(
     folder: Path, index: Index, method: Method, query: Concept | Image, damping: float
 ) -> Path:
     """A file name of all that the scores depend on."""
+    about = asdict(query)
+    if isinstance(query, Image):  # files go by what they hold, not by where they lie
+        about = {**about, "file": None, "mask": None, "contents": query.contents()}
     facts = {
         "model": index.manifest.model["fingerprint"],
         "samples": index.manifest.samples_sha256,
         "recipe": dict(index.manifest.recipe),
         "features": [s.sha256 for member in index.members() for s in member.manifest.shards],
         "rule": method.rule,
-        "query": [query.kind, asdict(query)],
-        "files": digests(query.file, query.mask) if isinstance(query, Image) else {},
+        "query": [query.kind, about, str(method.asks(query.kind))],
         "damping": damping,
         "headwater": metadata.version("headwater"),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[
-        :16
-    ]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     words = query.concept if isinstance(query, Concept) else query.prompt
     return folder / method.name / f"{slug(words)}-{digest}.safetensors"
 

@@ -89,6 +89,11 @@ class ModelConfig:
     ema_decay: float = 0.9995
     flip: bool = False
 
+    def __post_init__(self) -> None:
+        given = self.text_encoder
+        if not (given is None or given == CONTINUE or isinstance(given, Mapping)):
+            raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
+
     def facts(self) -> dict[str, Any]:
         """As JSON takes it."""
         return asdict(self)
@@ -103,11 +108,7 @@ def read_config(path: Path) -> ModelConfig:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         phases = tuple(Phase(**each) for each in facts["phases"])
-        config = ModelConfig(**{**facts, "phases": phases})
-        given = config.text_encoder
-        if not (given is None or given == CONTINUE or isinstance(given, dict)):
-            raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
-        return config
+        return ModelConfig(**{**facts, "phases": phases})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{path} is no configuration of a model: {error}") from None
 

@@ -28,6 +28,7 @@ from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.truth import Truth, read_truths
+from headwater.files import write_image
 from headwater.index import Index
 from headwater.methods import Method, method_named
 from headwater.pictures import Image
@@ -186,7 +187,7 @@ def pictures_in(folder: Path, data: TrainingSet) -> list[tuple[str, Path]]:
     for row, sample in enumerate(data.samples):
         file = folder / f"{row:05d}.png"
         if not file.exists():
-            data.image(row).save(file)
+            write_image(file, data.image(row))
         shown.append((sample.caption, file))
     return shown
 
