@@ -27,13 +27,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from cifar2_sizes import FULL, REDUCED, Size
 from common import RESULTS, about, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import answered
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
 from headwater.evaluation.lds import choose, lds_interval, predicted_outputs
-from headwater.evaluation.models import ModelConfig, Phase, encoded, new_pipeline
+from headwater.evaluation.models import encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
@@ -56,69 +57,6 @@ PUBLISHED = {
 }
 STEPS = (199, 399, 599, 799, 999)  # of a picture's making
 DAMPINGS = (1e-2, 1e-1, 1.0)
-_SHAPE = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the experiment is."""
-
-    name: str
-    config: ModelConfig
-    images: int
-    asked: int
-    halves: int
-    again: int
-    parameters: str = "all"
-
-
-REDUCED = Size(
-    "cifar2",
-    ModelConfig(
-        phases=(Phase(1_500, batch=32, learning_rate=1e-3),),
-        base="",
-        unet={
-            **_SHAPE,
-            "sample_size": 16,
-            "block_out_channels": (16, 32, 64),
-            "layers_per_block": 1,
-            "norm_num_groups": 8,
-        },
-        text_encoder=None,
-        ema_decay=0.998,
-    ),
-    images=500,
-    asked=60,
-    halves=16,
-    again=8,
-)
-FULL = Size(
-    "cifar2-full",
-    ModelConfig(
-        phases=(Phase(7_800, batch=128, learning_rate=1e-4),),  # 200 epochs of everything
-        base="",
-        unet={
-            **_SHAPE,
-            "sample_size": 32,
-            "block_out_channels": (128, 256, 256, 256),
-            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-            "layers_per_block": 2,
-        },
-        text_encoder=None,
-        ema_decay=0.9999,
-        flip=True,
-    ),
-    images=5_000,
-    asked=1_000,
-    halves=64,
-    again=16,
-)
 
 
 def main() -> None:

@@ -148,6 +148,7 @@ def test_configurations_are_files(tmp_path):
         '{"phases": [], "colour": 1}',
         '{"phases": [{"step": 1}]}',
         '{"phases": [], "text_encoder": "new"}',
+        '{"phases": [], "base": "", "text_encoder": "continue"}',
     ):
         path.write_text(text)
         with pytest.raises(ModelError, match="is no configuration of a model"):

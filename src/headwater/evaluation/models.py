@@ -93,6 +93,8 @@ class ModelConfig:
         given = self.text_encoder
         if not (given is None or given == CONTINUE or isinstance(given, Mapping)):
             raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
+        if given == CONTINUE and not self.base:
+            raise ValueError(f"without a base there is no text encoder to {CONTINUE}")
 
     def facts(self) -> dict[str, Any]:
         """As JSON takes it."""
