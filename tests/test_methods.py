@@ -31,7 +31,7 @@ from headwater.batching import BatchSize
 from headwater.features import Extractor, ProbeRow, over_probes
 from headwater.guidance import DELTAS
 from headwater.layers import size
-from headwater.methods import METHODS, Method, Side
+from headwater.methods import CAPTIONS, METHODS, Method, Side
 from headwater.parameters import select
 from headwater.pictures import Image
 from headwater.preferences import Pairs, Preference
@@ -215,7 +215,8 @@ def expected(world, method, draws_of):
 GRADIENT = [name for name, m in METHODS.items() if m.train is not None and m.train.gradient]
 ON_IMAGES = [name for name in GRADIENT if "image" in METHODS[name].takes and
              METHODS[name].query.path != "renoised"]  # fmt: skip
-ON_CONCEPTS = [name for name in GRADIENT if "concept" in METHODS[name].takes]
+ON_CONCEPTS = [name for name in GRADIENT if "concept" in METHODS[name].takes and
+               METHODS[name].query != CAPTIONS]  # fmt: skip
 
 
 def built(world, name):
@@ -303,6 +304,18 @@ def test_one_step_of_other_methods_is_the_picture_at_that_timestep(world, name):
     answer = built(world, name).attribute(query)
     psi = image_draws(model, method, x0hats(model)[249], (249,))
     assert_scores(answer.scores, expected(world, method, lambda _: psi))
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_captions_ask_by_the_images_that_they_name(world, swap):
+    """The mean of the rows of those whose caption names it, less the mean of the others."""
+    method = METHODS["concept-d-trak"]
+    answer = built(world, method.name).attribute(Concept("a red heart", "heart", swap=swap))
+    named = torch.tensor(["heart" in sample.caption.split() for sample in world.data.samples])
+    assert 0 < named.sum() < ROWS
+    phi, _ = train_rows(world, world.models[0], method)
+    psi = (phi[named].mean(0) - phi[~named].mean(0))[None]
+    assert_scores(answer.scores, exact_scores("trak", phi, -psi if swap else psi))
 
 
 @pytest.mark.parametrize("name", ["pixel-dot", "pixel-cosine"])
@@ -475,7 +488,7 @@ def pairs(world):
 
 
 QUERIES = {
-    "concept": lambda world: Concept(PROMPT, CONCEPT, context="prompt", draws=DRAWS),
+    "concept": lambda world: Concept("a red heart", "heart", draws=DRAWS),
     "reward": lambda world: Reward(PROMPT, Scorer("red", "red", lambda p: p[:, 0].mean((1, 2))), 2),
     "preference": lambda world: Preference(pairs(world)),
     "image": lambda world: Image(PROMPT, world.file, draws=DRAWS),
@@ -491,6 +504,7 @@ QUERIES = {
         ("journey-trak", "step"),
         ("concept-trak-b", "image"),
         ("pixel-dot", "image"),
+        ("concept-d-trak", "concept"),
     ],
 )
 def test_a_question_costs_what_the_table_says(world, passes, name, question):
@@ -541,9 +555,10 @@ def test_a_row_names_what_there_is(name):
     for side in (method.train, method.query):
         if side is not None and side.gradient:
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")
-    # None where it takes no picture
+    # None where it takes no picture, but for what captions name
     assert (method.query is None) == (
-        not {"image", "patch"} & set(method.takes) or name == "random"
+        not ({"image", "patch"} & set(method.takes) or method.query == CAPTIONS)
+        or name == "random"
     )
     if method.rule.startswith("das"):
         assert method.train.path == "noising"  # das needs residuals

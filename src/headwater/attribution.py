@@ -226,10 +226,11 @@ def _answer(
     """Scores at every damping: of a method without features, of one row, or of draws."""
     if prepared.scores is not None:
         return _Answer(dict.fromkeys(dampings, Scored(prepared.scores())), prepared.draws)
+    members = index.members()
     if prepared.drawer is None:
         assert prepared.row is not None
-        return _Answer(_scored([index], method, [prepared.row], dampings), 1)
-    members = index.members()
+        rows = [prepared.row(member) for member in members]
+        return _Answer(_scored(members, method, rows, dampings), 1)
     machines = [member.machine() for member in members]
     psi: list[list[Tensor]] = [[] for _ in members]
     reused = []

@@ -24,6 +24,8 @@ class Side:
     """Where the probes of one side come from, and what is asked of the prediction there.
 
     The paths "pixels" and "clip" have no probes: the feature is the latent, or CLIP's embedding.
+    "captions", of a query, is the features that the index has of the images whose caption names the
+    concept, less those of the others.
     """
 
     path: str
@@ -76,7 +78,7 @@ class Method:
         paper: where it comes from.
         train: what an index holds; None where any index will do (its images are enough).
         query: what is asked of an image; None where the method takes none. Other questions bring
-            their own guidance (`OWN`) to methods of gradients.
+            their own guidance (`OWN`) to methods of gradients, but to those asked by `CAPTIONS`.
         rule: a name of `rules.RULES`.
         takes: the kinds of question, of `QUESTIONS`.
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
@@ -103,7 +105,9 @@ class Method:
         if question == "patch" and prompted and self.part is not None:
             return self.part
         gradient = self.train is not None and self.train.gradient
-        return OWN.get(question, self.query) if gradient else self.query
+        if not gradient or self.query == CAPTIONS:
+            return self.query
+        return OWN.get(question, self.query)
 
     def cost(self, question: str, timesteps: int = TIMESTEPS) -> Cost:
         """What a question of this kind costs."""
@@ -162,6 +166,7 @@ OWN = {
     "reward": Side("generation", "reward"),
     "preference": Side("inversion", "preference"),
 }
+CAPTIONS = Side("captions")
 _PICTURE = ("image", "patch")
 
 # Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
@@ -220,6 +225,7 @@ METHODS = {
         _on_images("gas", "Hammoudeh 2022", "dsm", "cosine", checkpoints=2),
         _on_images("relative-influence", "Barshan 2020", "dsm", "relative"),
         _on_images("renormalised-influence", "Hammoudeh 2022", "dsm", "renormalised"),
+        Method("concept-d-trak", "ours", Side("noising", "square"), CAPTIONS, "trak", ("concept",)),
         Method("pixel-dot", "similarity", Side("pixels"), Side("pixels"), "dot", ("image",)),
         Method("pixel-cosine", "similarity", Side("pixels"), Side("pixels"), "cosine", ("image",)),
         Method("clip-dot", "similarity", Side("clip"), Side("clip"), "dot", ("image", "concept")),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from headwater import pictures, queries, similarity, unlearning
+from headwater import captioned, pictures, queries, similarity, unlearning
 from headwater.denoiser import Denoiser
 from headwater.drawing import ConceptDrawer, Drawer, PictureDrawer
 from headwater.errors import MethodError, QueryError
 from headwater.local import Local
-from headwater.methods import Method, Side
+from headwater.methods import CAPTIONS, Method, Side
 from headwater.pictures import Image, Picture
 from headwater.probes import seeded_noise
 from headwater.queries import Concept
@@ -78,7 +78,7 @@ class Prepared:
         describe: how it is asked, once it is known how many draws were made.
         nearest: rows of the images nearest to the query, for "clip:COUNT" or "pixel:COUNT".
         drawer: makes a row of features for each draw.
-        row: the query's only row of features.
+        row: the query's only row of features, from an index or one of its checkpoints.
         scores: of a method that has no features, [1, n].
         draws: how many went into these.
         once: why the answer does not come draw by draw; "" where it does.
@@ -87,7 +87,7 @@ class Prepared:
     describe: Callable[[int], Said]
     nearest: Callable[[str], list[int]]
     drawer: Drawer | None = None
-    row: Float[Tensor, "1 k"] | None = None
+    row: Callable[[Index], Float[Tensor, "1 k"]] | None = None
     scores: Callable[[], Float[Tensor, "1 n"]] | None = None
     draws: int = 1
     once: str = ""
@@ -144,11 +144,13 @@ def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
 
 def _concept(index: Index, method: Method, query: Concept) -> Prepared:
     denoiser = index.denoiser
+    nearest = partial(_nearest, index, query)
+    if method.query == CAPTIONS:
+        return _by_captions(index, method, query)
     if not denoiser.conditional:
         raise MethodError(
             f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
         )
-    nearest = partial(_nearest, index, query)
     if method.train is not None and method.train.path == "clip":
         if query.swap:
             raise MethodError(
@@ -157,7 +159,7 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
         index.machine()  # refuses another CLIP than that of the rows
         row = index.clip().texts([query.concept]).cpu()
         said: Said = (f"for the words {query.concept!r}", {})
-        return Prepared(lambda _: said, nearest, row=row, once=_SIMILARITY)
+        return Prepared(lambda _: said, nearest, row=lambda _: row, once=_SIMILARITY)
     captions = [sample.caption for sample in index.samples]
     chosen = queries.contexts(query, captions)
     used = dict.fromkeys(chosen.pairs)
@@ -167,6 +169,22 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
 
 
 _SIMILARITY = "a similarity draws nothing at random"
+
+
+def _by_captions(index: Index, method: Method, query: Concept) -> Prepared:
+    named = captioned.naming(index, query, method.name)
+    count, sign = int(named.sum()), -1 if query.swap else 1
+    several = "images whose caption names" if count > 1 else "image whose caption names"
+    asked = f"by the gradients of the {count:,} training {several} it, less those of all others"
+    if query.swap:
+        asked = f"{asked}, with the sign turned"
+    said: Said = (asked, {"captions that name it": count, "swap": query.swap})
+    return Prepared(
+        lambda _: said,
+        partial(_nearest, index, query),
+        row=lambda member: sign * captioned.difference(member, named),
+        once="captions are all asked at once",
+    )
 
 
 def _in_contexts(query: Concept, chosen: queries.Contexts, draws: int) -> Said:
@@ -189,8 +207,8 @@ def _picture(index: Index, method: Method, query: Image) -> Prepared:
         return _of_picture(method, query, side), query.details()
 
     if method.train is not None and not method.train.gradient:
-        row = index.machine().image_rows([picture.image], [""], [""]).features
-        return Prepared(describe, nearest, row=row.float().cpu(), once=_SIMILARITY)
+        row = index.machine().image_rows([picture.image], [""], [""]).features.float().cpu()
+        return Prepared(describe, nearest, row=lambda _: row, once=_SIMILARITY)
     mask = pictures.latent_mask(index.denoiser, query.mask, picture.image) if query.mask else None
     drawer = PictureDrawer(
         query.title,
