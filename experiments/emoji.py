@@ -10,9 +10,10 @@ steps, for a GPU.
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/emoji.py model       train; goes on where it stopped; draw some samples
     python experiments/emoji.py tables      attribute, and hold the answers against the truth
+    python experiments/emoji.py designers   a sheet: which drawings taught it each designer's style?
 
-The second takes `--parameters` and `--methods`. Everything lies in `experiments/results/emoji`;
-tables and samples are kept in the repository.
+The last two take `--parameters`, the second `--methods` too. Everything lies in
+`experiments/results/emoji`; tables, samples and the sheet are kept in the repository.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from functools import partial
 from pathlib import Path
 
 import PIL.Image
+import PIL.ImageOps
 import torch
 from common import RESULTS, about, parser, real_data
 
-from headwater import Denoiser, TrainingSet, load_dataset
+from headwater import Concept, Denoiser, TrainingSet, load_dataset
+from headwater.answers import slug
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import tokenizer_of, train_clip
 from headwater.evaluation.models import ModelConfig, Phase, encoded
@@ -39,6 +42,7 @@ from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.train import images_to_tensor, save, train_autoencoder
+from headwater.sheets import ACCENT, columns_sheet
 from headwater.similarity import Clip
 
 MAX_TOKENS = 24
@@ -49,7 +53,7 @@ STYLES = ("noto", "emojitwo", "blob", "firefox")
 
 
 def main() -> None:
-    command = parser(__doc__, "model", "tables")
+    command = parser(__doc__, "model", "tables", "designers")
     command.add_argument("--parameters", default="attn2")
     command.add_argument("--methods", nargs="+", choices=METHODS)
     given = command.parse_args()
@@ -59,6 +63,8 @@ def main() -> None:
     model = trained(out, data, given)
     if given.stage == "tables":
         tables(out, data, model, given)
+    elif given.stage == "designers":
+        designers(out, data, model, given)
     else:
         sheet(model).save(out / "samples.png")
         print(out / "samples.png")
@@ -155,6 +161,43 @@ def sheet(model: Denoiser) -> PIL.Image.Image:
     return made
 
 
+def designers(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namespace) -> None:
+    """For each designer what Concept-TRAK ranks highest; and how much of it he drew."""
+    (index,) = indexes_of(
+        model, data, out / "indexes", ["concept-trak"], parameters=given.parameters
+    ).values()
+    prompts = [f"a drawing of a {SHOWN[0]}, {style} style" for style in STYLES]
+    made = samples(model, prompts, seeds=[0] * len(prompts))
+    drawn = model.decode(made.to(model.device))
+    heads, columns = [], []
+    for style, prompt in zip(STYLES, prompts, strict=True):
+        top = index.attribute(Concept(prompt, style, draws=given.draws)).top(50)
+        own = sum(entry.id.startswith(f"{style}-") for entry in top) / len(top)
+        there = sum(sample.id.startswith(f"{style}-") for sample in data.samples) / len(data)
+        print(f"{style}: drew {own:.0%} of the 50 highest, and {there:.0%} of all")
+        heads.append(f"{style}: {own:.0%}, of all {there:.0%}")
+        shown = [(index.image(entry.row), entry.id) for entry in top[:6]]
+        columns.append([framed(image, id.startswith(f"{style}-")) for image, id in shown if image])
+    columns_sheet(
+        heads,
+        [
+            (f"The model's {SHOWN[0]}", [[framed(image, False)] for image in drawn]),
+            ("Highest", columns),
+        ],
+        title="Which designer taught this style?",
+        subtitle=f"Concept-TRAK, asked for the designer's name, {len(data):,} drawings. Above each "
+        "column, how many of its 50 highest are by that designer, and of all drawings; his are "
+        "framed.",
+        tile=176,
+    ).save(out / "designers.png")
+    print(out / "designers.png")
+
+
+def framed(image: PIL.Image.Image, own: bool) -> PIL.Image.Image:
+    """In a frame that is seen if the designer made it; all are of one size."""
+    return PIL.ImageOps.expand(image, max(2, image.width // 32), ACCENT if own else "white")
+
+
 # --- the tables -----------------------------------------------------------------------------------
 
 
@@ -173,7 +216,7 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
     indexes = indexes_of(model, data, out / "indexes", names, **recipe)
     truths = read_truths(str(truth_of(data, out)), data.samples)
     asking = Asking(given.draws, guidance=3.0)
-    folder = out / "retrieval" / given.parameters.replace("\\", "").replace("|", "-")
+    folder = out / "retrieval" / slug(given.parameters)
     stated = about(given, methods=names)
     rows, _ = evaluate("retrieval", indexes, truths, asking, folder, stated)
     print(*rows, folder / "table.md", sep="\n")

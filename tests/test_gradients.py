@@ -41,7 +41,7 @@ def tiny_unet():
 
 
 @pytest.mark.parametrize(
-    "parameters", ["attn2", "attn2-kv", "attn", "up_blocks", "all", r"ff\.net|time_emb"]
+    "parameters", ["attn2", "attn2-kv", "attn2-qo", "attn", "up_blocks", "all", r"ff\.net|time_emb"]
 )
 def test_the_layers_of_a_unet(parameters):
     unet = tiny_unet()

@@ -557,8 +557,7 @@ def test_a_row_names_what_there_is(name):
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")
     # None where it takes no picture, but for what captions name
     assert (method.query is None) == (
-        not ({"image", "patch"} & set(method.takes) or method.query == CAPTIONS)
-        or name == "random"
+        not ({"image", "patch"} & set(method.takes) or method.query == CAPTIONS) or name == "random"
     )
     if method.rule.startswith("das"):
         assert method.train.path == "noising"  # das needs residuals

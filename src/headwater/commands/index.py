@@ -19,7 +19,7 @@ def index(
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
     parameters: Annotated[
-        str, typer.Option(help="attn2, attn2-kv, attn, up_blocks, lora, all, or a regex.")
+        str, typer.Option(help="attn2, attn2-kv, attn2-qo, attn, up_blocks, lora, all, or a regex.")
     ] = "attn2",
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 RESAMPLES = 2_000
 
@@ -83,8 +83,14 @@ def choose(
         )
     order = np.random.default_rng(seed).permutation(len(true))
     chosen_on, held_out = np.split(order, [len(order) // 2])
-    best = max(predicted, key=lambda each: lds(true[chosen_on], predicted[each][chosen_on]).mean())
-    return best, np.sort(held_out)
+    return best_on(chosen_on, true, predicted), np.sort(held_out)
+
+
+def best_on(
+    subsets: Int[np.ndarray, " s"], true: Outputs, predicted: Mapping[Choice, Outputs]
+) -> Choice:
+    """The one that does best on these subsets; to be reported on others only."""
+    return max(predicted, key=lambda each: lds(true[subsets], predicted[each][subsets]).mean())
 
 
 @dataclass(frozen=True)

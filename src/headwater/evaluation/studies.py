@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater import prompts
+from headwater.answers import slug
 from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, QueryError
@@ -145,7 +146,7 @@ def indexes_of(
         own = recipe if other.train.gradient else {}
         side = (other.train.path, other.train.delta, other.normalise, *own.values())
         own = {"clip": clip} if other.train.path == "clip" else own
-        place = folder / "-".join(map(str, side))
+        place = folder / slug("-".join(map(str, side)))
         found[method] = build_index(model, data, place, method=other.name, **own)
     return found
 

@@ -1,0 +1,82 @@
+"""The scenes: how much of an answer is the picture, how much the words of its caption?
+
+Cross-attention's keys and values see the caption itself, so a high precision can be word matching.
+The bundled model; its first 1,000 pictures (`--full`: all), a fifth of them with a caption in which
+one word is false. For each of the 30 concepts: retrieval, isolation, precision among images whose
+caption does not name what they show, and how many of the highest are named but do not show it.
+
+    export OMP_NUM_THREADS=1
+    python experiments/lexical.py tables [--parameters attn2] [--methods NAME ...]
+
+The tables are of `attn2`, of `attn2-qo` (no keys and values, which see the words) and of `all`.
+Everything lies in `experiments/results/lexical`.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from common import RESULTS, about, parser
+
+from headwater import Denoiser, load_dataset
+from headwater.answers import slug
+from headwater.evaluation.answers import Asking
+from headwater.evaluation.clip import of_scenes, train_clip
+from headwater.evaluation.planted import planted
+from headwater.evaluation.results import markdown
+from headwater.evaluation.scoring import evaluate
+from headwater.evaluation.studies import indexes_of
+from headwater.evaluation.truth import read_truths
+from headwater.methods import METHODS
+from headwater.similarity import Clip
+
+FALSE = 0.2  # of all captions
+ASKED = (
+    "concept-trak",
+    "concept-trak-a",
+    "concept-d-trak",
+    "trak",
+    "d-trak",
+    "das",
+    "journey-trak",
+    "pixel-cosine",
+    "clip-cosine",
+    "random",
+)
+
+
+def main() -> None:
+    command = parser(__doc__, "tables")
+    command.add_argument("--parameters", default="attn2")
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=ASKED)
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    tables(given)
+
+
+def tables(given: argparse.Namespace) -> None:
+    """One table, of one set of parameters."""
+    out = RESULTS / ("lexical-full" if given.full else "lexical")
+    data = load_dataset("scenes")
+    data = planted(data if given.full else data.first(1_000), FALSE)
+    clip = out / "models" / "clip"
+    if not (clip / "config.json").exists():
+        train_clip(*of_scenes(), clip)
+    indexes = indexes_of(
+        Denoiser.load("scenes", given.device),
+        data,
+        out / "indexes",
+        given.methods,
+        parameters=given.parameters,
+        clip=Clip(clip, given.device),
+    )
+    truths = read_truths("scenes", data.samples)
+    asking = Asking(given.draws, guidance=3.0)
+    folder = out / slug(given.parameters)
+    rows, _ = evaluate("retrieval", indexes, truths, asking, folder, about(given))
+    print(markdown(rows), folder / "table.md", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
