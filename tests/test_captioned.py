@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from headwater import Concept, Denoiser, build_index, load_dataset
+from headwater.answers import write_answers
 from headwater.captioned import naming
 from headwater.errors import MethodError, QueryError
+from headwater.pictures import Image
+from headwater.wording import SAID_CAPTIONS
 
 PROMPT = "a yellow house"
 OPTIONS = dict(timesteps=1, parameters="attn2-kv", dim=32, method="d-trak")
@@ -43,12 +46,15 @@ def test_scores_are_a_kernel_ridge_regression_of_what_captions_say(index, ratio)
 def test_it_says_how_it_was_asked(index):
     answer = index.attribute(Concept(PROMPT, "yellow"))
     count = int(named(index, "yellow").sum())
-    assert answer.asked == (
-        f"by the gradients of the {count} training images whose caption names it, less those of "
-        "all others"
-    )
+    assert answer.asked == f"by {count} images whose caption names it, against the rest"
     assert answer.provenance["query"]["captions that name it"] == count
     assert answer.certainty is None and answer.unsure == "captions are all asked at once"
+
+
+def test_the_lack_of_it_is_the_other_way_round(index):
+    answer, lack = (index.attribute(Concept(PROMPT, "yellow", swap=s)) for s in (False, True))
+    np.testing.assert_array_equal(lack.scores, -answer.scores)
+    assert lack.asked.startswith("by the rest against ")
 
 
 def test_nothing_is_asked_of_the_model(index, monkeypatch):
@@ -77,3 +83,10 @@ def test_where_every_caption_names_it_there_is_nothing_to_set_against(index):
     alike = SimpleNamespace(samples=[replace(s, caption="a house") for s in index.samples])
     with pytest.raises(QueryError, match="every training caption names 'house', so concept-d-trak"):
         naming(alike, Concept("a house", "house"), "concept-d-trak")
+
+
+def test_a_report_says_that_captions_asked(index, tmp_path):
+    query = Concept(PROMPT, "yellow")
+    written = write_answers(tmp_path, [index.attribute(query)], index.picture(Image(PROMPT)))
+    assert written["results"][0]["context"].startswith("by ")
+    assert SAID_CAPTIONS in (tmp_path / "report.html").read_text()

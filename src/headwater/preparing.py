@@ -174,10 +174,8 @@ _SIMILARITY = "a similarity draws nothing at random"
 def _by_captions(index: Index, method: Method, query: Concept) -> Prepared:
     named = captioned.naming(index, query, method.name)
     count, sign = int(named.sum()), -1 if query.swap else 1
-    several = "images whose caption names" if count > 1 else "image whose caption names"
-    asked = f"by the gradients of the {count:,} training {several} it, less those of all others"
-    if query.swap:
-        asked = f"{asked}, with the sign turned"
+    those = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
+    asked = f"by the rest against {those}" if query.swap else f"by {those}, against the rest"
     said: Said = (asked, {"captions that name it": count, "swap": query.swap})
     return Prepared(
         lambda _: said,

@@ -111,6 +111,12 @@ def reading(measured: str, errors: bool) -> list[str]:
     return [*WORDING[measured].score, *([_ERROR] if errors else []), *_ALWAYS]
 
 
+SAID_CAPTIONS = (
+    "The question was put by captions: images whose caption names it rank high for that reason "
+    "alone, those among them first that have most in common for the model."
+)
+
+
 def said_candidates(count: int, images: int, chosen: str) -> str:
     """That not all images competed, in a sentence; `chosen` is the user's "clip:COUNT"."""
     return (
