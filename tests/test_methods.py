@@ -31,7 +31,7 @@ from headwater.batching import BatchSize
 from headwater.features import Extractor, ProbeRow, over_probes
 from headwater.guidance import DELTAS
 from headwater.layers import size
-from headwater.methods import CAPTIONS, METHODS, Method, Side
+from headwater.methods import METHODS, Method, Side
 from headwater.parameters import select
 from headwater.pictures import Image
 from headwater.preferences import Pairs, Preference
@@ -151,6 +151,19 @@ def slider_probes(model, draw):
             xt = b.sqrt() * clean + (1 - b).sqrt() * eps.detach()
 
 
+def contrast_probes(model, draw, base=PROMPT):
+    """||eps||^2 / 2 under c+ and its negative under c-, along a trajectory under the base."""
+    xt = seeded_noise(model.latent_shape, 0, "trajectory", draw).double()[None]
+    for t, following in zip(TIMESTEPS[::-1], (*TIMESTEPS[-2::-1], None), strict=True):
+        for caption, sign in ((PROMPT, 1), (MINUS, -1)):
+            loss = sign * predict(model, xt, t, caption).square().sum() / 2
+            yield flat_gradient(model, loss), torch.tensor(0.0)
+        if following is not None:
+            a, b = alpha_bar(model, t), alpha_bar(model, following)
+            eps = predict(model, xt, t, base).detach()
+            xt = b.sqrt() * (xt - (1 - a).sqrt() * eps) / a.sqrt() + (1 - b).sqrt() * eps
+
+
 def mean_of(probes, normalise):
     """(the mean of w g over probes, their mses)."""
     gradients, errors = (torch.stack(each) for each in zip(*probes, strict=True))
@@ -216,7 +229,7 @@ GRADIENT = [name for name, m in METHODS.items() if m.train is not None and m.tra
 ON_IMAGES = [name for name in GRADIENT if "image" in METHODS[name].takes and
              METHODS[name].query.path != "renoised"]  # fmt: skip
 ON_CONCEPTS = [name for name in GRADIENT if "concept" in METHODS[name].takes and
-               METHODS[name].query != CAPTIONS]  # fmt: skip
+               METHODS[name].concept is None]  # fmt: skip
 
 
 def built(world, name):
@@ -306,11 +319,26 @@ def test_one_step_of_other_methods_is_the_picture_at_that_timestep(world, name):
     assert_scores(answer.scores, expected(world, method, lambda _: psi))
 
 
+@pytest.mark.parametrize("base", [None, "a house"])
+def test_a_contrast_is_of_outputs_under_both_prompts(world, base):
+    method = METHODS["concept-d-trak"]
+    query = Concept(PROMPT, CONCEPT, base=base, context="prompt", draws=DRAWS)
+    answer = built(world, method.name).attribute(query, method=method.name)
+    phi, _ = train_rows(world, world.models[0], method)
+    psi = torch.stack([
+        mean_of(contrast_probes(world.models[0], draw, base or PROMPT), "none")[0]
+        for draw in range(DRAWS)
+    ])  # fmt: skip
+    assert_scores(answer.scores, exact_scores("trak", phi, psi))
+
+
 @pytest.mark.parametrize("swap", [False, True])
 def test_captions_ask_by_the_images_that_they_name(world, swap):
     """The mean of the rows of those whose caption names it, less the mean of the others."""
-    method = METHODS["concept-d-trak"]
-    answer = built(world, method.name).attribute(Concept("a red heart", "heart", swap=swap))
+    method = METHODS["caption-d-trak"]
+    answer = built(world, method.name).attribute(
+        Concept("a red heart", "heart", swap=swap), method=method.name
+    )
     named = torch.tensor(["heart" in sample.caption.split() for sample in world.data.samples])
     assert 0 < named.sum() < ROWS
     phi, _ = train_rows(world, world.models[0], method)
@@ -505,6 +533,7 @@ QUERIES = {
         ("concept-trak-b", "image"),
         ("pixel-dot", "image"),
         ("concept-d-trak", "concept"),
+        ("caption-d-trak", "concept"),
     ],
 )
 def test_a_question_costs_what_the_table_says(world, passes, name, question):
@@ -555,9 +584,10 @@ def test_a_row_names_what_there_is(name):
     for side in (method.train, method.query):
         if side is not None and side.gradient:
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")
-    # None where it takes no picture, but for what captions name
+    assert method.concept is None or "concept" in method.takes
+    # None where it takes no picture
     assert (method.query is None) == (
-        not ({"image", "patch"} & set(method.takes) or method.query == CAPTIONS) or name == "random"
+        not {"image", "patch"} & set(method.takes) or name == "random"
     )
     if method.rule.startswith("das"):
         assert method.train.path == "noising"  # das needs residuals

@@ -222,7 +222,7 @@ def remarks(attribution: Attribution) -> list[str]:
     if attribution.among is not None:
         count, chosen = len(attribution.among), attribution.provenance["candidates"]
         said.append(said_candidates(count, len(attribution.index), chosen))
-    if method_named(attribution.method).query == CAPTIONS:
+    if method_named(attribution.method).concept == CAPTIONS:
         said.append(SAID_CAPTIONS)
     if attribution.unsure:
         said.append(f"The scores have no standard errors: {attribution.unsure}.")

@@ -85,6 +85,26 @@ def about_concept(
         yield Asked(probe.eps, delta)
 
 
+def about_contrast(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    plus: Float[Tensor, "b l e"],
+    minus: Float[Tensor, "b l e"],
+    base: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+) -> Iterator[Asked]:
+    """D-TRAK's output under c+ less the same under c-, where `about_concept` asks the slider.
+
+    ||eps(xt, c+)||^2 - ||eps(xt, c-)||^2 along trajectories from `noise` under c (`base`, or c+
+    itself); two probes at each timestep, so that the mean over probes is half of it.
+    """
+    for probe in probes.generation(denoiser, noise, plus if base is None else base, timesteps):
+        there = probe if base is None else probes.at(denoiser, probe, plus)
+        yield Asked(there.eps, there.eps.detach())
+        without = probes.at(denoiser, probe, minus)
+        yield Asked(without.eps, -without.eps.detach())
+
+
 def about_reward(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],

@@ -65,32 +65,35 @@ class Drawer(Protocol):
 
 @dataclass(frozen=True)
 class ConceptDrawer:
-    """The concept slider over contexts, one trajectory a draw."""
+    """A concept over contexts, one trajectory a draw: the slider, or a contrast of outputs."""
 
     title: str
     pairs: tuple[tuple[str, str], ...]
     base: str | None
     seed: int
+    delta: str = "concept"
     limit: int | None = None
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The contexts of these draws."""
         pairs = [self.pairs[draw] for draw in draws]
-        return {"type": "concept", "pairs": pairs, "base": self.base, "seed": self.seed}
+        asked = {"pairs": pairs, "base": self.base, "seed": self.seed, "delta": self.delta}
+        return {"type": "concept", **asked}
 
     def probes(self, machine: Extractor) -> int:
-        """One at each timestep."""
-        return len(machine.timesteps)
+        """One at each timestep; of a contrast one under c+ and one under c-."""
+        return len(machine.timesteps) * (2 if self.delta == "contrast" else 1)
 
     def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
-        """Trajectories under c+ (or the base prompt), asked for eps(c+) - eps(c-)."""
+        """Trajectories under c+ (or the base prompt), asked what c+ and c- differ in there."""
         denoiser = machine.denoiser
         plus, minus = (
             _condition(denoiser, [self.pairs[draw][side] for draw in draws]) for side in (0, 1)
         )
         base = None if self.base is None else _condition(denoiser, [self.base] * len(draws))
         noise = trajectory_noise(denoiser, self.seed, draws)
-        yield from asking.about_concept(denoiser, noise, plus, minus, base, machine.timesteps)
+        about = asking.about_contrast if self.delta == "contrast" else asking.about_concept
+        yield from about(denoiser, noise, plus, minus, base, machine.timesteps)
 
 
 @dataclass(frozen=True)

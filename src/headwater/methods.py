@@ -14,7 +14,7 @@ from headwater.queries import DRAWS
 
 # What a side costs for each probe, in forward passes of the network: its own, backward to the
 # layers, and, of these, backward to the input (or, of a concept, forward at c-).
-_UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3}
+_UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3, "contrast": 4}
 # Costs are given at so many probes of a picture.
 TIMESTEPS = 10
 
@@ -24,8 +24,8 @@ class Side:
     """Where the probes of one side come from, and what is asked of the prediction there.
 
     The paths "pixels" and "clip" have no probes: the feature is the latent, or CLIP's embedding.
-    "captions", of a query, is the features that the index has of the images whose caption names the
-    concept, less those of the others.
+    "captions", of a concept, is the features that the index has of the images whose caption names
+    it, less those of the others.
     """
 
     path: str
@@ -78,13 +78,14 @@ class Method:
         paper: where it comes from.
         train: what an index holds; None where any index will do (its images are enough).
         query: what is asked of an image; None where the method takes none. Other questions bring
-            their own guidance (`OWN`) to methods of gradients, but to those asked by `CAPTIONS`.
+            their own guidance (`OWN`) to methods of gradients.
         rule: a name of `rules.RULES`.
         takes: the kinds of question, of `QUESTIONS`.
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
             is divided, feature by feature, by its l2 norm over the probes (DAS eq. 17); or "none".
         checkpoints: how many checkpoints the index must have, at least.
         part: what is asked of a part of an image that has a prompt, if not `query`.
+        concept: what is asked of a concept, if not `OWN`.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Method:
     normalise: str = "none"
     checkpoints: int = 1
     part: Side | None = None
+    concept: Side | None = None
 
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.
@@ -104,10 +106,10 @@ class Method:
         """
         if question == "patch" and prompted and self.part is not None:
             return self.part
+        if question == "concept" and self.concept is not None:
+            return self.concept
         gradient = self.train is not None and self.train.gradient
-        if not gradient or self.query == CAPTIONS:
-            return self.query
-        return OWN.get(question, self.query)
+        return OWN.get(question, self.query) if gradient else self.query
 
     def cost(self, question: str, timesteps: int = TIMESTEPS) -> Cost:
         """What a question of this kind costs."""
@@ -190,6 +192,12 @@ def _concept_trak(name: str, paper: str, side: Side, normalise: str = "none") ->
     return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise, part=part)
 
 
+def _concept_d_trak(name: str, concept: Side) -> Method:
+    """Features of D-TRAK, asked for a concept."""
+    side = Side("noising", "square")
+    return Method(name, "ours", side, None, "trak", ("concept",), concept=concept)
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -225,7 +233,8 @@ METHODS = {
         _on_images("gas", "Hammoudeh 2022", "dsm", "cosine", checkpoints=2),
         _on_images("relative-influence", "Barshan 2020", "dsm", "relative"),
         _on_images("renormalised-influence", "Hammoudeh 2022", "dsm", "renormalised"),
-        Method("concept-d-trak", "ours", Side("noising", "square"), CAPTIONS, "trak", ("concept",)),
+        _concept_d_trak("concept-d-trak", Side("generation", "contrast")),
+        _concept_d_trak("caption-d-trak", CAPTIONS),
         Method("pixel-dot", "similarity", Side("pixels"), Side("pixels"), "dot", ("image",)),
         Method("pixel-cosine", "similarity", Side("pixels"), Side("pixels"), "cosine", ("image",)),
         Method("clip-dot", "similarity", Side("clip"), Side("clip"), "dot", ("image", "concept")),

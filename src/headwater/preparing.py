@@ -145,7 +145,7 @@ def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
 def _concept(index: Index, method: Method, query: Concept) -> Prepared:
     denoiser = index.denoiser
     nearest = partial(_nearest, index, query)
-    if method.query == CAPTIONS:
+    if method.concept == CAPTIONS:
         return _by_captions(index, method, query)
     if not denoiser.conditional:
         raise MethodError(
@@ -164,7 +164,9 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
     chosen = queries.contexts(query, captions)
     used = dict.fromkeys(chosen.pairs)
     denoiser.warn_of_lost_words([prompt for pair in used for prompt in pair])
-    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed)
+    side = method.asks(query.kind)
+    assert side is not None, f"{method.name} takes no concepts"
+    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed, side.delta)
     return Prepared(partial(_in_contexts, query, chosen), nearest, drawer=drawer)
 
 

@@ -49,6 +49,11 @@ def _probe(denoiser, xt, t, condition, noise=None, keys=()) -> Probe:
         return Probe(xt, t, denoiser.predict(xt, t, condition), noise, keys)
 
 
+def at(denoiser: Denoiser, probe: Probe, condition: Float[Tensor, "b l e"]) -> Probe:
+    """Another prediction at the probe's state, on a graph of its own."""
+    return _probe(denoiser, probe.xt, probe.t, condition)
+
+
 def noising(
     denoiser: Denoiser,
     x0: Float[Tensor, "b c h w"],
