@@ -36,6 +36,7 @@ ASKED = (
     "concept-trak",
     "concept-trak-a",
     "concept-d-trak",
+    "caption-d-trak",
     "trak",
     "d-trak",
     "das",

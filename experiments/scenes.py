@@ -5,8 +5,8 @@ bundled one's parameters, trained from random weights for 1,500 steps, with the 
 encoder and autoencoder as they are; 32 random halves, 6 of them trained with a second seed too.
 `--full` is 64 halves of the bundled architecture with its own training, for a GPU.
 
-`concept-d-trak` was thought of after a look at the first 16 halves, and the search chooses on them;
-the others had no part in it. Tables have a column of these alone.
+`concept-d-trak` and `caption-d-trak` were thought of after a look at the first 16 halves, and the
+search chooses on them; the others had no part in it. Tables have a column of these alone.
 
     export OMP_NUM_THREADS=1
     python experiments/scenes.py models [--jobs 2]     train and measure; goes on where it stopped
@@ -63,6 +63,7 @@ METHODS = (
     "d-trak",
     "das",
     "concept-d-trak",
+    "caption-d-trak",
     "pixel-cosine",
     "random",
 )
@@ -71,7 +72,15 @@ TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "rando
 PAIRED = (
     Method("square, concept", "ours", Side("noising", "square"), None, "trak", ("concept",)),
     Method("dsm, concept, dot", "ours", Side("noising", "dsm"), None, "dot", ("concept",)),
-    Method("dps, captions", "ours", Side("noising", "dps"), CAPTIONS, "trak", ("concept",)),
+    Method(
+        "dps, captions",
+        "ours",
+        Side("noising", "dps"),
+        None,
+        "trak",
+        ("concept",),
+        concept=CAPTIONS,
+    ),
 )
 SEARCHED = (
     "concept-trak",
@@ -79,6 +88,7 @@ SEARCHED = (
     "concept-trak-b",
     "concept-trak-c",
     "concept-d-trak",
+    "caption-d-trak",
     *(method.name for method in PAIRED),
 )
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
@@ -266,6 +276,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         TAKEN_OUT_BY,
         (25, 50, 100, 200) if full else (100,),
         asking=Asking(given.draws, guidance=3.0),
+        parameters={"concept-d-trak": "all"},
         clip=Clip(clip, given.device),
         jobs=given.jobs,
         device=given.device,

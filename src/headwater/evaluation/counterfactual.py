@@ -49,6 +49,7 @@ class Setting:
         remove: how many images are taken out, each k.
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
+        parameters: of a method's gradients, where they are not the usual ones.
         window: timesteps for which a retrained model is also swapped into the full one.
     """
 
@@ -66,6 +67,7 @@ class Setting:
     window: Window | None = None
     jobs: int = 1
     device: str = "cpu"
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def full(self) -> tuple[Task, Task]:
@@ -240,8 +242,11 @@ def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray,
     """What each method scores every image for every concept; asked of indexes of the full model."""
     truths = list(setting.truths)
     names = [name for name in setting.methods if name != CAPTION]
-    folder = setting.out / "indexes"
-    indexes = indexes_of(full, setting.data, folder, names, clip=setting.clip)
+    folder, given = setting.out / "indexes", setting.parameters
+    usual = [name for name in names if name not in given]
+    indexes = indexes_of(full, setting.data, folder, usual, clip=setting.clip) if usual else {}
+    for name in [name for name in names if name in given]:
+        indexes |= indexes_of(full, setting.data, folder, [name], parameters=given[name])
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
     if CAPTION in setting.methods:
         found[CAPTION] = membership(truths, setting.asking.seed)
