@@ -15,7 +15,7 @@ import PIL.Image
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN
 from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting, Values
-from headwater.evaluation.plots import curves
+from headwater.evaluation.plots import bars, curves
 from headwater.evaluation.regenerating import read_pictures
 from headwater.evaluation.results import Interval, interval, write_results
 from headwater.evaluation.scoring import MEMBERSHIP
@@ -179,10 +179,12 @@ def _write(
 
 def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], what: str) -> None:
     for name, (column, y) in PLOTS.items():
-        drawn = _lines(table, column, remove)
-        grey = [each for each in _GREY if each in drawn]
-        if drawn:
-            path = out / f"{name}.png"
+        path, drawn = out / f"{name}.png", _lines(table, column, remove)
+        if len(remove) == 1:  # a curve of one point shows nothing
+            title = f"{what}, {remove[0]} images taken out"
+            bars(path, [{**row, y: row.get(column)} for row in table], y, title=title)
+        elif drawn:
+            grey = [each for each in _GREY if each in drawn]
             curves(path, drawn, x="images taken out", y=y, title=what, baselines=grey)
 
 
