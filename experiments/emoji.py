@@ -57,6 +57,8 @@ def main() -> None:
     command.add_argument("--parameters", default="attn2")
     command.add_argument("--methods", nargs="+", choices=METHODS)
     given = command.parse_args()
+    if given.methods and given.stage != "tables":
+        command.error("--methods is for tables alone")
     torch.set_num_threads(1)
     out = RESULTS / ("emoji-full" if given.full else "emoji")
     data = drawings(given.full)

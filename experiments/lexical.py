@@ -8,8 +8,8 @@ caption does not name what they show, and how many of the highest are named but 
     export OMP_NUM_THREADS=1
     python experiments/lexical.py tables [--parameters attn2] [--methods NAME ...]
 
-The tables are of `attn2`, of `attn2-qo` (no keys and values, which see the words) and of `all`.
-Everything lies in `experiments/results/lexical`.
+The tables are of `attn2`, of `attn2-qo` (no keys and values, whose input is the words) and of
+`all`, a command for each. Everything lies in `experiments/results/lexical`.
 """
 
 from __future__ import annotations

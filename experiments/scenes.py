@@ -23,6 +23,7 @@ of each model is kept in the repository.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -93,6 +94,7 @@ SEARCHED = (
 )
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 SEEN = 16  # halves that methods were thought of with
+FEWEST = 4  # halves that say anything
 Key = tuple[str, str, float, str]  # method, parameters, damping, whether signs count
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
@@ -108,6 +110,8 @@ def main() -> None:
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
     given = command.parse_args()
+    if given.stage != "tables" and given.parameters != "attn2":
+        command.error("--parameters is for tables alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, given.jobs, given.device)
@@ -172,10 +176,10 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     for output in ("loss", "contribution", "rate"):
         found = collect(plan, measured, partial(output_of, name=output))
         rows = rows_of(plan, found, answers, MEMBERSHIP, ends)
-        for row in rows[:-1]:  # not of the ceiling
+        for row in rows[:-1] if len(unseen) >= FEWEST else ():  # not of the ceiling
             predicted = predicted_outputs(answers[row["method"]], plan.chosen)
             own = lds_interval(found.outputs[unseen], predicted[unseen])
-            row[f"LDS, halves {unseen[0] + 1} on"] = Interval(*own)
+            row[f"LDS, halves {SEEN + 1} on"] = Interval(*own)
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         write_results(path, title, stated, rows)
@@ -184,7 +188,7 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
 
 def unseen_of(plan: Plan) -> np.ndarray:
     """The halves that had no part in thinking of methods, or in choosing among them."""
-    return np.arange(SEEN if plan.subsets > SEEN else plan.subsets // 2, plan.subsets)
+    return np.arange(SEEN, plan.subsets)
 
 
 def mean_precision(found: np.ndarray, truths: Sequence[Truth]) -> float:
@@ -196,20 +200,19 @@ def mean_precision(found: np.ndarray, truths: Sequence[Truth]) -> float:
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
     """Concept queries to every train side: which, by what damping, predicts best?
 
-    Chosen on the first 16 halves, reported on the others: each row's damping and whether
+    Chosen on the first `SEEN` halves, reported on the others: each row's damping and whether
     the scores' signs count (a concept's own pictures lie at both ends), and in the row `best` all
     of it.
     """
+    if len(unseen_of(plan)) < FEWEST:
+        sys.exit(f"a search needs {SEEN + FEWEST} halves at least")
     data, out = data_of(full), folder(full)
     truths = read_truths("scenes", data.samples)
     model = Denoiser.load(out / "models" / plan.full.name, given.device)
     ALL.update({method.name: method for method in PAIRED})
     answers: dict[Key, np.ndarray] = {}
     for parameters in ("attn2", "all"):
-        # Built first by the name that every command knows.
-        names = ("d-trak", *SEARCHED)
-        asked = indexes_of(model, data, out / "indexes", names, parameters=parameters)
-        del asked[ALL["d-trak"]]
+        asked = indexes_of(model, data, out / "indexes", SEARCHED, parameters=parameters)
         for ratio in DAMPINGS:
             asking = Asking(given.draws, guidance=3.0, damping=ratio)
             found = scores(asked, truths, asking, out / "scores")
@@ -229,7 +232,9 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         rows.append({"method": MEMBERSHIP, "LDS": Interval(*lds_interval(true[rest], words[rest]))})
         path = out / f"{output}-search"
         title = f"Concept LDS on the scenes, {output}: a search, reported on {len(rest)} halves"
-        notes = [f"chosen on the first {plan.subsets - len(rest)} halves, which had no other part"]
+        notes = [
+            f"chosen on the first {SEEN} halves, with which two of the methods were thought of"
+        ]
         write_results(path, title, about(given), rows, notes)
         print((path / "table.md").read_text())
 
@@ -241,9 +246,9 @@ def held_row(
     words: np.ndarray,
     name: str,
 ) -> dict[str, object]:
-    """The best on the first 16 halves, and what it is worth on the others."""
+    """The best on the first `SEEN` halves, and what it is worth on the others."""
     rest = unseen_of(plan)
-    key = best_on(np.arange(rest[0]), true, predicted)
+    key = best_on(np.arange(SEEN), true, predicted)
     own = predicted[key][rest]
     return {
         "method": name if name != "best" else f"best: {key[0]}",
@@ -276,12 +281,14 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         TAKEN_OUT_BY,
         (25, 50, 100, 200) if full else (100,),
         asking=Asking(given.draws, guidance=3.0),
-        parameters={"concept-d-trak": "all"},
+        parameters={"concept-d-trak": "all"},  # by which it predicted best in the first halves
         clip=Clip(clip, given.device),
         jobs=given.jobs,
         device=given.device,
     )
-    rows, _ = write(setting, outcomes(setting), about(given, concepts=concepts))
+    rows, _ = write(
+        setting, outcomes(setting), about(given, concepts=concepts, parameters=setting.parameters)
+    )
     print(markdown(rows), out / "table.md", sep="\n")
 
 

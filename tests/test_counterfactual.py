@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,13 @@ from test_similarity import tiny_clip
 from tiny import tiny_pipeline
 from transformers import CLIPModel, CLIPTokenizer
 
-from headwater import Denoiser
+from headwater import Denoiser, load_dataset
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation import effects, regenerating
 from headwater.evaluation.changes import Again, compared, mean_over, others_named
-from headwater.evaluation.counterfactual import Outcome, remaining, removals
+from headwater.evaluation.counterfactual import Outcome, Setting, check, remaining, removals
 from headwater.evaluation.judges import ClipJudge, ScenesJudge, Seen, judge_of
+from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.regenerating import Asked, Window, asked, kept, made, read_window, swapped
 from headwater.evaluation.results import Interval
@@ -430,3 +431,14 @@ def test_a_model_that_reads_no_prompts(tiny_images, tmp_path):
     path.write_text(json.dumps({"base": "", "unet": unet, "phases": [{"steps": 1}]}))
     result = headwater(*command(path, tiny_images, "scenes", tmp_path / "out"))
     assert result.code == 2 and "the configuration's model reads no prompts" in result.err
+
+
+@pytest.mark.parametrize("name", ["trak", "pixel-cosine"])
+def test_parameters_of_a_method_without_gradients_here(tmp_path, name):
+    setting = Setting(
+        tmp_path, ModelConfig((Phase(1),)), load_dataset("scenes").first(20), [], ScenesJudge(),
+        ("concept-trak", "pixel-cosine"), (3,), parameters={"concept-trak": "all"},
+    )  # fmt: skip
+    check(setting)
+    with pytest.raises(ParameterError, match=f"parameters of {name}, which takes no gradients"):
+        check(replace(setting, parameters={name: "all"}))

@@ -143,6 +143,14 @@ def test_a_build_goes_on_with_the_checkpoints_that_are_missing(world):
     assert len(again.members()) == 2
 
 
+def test_captions_ask_each_checkpoint_by_its_own_rows(world):
+    """A mean of two answers, each with features and a kernel of its own."""
+    query = Concept("a red fish", "fish")
+    asked = dict(method="caption-d-trak")
+    parts = [world.alone(i, "d-trak").attribute(query, **asked).scores for i in (0, 1)]
+    assert_mean(world.both("d-trak").attribute(query, **asked).scores, parts)
+
+
 def test_checkpoints_with_other_encoders_are_refused(tmp_path, tiny_model, tiny_images):
     """Their latents are not each other's."""
     other = Denoiser.load(tiny_model)

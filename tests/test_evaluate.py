@@ -14,7 +14,15 @@ from tiny import tiny_folder, tiny_pipeline
 from headwater import Index
 from headwater.errors import MethodError, QueryError
 from headwater.evaluation import answers, scoring
-from headwater.evaluation.answers import Asking, membership, open_all, question, scores, serving
+from headwater.evaluation.answers import (
+    Asking,
+    membership,
+    open_all,
+    question,
+    require_named,
+    scores,
+    serving,
+)
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS
 from headwater.pictures import Image
@@ -92,11 +100,22 @@ def test_what_a_method_is_asked():
         "a red star", draws=7, seed=3, guidance=2.0
     )
     assert question(METHODS["clip-cosine"], truth, asking).kind == "concept"
+    assert question(METHODS["caption-d-trak"], truth, asking).context == "auto"  # takes no other
     kinds = {name: question(method, truth, asking).kind for name, method in METHODS.items()}
     assert all(kind in METHODS[name].takes for name, kind in kinds.items())
 
 
 # --- scores -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_captions_cannot_ask_what_none_or_all_of_them_name(named):
+    some, same = np.array([True, False]), np.full(2, named)
+    truths = [Truth(w, w, some, ~some, n, {}) for w, n in (("star", some), ("moon", same))]
+    require_named([METHODS["concept-d-trak"]], truths)
+    require_named([METHODS["caption-d-trak"]], truths[:1])
+    with pytest.raises(MethodError, match="asks by captions, and 'moon' is named by none"):
+        require_named([METHODS["caption-d-trak"]], truths)
 
 
 def test_scores_are_those_of_the_index_and_are_kept(places, tmp_path, monkeypatch):

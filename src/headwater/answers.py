@@ -22,13 +22,13 @@ from headwater.errors import StoreError
 from headwater.figures import figures, name
 from headwater.files import write_image, write_table, write_tensors, write_text
 from headwater.index import Index
-from headwater.methods import CAPTIONS, method_named
+from headwater.methods import method_named
 from headwater.near_copies import distinct
 from headwater.pictures import Picture
 from headwater.preparing import Question
 from headwater.queries import Concept
 from headwater.report import Answer, Entry, contact_sheet, html_report
-from headwater.wording import SAID_CAPTIONS, WORDING, measure, said_candidates
+from headwater.wording import WORDING, measure, said_candidates
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 _PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -222,8 +222,6 @@ def remarks(attribution: Attribution) -> list[str]:
     if attribution.among is not None:
         count, chosen = len(attribution.among), attribution.provenance["candidates"]
         said.append(said_candidates(count, len(attribution.index), chosen))
-    if method_named(attribution.method).concept == CAPTIONS:
-        said.append(SAID_CAPTIONS)
     if attribution.unsure:
         said.append(f"The scores have no standard errors: {attribution.unsure}.")
     return said

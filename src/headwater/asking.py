@@ -95,8 +95,10 @@ def about_contrast(
 ) -> Iterator[Asked]:
     """D-TRAK's output under c+ less the same under c-, where `about_concept` asks the slider.
 
-    ||eps(xt, c+)||^2 - ||eps(xt, c-)||^2 along trajectories from `noise` under c (`base`, or c+
-    itself); two probes at each timestep, so that the mean over probes is half of it.
+    ||eps(xt, c+)||^2 - ||eps(xt, c-)||^2, up to a positive constant, along trajectories from
+    `noise` under c (`base`, or c+ itself): two probes at each timestep. Our own, from Zheng 2024
+    (table 1) and Concept-TRAK (section 3.2). The two may be nearly equal: in half precision their
+    difference has fewer digits than either.
     """
     for probe in probes.generation(denoiser, noise, plus if base is None else base, timesteps):
         there = probe if base is None else probes.at(denoiser, probe, plus)

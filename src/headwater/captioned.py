@@ -26,13 +26,14 @@ def naming(index: Index, query: Concept, method: str) -> Bool[Tensor, " n"]:
     """Of each image of an index, whether its caption names the concept.
 
     Raises:
-        MethodError: the query says how prompts are compared, and none are.
+        MethodError: the query says how prompts are compared or exchanged, and there are none.
         QueryError: no caption names it, or all do.
     """
-    if query.minus is not None or query.base is not None or query.context != "auto":
+    compares = query.minus is not None or query.base is not None or query.context != "auto"
+    if compares or query.swap:
         raise MethodError(
-            f"{method} asks by captions and compares no prompts: leave out --minus, --base and "
-            "--context"
+            f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
+            "--context and --swap"
         )
     named = torch.tensor([prompts.contains(s.caption, query.concept) for s in index.samples])
     if named.all() or not named.any():

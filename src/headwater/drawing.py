@@ -35,6 +35,10 @@ _NOTHING = {
 _NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
 
 
+# How a concept is asked -> the function that asks it, and its probes at each timestep.
+CONCEPT_DELTAS = {"concept": (asking.about_concept, 1), "contrast": (asking.about_contrast, 2)}
+
+
 @runtime_checkable
 class Drawer(Protocol):
     """A question, ready to be asked at any draw.
@@ -77,12 +81,12 @@ class ConceptDrawer:
     def key(self, draws: range) -> Mapping[str, Any]:
         """The contexts of these draws."""
         pairs = [self.pairs[draw] for draw in draws]
-        asked = {"pairs": pairs, "base": self.base, "seed": self.seed, "delta": self.delta}
-        return {"type": "concept", **asked}
+        key = {"type": "concept", "pairs": pairs, "base": self.base, "seed": self.seed}
+        return key if self.delta == "concept" else {**key, "delta": self.delta}
 
     def probes(self, machine: Extractor) -> int:
         """One at each timestep; of a contrast one under c+ and one under c-."""
-        return len(machine.timesteps) * (2 if self.delta == "contrast" else 1)
+        return len(machine.timesteps) * CONCEPT_DELTAS[self.delta][1]
 
     def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
         """Trajectories under c+ (or the base prompt), asked what c+ and c- differ in there."""
@@ -92,7 +96,7 @@ class ConceptDrawer:
         )
         base = None if self.base is None else _condition(denoiser, [self.base] * len(draws))
         noise = trajectory_noise(denoiser, self.seed, draws)
-        about = asking.about_contrast if self.delta == "contrast" else asking.about_concept
+        about, _ = CONCEPT_DELTAS[self.delta]
         yield from about(denoiser, noise, plus, minus, base, machine.timesteps)
 
 

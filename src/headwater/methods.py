@@ -1,7 +1,7 @@
 """The table of methods: what is computed of a training image and of a query, and a score rule.
 
-A method is one row. Paths are generators of `probes`, deltas functions of `guidance`, rules
-functions of `rules`. Methods whose train sides are the same share an index.
+A method is one row. Paths are generators of `probes`, deltas functions of `guidance` (a concept's,
+of `asking`), rules functions of `rules`. Methods whose train sides are the same share an index.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from headwater.errors import MethodError
 from headwater.queries import DRAWS
 
 # What a side costs for each probe, in forward passes of the network: its own, backward to the
-# layers, and, of these, backward to the input (or, of a concept, forward at c-).
+# layers, and, of these, backward to the input (or, of a concept, forward at c-; of a contrast,
+# forward and backward at c-).
 _UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3, "contrast": 4}
 # Costs are given at so many probes of a picture.
 TIMESTEPS = 10

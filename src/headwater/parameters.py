@@ -14,7 +14,7 @@ from headwater.layers import attributable
 SUBSETS = {
     "attn2": r"\.attn2\.",
     "attn2-kv": r"\.attn2\.to_[kv](\.|$)",
-    "attn2-qo": r"\.attn2\.to_(q|out)(\.|$)",  # not fed with the caption's words
+    "attn2-qo": r"\.attn2\.to_(q|out)(\.|$)",  # no words but in to_out's input
     "attn": r"\.attn[12]\.",
     "up_blocks": r"^up_blocks\.",
     "lora": r"\.lora_[AB]\.",

@@ -15,7 +15,7 @@ from headwater.denoiser import Denoiser
 from headwater.drawing import ConceptDrawer, Drawer, PictureDrawer
 from headwater.errors import MethodError, QueryError
 from headwater.local import Local
-from headwater.methods import CAPTIONS, Method, Side
+from headwater.methods import CAPTIONS, OWN, Method, Side
 from headwater.pictures import Image, Picture
 from headwater.probes import seeded_noise
 from headwater.queries import Concept
@@ -146,7 +146,7 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
     denoiser = index.denoiser
     nearest = partial(_nearest, index, query)
     if method.concept == CAPTIONS:
-        return _by_captions(index, method, query)
+        return _by_captions(index, method, query, nearest)
     if not denoiser.conditional:
         raise MethodError(
             f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
@@ -164,25 +164,25 @@ def _concept(index: Index, method: Method, query: Concept) -> Prepared:
     chosen = queries.contexts(query, captions)
     used = dict.fromkeys(chosen.pairs)
     denoiser.warn_of_lost_words([prompt for pair in used for prompt in pair])
-    side = method.asks(query.kind)
-    assert side is not None, f"{method.name} takes no concepts"
-    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed, side.delta)
+    delta = (method.concept or OWN["concept"]).delta
+    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed, delta)
     return Prepared(partial(_in_contexts, query, chosen), nearest, drawer=drawer)
 
 
 _SIMILARITY = "a similarity draws nothing at random"
 
 
-def _by_captions(index: Index, method: Method, query: Concept) -> Prepared:
+def _by_captions(
+    index: Index, method: Method, query: Concept, nearest: Callable[[str], list[int]]
+) -> Prepared:
     named = captioned.naming(index, query, method.name)
-    count, sign = int(named.sum()), -1 if query.swap else 1
+    count = int(named.sum())
     those = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
-    asked = f"by the rest against {those}" if query.swap else f"by {those}, against the rest"
-    said: Said = (asked, {"captions that name it": count, "swap": query.swap})
+    said: Said = (f"by {those}, against the rest", {"captions that name it": count})
     return Prepared(
         lambda _: said,
-        partial(_nearest, index, query),
-        row=lambda member: sign * captioned.difference(member, named),
+        nearest,
+        row=lambda member: captioned.difference(member, named),
         once="captions are all asked at once",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headwater.methods import method_named
+from headwater.methods import CAPTIONS, method_named
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,19 @@ WORDING = {
             "push the model towards what was asked for or away from it.",
         ),
     ),
+    "captions": Wording(
+        "Most in common",
+        "Least in common",
+        "These images have most in common, for the model, with those whose caption names {name}.",
+        "These images have least in common, for the model, with those whose caption names {name}.",
+        (
+            "A score is a regression of what captions say on gradients of the model: how much an "
+            "image has in common with those whose caption names what was asked for. An image whose "
+            "own caption names it ranks high for that reason too.",
+            "It is evidence, not proof: to prove influence, one would have to train the model "
+            "again without the image.",
+        ),
+    ),
     "similarity": Wording(
         "Most similar",
         "Least similar",
@@ -89,6 +102,8 @@ def measure(method: str) -> str:
         return "chance"
     if row.rule in SQUARED:
         return "strength"
+    if row.concept == CAPTIONS:
+        return "captions"
     return "similarity" if row.train is not None and not row.train.gradient else "influence"
 
 
@@ -109,12 +124,6 @@ _ALWAYS = (
 def reading(measured: str, errors: bool) -> list[str]:
     """How to read a report, sentence by sentence; `errors`: whether scores have standard errors."""
     return [*WORDING[measured].score, *([_ERROR] if errors else []), *_ALWAYS]
-
-
-SAID_CAPTIONS = (
-    "The question was put by captions: images whose caption names it rank high for that reason "
-    "alone, those among them first that have most in common for the model."
-)
 
 
 def said_candidates(count: int, images: int, chosen: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,7 @@ from headwater.errors import MethodError, QueryError
 from headwater.evaluation.truth import Truth
 from headwater.files import read_tensors, write_tensors
 from headwater.index import Index
-from headwater.methods import METHODS, Method, method_named
+from headwater.methods import CAPTIONS, METHODS, Method, method_named
 from headwater.pictures import Image
 from headwater.queries import Concept
 
@@ -111,7 +111,7 @@ def question(method: Method, truth: Truth, asking: Asking) -> Concept | Image:
         return Concept(
             truth.prompt,
             truth.concept,
-            context=asking.context,
+            context="auto" if method.concept == CAPTIONS else asking.context,
             draws=asking.draws,
             seed=asking.seed,
         )
@@ -121,13 +121,33 @@ def question(method: Method, truth: Truth, asking: Asking) -> Concept | Image:
 def scores(
     methods: Mapping[Method, Index], truths: Sequence[Truth], asking: Asking, folder: Path
 ) -> dict[str, Float[np.ndarray, "q n"]]:
-    """What each method scores every image for every truth; see `answered`."""
+    """What each method scores every image for every truth; see `answered`.
+
+    Raises:
+        MethodError: see `require_named`.
+    """
+    require_named(methods, truths)
     return answered(
         methods,
         lambda method: [question(method, t, asking) for t in truths],
         folder,
         asking.damping,
     )
+
+
+def require_named(methods: Iterable[Method], truths: Sequence[Truth]) -> None:
+    """Refuse, before hours of work, a method that asks by captions about what none of them names.
+
+    Raises:
+        MethodError: names both.
+    """
+    by_captions = [method.name for method in methods if method.concept == CAPTIONS]
+    strange = [t.concept for t in truths if t.names.all() or not t.names.any()]
+    if by_captions and strange:
+        raise MethodError(
+            f"{by_captions[0]} asks by captions, and {strange[0]!r} is named by none of them or by "
+            "all: leave it out of --methods"
+        )
 
 
 def answered(

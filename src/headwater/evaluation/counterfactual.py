@@ -20,7 +20,7 @@ from tqdm import tqdm
 from headwater.answers import slug
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, ParameterError, QueryError
-from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.answers import Asking, membership, require_named, scores
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
 from headwater.evaluation.models import ModelConfig, encoded, new_pipeline
@@ -29,7 +29,8 @@ from headwater.evaluation.retraining import Measured, Study, Task, kept_encoding
 from headwater.evaluation.retrieval import best
 from headwater.evaluation.studies import indexes_of, require
 from headwater.evaluation.truth import Truth
-from headwater.methods import method_named
+from headwater.index import Index
+from headwater.methods import Method, method_named
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
@@ -49,7 +50,7 @@ class Setting:
         remove: how many images are taken out, each k.
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
-        parameters: of a method's gradients, where they are not the usual ones.
+        parameters: method -> of which parameters its gradients are, where not the usual ones.
         window: timesteps for which a retrained model is also swapped into the full one.
     """
 
@@ -140,6 +141,11 @@ def check(setting: Setting) -> None:
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
     require([m for m in setting.methods if m not in (CAPTION, *by_clip)], "concept")
+    require_named([method_named(m) for m in setting.methods if m != CAPTION], setting.truths)
+    for name in setting.parameters:
+        train = method_named(name).train
+        if name not in setting.methods or train is None or not train.gradient:
+            raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
     n, most = len(setting.data), max(setting.remove)
     if most > n - FEWEST:
         raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
@@ -243,10 +249,10 @@ def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray,
     truths = list(setting.truths)
     names = [name for name in setting.methods if name != CAPTION]
     folder, given = setting.out / "indexes", setting.parameters
-    usual = [name for name in names if name not in given]
-    indexes = indexes_of(full, setting.data, folder, usual, clip=setting.clip) if usual else {}
-    for name in [name for name in names if name in given]:
-        indexes |= indexes_of(full, setting.data, folder, [name], parameters=given[name])
+    indexes: dict[Method, Index] = {}
+    for name in names:
+        recipe = {"parameters": given[name]} if name in given else {}
+        indexes |= indexes_of(full, setting.data, folder, [name], clip=setting.clip, **recipe)
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
     if CAPTION in setting.methods:
         found[CAPTION] = membership(truths, setting.asking.seed)

@@ -238,6 +238,7 @@ def notes(setting: Setting, concepts: int) -> list[str]:
         "lie further apart than their distributions do, so compare rows only",
         f"{AGAIN}: a model of all images; what is no larger than its row is no effect",
         f"each number is of {models}; intervals: 95%, bootstrap over {of}",
+        *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
         *_begun(setting),
     ]
 

@@ -18,11 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater import prompts
-from headwater.answers import slug
 from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, QueryError
-from headwater.evaluation.answers import Asking, answered, membership, scores
+from headwater.evaluation.answers import Asking, answered, membership, require_named, scores
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
@@ -146,7 +145,7 @@ def indexes_of(
         own = recipe if other.train.gradient else {}
         side = (other.train.path, other.train.delta, other.normalise, *own.values())
         own = {"clip": clip} if other.train.path == "clip" else own
-        place = folder / slug("-".join(map(str, side)))
+        place = folder / "-".join(map(str, side))
         found[method] = build_index(model, data, place, method=other.name, **own)
     return found
 
@@ -207,6 +206,7 @@ def lds_of_concepts(
     """
     require(names, "concept")
     truths, shown = _in_both(setting, truth)
+    require_named(map(method_named, names), truths)
     captions = {"own": [sample.caption for sample in setting.held.samples]}
     for concept in shown:
         captions[f"without {concept}"] = [prompts.without(c, concept) for c in captions["own"]]
