@@ -169,6 +169,8 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         name: {
             "highest 10 show it": mean_precision(each, truths),
             "lowest 10 show it": mean_precision(-each, truths),
+            "positive if shown": positive(each, [truth.shows for truth in truths]),
+            "positive if not": positive(each, [~truth.shows for truth in truths]),
         }
         for name, each in answers.items()
     }
@@ -195,6 +197,11 @@ def mean_precision(found: np.ndarray, truths: Sequence[Truth]) -> float:
     """Precision@10, mean over the concepts."""
     each = [precision_at(row, t.shows) for row, t in zip(found, truths, strict=True)]
     return float(np.mean(each))
+
+
+def positive(found: np.ndarray, rows: Sequence[np.ndarray]) -> float:
+    """The share of these images with a score above zero, mean over the concepts."""
+    return float(np.mean([(each[of] > 0).mean() for each, of in zip(found, rows, strict=True)]))
 
 
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
