@@ -162,8 +162,6 @@ def attribute(
     unsure = "" if sure is not None else prepared.once or "there was one draw"
     if sure is None and answer.draws == 1 and query.draws not in (1, DRAWS):
         note(f"{query.title}: {unsure}, so --draws has no effect")
-    if fresh and prepared.drawer is None:
-        note(f"{chosen.name} keeps no gradient of a query, so --fresh has no effect")
     asked, details = prepared.describe(answer.draws)
     made = {**details, "draws": answer.draws, "seed": query.seed}
     return Attribution(
