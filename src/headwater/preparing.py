@@ -143,10 +143,10 @@ def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
 
 
 def _concept(index: Index, method: Method, query: Concept) -> Prepared:
-    denoiser = index.denoiser
     nearest = partial(_nearest, index, query)
     if method.concept == CAPTIONS:
         return _by_captions(index, method, query, nearest)
+    denoiser = index.denoiser
     if not denoiser.conditional:
         raise MethodError(
             f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
