@@ -37,7 +37,7 @@ from headwater.evaluation.lds import choose, lds_interval, predicted_outputs
 from headwater.evaluation.models import encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.results import Interval, write_results
-from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.studies import indexes_of, pictures_in
 from headwater.index import Index
 from headwater.methods import METHODS, Method
@@ -98,15 +98,8 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
     """
     out, (train, validation) = folder(size), data_of(size)
     encoder = Denoiser(new_pipeline(size.config, 0), "", "cpu")
-    data = kept_encoding(out / "encoded.safetensors", partial(encoded, encoder, train))
-    first = Study(
-        out / "everything",
-        size.config,
-        data,
-        train.fingerprint,
-        lambda denoiser: {},
-        {},
-        given.device,
+    first = study_of(
+        out / "everything", size.config, train, encoder, lambda denoiser: {}, {}, given.device
     )
     retrained(first, [plan.full])
     full = Denoiser.load(first.model(plan.full), given.device)
@@ -125,7 +118,7 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
         "timesteps": 10,
         "draws": 3,
     }
-    study = Study(out, size.config, data, train.fingerprint, measure, facts, given.device)
+    study = study_of(out, size.config, train, encoder, measure, facts, given.device)
     return [{}, *retrained(study, plan.tasks()[1:], given.jobs)]
 
 
@@ -167,7 +160,7 @@ def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Nam
         found = collect(plan, measured, partial(losses, name=group))
         facts = {m.name: {"published": published(m.name, side)} for m in there}
         rows = rows_of(plan, found, by_damping[0.1], facts=facts)
-        if plan.subsets >= 4:
+        if plan.subsets >= 8:  # four to choose by, four to report
             add_chosen(rows, found, plan, by_damping)
         title = f"LDS on CIFAR-2, {group}: {size.halves} halves of {size.images} pictures"
         write_results(out / group, title, about(given, damping=0.1), rows, NOTES)

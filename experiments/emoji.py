@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from functools import partial
 from pathlib import Path
 
 import PIL.Image
@@ -33,9 +32,10 @@ from headwater import Concept, Denoiser, TrainingSet, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import tokenizer_of, train_clip
-from headwater.evaluation.models import ModelConfig, Phase, encoded
+from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
-from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained
+from headwater.evaluation.results import markdown
+from headwater.evaluation.retraining import Task, retrained, study_of
 from headwater.evaluation.scoring import evaluate
 from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
@@ -127,15 +127,7 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
     if given.full:
         phase = Phase(40_000, batch=64, weight="shapes-first")
         config = ModelConfig((phase,), base=str(base), unet={})
-    study = Study(
-        out,
-        config,
-        kept_encoding(out / "encoded.safetensors", partial(encoded, encoder, data)),
-        f"{data.fingerprint} {encoder.encoders_fingerprint()}",
-        lambda denoiser: {},
-        {},
-        given.device,
-    )
+    study = study_of(out, config, data, encoder, lambda denoiser: {}, {}, given.device)
     task = Task("full", tuple(range(len(data))), kept=True)
     retrained(study, [task])
     return Denoiser.load(study.model(task), given.device)
@@ -211,7 +203,7 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
         if name not in LEFT_OUT and {"concept", "image"} & set(method.takes)
     ]
     clip = out / "models" / "clip"
-    if not (clip / "config.json").exists():
+    if not (clip / "preprocessor_config.json").exists():
         images = [data.image(row) for row in range(len(data))]
         train_clip(images, [sample.caption for sample in data.samples], clip)
     recipe = {"parameters": given.parameters, "clip": Clip(clip, given.device)}
@@ -221,7 +213,7 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
     folder = out / "retrieval" / slug(given.parameters)
     stated = about(given, methods=names)
     rows, _ = evaluate("retrieval", indexes, truths, asking, folder, stated)
-    print(*rows, folder / "table.md", sep="\n")
+    print(markdown(rows), folder / "table.md", sep="\n")
 
 
 if __name__ == "__main__":

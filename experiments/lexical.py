@@ -62,7 +62,7 @@ def tables(given: argparse.Namespace) -> None:
     data = load_dataset("scenes")
     data = planted(data if given.full else data.first(1_000), FALSE)
     clip = out / "models" / "clip"
-    if not (clip / "config.json").exists():
+    if not (clip / "preprocessor_config.json").exists():
         train_clip(*of_scenes(), clip)
     indexes = indexes_of(
         Denoiser.load("scenes", given.device),

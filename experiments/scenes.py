@@ -15,7 +15,7 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
 
 `--halves` and `--again` take fewer than there are to be. The last takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200), for the object, the colour and the style that
+each method out (with `--full` 25, 50, 100 and 200), for the two objects, colours and styles that
 the full model draws most surely. Everything lies in `experiments/results/scenes`; what was measured
 of each model is kept in the repository.
 """
@@ -40,9 +40,9 @@ from headwater.evaluation.effects import write
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.judges import judge_of
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
-from headwater.evaluation.models import ModelConfig, Phase, encoded
+from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.results import Interval, markdown, write_results
-from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.studies import indexes_of
@@ -145,15 +145,8 @@ def trained(full: bool, plan: Plan, jobs: int, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
-    study = Study(
-        out,
-        CONFIG if full else REDUCED,
-        kept_encoding(out / "encoded.safetensors", lambda: encoded(encoder, data)),
-        f"{data.fingerprint} {encoder.encoders_fingerprint()}",
-        measuring.measure,
-        measuring.facts(),
-        device,
-    )
+    config = CONFIG if full else REDUCED
+    study = study_of(out, config, data, encoder, measuring.measure, measuring.facts(), device)
     return retrained(study, plan.tasks(), jobs)
 
 
@@ -275,7 +268,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     """Train without the images that methods name for a concept; is it gone from the pictures?"""
     data, out = data_of(full), folder(full) / "removed"
     clip = folder(full) / "models" / "clip"
-    if not (clip / "config.json").exists():
+    if not (clip / "preprocessor_config.json").exists():
         train_clip(*of_scenes(), clip)
     truths = read_truths("scenes", data.samples)
     concepts = surest(measured)
@@ -300,9 +293,10 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
 
 
 def surest(measured: Measured) -> list[str]:
-    """The object, the colour and the style with the highest rate in samples."""
+    """The two objects, colours and styles with the highest rates in samples."""
     rates = dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
-    return [max(ATTRIBUTES[kind], key=rates.__getitem__) for kind in ("object", "colour", "style")]
+    ordered = {kind: sorted(of, key=rates.__getitem__) for kind, of in ATTRIBUTES.items()}
+    return [concept for kind in ("object", "colour", "style") for concept in ordered[kind][-2:]]
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from headwater.evaluation.answers import (
     require_named,
     scores,
     serving,
+    shuffled,
 )
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS
@@ -165,10 +166,13 @@ def test_indexes_that_do_not_belong_together(places):
 
 def test_membership_ranks_by_captions_alone(places):
     truths = truths_of(places)
-    for truth, row in zip(truths, membership(truths), strict=True):
+    for truth, row in zip(truths, shuffled(membership(truths)), strict=True):
         assert row[truth.names].min() > row[~truth.names].max()
         assert len(set(row)) == len(row)
-    assert (membership(truths, seed=1) != membership(truths)).all()
+    named = membership(truths)
+    assert set(named.ravel()) <= {0, 1}
+    assert (shuffled(named, seed=1) != shuffled(named)).all()
+    assert (shuffled(named[1:]) == shuffled(named)[1:]).all()
 
 
 # --- measures -----------------------------------------------------------------------------------

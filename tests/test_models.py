@@ -149,10 +149,17 @@ def test_configurations_are_files(tmp_path):
         '{"phases": [{"step": 1}]}',
         '{"phases": [], "text_encoder": "new"}',
         '{"phases": [], "base": "", "text_encoder": "continue"}',
+        '{"phases": [{"steps": 1, "weight": "shape-first"}]}',
+        '{"phases": [{"steps": 0}]}',
     ):
         path.write_text(text)
         with pytest.raises(ModelError, match="is no configuration of a model"):
             read_config(path)
+
+
+def test_a_configuration_of_no_model():
+    with pytest.raises(ModelError, match="no model can be made of the configuration's unet"):
+        new_pipeline(ModelConfig((Phase(1),), base="", unet={"foo": 1}), 0)
 
 
 # --- outputs --------------------------------------------------------------------------------------
@@ -235,8 +242,45 @@ def test_models_side_by_side_are_the_same_models(tmp_path, data):
     assert retrained(study(tmp_path / "together", data), tasks, jobs=2) == alone
 
 
-def test_an_encoding_is_kept(tmp_path, words):
-    path = tmp_path / "encoded.safetensors"
-    assert torch.equal(kept_encoding(path, lambda: words).x0, words.x0)
-    kept = kept_encoding(path, lambda: pytest.fail("encoded again"))
+def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, words, monkeypatch):
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(str(tiny_images))
+    assert torch.equal(kept_encoding(tmp_path, denoiser, data).x0, words.x0)
+    monkeypatch.setattr("headwater.evaluation.retraining.encoded", None)  # nothing is encoded again
+    kept = kept_encoding(tmp_path, denoiser, data)
     assert torch.equal(kept.x0, words.x0) and torch.equal(kept.tokens, words.tokens)
+    other = Denoiser(new_pipeline(captioned(tiny_model), 1), "", "cpu")
+    with pytest.raises(TypeError):  # by another encoder it is
+        kept_encoding(tmp_path, other, data)
+
+
+def test_what_was_begun_goes_on_for_the_same_task_alone(tmp_path, data, monkeypatch):
+    """A checkpoint of other rows is not taken up."""
+    alone = retrained(study(tmp_path / "alone", data, steps=4), [Task("half", (3, 4, 5))])
+
+    def stopped(*args, **more):
+        train(*args, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("headwater.evaluation.retraining.train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            retrained(study(tmp_path, data, steps=4), [Task("half", (0, 1, 2))])
+    assert list((tmp_path / "training").rglob("*.safetensors"))
+    assert retrained(study(tmp_path, data, steps=4), [Task("half", (3, 4, 5))]) == alone
+
+
+def test_a_kept_model_without_its_numbers_is_made_again(tmp_path, data):
+    mine, tasks = study(tmp_path, data), [Task("full", (0, 1, 2), kept=True)]
+    found = retrained(mine, tasks)
+    (tmp_path / "outputs" / "full.json").unlink()
+    assert retrained(mine, tasks) == found
+
+
+def test_phases_follow_each_other(tmp_path, data):
+    """Two of one name are two."""
+    pipes = []
+    for phases in ((Phase(3, batch=4),), (Phase(3, batch=4), Phase(3, batch=4))):
+        config = ModelConfig(phases, base="", unet=PIXELS)
+        pipes.append(new_pipeline(config, 0))
+        train(pipes[-1], data, range(10), config, tmp_path / str(len(phases)))
+    assert not same(weights(pipes[0]), weights(pipes[1]))

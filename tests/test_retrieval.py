@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from headwater.evaluation.retrieval import (
     average_precision,
@@ -66,6 +67,17 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     half = 1.96 * values.std() / 20
     assert mean == pytest.approx(values.mean())
     assert (high - mean, mean - low) == pytest.approx((half, half), rel=0.1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 6, 9])
+def test_the_interval_of_few_is_students(n):
+    values = np.random.default_rng(n).normal(5, 2, n)
+    exact = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean_interval(values.tolist()) == pytest.approx((values.mean(), *exact), rel=1e-3)
+
+
+def test_one_value_has_no_interval():
+    assert mean_interval([0.5]) == pytest.approx((0.5, np.nan, np.nan), nan_ok=True)
 
 
 def test_two_recalls():

@@ -65,6 +65,10 @@ def test_lds_from_the_command_line(config, tiny_images, tmp_path):
     assert table.startswith("# LDS: 8 pictures, 4 halves of 12 images") and "noise ceiling" in table
     rows = {row["method"]: row for row in json.loads((out / "results.json").read_text())["rows"]}
     assert list(rows) == ["trak", "pixel-dot", "random", "noise ceiling"]
+    written = json.loads((out / "results.json").read_text())
+    for name, values in written["values"].items():
+        assert np.mean(values) == pytest.approx(rows[name]["LDS"]["mean"])
+    assert len(written["values"]["trak"]) == 8 and (out / "lds.png").exists()
     names = {path.stem for path in (out / "outputs").iterdir()}
     assert names == {"full", *(f"half-00{i}" for i in range(4)), "half-000-again", "half-001-again"}
     # again by hand: the scores of pixels are inner products of latents
@@ -127,8 +131,16 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
         ("--methods concept-trak-a", "concept-trak-a cannot be asked for a picture: leave it out"),
         (
             "--methods tracin",
-            "tracin needs more than one model and its images, which a study does not have",
+            "tracin needs a training's checkpoints: leave it out",
         ),
+        ("--methods clip-cosine", "clip-cosine needs a CLIP model, which a study does not have"),
+        ("--methods ,", "--methods names none: give names with commas"),
+        ("--subsets 1", "--subsets 1 must be at least 2"),
+        ("--again -1", "--again -1 must be at least 0"),
+        ("--jobs 0", "--jobs 0 must be at least 1"),
+        ("--seed -1", "--seed -1 must be at least 0"),
+        ("--draws 0", "--draws 0 must be at least 1, or auto"),
+        ("--damping -1", "--damping -1.0 must be a number from 0 up"),
         ("--held-out 18", "--held-out 18 of 20 images: at least 1, and leave 4 to train on"),
         ("--methods tark", "there is no method 'tark'"),
     ],
@@ -136,6 +148,7 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
 def test_what_cannot_be_studied(config, tiny_images, tmp_path, options, said):
     command = ["evaluate", "lds", config, tiny_images, tmp_path / "out", *MANY, *options.split()]
     assert_refused(headwater(*command), said)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_configuration_that_is_none(tiny_images, tmp_path):

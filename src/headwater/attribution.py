@@ -182,14 +182,23 @@ def attribute(
     )
 
 
+def require_damping(damping: float) -> None:
+    """Refuse what is no damping.
+
+    Raises:
+        QueryError: it is below 0, infinite or no number.
+    """
+    if not 0 <= damping < float("inf"):
+        raise QueryError(f"--damping {damping} must be a number from 0 up")
+
+
 def _dampings(
     damping: float | Sequence[float], method: Method, note: Callable[[str], None]
 ) -> list[float]:
     """Those to answer at, each once; a rule without a kernel has no more than one answer."""
     dampings: list[float] = [*damping] if isinstance(damping, Sequence) else [damping]
     for each in dampings:
-        if not 0 <= each < float("inf"):
-            raise QueryError(f"--damping {each} must be a number from 0 up")
+        require_damping(each)
     if method.rule in NO_KERNEL and dampings != [DAMPING]:
         note(f"{method.name} has no kernel, so --damping has no effect")
         return [DAMPING]

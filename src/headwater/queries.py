@@ -14,6 +14,7 @@ from headwater.errors import QueryError
 MIN_CONTEXTS = 3
 # How many draws a question makes by default, and the most that `draws=None` makes.
 DRAWS, MOST_DRAWS = 32, 256
+NAMED_CONTEXTS = ("auto", "prompt", "bare")  # any other is a file
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from headwater.answers import slug
-from headwater.attribution import DAMPING, attribute
-from headwater.errors import MethodError, QueryError
+from headwater.attribution import DAMPING, attribute, require_damping
+from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.truth import Truth
 from headwater.files import read_tensors, write_tensors
 from headwater.index import Index
 from headwater.methods import CAPTIONS, METHODS, Method, method_named
 from headwater.pictures import Image
-from headwater.queries import Concept
+from headwater.queries import NAMED_CONTEXTS, Concept, contexts, require_draws
 
 # Several passes per image *and* question: hours, where the others take minutes.
 SLOW = ("unlearning",)
@@ -34,13 +34,23 @@ SLOW = ("unlearning",)
 
 @dataclass(frozen=True)
 class Asking:
-    """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`."""
+    """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`.
+
+    Raises:
+        ParameterError, QueryError: what no question could be asked with, before hours of work.
+    """
 
     draws: int | None = 32
     seed: int = 0
     guidance: float = 5.0
     context: str = "auto"
     damping: float = DAMPING
+
+    def __post_init__(self) -> None:
+        require_draws(self.draws)
+        require_damping(self.damping)
+        if self.seed < 0:
+            raise ParameterError(f"--seed {self.seed} must be at least 0")
 
 
 # --- indexes and methods --------------------------------------------------------------------------
@@ -201,6 +211,8 @@ def _path(
     about = asdict(query)
     if isinstance(query, Image):  # files go by what they hold, not by where they lie
         about = {**about, "file": None, "mask": None, "contents": query.contents()}
+    elif query.context not in NAMED_CONTEXTS:
+        about["context"] = list(contexts(query, ()).pairs)
     facts = {
         "model": index.manifest.model["fingerprint"],
         "samples": index.manifest.samples_sha256,
@@ -216,7 +228,15 @@ def _path(
     return folder / method.name / f"{slug(words)}-{digest}.safetensors"
 
 
-def membership(truths: Sequence[Truth], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """The baseline of every table: does the caption name it? Ties are in random order."""
-    names = np.stack([truth.names for truth in truths])
-    return names + 0.5 * np.random.default_rng(seed).random(names.shape)
+def membership(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
+    """The baseline of every table: 1 where the caption names it, else 0."""
+    return np.stack([truth.names for truth in truths]).astype(np.float64)
+
+
+def shuffled(found: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
+    """Whole numbers with ties in random order: for a ranking, whose ties the data set would break.
+
+    The order of the images is one for all questions, so that none depends on which others there
+    are. Not for sums: over half of the images the noise would count as much as the numbers.
+    """
+    return found + 0.5 * np.random.default_rng(seed).random(found.shape[1])

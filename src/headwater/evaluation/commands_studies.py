@@ -24,6 +24,7 @@ from headwater.evaluation.options import (
     Subsets,
     Truths,
     about,
+    at_least,
     listed,
 )
 from headwater.terminal import quiet_libraries
@@ -31,7 +32,7 @@ from headwater.terminal import quiet_libraries
 if TYPE_CHECKING:
     from headwater.evaluation.answers import Asking
     from headwater.evaluation.counterfactual import Setting as Removals
-    from headwater.evaluation.studies import Setting
+    from headwater.evaluation.studies import Setting, Table
 
 
 def lds(
@@ -54,9 +55,9 @@ def lds(
     setting, names, asking = _study(given)
     from headwater.evaluation.studies import lds_of_pictures
 
-    rows = lds_of_pictures(setting, names, asking)
+    table = lds_of_pictures(setting, names, asking)
     title = f"LDS: {held_out} pictures, {subsets} halves of {len(setting.trained)} images"
-    _write(out, title, about("lds", given), rows)
+    _write(out, title, about("lds", given), table)
 
 
 def concept_lds(
@@ -82,36 +83,53 @@ def concept_lds(
     setting, names, asking = _study(given)
     from headwater.evaluation.studies import lds_of_concepts
 
-    for output, rows in lds_of_concepts(setting, names, truth, asking).items():
+    for output, table in lds_of_concepts(setting, names, truth, asking).items():
         title = f"Concept LDS, output {output}: {subsets} halves of {len(setting.trained)} images"
-        _write(out / output, title, about("concept-lds", given), rows)
+        _write(out / output, title, about("concept-lds", given), table)
 
 
 def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     """What a study of halves needs, from its command line."""
-    count = number_or_auto("--draws", given["draws"])
+    asking = _asking(given)
+    at_least(given, subsets=2, again=0, jobs=1)
+    names = listed(given["methods"])
+    if not names:
+        raise ParameterError("--methods names none: give names with commas")
     quiet_libraries()
     from headwater.dataset import load_dataset
-    from headwater.evaluation.answers import Asking
     from headwater.evaluation.halving import Plan
     from headwater.evaluation.models import read_config
+    from headwater.evaluation.plots import require_matplotlib
     from headwater.evaluation.studies import Setting, split
 
+    require_matplotlib()
     data = load_dataset(given["data"])
     data = data if given["limit"] is None else data.first(given["limit"])
     trained, held = split(data, given["held_out"], given["seed"])
-    plan = Plan(len(trained), given["subsets"], given["again"], given["seed"])
+    plan = Plan(
+        len(trained), given["subsets"], min(given["again"], given["subsets"]), given["seed"]
+    )
     device = given["device"] or "cpu"
     config = read_config(given["config"])
     setting = Setting(given["out"], config, trained, held, plan, given["jobs"], device)
-    names = listed(given["methods"])
-    return setting, names, Asking(count, given["seed"], damping=given["damping"])
+    return setting, names, asking
 
 
-def _write(out: Path, title: str, about: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+def _asking(given: Mapping[str, Any]) -> Asking:
+    """How questions are asked, from a command line."""
+    draws = number_or_auto("--draws", given["draws"])
+    from headwater.evaluation.answers import Asking
+
+    return Asking(draws, given["seed"], damping=given["damping"])
+
+
+def _write(out: Path, title: str, about: Mapping[str, Any], table: Table) -> None:
+    from headwater.evaluation.plots import bars
     from headwater.evaluation.results import markdown, write_results
 
-    write_results(out, title, about, rows, NOTES)
+    rows, values = table
+    write_results(out, title, about, rows, NOTES, values=values)
+    bars(out / "lds.png", rows, "LDS", title=title)
     print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
 
 
@@ -135,7 +153,7 @@ def counterfactual(
         str,
         typer.Option(
             help="Names with commas; `caption` takes out images whose caption names the concept. "
-            "By default concept-trak, clip-cosine (without --clip: caption) and random."
+            "By default concept-trak, caption, random and, with --clip, clip-cosine."
         ),
     ] = "",
     concepts: Annotated[str, typer.Option(help="Of the truth, with commas; default all.")] = "",
@@ -169,14 +187,11 @@ def counterfactual(
 
 def _removals(given: Mapping[str, Any]) -> Removals:
     """What `counterfactual` needs, from its command line."""
-    draws = number_or_auto("--draws", given["draws"])
+    asking = _asking(given)
     remove = _numbers("--remove", given["remove"])
-    for option in ("samples", "seeds"):
-        if given[option] < 1:
-            raise ParameterError(f"--{option} {given[option]} must be at least 1")
+    at_least(given, samples=1, seeds=1, jobs=1)
     quiet_libraries()
     from headwater.dataset import load_dataset
-    from headwater.evaluation.answers import Asking
     from headwater.evaluation.counterfactual import CAPTION, Setting
     from headwater.evaluation.judges import judge_of
     from headwater.evaluation.models import read_config
@@ -191,18 +206,18 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     data = data if given["limit"] is None else data.first(given["limit"])
     truths = read_truths(given["truth"], data.samples)
     clip = None if given["clip"] is None else Clip(given["clip"], device)
-    similar = CAPTION if clip is None else "clip-cosine"
+    similar = [] if clip is None else ["clip-cosine"]
     return Setting(
         given["out"],
         config,
         data,
         _chosen(truths, listed(given["concepts"]), given["truth"]),
         judge_of(given["truth"], [each.concept for each in truths], clip, device),
-        listed(given["methods"]) or ["concept-trak", similar, "random"],
+        listed(given["methods"]) or ["concept-trak", *similar, CAPTION, "random"],
         remove,
         given["samples"],
         given["seeds"],
-        Asking(draws, given["seed"], damping=given["damping"]),
+        asking,
         clip,
         None if given["window"] is None else read_window(given["window"]),
         given["jobs"],

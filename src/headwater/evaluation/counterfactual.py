@@ -8,10 +8,10 @@ trainings differ when nothing is taken out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,14 +20,14 @@ from tqdm import tqdm
 from headwater.answers import slug
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, ParameterError, QueryError
-from headwater.evaluation.answers import Asking, membership, require_named, scores
+from headwater.evaluation.answers import Asking, membership, require_named, scores, shuffled
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
-from headwater.evaluation.models import ModelConfig, encoded, new_pipeline
+from headwater.evaluation.models import ModelConfig, new_pipeline
 from headwater.evaluation.regenerating import Asked, Window, asked, kept, read_pictures
-from headwater.evaluation.retraining import Measured, Study, Task, kept_encoding, retrained
+from headwater.evaluation.retraining import Measured, Study, Task, retrained, study_of
 from headwater.evaluation.retrieval import best
-from headwater.evaluation.studies import indexes_of, require
+from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
 from headwater.evaluation.truth import Truth
 from headwater.index import Index
 from headwater.methods import Method, method_named
@@ -142,6 +142,10 @@ def check(setting: Setting) -> None:
         )
     require([m for m in setting.methods if m not in (CAPTION, *by_clip)], "concept")
     require_named([method_named(m) for m in setting.methods if m != CAPTION], setting.truths)
+    names = Counter(slug(truth.concept) for truth in setting.truths)
+    same = [t.concept for t in setting.truths if names[slug(t.concept)] > 1]
+    if same:
+        raise QueryError(f"{' and '.join(same)} would share files: a folder for each")
     for name in setting.parameters:
         train = method_named(name).train
         if name not in setting.methods or train is None or not train.gradient:
@@ -179,22 +183,15 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     check(setting)
     base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if not base.conditional:
-        raise QueryError("the configuration's model reads no prompts: give one with a `base`")
-    path = setting.out / "encoded" / f"{setting.data.fingerprint[:32]}.safetensors"
-    data = kept_encoding(path, lambda: encoded(base, setting.data))
-    source = f"{setting.data.fingerprint} {base.encoders_fingerprint()}"
-
-    def study(measure: Any, facts: Mapping[str, Any]) -> Study:
-        return Study(setting.out, setting.config, data, source, measure, facts, setting.device)
-
-    of_all = study(nothing, {})
+        raise QueryError(NO_PROMPTS)
+    of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
     retrained(of_all, setting.full, setting.jobs)
     full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
     found = every_score(setting, full)
     bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
     return {
         truth.concept: _outcome(
-            setting, study, full, again, truth, {name: rows[i] for name, rows in found.items()}
+            setting, of_all, full, again, truth, {name: rows[i] for name, rows in found.items()}
         )
         for i, truth in enumerate(bar)
     }
@@ -202,7 +199,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
 
 def _outcome(
     setting: Setting,
-    study: Callable[[Any, Mapping[str, Any]], Study],
+    study: Study,
     full: Denoiser,
     again: Denoiser,
     truth: Truth,
@@ -216,7 +213,8 @@ def _outcome(
     )
     tasks = removals(truth.concept, found, setting.remove, setting.seeds)
     every = [task for each in tasks.values() for task in each]
-    measured = iter(retrained(study(measure, measure.facts()), every, setting.jobs))
+    study = replace(study, measure=measure, measured=measure.facts())
+    measured = iter(retrained(study, every, setting.jobs))
     return Outcome(
         ask,
         before,
@@ -255,5 +253,5 @@ def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray,
         indexes |= indexes_of(full, setting.data, folder, [name], clip=setting.clip, **recipe)
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
     if CAPTION in setting.methods:
-        found[CAPTION] = membership(truths, setting.asking.seed)
+        found[CAPTION] = shuffled(membership(truths), setting.asking.seed)
     return {name: found[name] for name in setting.methods}

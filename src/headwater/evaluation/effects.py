@@ -236,8 +236,10 @@ def notes(setting: Setting, concepts: int) -> list[str]:
         "model's; elsewhere: for prompts that do not name the concept",
         f"Frechet: distance to the full model's pictures in {setting.judge.space}; small samples "
         "lie further apart than their distributions do, so compare rows only",
-        f"{AGAIN}: a model of all images; what is no larger than its row is no effect",
-        f"each number is of {models}; intervals: 95%, bootstrap over {of}",
+        f"{AGAIN}: a model of all images from other first weights; a drop no larger than its own "
+        "is no effect. Models with images taken out begin as the full one does: hold their l2 and "
+        "Frechet distance against `random`",
+        f"each number is of {models}; intervals: 95%, over {of}",
         *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
         *_begun(setting),
     ]

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from headwater.evaluation.lds import (
+    lds,
     lds_difference,
     lds_interval,
     models_needed,
@@ -108,6 +109,16 @@ def rows_of(
         rows.append(row)
     rows.append({"method": "noise ceiling", "LDS": ceiling})
     return rows
+
+
+def by_query(
+    plan: Plan, found: Found, scores: Mapping[str, Float[np.ndarray, "q n"]]
+) -> dict[str, list[float]]:
+    """The LDS of each query, of each method: what the means of `rows_of` are means of."""
+    return {
+        name: lds(found.outputs, predicted_outputs(each, plan.chosen)).tolist()
+        for name, each in scores.items()
+    }
 
 
 def ceiling_of(found: Found) -> Interval | None:

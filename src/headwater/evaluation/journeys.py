@@ -78,7 +78,9 @@ def prompts_of(index: Index, file: Path | None, count: int, seed: int = 0) -> li
         named = f"--prompts {str(file)!r} holds {len(found)}"
     elif index.denoiser.conditional:
         captions = sorted({sample.caption for sample in index.samples} - {""})
-        found = random.Random(f"journeys|{seed}").sample(captions, min(count, len(captions)))
+        found = random.Random(f"journeys|{seed}").sample(
+            captions, min(max(count, 0), len(captions))
+        )
         named = f"--count {count}, of {len(captions)} captions"
     else:
         found, named = [""] * count, f"--count {count}"

@@ -51,6 +51,9 @@ class Phase:
     """One part of a training: its steps, and how much each noise level counts.
 
     `weight` is a name of `WEIGHTS`; `stop` leaves the schedule of `steps` early.
+
+    Raises:
+        ValueError: there is no such weight, or no step.
     """
 
     steps: int
@@ -59,6 +62,12 @@ class Phase:
     weight: str = "even"
     stop: int | None = None
     name: str = "denoiser"
+
+    def __post_init__(self) -> None:
+        if self.weight not in WEIGHTS:
+            raise ValueError(f"weight is {self.weight!r}, and not one of {', '.join(WEIGHTS)}")
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1")
 
 
 # A text encoder that begins with the base's weights and learns on.
@@ -128,20 +137,33 @@ class Encoded:
 
 
 def new_pipeline(config: ModelConfig, seed: int) -> Any:
-    """The pipeline that a configuration describes, with random weights of this seed."""
+    """The pipeline that a configuration describes, with random weights of this seed.
+
+    Raises:
+        ModelError: no network or text encoder can be made of it, or the base cannot be loaded.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if not config.base:
-            scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-            return DDIMPipeline(UNet2DModel(**(config.unet or {})), scheduler)
-        pipe = Denoiser.load(config.base, "cpu").pipe
-        if config.unet is not None:
-            pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, **config.unet})
-        if isinstance(config.text_encoder, Mapping):
-            kind = type(pipe.text_encoder)
-            changed = {**pipe.text_encoder.config.to_dict(), **config.text_encoder}
-            pipe.text_encoder = kind(type(pipe.text_encoder.config).from_dict(changed))
-        return pipe
+        try:
+            return _built(config)
+        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"no model can be made of the configuration's unet and text_encoder: {error}"
+            ) from None
+
+
+def _built(config: ModelConfig) -> Any:
+    if not config.base:
+        scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
+        return DDIMPipeline(UNet2DModel(**(config.unet or {})), scheduler)
+    pipe = Denoiser.load(config.base, "cpu").pipe
+    if config.unet is not None:
+        pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, **config.unet})
+    if isinstance(config.text_encoder, Mapping):
+        kind = type(pipe.text_encoder)
+        changed = {**pipe.text_encoder.config.to_dict(), **config.text_encoder}
+        pipe.text_encoder = kind(type(pipe.text_encoder.config).from_dict(changed))
+    return pipe
 
 
 def encoded(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encoded:
@@ -192,11 +214,11 @@ def train(
         if config.text_encoder is not None:
             learned["text_encoder"] = pipe.text_encoder
     alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
-    for phase in config.phases:
+    for number, phase in enumerate(config.phases):
         fit(
             nn.ModuleDict(learned),
             partial(denoising_loss, pipe, data, alpha_bar, config, phase),
-            work / f"{phase.name}.safetensors",
+            work / f"{phase.name}-{number}.safetensors",
             steps=phase.steps,
             stop=phase.stop,
             learning_rate=phase.learning_rate,

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from headwater.errors import ParameterError
+
 Truths = Annotated[str, typer.Argument(help="scenes, scenes:unseen, or a JSON file of concepts.")]
 Out = Annotated[Path, typer.Argument(help="Folder for table.md, results.json and plots.")]
 More = Annotated[
@@ -42,6 +44,17 @@ Jobs = Annotated[int, typer.Option(help="Models trained side by side.")]
 def listed(text: str) -> list[str]:
     """Names with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def at_least(given: Mapping[str, Any], **fewest: int) -> None:
+    """Refuse options that are below the fewest that there can be.
+
+    Raises:
+        ParameterError: names the first.
+    """
+    for option, number in fewest.items():
+        if given[option] < number:
+            raise ParameterError(f"--{option} {given[option]} must be at least {number}")
 
 
 def about(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A row is a mapping from column to text, number, `Interval` or None (nothing to m
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,10 @@ _PACKAGES = ("headwater", "torch", "diffusers", "transformers", "numpy")
 
 
 class Interval(NamedTuple):
-    """A mean, its 95% interval, and over how many values it is, where that is known."""
+    """A mean, its 95% interval, and over how many values it is, where that is known.
+
+    The interval of a single value is nan, "-" in tables and null in JSON.
+    """
 
     mean: float
     low: float
@@ -33,7 +37,7 @@ class Interval(NamedTuple):
 
 
 def interval(values: Sequence[float | None]) -> Interval | None:
-    """Mean and bootstrap interval of the values that are not None; None if there are none."""
+    """`mean_interval` of the values that are not None; None if there are none."""
     there = [value for value in values if value is not None]
     return Interval(*mean_interval(there), len(there)) if there else None
 
@@ -64,8 +68,13 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, Interval):
-        return f"{_number(value.mean)} [{_number(value.low)}, {_number(value.high)}]"
+        bounds = "-" if _none(value.low) else f"{_number(value.low)}, {_number(value.high)}"
+        return f"{_number(value.mean)} [{bounds}]"
     return _number(value) if isinstance(value, float) else str(value)
+
+
+def _none(end: float | int | None) -> bool:
+    return end is None or math.isnan(end)
 
 
 def _number(value: float) -> str:
@@ -111,7 +120,9 @@ def to_json(about: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> dict[
     """The result as JSON takes it; intervals become {mean, low, high, n}."""
 
     def plain(value: Any) -> Any:
-        return value._asdict() if isinstance(value, Interval) else value
+        if not isinstance(value, Interval):
+            return value
+        return {name: None if _none(each) else each for name, each in value._asdict().items()}
 
     table = [{name: plain(value) for name, value in row.items()} for row in rows]
     return {**about, "rows": table, **more}

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from headwater.denoiser import Denoiser
 from headwater.errors import MismatchError
-from headwater.evaluation.models import Encoded, ModelConfig, new_pipeline, train
+from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline, train
 from headwater.files import read_tensors, write_tensors, write_text
+from headwater.training_set import TrainingSet
 
 # What is measured: name -> numbers. A function that other processes can import.
 Measured = dict[str, list[float]]
@@ -92,7 +93,9 @@ def retrained(study: Study, tasks: Sequence[Task], jobs: int = 1) -> list[Measur
         for _ in _each(study, missing, jobs):
             bar.update()
     found = [finished(study, task) for task in tasks]
-    return [each for each in found if each is not None]
+    there = [each for each in found if each is not None]
+    assert len(there) == len(tasks), "a model that was just trained is gone"
+    return there
 
 
 def finished(study: Study, task: Task) -> Measured | None:
@@ -129,7 +132,9 @@ def _each(study: Study, tasks: Sequence[Task], jobs: int) -> Iterator[None]:
 
 def work(study: Study, task: Task) -> None:
     """Train one model, measure it, write down what was found."""
-    scratch = study.folder / "training" / task.name
+    key = study.key(task)
+    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
+    scratch = study.folder / "training" / f"{task.name}-{digest}"  # what it began for goes on
     pipe = new_pipeline(study.config, task.seed)
     train(pipe, study.data, task.rows, study.config, scratch, seed=task.seed, device=study.device)
     denoiser = Denoiser(pipe, task.name, study.device)
@@ -137,17 +142,38 @@ def work(study: Study, task: Task) -> None:
     if task.kept:
         part = study.model(task).with_suffix(".part")
         pipe.to("cpu").save_pretrained(part)
+        shutil.rmtree(study.model(task), ignore_errors=True)
         part.replace(study.model(task))
-    written = {"key": study.key(task), "outputs": outputs}
+    written = {"key": key, "outputs": outputs}
     write_text(_results(study, task), json.dumps(written))
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def kept_encoding(path: Path, encode: Callable[[], Encoded]) -> Encoded:
-    """What `encode` gives, computed once and kept in a file."""
+def study_of(
+    folder: Path,
+    config: ModelConfig,
+    data: TrainingSet,
+    encoder: Denoiser,
+    measure: Measure,
+    measured: Mapping[str, Any],
+    device: str = "cpu",
+) -> Study:
+    """A study of these images, as `encoder` encodes them."""
+    kept = kept_encoding(folder / "encoded", encoder, data)
+    return Study(folder, config, kept, _source(encoder, data), measure, measured, device)
+
+
+def _source(encoder: Denoiser, data: TrainingSet) -> str:
+    return f"{data.fingerprint} {encoder.encoders_fingerprint()}"
+
+
+def kept_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> Encoded:
+    """Latents and tokens of a data set, computed once for each encoder and kept in the folder."""
+    digest = hashlib.sha256(_source(encoder, data).encode()).hexdigest()
+    path = folder / f"{digest[:32]}.safetensors"
     kept = read_tensors(path)
     if kept is None:
-        made = encode()
+        made = encoded(encoder, data)
         kept = {"x0": made.x0} | ({} if made.tokens is None else {"tokens": made.tokens})
         write_tensors(path, kept, {})
     return Encoded(kept["x0"], kept.get("tokens"))

@@ -87,10 +87,24 @@ def false_caption_rate(scores: Scores, shows: Truth, names: Truth, k: int = 10) 
     return precision_at(scores, false, k)
 
 
+# 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom.
+T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+
+
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
-    """Mean, and the 95% percentile bootstrap interval of it over 10,000 resamples."""
+    """Mean, and its 95% interval: the percentile bootstrap over 10,000 resamples.
+
+    Of fewer than ten values it is Student's t: resamples of three would cover the mean three times
+    in four. Of one value there is none (nan).
+    """
     sample = np.asarray(values, float)
+    mean = float(sample.mean())
+    if len(sample) == 1:
+        return mean, np.nan, np.nan
+    if len(sample) <= len(T) + 1:
+        half = float(T[len(sample) - 2] * sample.std(ddof=1) / np.sqrt(len(sample)))
+        return mean, mean - half, mean + half
     rng = np.random.default_rng(seed)
     means = sample[rng.integers(len(sample), size=(10_000, len(sample)))].mean(1)
     low, high = np.percentile(means, [2.5, 97.5])
-    return float(sample.mean()), float(low), float(high)
+    return mean, float(low), float(high)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from headwater.errors import QueryError, StoreError
 from headwater.evaluation import retrieval
-from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.answers import Asking, membership, scores, shuffled
 from headwater.evaluation.plots import bars, require_matplotlib
 from headwater.evaluation.results import interval, write_results
 from headwater.evaluation.truth import Truth
@@ -126,7 +126,7 @@ def evaluate(
         )
     measure, plotted = EVALUATIONS[kind]
     found = scores(methods, truths, asking, out / "scores")
-    found[MEMBERSHIP] = membership(truths)
+    found[MEMBERSHIP] = shuffled(membership(truths))
     values = {name: measured(measure, truths, rows, k) for name, rows in found.items()}
     rows = _rows(methods, values)
     written = write_results(
@@ -136,7 +136,7 @@ def evaluate(
         rows,
         [
             *(f"{column}: {text}" for column, text in meanings(k).items() if column in rows[0]),
-            'intervals: 95%, bootstrap over concepts; "-": nothing to count',
+            'intervals: 95%, over concepts; "-": nothing to count',
         ],
         indexes=[_facts(index) for index in dict.fromkeys(methods.values())],
         concepts=[_counts(truth) for truth in truths],

@@ -22,10 +22,10 @@ from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError, QueryError
 from headwater.evaluation.answers import Asking, answered, membership, require_named, scores
-from headwater.evaluation.halving import Plan, collect, rows_of
-from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline
+from headwater.evaluation.halving import Plan, by_query, collect, rows_of
+from headwater.evaluation.models import ModelConfig, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
-from headwater.evaluation.retraining import Measured, Study, kept_encoding, retrained
+from headwater.evaluation.retraining import Measured, kept_encoding, retrained, study_of
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
@@ -34,8 +34,13 @@ from headwater.methods import Method, method_named
 from headwater.pictures import Image
 from headwater.training_set import TrainingSet
 
+NO_PROMPTS = "the configuration's model reads no prompts: give one with a `base`"
 # A data set of this many concepts has this many pictures of each held out, at least.
 FEWEST = 3
+
+
+# Rows, and the values that they are means of: method -> LDS of each query.
+Table = tuple[list[dict[str, Any]], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
@@ -85,24 +90,26 @@ def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet,
 
 
 def measured_with(setting: Setting, captions: Mapping[str, Sequence[str]]) -> list[Measured]:
-    """The losses of the held-out pictures under these captions, by every model of the plan."""
+    """The losses of the held-out pictures under these captions, by every model of the plan.
+
+    Raises:
+        QueryError: there are several sets of captions, and the model reads none.
+    """
     denoiser = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
-    data = _encoded(setting, denoiser, setting.trained)
-    measure = Losses(_encoded(setting, denoiser, setting.held).x0, dict(captions))
+    if len(captions) > 1 and not denoiser.conditional:
+        raise QueryError(NO_PROMPTS)
+    held = kept_encoding(setting.out / "encoded", denoiser, setting.held)
+    measure = Losses(held.x0, dict(captions))
     facts = {
         "held out": setting.held.fingerprint,
         "captions": dict(captions),
         "timesteps": measure.timesteps,
         "draws": measure.draws,
     }
-    source = f"{setting.trained.fingerprint} {denoiser.encoders_fingerprint()}"
-    study = Study(setting.out, setting.config, data, source, measure, facts, setting.device)
+    study = study_of(
+        setting.out, setting.config, setting.trained, denoiser, measure, facts, setting.device
+    )
     return retrained(study, setting.plan.tasks(), setting.jobs)
-
-
-def _encoded(setting: Setting, denoiser: Denoiser, data: TrainingSet) -> Encoded:
-    path = setting.out / "encoded" / f"{data.fingerprint[:32]}.safetensors"
-    return kept_encoding(path, lambda: encoded(denoiser, data))
 
 
 def require(names: Sequence[str], question: str) -> None:
@@ -115,11 +122,10 @@ def require(names: Sequence[str], question: str) -> None:
     for method in map(method_named, names):
         if question not in method.takes and "image" not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
-        if method.checkpoints > 1 or (method.train is not None and method.train.path == "clip"):
-            raise MethodError(
-                f"{method.name} needs more than one model and its images, which a study does not "
-                "have: leave it out"
-            )
+        if method.train is not None and method.train.path == "clip":
+            raise MethodError(f"{method.name} needs a CLIP model, which a study does not have")
+        if method.checkpoints > 1:
+            raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
 
 
 def full_model(setting: Setting) -> Denoiser:
@@ -157,7 +163,7 @@ def _indexes(setting: Setting, names: Sequence[str]) -> dict[Method, Index]:
     return indexes_of(full_model(setting), setting.trained, setting.out / "indexes", names)
 
 
-def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> list[dict[str, Any]]:
+def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> Table:
     """LDS as in the papers: a query is a held-out picture, its output its denoising loss.
 
     Raises:
@@ -173,7 +179,7 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> l
         setting.out / "scores",
         asking.damping,
     )
-    return rows_of(setting.plan, found, answers)
+    return rows_of(setting.plan, found, answers), by_query(setting.plan, found, answers)
 
 
 def _own(measured: Measured) -> np.ndarray:
@@ -181,7 +187,8 @@ def _own(measured: Measured) -> np.ndarray:
 
 
 def pictures_in(folder: Path, data: TrainingSet) -> list[tuple[str, Path]]:
-    """(caption, file) of each picture, written into a folder: questions are about files."""
+    """(caption, file) of each picture, written into the folder: questions are about files."""
+    folder = folder / data.fingerprint[:32]
     folder.mkdir(parents=True, exist_ok=True)
     shown = []
     for row, sample in enumerate(data.samples):
@@ -194,7 +201,7 @@ def pictures_in(folder: Path, data: TrainingSet) -> list[tuple[str, Path]]:
 
 def lds_of_concepts(
     setting: Setting, names: Sequence[str], truth: str, asking: Asking
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Table]:
     """Does a score predict how much of a concept a model learns? A table for each output.
 
     `loss` is the mean denoising loss of held-out pictures that show the concept, `contribution`
@@ -225,12 +232,12 @@ def lds_of_concepts(
             for concept, rows in shown.items()
         ])  # fmt: skip
 
-    return {
-        output.__name__: rows_of(
-            setting.plan, collect(setting.plan, measured, output), answers, MEMBERSHIP
-        )
-        for output in (loss, contribution)
-    }
+    tables = {}
+    for output in (loss, contribution):
+        found = collect(setting.plan, measured, output)
+        rows = rows_of(setting.plan, found, answers, MEMBERSHIP)
+        tables[output.__name__] = rows, by_query(setting.plan, found, answers)
+    return tables
 
 
 def _in_both(setting: Setting, source: str) -> tuple[list[Truth], dict[str, np.ndarray]]:
