@@ -15,9 +15,9 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
 
 `--halves` and `--again` take fewer than there are to be. The last takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200), for the two objects, colours and styles that
-the full model draws most surely. Everything lies in `experiments/results/scenes`; what was measured
-of each model is kept in the repository.
+each method out (with `--full` 25, 50, 100 and 200), for the object, the two colours and the style
+that the full model draws most surely. Everything lies in `experiments/results/scenes`; what was
+measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -171,10 +171,14 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     for output in ("loss", "contribution", "rate"):
         found = collect(plan, measured, partial(output_of, name=output))
         rows = rows_of(plan, found, answers, MEMBERSHIP, ends)
+        words = predicted_outputs(answers[MEMBERSHIP], plan.chosen)[unseen]
         for row in rows[:-1] if len(unseen) >= FEWEST else ():  # not of the ceiling
-            predicted = predicted_outputs(answers[row["method"]], plan.chosen)
-            own = lds_interval(found.outputs[unseen], predicted[unseen])
-            row[f"LDS, halves {SEEN + 1} on"] = Interval(*own)
+            true = found.outputs[unseen]
+            predicted = predicted_outputs(answers[row["method"]], plan.chosen)[unseen]
+            row[f"LDS, halves {SEEN + 1} on"] = Interval(*lds_interval(true, predicted))
+            if row["method"] != MEMBERSHIP:
+                above = Interval(*lds_difference(true, predicted, words))
+                row[f"above {MEMBERSHIP!r}, halves {SEEN + 1} on"] = above
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         write_results(path, title, stated, rows)
@@ -293,10 +297,13 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
 
 
 def surest(measured: Measured) -> list[str]:
-    """The two objects, colours and styles with the highest rates in samples."""
+    """The object, the two colours and the style with the highest rates in samples."""
     rates = dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
-    ordered = {kind: sorted(of, key=rates.__getitem__) for kind, of in ATTRIBUTES.items()}
-    return [concept for kind in ("object", "colour", "style") for concept in ordered[kind][-2:]]
+    return [
+        concept
+        for kind, count in (("object", 1), ("colour", 2), ("style", 1))
+        for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
+    ]
 
 
 if __name__ == "__main__":

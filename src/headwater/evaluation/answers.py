@@ -26,6 +26,7 @@ from headwater.files import read_tensors, write_tensors
 from headwater.index import Index
 from headwater.methods import CAPTIONS, METHODS, Method, method_named
 from headwater.pictures import Image
+from headwater.provenance import NO_KERNEL
 from headwater.queries import NAMED_CONTEXTS, Concept, contexts, require_draws
 
 # Several passes per image *and* question: hours, where the others take minutes.
@@ -176,32 +177,48 @@ def answered(
     Raises:
         StoreError: `folder` cannot be written.
     """
-    found: dict[str, np.ndarray] = {}
+    return swept(methods, questions, folder, [damping])[damping]
+
+
+def swept(
+    methods: Mapping[Method, Index],
+    questions: Callable[[Method], Sequence[Concept | Image]],
+    folder: Path,
+    dampings: Sequence[float],
+) -> dict[float, dict[str, Float[np.ndarray, "q n"]]]:
+    """`answered` at each damping, for which a question is asked once."""
+    found: dict[float, dict[str, np.ndarray]] = {ratio: {} for ratio in dampings}
     lender = next(iter(methods.values()))
     asked = {method: questions(method) for method in methods}
     with tqdm(total=sum(map(len, asked.values())), unit="answer", delay=2) as bar:
         for method, index in methods.items():
             bar.set_description(method.name, refresh=False)  # not before its delay
+            if index is not lender:
+                index.denoiser = lender.denoiser
             rows = []
             for query in asked[method]:
-                path = _path(folder, index, method, query, damping)
-                rows.append(_scored(path, index, lender, method, query, damping))
+                rows.append(_scored(folder, index, method, query, dampings))
                 bar.update()
-            found[method.name] = np.stack(rows)
+            for ratio in dampings:
+                found[ratio][method.name] = np.stack([row[ratio] for row in rows])
     return found
 
 
 def _scored(
-    path: Path, index: Index, lender: Index, method: Method, query: Concept | Image, damping: float
-) -> Float[np.ndarray, " n"]:
-    kept = read_tensors(path)
-    if kept is None:
-        if index is not lender:
-            index.denoiser = lender.denoiser
-        answer = attribute(index, query, method=method.name, damping=damping)
-        kept = {"scores": torch.from_numpy(answer.scores)}
-        write_tensors(path, kept, {})
-    return kept["scores"].numpy()
+    folder: Path, index: Index, method: Method, query: Concept | Image, dampings: Sequence[float]
+) -> dict[float, Float[np.ndarray, " n"]]:
+    """At each damping; a rule without a kernel has one answer for all."""
+    asked = [DAMPING] if method.rule in NO_KERNEL else dampings
+    paths = {ratio: _path(folder, index, method, query, ratio) for ratio in asked}
+    kept = {ratio: read_tensors(path) for ratio, path in paths.items()}
+    found = {ratio: tensors["scores"].numpy() for ratio, tensors in kept.items() if tensors}
+    missing = [ratio for ratio in asked if ratio not in found]
+    if missing:
+        answer = attribute(index, query, method=method.name, damping=missing)
+        for ratio, scores in (answer.sweep or {missing[0]: answer.scores}).items():
+            write_tensors(paths[ratio], {"scores": torch.from_numpy(scores)}, {})
+            found[ratio] = scores
+    return {ratio: found.get(ratio, found[asked[0]]) for ratio in dampings}
 
 
 def _path(
