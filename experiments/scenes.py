@@ -1,6 +1,6 @@
 """The scenes: do scores predict what models learn without some of the pictures?
 
-Reduced, so that two cores carry it: the first 1,000 training pictures; a UNet of a third of the
+Reduced, so that two cores carry it: the first 1,000 training pictures; a UNet of two fifths of the
 bundled one's parameters, trained from random weights for 1,500 steps, with the bundled text
 encoder and autoencoder as they are; 32 random halves, 6 of them trained with a second seed too.
 `--full` is 64 halves of the bundled architecture with its own training, for a GPU.

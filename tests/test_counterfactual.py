@@ -24,6 +24,7 @@ from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.regenerating import Asked, Window, asked, kept, made, read_window, swapped
 from headwater.evaluation.results import Interval
+from headwater.evaluation.truth import Truth
 from headwater.probes import seeded_noise
 from headwater.scenes.data import pictures
 from headwater.scenes.judge import load_judge
@@ -288,7 +289,8 @@ def test_effects_of_several_concepts_have_intervals_over_concepts():
     assert full["rate"].mean == pytest.approx((0.85 + 0.8) / 2) and full["rate"].n == 2
     assert again["drop"][:3] == pytest.approx((0, 0, 0)) and again["l2"].mean == pytest.approx(0.1)
     assert das["drop"].mean == pytest.approx((0.7 + 0.3) / 2)
-    assert (das["drop"].low, das["drop"].high) == pytest.approx((0.3, 0.7))  # one of two concepts
+    half = 12.706 * 0.2  # Student's t with one degree of freedom; drops of 0.3 and 0.7
+    assert (das["drop"].low, das["drop"].high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
     assert das["others' drop"].mean == pytest.approx(0.2 / 2)
     assert das["of them show it"] == 0.75 and das["Frechet"].mean == pytest.approx(30)
     assert random["drop"].mean == pytest.approx(0.05)
@@ -431,6 +433,16 @@ def test_a_model_that_reads_no_prompts(tiny_images, tmp_path):
     path.write_text(json.dumps({"base": "", "unet": unet, "phases": [{"steps": 1}]}))
     result = headwater(*command(path, tiny_images, "scenes", tmp_path / "out"))
     assert result.code == 2 and "the configuration's model reads no prompts" in result.err
+
+
+def test_concepts_that_would_share_files(tmp_path):
+    truths = [Truth(w, w, *[np.array([True, False])] * 3, {}) for w in ("c++", "c")]
+    data = load_dataset("scenes").first(20)
+    setting = Setting(
+        tmp_path, ModelConfig((Phase(1),)), data, truths, ScenesJudge(), ["random"], [3]
+    )
+    with pytest.raises(QueryError, match=r"c\+\+ and c would share files: a folder for each"):
+        check(setting)
 
 
 @pytest.mark.parametrize("name", ["trak", "pixel-cosine"])

@@ -12,10 +12,11 @@ from test_cli import assert_refused, headwater
 from tiny import tiny_folder, tiny_pipeline
 
 from headwater import Index
-from headwater.errors import MethodError, QueryError
+from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation import answers, scoring
 from headwater.evaluation.answers import (
     Asking,
+    answered,
     membership,
     open_all,
     question,
@@ -23,6 +24,7 @@ from headwater.evaluation.answers import (
     scores,
     serving,
     shuffled,
+    swept,
 )
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS
@@ -149,6 +151,54 @@ def test_scores_are_those_of_the_index_and_are_kept(places, tmp_path, monkeypatc
     assert [name for name, _ in asked[2:]] == ["pixel-cosine"]
     scores(methods, truths[:1], Asking(draws=1, seed=1, guidance=2.0), tmp_path)
     assert [name for name, _ in asked[3:]] == list(METHODS_HERE)
+
+
+def test_a_question_is_asked_once_for_all_dampings(places, tmp_path, monkeypatch):
+    truths, dampings = truths_of(places)[:2], [0.01, 1.0]
+    methods = serving(open_all([places["concept"], places["pixel"]]), METHODS_HERE)
+    asked = []
+    original = answers.attribute
+
+    def watched(index, query, **options):
+        asked.append(options["damping"])
+        return original(index, query, **options)
+
+    def questions(method):
+        return [question(method, truth, Asking(1)) for truth in truths]
+
+    monkeypatch.setattr(answers, "attribute", watched)
+    found = swept(methods, questions, tmp_path / "swept", dampings)
+    assert asked == [dampings, dampings, [0.1], [0.1], [0.1], [0.1]]  # the others have no kernel
+    for ratio in dampings:
+        alone = answered(methods, questions, tmp_path / "alone", ratio)
+        for name, rows in alone.items():
+            np.testing.assert_allclose(found[ratio][name], rows, rtol=1e-6)
+    assert not (found[0.01]["concept-trak"] == found[1.0]["concept-trak"]).any()
+
+
+def test_contexts_are_known_by_what_their_file_holds(places, tmp_path):
+    """Another file under the same name is another question."""
+    file, truths = tmp_path / "contexts.txt", truths_of(places)[:1]
+    methods = serving(open_all([places["concept"]]), METHODS_HERE[:1])
+    found = []
+    for caption in ("a blue fish", "a blue moon on plain background"):
+        file.write_text(caption)
+        asking = Asking(draws=1, context=str(file))
+        found.append(scores(methods, truths, asking, tmp_path / "scores")["concept-trak"])
+    assert not (found[0] == found[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"draws": 0}, "--draws 0 must be at least 1"),
+        ({"damping": float("nan")}, "--damping nan must be a number"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
+    ],
+)
+def test_what_no_question_can_be_asked_with(given, said):
+    with pytest.raises((ParameterError, QueryError), match=said):
+        Asking(**given)
 
 
 def test_one_copy_of_the_model_serves_all_indexes(places, tmp_path):

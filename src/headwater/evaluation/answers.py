@@ -193,11 +193,9 @@ def swept(
     with tqdm(total=sum(map(len, asked.values())), unit="answer", delay=2) as bar:
         for method, index in methods.items():
             bar.set_description(method.name, refresh=False)  # not before its delay
-            if index is not lender:
-                index.denoiser = lender.denoiser
             rows = []
             for query in asked[method]:
-                rows.append(_scored(folder, index, method, query, dampings))
+                rows.append(_scored(folder, index, lender, method, query, dampings))
                 bar.update()
             for ratio in dampings:
                 found[ratio][method.name] = np.stack([row[ratio] for row in rows])
@@ -205,7 +203,12 @@ def swept(
 
 
 def _scored(
-    folder: Path, index: Index, method: Method, query: Concept | Image, dampings: Sequence[float]
+    folder: Path,
+    index: Index,
+    lender: Index,
+    method: Method,
+    query: Concept | Image,
+    dampings: Sequence[float],
 ) -> dict[float, Float[np.ndarray, " n"]]:
     """At each damping; a rule without a kernel has one answer for all."""
     asked = [DAMPING] if method.rule in NO_KERNEL else dampings
@@ -214,6 +217,8 @@ def _scored(
     found = {ratio: tensors["scores"].numpy() for ratio, tensors in kept.items() if tensors}
     missing = [ratio for ratio in asked if ratio not in found]
     if missing:
+        if index is not lender:
+            index.denoiser = lender.denoiser
         answer = attribute(index, query, method=method.name, damping=missing)
         for ratio, scores in (answer.sweep or {missing[0]: answer.scores}).items():
             write_tensors(paths[ratio], {"scores": torch.from_numpy(scores)}, {})
