@@ -15,9 +15,9 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
 
 `--halves` and `--again` take fewer than there are to be. The last takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200), for the object, the two colours and the style
-that the full model draws most surely. Everything lies in `experiments/results/scenes`; what was
-measured of each model is kept in the repository.
+each method out (with `--full` 25, 50, 100 and 200), for the object, the two colours and the two
+styles that the full model draws most surely. Everything lies in `experiments/results/scenes`; what
+was measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -297,11 +297,11 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
 
 
 def surest(measured: Measured) -> list[str]:
-    """The object, the two colours and the style with the highest rates in samples."""
+    """The object, the two colours and the two styles with the highest rates in samples."""
     rates = dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
     return [
         concept
-        for kind, count in (("object", 1), ("colour", 2), ("style", 1))
+        for kind, count in (("object", 1), ("colour", 2), ("style", 2))
         for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
     ]
 

@@ -48,7 +48,9 @@ def test_a_model_for_each_removal():
     first, again = found["caption", 3]
     assert first.rows == again.rows == (3, 4) and (first.seed, again.seed) == (0, 1)
     names = [task.name for each in found.values() for task in each]
-    assert first.name == "a-cat-caption-0003-seed0" and len(set(names)) == 8
+    assert first.name.startswith("a-cat-caption-0003-seed0-") and len(set(names)) == 8
+    other = removals("A cat", {"caption": scores}, [3])["caption", 3][0]
+    assert other.rows != first.rows and other.name != first.name
     assert not any(task.kept for each in found.values() for task in each)
 
 
@@ -342,8 +344,9 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
         f"{concept}-{method}-0003-seed0"
         for concept in ("blue", "fish") for method in ("caption", "random")
     }  # fmt: skip
-    assert written == {"full", "full-again", *removed}
-    assert {path.stem for path in (out / "shown").iterdir()} == removed
+    shown = {path.stem for path in (out / "shown").iterdir()}
+    assert {name.rpartition("-")[0] for name in shown} == removed
+    assert written == {"full", "full-again", *shown}
     results = json.loads((out / "results.json").read_text())
     rows = {(row["method"], row["removed"]): row for row in results["rows"]}
     assert list(rows) == [
@@ -365,7 +368,8 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
         ask = asked(word, "", seen, 3)
         rate.append(judge(made(full, ask)[:3] / 255).rates[:, judge.concepts.index(word)].mean())
     assert rows["the full model", 0]["rate"]["mean"] == pytest.approx(np.mean(rate), abs=1e-5)
-    blue = json.loads((out / "outputs" / "blue-random-0003-seed0.json").read_text())["outputs"]
+    (path,) = (out / "outputs").glob("blue-random-0003-seed0-*.json")
+    blue = json.loads(path.read_text())["outputs"]
     stated = next(
         v for v in results["values"]["blue"] if (v["method"], v["removed"]) == ("random", 3)
     )
@@ -396,7 +400,7 @@ def test_counterfactual_judged_by_clip(config, tiny_images, tmp_path, four_steps
     page = (tmp_path / "out" / "table.md").read_text()
     assert page.startswith("# Counterfactual: “blue”, 20 images") and "over prompts" in page
     assert "CLIP's image embedding" in page and "the mean of 2 models" in page
-    names = {path.stem for path in (tmp_path / "out" / "outputs").iterdir()}
+    names = {path.stem.rpartition("-")[0] for path in (tmp_path / "out" / "outputs").iterdir()}
     assert {"blue-clip-cosine-0005-seed0", "blue-clip-cosine-0005-seed1"} < names
     assert_refused(headwater(*given), "nothing here can judge pictures for")
 

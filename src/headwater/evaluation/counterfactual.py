@@ -25,7 +25,7 @@ from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
 from headwater.evaluation.models import ModelConfig, new_pipeline
 from headwater.evaluation.regenerating import Asked, Window, asked, kept, read_pictures
-from headwater.evaluation.retraining import Measured, Study, Task, retrained, study_of
+from headwater.evaluation.retraining import Measured, Study, Task, digest, retrained, study_of
 from headwater.evaluation.retrieval import best
 from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
 from headwater.evaluation.truth import Truth
@@ -115,17 +115,21 @@ def removals(
 ) -> dict[tuple[str, int], list[Task]]:
     """For each method and k the models to train, one for each seed.
 
+    Names tell which images are left: scores whose last bits differ (another machine's) may name
+    others, which are other models.
+
     Args:
         found: method -> scores of every image for the concept.
     """
-    return {
-        (method, k): [
-            Task(f"{slug(concept)}-{method}-{k:04d}-seed{seed}", remaining(each, k), seed)
-            for seed in range(seeds)
-        ]
-        for method, each in found.items()
-        for k in remove
-    }
+    tasks = {}
+    for method, each in found.items():
+        for k in remove:
+            rows = remaining(each, k)
+            name, left = f"{slug(concept)}-{method}-{k:04d}", digest(rows)[:8]
+            tasks[method, k] = [
+                Task(f"{name}-seed{seed}-{left}", rows, seed) for seed in range(seeds)
+            ]
+    return tasks
 
 
 def check(setting: Setting) -> None:

@@ -67,7 +67,7 @@ class Study:
         facts = {
             "config": self.config.facts(),
             "data": self.source,
-            "rows": hashlib.sha256(json.dumps(task.rows).encode()).hexdigest(),
+            "rows": digest(task.rows),
             "seed": task.seed,
             "measured": self.measured,
         }
@@ -76,6 +76,11 @@ class Study:
     def model(self, task: Task) -> Path:
         """Where a kept model lies."""
         return self.folder / "models" / task.name
+
+
+def digest(facts: Any) -> str:
+    """sha256 of what JSON can hold."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def retrained(study: Study, tasks: Sequence[Task], jobs: int = 1) -> list[Measured]:
@@ -133,8 +138,7 @@ def _each(study: Study, tasks: Sequence[Task], jobs: int) -> Iterator[None]:
 def work(study: Study, task: Task) -> None:
     """Train one model, measure it, write down what was found."""
     key = study.key(task)
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:8]
-    scratch = study.folder / "training" / f"{task.name}-{digest}"  # what it began for goes on
+    scratch = study.folder / "training" / f"{task.name}-{digest(key)[:8]}"
     pipe = new_pipeline(study.config, task.seed)
     train(pipe, study.data, task.rows, study.config, scratch, seed=task.seed, device=study.device)
     denoiser = Denoiser(pipe, task.name, study.device)
@@ -169,8 +173,7 @@ def _source(encoder: Denoiser, data: TrainingSet) -> str:
 
 def kept_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> Encoded:
     """Latents and tokens of a data set, computed once for each encoder and kept in the folder."""
-    digest = hashlib.sha256(_source(encoder, data).encode()).hexdigest()
-    path = folder / f"{digest[:32]}.safetensors"
+    path = folder / f"{digest(_source(encoder, data))[:32]}.safetensors"
     kept = read_tensors(path)
     if kept is None:
         made = encoded(encoder, data)
