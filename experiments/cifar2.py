@@ -160,7 +160,7 @@ def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Nam
         by_damping = answers_of(there, questions, out, DAMPINGS)
         found = collect(plan, measured, partial(losses, name=group))
         facts = {m.name: {"published": published(m.name, side)} for m in there}
-        rows = rows_of(plan, found, by_damping[DAMPING], facts=facts)
+        rows = rows_of(plan, found, by_damping[DAMPING], "trak", facts)
         if plan.subsets >= 8:  # four to choose by, four to report
             add_chosen(rows, found, plan, by_damping)
         title = f"LDS on CIFAR-2, {group}: {size.halves} halves of {size.images} pictures"
