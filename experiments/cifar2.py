@@ -37,6 +37,7 @@ from headwater.evaluation.halving import Found, Plan, collect, rows_of
 from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
 from headwater.evaluation.models import encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
+from headwater.evaluation.plots import bars
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.studies import indexes_of, pictures_in
@@ -165,6 +166,7 @@ def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Nam
             add_chosen(rows, found, plan, by_damping)
         title = f"LDS on CIFAR-2, {group}: {size.halves} halves of {size.images} pictures"
         write_results(out / group, title, about(given, damping=DAMPING), rows, NOTES)
+        bars(out / group / "lds.png", rows, "LDS", title=title)
         print((out / group / "table.md").read_text())
     steps(size, plan, measured, indexes, given)
 

@@ -41,6 +41,7 @@ from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.judges import judge_of
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase
+from headwater.evaluation.plots import bars
 from headwater.evaluation.results import Interval, markdown, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at
@@ -182,6 +183,7 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         write_results(path, title, stated, rows)
+        bars(path / "lds.png", rows, "LDS", title=title)
         print((path / "table.md").read_text())
 
 
