@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from tiny import tiny_pipeline
 
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError, ModelError
@@ -22,7 +23,7 @@ from headwater.evaluation.models import (
     train,
 )
 from headwater.evaluation.outputs import denoising_losses, samples
-from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained
+from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained, study_of
 from headwater.probes import seeded_noise
 
 PIXELS = {
@@ -251,6 +252,20 @@ def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, 
     other = Denoiser(new_pipeline(captioned(tiny_model), 1), "", "cpu")
     with pytest.raises(TypeError):  # by another encoder it is
         kept_encoding(tmp_path, other, data)
+
+
+def test_a_network_that_training_begins_with_is_part_of_what_it_is_of(
+    tiny_model, tiny_images, tmp_path
+):
+    data, other = load_dataset(str(tiny_images)), tiny_pipeline(tmp_path / "other", seed=1)
+    found = {}
+    for unet in (None, {}):
+        for base in (tiny_model, other):  # of the same encoders
+            config = ModelConfig((Phase(1),), base=str(base), unet=unet, text_encoder=None)
+            encoder = Denoiser(new_pipeline(config, 0), "", "cpu")
+            made = study_of(tmp_path, config, data, encoder, mean_weight, {})
+            found.setdefault(unet is None, set()).add(made.source)
+    assert len(found[True]) == 2 and len(found[False]) == 1
 
 
 def test_what_was_begun_goes_on_for_the_same_task_alone(tmp_path, data, monkeypatch):

@@ -162,9 +162,16 @@ def study_of(
     measured: Mapping[str, Any],
     device: str = "cpu",
 ) -> Study:
-    """A study of these images, as `encoder` encodes them."""
-    kept = kept_encoding(folder / "encoded", encoder, data)
-    return Study(folder, config, kept, _source(encoder, data), measure, measured, device)
+    """A study of these images.
+
+    Args:
+        encoder: of the images; where the configuration begins with the base's own network, that
+            base too.
+    """
+    kept, source = kept_encoding(folder / "encoded", encoder, data), _source(encoder, data)
+    if config.unet is None:
+        source += f" {encoder.fingerprint()}"
+    return Study(folder, config, kept, source, measure, measured, device)
 
 
 def _source(encoder: Denoiser, data: TrainingSet) -> str:
