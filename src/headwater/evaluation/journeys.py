@@ -259,7 +259,7 @@ def notes(top: int, chance: float) -> list[str]:
         f"{CORRELATION}: Spearman's, of all images' scores at two steps of one journey",
         f"{TOPS}: share of the {top} highest scores of one step among those of the other; "
         f"{OPPOSED}: among the {top} lowest; by chance {chance:.3f}",
-        "intervals: 95%, bootstrap over prompts, of means over seeds and pairs of steps",
+        "intervals: 95%, over prompts, of means over seeds and pairs of steps",
     ]
 
 
@@ -269,5 +269,5 @@ STEP_NOTES = [
     "other draws: the same for one picture, between the scores of half of the draws and the rest's",
     "all other columns: how likely a judge finds the feature in what the step aims at, which "
     "stands for pictures made from there on; the noisiest step comes first",
-    "intervals: 95%, bootstrap over prompts",
+    "intervals: 95%, over prompts",
 ]
