@@ -111,7 +111,7 @@ def chance(asked: list[Picture], shown: list[Picture]) -> dict[str, float]:
 
 
 def means(rows: list[dict]) -> dict[str, tuple[float, float, float]]:
-    """Mean and 95% bootstrap interval over pictures."""
+    """Mean and 95% interval over pictures."""
     return {trait: mean_interval([row[trait] for row in rows]) for trait in TRAITS}
 
 
