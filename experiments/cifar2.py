@@ -186,8 +186,8 @@ def steps(
     following = {m: i for m, i in chosen.items() if follows(m)}
     rows = []
     for t in STEPS:
-        steps = [replace(query, step=t) for query in whole]
-        own = answers_of(following, steps, out, [DAMPING])[DAMPING]
+        at_step = [replace(query, step=t) for query in whole]
+        own = answers_of(following, at_step, out, [DAMPING])[DAMPING]
         answers = {
             **{f"{name}, the step": each for name, each in own.items()},
             **{f"{name}, the picture": each for name, each in of_picture.items()},

@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 
 from headwater.commands.options import Device, Guidance, IndexFolder, Json, number_or_auto
-from headwater.errors import ParameterError
 from headwater.evaluation.commands_studies import concept_lds, counterfactual, lds
 from headwater.evaluation.options import (
     Context,
@@ -24,6 +23,7 @@ from headwater.evaluation.options import (
     Top,
     Truths,
     about,
+    at_least,
     listed,
 )
 from headwater.terminal import quiet_libraries
@@ -88,8 +88,7 @@ def _evaluate(
     """Ask, write, print the table or JSON."""
     given = locals().copy()  # the command line, before anything is made of it
     count = number_or_auto("--draws", draws)
-    if top < 1:
-        raise ParameterError(f"--top {top} must be at least 1")
+    at_least(given, top=1)
     quiet_libraries()
     from headwater.evaluation import answers, plots, scoring
     from headwater.evaluation.results import markdown
@@ -129,8 +128,7 @@ def journey(
 ) -> None:
     """How do answers differ from step to step of a picture's making, and from seed to seed?"""
     given = locals().copy()
-    if top < 1:
-        raise ParameterError(f"--top {top} must be at least 1")
+    at_least(given, top=1)
     quiet_libraries()
     from headwater.evaluation import journeys, judges, plots
     from headwater.evaluation.results import markdown

@@ -123,7 +123,9 @@ def require(names: Sequence[str], question: str) -> None:
         if question not in method.takes and "image" not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
         if method.train is not None and method.train.path == "clip":
-            raise MethodError(f"{method.name} needs a CLIP model, which a study does not have")
+            raise MethodError(
+                f"{method.name} needs a CLIP model, which a study does not have: leave it out"
+            )
         if method.checkpoints > 1:
             raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
 
