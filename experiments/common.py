@@ -7,13 +7,17 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
+from headwater.evaluation.clip import train_clip
 from headwater.evaluation.results import circumstances
+from headwater.similarity import Clip
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,3 +52,12 @@ def real_data(name: str) -> Path:
     if not folder or not found.is_dir():
         sys.exit(f"there is no {name}: let HEADWATER_DATA name the folder that holds it")
     return found
+
+
+def kept_clip(
+    folder: Path, taught: Callable[[], tuple[list[Image.Image], list[str]]], device: str
+) -> Clip:
+    """A small CLIP, trained once on pictures and their captions."""
+    if not (folder / "preprocessor_config.json").exists():
+        train_clip(*taught(), folder)
+    return Clip(folder, device)

@@ -26,12 +26,12 @@ from pathlib import Path
 import PIL.Image
 import PIL.ImageOps
 import torch
-from common import RESULTS, about, parser, real_data
+from common import RESULTS, about, kept_clip, parser, real_data
 
 from headwater import Concept, Denoiser, TrainingSet, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
-from headwater.evaluation.clip import tokenizer_of, train_clip
+from headwater.evaluation.clip import all_of, tokenizer_of
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.results import markdown
@@ -43,7 +43,6 @@ from headwater.methods import METHODS
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.train import images_to_tensor, save, train_autoencoder
 from headwater.sheets import ACCENT, columns_sheet
-from headwater.similarity import Clip
 
 MAX_TOKENS = 24
 # More than one model, or hours of questions: left out unless they are named.
@@ -202,11 +201,8 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
         for name, method in METHODS.items()
         if name not in LEFT_OUT and {"concept", "image"} & set(method.takes)
     ]
-    clip = out / "models" / "clip"
-    if not (clip / "preprocessor_config.json").exists():
-        images = [data.image(row) for row in range(len(data))]
-        train_clip(images, [sample.caption for sample in data.samples], clip)
-    recipe = {"parameters": given.parameters, "clip": Clip(clip, given.device)}
+    clip = kept_clip(out / "models" / "clip", lambda: all_of(data), given.device)
+    recipe = {"parameters": given.parameters, "clip": clip}
     indexes = indexes_of(model, data, out / "indexes", names, **recipe)
     truths = read_truths(str(truth_of(data, out)), data.samples)
     asking = Asking(given.draws, guidance=3.0)

@@ -17,19 +17,18 @@ from __future__ import annotations
 import argparse
 
 import torch
-from common import RESULTS, about, parser
+from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
-from headwater.evaluation.clip import of_scenes, train_clip
+from headwater.evaluation.clip import of_scenes
 from headwater.evaluation.planted import planted
 from headwater.evaluation.results import markdown
 from headwater.evaluation.scoring import evaluate
 from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
-from headwater.similarity import Clip
 
 FALSE = 0.2  # of all captions
 ASKED = (
@@ -61,16 +60,13 @@ def tables(given: argparse.Namespace) -> None:
     out = RESULTS / ("lexical-full" if given.full else "lexical")
     data = load_dataset("scenes")
     data = planted(data if given.full else data.first(1_000), FALSE)
-    clip = out / "models" / "clip"
-    if not (clip / "preprocessor_config.json").exists():
-        train_clip(*of_scenes(), clip)
     indexes = indexes_of(
         Denoiser.load("scenes", given.device),
         data,
         out / "indexes",
         given.methods,
         parameters=given.parameters,
-        clip=Clip(clip, given.device),
+        clip=kept_clip(out / "models" / "clip", of_scenes, given.device),
     )
     truths = read_truths("scenes", data.samples)
     asking = Asking(given.draws, guidance=3.0)

@@ -30,11 +30,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import RESULTS, about, parser
+from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import Asking, membership, scores
-from headwater.evaluation.clip import of_scenes, train_clip
+from headwater.evaluation.clip import of_scenes
 from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
 from headwater.evaluation.effects import write
 from headwater.evaluation.halving import Plan, collect, rows_of
@@ -54,7 +54,6 @@ from headwater.provenance import NO_KERNEL
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 from headwater.scenes.vocabulary import ATTRIBUTES
-from headwater.similarity import Clip
 
 METHODS = (
     "concept-trak",
@@ -110,9 +109,12 @@ def main() -> None:
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
+    command.add_argument("--remove", nargs="+", type=int, help="how many images, each")
     given = command.parse_args()
     if given.stage != "tables" and given.parameters != "attn2":
         command.error("--parameters is for tables alone")
+    if given.stage != "removed" and given.remove:
+        command.error("--remove is for removed alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, given.jobs, given.device)
@@ -273,9 +275,6 @@ def output_of(measured: Measured, name: str) -> np.ndarray:
 def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     """Train without the images that methods name for a concept; is it gone from the pictures?"""
     data, out = data_of(full), folder(full) / "removed"
-    clip = folder(full) / "models" / "clip"
-    if not (clip / "preprocessor_config.json").exists():
-        train_clip(*of_scenes(), clip)
     truths = read_truths("scenes", data.samples)
     concepts = surest(measured)
     setting = Setting(
@@ -285,10 +284,10 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
         TAKEN_OUT_BY,
-        (25, 50, 100, 200) if full else (100,),
+        given.remove or ((25, 50, 100, 200) if full else (100,)),
         asking=Asking(given.draws, guidance=3.0),
         parameters={"concept-d-trak": "all"},  # by which it predicted best in the first halves
-        clip=Clip(clip, given.device),
+        clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
         jobs=given.jobs,
         device=given.device,
     )

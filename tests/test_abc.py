@@ -1,12 +1,17 @@
 """The AbC benchmark: its task file read, exemplars found again in a pool."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from headwater import Concept
 from headwater.errors import QueryError
-from headwater.evaluation.abc import Query, hidden_recall, read_queries, recall_rows
+from headwater.evaluation.abc import Query, hidden_recall, question, read_queries, recall_rows
+from headwater.evaluation.answers import Asking
+from headwater.methods import method_named
+from headwater.pictures import Image
 
 
 def entry(case="test_artchive", number=0, concept="ardon", **changes):
@@ -85,6 +90,22 @@ def test_files_that_are_no_tasks(folder, written, said):
     path.write_text(written if isinstance(written, str) else json.dumps(written))
     with pytest.raises(QueryError, match=said):
         read_queries(path)
+
+
+def test_a_token_is_asked_for_in_its_prompt_and_a_picture_as_it_is(tmp_path):
+    query = Query("synth/00000.png", "a <new1> shape", "<new1>", "a <new1> shape", "shape", "", "")
+    asking = Asking(draws=4, seed=3, guidance=2.0)
+    token = Concept("a <new1> shape", "<new1>", minus="a shape", context="prompt", draws=4, seed=3)
+    for name in ("concept-trak", "concept-trak-a", "concept-d-trak"):
+        assert question(method_named(name), query, asking, tmp_path) == token
+    assert token.pair == ("a <new1> shape", "a shape")
+    for name in ("trak", "d-trak", "clip-cosine", "pixel-cosine", "random"):
+        found = question(method_named(name), query, asking, tmp_path)
+        file = tmp_path / "synth/00000.png"
+        assert found == Image("a <new1> shape", file, draws=4, seed=3, guidance=2.0)
+        assert question(method_named(name), query, asking) == replace(found, file=None)
+        unmade = replace(query, picture="")
+        assert question(method_named(name), unmade, asking, tmp_path).file is None
 
 
 def test_exemplars_are_found_among_the_first_ten():

@@ -144,7 +144,7 @@ def as_numbers(images) -> torch.Tensor:
 def test_a_measure_goes_to_other_processes(tmp_path):
     for judge in (ScenesJudge(), ClipJudge("clip", ("star",))):
         ask = Asked("star", ("a star",), 1, (0,))
-        measure = Again(ask, judge, tmp_path, tmp_path, tmp_path, Window(400, 300))
+        measure = Again(ask, judge, tmp_path, tmp_path, tmp_path, (Window(400, 300),))
         assert pickle.loads(pickle.dumps(measure)) == measure
 
 
@@ -336,7 +336,7 @@ def command(config, images, truth, out, *options):
 
 def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, four_steps):
     out = tmp_path / "out"
-    given = command(config, tiny_images, "scenes", out, "--window", "999:499")
+    given = command(config, tiny_images, "scenes", out, "--window", "999:499, 499:0")
     result = headwater(*given, "--methods", "caption,random")
     assert result.code == 0, result.err
     written = {path.stem for path in (out / "outputs").iterdir()}
@@ -353,12 +353,17 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
         ("the full model", 0), ("another seed", 0), ("the caption names it", 3), ("random", 3),
     ]  # fmt: skip
     assert {path.name for path in (out / "sheets").iterdir()} == {"blue.png", "fish.png"}
-    for folder in (out, out / "window"):
+    for folder in (out, out / "windows"):
         assert {f.name for f in folder.glob("*.png")} == {
             "drop.png", "others.png", "l2.png", "frechet.png",
         }  # fmt: skip
         assert "against baselines" in (folder / "compared" / "table.md").read_text()
-    assert "swapped in 999:499" in (out / "window" / "table.md").read_text()
+    in_windows = json.loads((out / "windows" / "results.json").read_text())
+    assert [(r["window"], r["method"]) for r in in_windows["rows"]] == [
+        (window, method) for window in ("999:499", "499:0") for method, _ in rows
+    ]
+    assert {each["window"] for each in in_windows["values"]["fish"]} == {"999:499", "499:0"}
+    assert "- window: the timesteps A >= t > B" in (out / "windows" / "table.md").read_text()
 
     # again from the full model itself
     full, judge = Denoiser.load(out / "models" / "full"), ScenesJudge()

@@ -20,6 +20,7 @@ import headwater.dataset
 from headwater.dataset import from_hf_dataset, from_images, load_dataset
 from headwater.errors import BadImageError, DatasetError
 from headwater.scenes.data import SPLITS, Split, pictures, write_image_folder
+from headwater.training_set import joined
 
 datasets.disable_progress_bars()
 
@@ -377,6 +378,23 @@ def test_first_rows_are_a_training_set(tmp_path):
         data.first(3).image(3)
     with pytest.raises(DatasetError, match="holds no images"):
         data.first(-1)
+
+
+def test_sets_are_joined_one_after_the_other(tmp_path):
+    folder, table = load_dataset(folder_of(tmp_path / "a")), load_dataset(plain_parquet(tmp_path))
+    both = joined("both", [folder, table.take([3, 1])])
+    assert both.source == "both" and list(both.samples) == [
+        *folder.samples,
+        table.samples[3],
+        table.samples[1],
+    ]
+    last = len(folder)
+    for row, (data, own) in {0: (folder, 0), last: (table, 3), last + 1: (table, 1)}.items():
+        assert same(both.image(row), data.image(own))
+    lengths = [table.byte_lengths[row] for row in (3, 1)]
+    assert list(both.byte_lengths) == [*folder.byte_lengths, *lengths]
+    with pytest.raises(DatasetError, match="make it unique"):
+        joined("twice", [folder, folder])
 
 
 # --- damaged images ----------------------------------------------------------------------------

@@ -44,10 +44,16 @@ def with_token(model, token, folder, **options) -> Denoiser:
     return Denoiser(pipe, **options)
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_the_gradient_is_that_of_the_denoising_loss(denoiser, token, tiny_model, tmp_path, masked):
+@pytest.mark.parametrize(
+    "masked, pictures",
+    [(False, 1), (True, 1), (False, 3), (True, 3)],
+    ids=["whole", "masked", "several", "several masked"],
+)
+def test_the_gradient_is_that_of_the_denoising_loss(
+    denoiser, token, tiny_model, tmp_path, masked, pictures
+):
     """Autograd to the row of the table that diffusers gives the token; mean over the mask."""
-    x0, noise = torch.randn(1, 4, 8, 8).double(), torch.randn(3, 4, 8, 8).double()
+    x0, noise = torch.randn(pictures, 4, 8, 8).double(), torch.randn(3, 4, 8, 8).double()
     mask = torch.rand(1, 1, 8, 8).double().round(decimals=1) if masked else None
     t = 399
     vector = token.embedding.clone().requires_grad_()
@@ -100,6 +106,22 @@ def test_learning_lowers_the_loss(denoiser):
     assert len(told) == 60 and vector.shape == (16,)
     first, last = (mean_loss(denoiser, v, x0) for v in (initial(denoiser, "moon"), vector))
     assert last < first
+
+
+def test_it_learns_what_several_pictures_share(denoiser):
+    """The loss of each falls; which of them a noise is of, is by chance and by the seed."""
+    x0 = torch.randn(1, 4, 8, 8).double() + 0.1 * torch.randn(3, 4, 8, 8).double()
+    given = (denoiser, x0, NAME, [PROMPT], "moon")
+    vector = learn_token(*given, steps=60)
+    for each in x0:
+        first, last = (
+            mean_loss(denoiser, v, each[None]) for v in (initial(denoiser, "moon"), vector)
+        )
+        assert last < first
+    few, again = (learn_token(*given, steps=5) for _ in range(2))
+    assert torch.equal(few, again)
+    others = learn_token(denoiser, x0[[0, 0, 0]], NAME, [PROMPT], "moon", steps=5)
+    assert not torch.allclose(few, others)
 
 
 def test_the_same_seed_gives_the_same_token(denoiser):

@@ -7,7 +7,7 @@ same prediction: inversion, guidance and gradient share it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,17 +140,46 @@ def trajectory(
 
     With guidance if it is not 1. The last x0hat is the picture.
     """
+    yield from ddim(
+        denoiser,
+        noise,
+        lambda xt, t: steered(denoiser, xt, t, condition, unconditional, guidance),
+        steps,
+    )
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    predict: Callable[[Tensor, int], Tensor],
+    steps: int,
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """(t, x0hat) of every step, by the denoiser's schedule and eps = predict(xt, t)."""
     timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
     xt = noise
     bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
     for t, following in zip(bar, [*timesteps[1:], None], strict=True):
-        eps = denoiser.predict(xt, t, condition)
-        if unconditional is not None and guidance != 1:
-            eps = guided(denoiser, xt, t, eps, unconditional, guidance)
+        eps = predict(xt, t)
         x0hat = denoiser.clean(xt, t, eps)
         yield t, x0hat
         if following is not None:
             xt = denoiser.noise(x0hat, eps, following)
+
+
+def steered(
+    denoiser: Denoiser,
+    xt: Tensor,
+    t: int,
+    condition: Tensor | None,
+    unconditional: Tensor | None,
+    guidance: float,
+) -> Tensor:
+    """eps, with classifier-free guidance if there is an unconditional side and it is not 1."""
+    eps = denoiser.predict(xt, t, condition)
+    if unconditional is None or guidance == 1:
+        return eps
+    return guided(denoiser, xt, t, eps, unconditional, guidance)
 
 
 def sample(

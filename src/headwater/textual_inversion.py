@@ -1,4 +1,4 @@
-r"""Textual inversion (Gal 2022): one new word that stands for what one picture shows.
+r"""Textual inversion (Gal 2022): one new word that stands for what pictures show.
 
 Every weight stays as it is. Learned is v alone, the embedding of a word that the tokenizer has not:
 
@@ -98,7 +98,7 @@ def initial(denoiser: Denoiser, words: str) -> Float[Tensor, " e"]:
 
 def learn_token(
     denoiser: Denoiser,
-    x0: Float[Tensor, "1 c h w"],
+    x0: Float[Tensor, "n c h w"],
     name: str,
     prompts: Sequence[str],
     init_words: str,
@@ -113,13 +113,14 @@ def learn_token(
     """The embedding of `name` under which the model denoises x0 best; nothing else changes.
 
     Args:
+        x0: one picture, or several of the same thing: each noise is then of one of them, by chance.
         name: a word that the tokenizer has not; every prompt holds it.
         prompts: one of them for each step, by chance.
         init_words: what the search begins from.
         learning_rate: of AdamW, in units of the root mean square of the model's embeddings; it
             falls to zero, so that the last steps average over noise.
         batch: noises for each step, all at one timestep.
-        seed: of noise, timesteps and prompts.
+        seed: of noise, timesteps, prompts and the choice of pictures.
         mask: where the loss counts.
         tick: is told the loss after each step.
     """
@@ -136,8 +137,9 @@ def learn_token(
         for step in range(steps):
             t, prompt = chance.randrange(1, len(denoiser.alpha_bar)), chance.choice(prompts)
             draws = [seeded_noise(x0.shape[1:], seed, "token", step, i) for i in range(batch)]
-            noise = torch.stack(draws).to(x0)
-            loss, gradient = loss_and_gradient(denoiser, vector, prompt, x0, noise, t, mask)
+            noise, several = torch.stack(draws).to(x0), len(x0) > 1
+            shown = x0[[chance.randrange(len(x0)) for _ in draws]] if several else x0
+            loss, gradient = loss_and_gradient(denoiser, vector, prompt, shown, noise, t, mask)
             vector.grad = gradient / gradient.norm().clamp_min(TINY)
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             optimizer.step()
@@ -149,7 +151,7 @@ def loss_and_gradient(
     denoiser: Denoiser,
     vector: Float[Tensor, " e"],
     prompt: str,
-    x0: Float[Tensor, "1 c h w"],
+    x0: Float[Tensor, "#b c h w"],
     noise: Float[Tensor, "b c h w"],
     t: int,
     mask: Float[Tensor, "1 1 h w"] | None = None,
@@ -162,7 +164,7 @@ def loss_and_gradient(
     condition = denoiser.pipe.encode_prompt([prompt], denoiser.device, 1, False)[0]
     condition = condition.to(denoiser.dtype).expand(len(noise), -1, -1)
     eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
-    mask = torch.ones_like(x0[:, :1]) if mask is None else mask
+    mask = torch.ones_like(x0[:1, :1]) if mask is None else mask
     share = mask / (mask.sum() * eps.shape[0] * eps.shape[1])
     error = eps.detach() - noise
     unit, scale = unit_rms((2 * share * error)[None])

@@ -14,7 +14,8 @@ What is published is laid out like this, under one folder:
     models/.../               these models, each with the token's embedding
     laion_subset/             the pool, 100,000 images
 
-Of these only the first two are read here.
+Of these only the first two are read here. Exemplars of one's own are asked about in the same way:
+`experiments/exemplars.py` hides drawings among scenes.
 """
 
 from __future__ import annotations
@@ -30,8 +31,12 @@ import numpy as np
 from jaxtyping import Float
 
 from headwater.errors import QueryError
+from headwater.evaluation.answers import Asking
 from headwater.evaluation.results import Interval, interval
 from headwater.evaluation.retrieval import capped_recall_at
+from headwater.methods import Method
+from headwater.pictures import Image
+from headwater.queries import Concept
 from headwater.training_set import first_line
 
 _TOKEN = re.compile(r"<[^<>\s]+>")
@@ -136,6 +141,32 @@ def _query(where: str, entry: Any, cases: Mapping[str, Sequence[Any]]) -> Query:
         Path(entry["model_path"]).name,
         tuple(each.removeprefix("dataset/") for each in exemplars),
     )
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+def question(
+    method: Method, query: Query, asking: Asking, folder: Path | None = None
+) -> Concept | Image:
+    """The token, in its prompt alone (Concept-TRAK D.1): c+ is the prompt, c- the same without it.
+
+    Methods that do not ask the model for concepts (a CLIP does not know the token) are asked about
+    the picture: the query's, in `folder`, or where it has none the one that the model makes of the
+    prompt. No other contexts: the captions that hold the token are the exemplars' own.
+    """
+    side = method.asks("concept")
+    if "concept" in method.takes and side is not None and side.path == "generation":
+        return Concept(
+            query.prompt,
+            query.token,
+            minus=query.minus,
+            context="prompt",
+            draws=asking.draws,
+            seed=asking.seed,
+        )
+    file = folder / query.picture if folder is not None and query.picture else None
+    return Image(query.prompt, file, draws=asking.draws, seed=asking.seed, guidance=asking.guidance)
 
 
 # --- what is counted ------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Again:
 
     Attributes:
         before: file of the full model's pictures; see `kept`.
-        full: folder of the full model, for the window.
+        full: folder of the full model, for the windows.
         shown: folder for the first pictures of each model.
     """
 
@@ -97,18 +97,18 @@ class Again:
     before: Path
     full: Path
     shown: Path
-    window: Window | None = None
+    windows: tuple[Window, ...] = ()
 
     def __call__(self, denoiser: Denoiser) -> Measured:
-        """What has changed; a second time, under longer names, for the window."""
+        """What has changed; again, under longer names, for each window."""
         before, now = read_pictures(self.before), made(denoiser, self.ask)
         shown = {"whole": now[:SHOWN]}
         found = compared(self.judge, self.ask, now, before)
-        if self.window is not None:
-            full = Denoiser.load(self.full, denoiser.device)
-            now = made_with(full, denoiser, self.window, self.ask)
-            shown["window"] = now[:SHOWN]
-            found |= inside(self.window, compared(self.judge, self.ask, now, before))
+        full = Denoiser.load(self.full, denoiser.device) if self.windows else denoiser
+        for window in self.windows:
+            now = made_with(full, denoiser, window, self.ask)
+            shown[str(window)] = now[:SHOWN]
+            found |= inside(window, compared(self.judge, self.ask, now, before))
         write_tensors(self.shown / f"{denoiser.source}.safetensors", shown, {})
         return found
 
@@ -120,13 +120,18 @@ class Again:
             "guidance": GUIDANCE,
             "judge": self.judge.facts(),
             "before": self.before.name,
-            "window": None if self.window is None else str(self.window),
+            "window": ",".join(map(str, self.windows)) or None,
         }
 
 
 def inside(window: Window, measured: Measured) -> Measured:
     """The same under the names that it has for a window."""
-    return {f"{name} in {window}": values for name, values in measured.items()}
+    return {f"{name}{ending(window)}": values for name, values in measured.items()}
+
+
+def ending(window: Window | None) -> str:
+    """Of a measure's name: in which window a retrained model made pictures, or "" for in all."""
+    return "" if window is None else f" in {window}"
 
 
 def mean_over(models: Sequence[Measured]) -> dict[str, np.ndarray]:

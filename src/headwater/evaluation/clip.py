@@ -203,7 +203,8 @@ def of_scenes() -> tuple[list[Image.Image], list[str]]:
     return [picture.draw() for picture in bar], [picture.caption for picture in shown]
 
 
-def _all_of(data: TrainingSet) -> tuple[list[Image.Image], list[str]]:
+def all_of(data: TrainingSet) -> tuple[list[Image.Image], list[str]]:
+    """Pictures and captions of a data set."""
     return [data.image(row) for row in range(len(data))], [s.caption for s in data.samples]
 
 
@@ -216,7 +217,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     start = time.perf_counter()
-    images, captions = of_scenes() if given.data == "scenes" else _all_of(load_dataset(given.data))
+    images, captions = of_scenes() if given.data == "scenes" else all_of(load_dataset(given.data))
     loss = train_clip(images, captions, given.out, steps=given.steps, seed=given.seed)
     print(f"loss {loss:.3f} after {given.steps} steps, {time.perf_counter() - start:.0f} s")
     if given.data == "scenes":

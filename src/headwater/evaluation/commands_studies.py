@@ -164,7 +164,8 @@ def counterfactual(
     window: Annotated[
         str | None,
         typer.Option(
-            help="A:B swaps retrained models into the full one too, for timesteps A >= t > B."
+            help="A:B swaps retrained models into the full one too, for timesteps A >= t > B; "
+            "several with commas."
         ),
     ] = None,
     limit: Limit = None,
@@ -219,7 +220,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         given["seeds"],
         asking,
         clip,
-        None if given["window"] is None else read_window(given["window"]),
+        [read_window(window) for window in listed(given["window"] or "")],
         given["jobs"],
         device,
     )

@@ -51,7 +51,7 @@ class Setting:
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
         parameters: method -> of which parameters its gradients are, where not the usual ones.
-        window: timesteps for which a retrained model is also swapped into the full one.
+        windows: timesteps for which a retrained model is also swapped into the full one, each.
     """
 
     out: Path
@@ -65,7 +65,7 @@ class Setting:
     seeds: int = 1
     asking: Asking = field(default_factory=Asking)
     clip: Clip | None = None
-    window: Window | None = None
+    windows: Sequence[Window] = ()
     jobs: int = 1
     device: str = "cpu"
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -213,7 +213,7 @@ def _outcome(
     ask = asked(truth.concept, truth.prompt, captions, setting.samples, setting.asking.seed)
     before = kept(setting.out / "pictures", ask, full)
     measure = Again(
-        ask, setting.judge, before, Path(full.source), setting.out / "shown", setting.window
+        ask, setting.judge, before, Path(full.source), setting.out / "shown", tuple(setting.windows)
     )
     tasks = removals(truth.concept, found, setting.remove, setting.seeds)
     every = [task for each in tasks.values() for task in each]
@@ -234,12 +234,13 @@ def _undisturbed(
 ) -> tuple[Values, Values]:
     """The same measures of the two models of everything."""
     folder, old = setting.out / "pictures", read_pictures(before)
-    own = compared(setting.judge, ask, old, old)
+    nothing_changed = compared(setting.judge, ask, old, old)
+    own = dict(nothing_changed)
     other = compared(setting.judge, ask, read_pictures(kept(folder, ask, again)), old)
-    if setting.window is not None:
-        mixed = read_pictures(kept(folder, ask, full, again, setting.window))
-        other |= inside(setting.window, compared(setting.judge, ask, mixed, old))
-        own |= inside(setting.window, own)
+    for window in setting.windows:
+        mixed = read_pictures(kept(folder, ask, full, again, window))
+        other |= inside(window, compared(setting.judge, ask, mixed, old))
+        own |= inside(window, nothing_changed)
     return mean_over([own]), mean_over([other])
 
 

@@ -5,7 +5,8 @@ Effects are paired: every model makes the same pictures, so a drop is taken prom
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import PIL.Image
 
 from headwater.answers import slug
-from headwater.evaluation.changes import SHOWN
+from headwater.evaluation.changes import SHOWN, ending
 from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting, Values
 from headwater.evaluation.plots import bars, curves
-from headwater.evaluation.regenerating import read_pictures
+from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, interval, write_results
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.files import read_tensors, write_image
@@ -30,6 +31,11 @@ _GREY = (AGAIN, "random", MEMBERSHIP)  # in plots, which tell three greys apart
 # On sheets: which images were taken out, and how wide a picture is (prompts stand above them).
 _CHOSEN = {CAPTION: "chosen by caption", "random": "at random"}
 TILE = 192
+
+_SWAPPED = (
+    "window: the timesteps A >= t > B at which the retrained model makes the picture; at all "
+    "others the full one does"
+)
 
 # Plots: file -> (column of the table, what it says).
 PLOTS = {
@@ -136,21 +142,20 @@ def write(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write tables, plots and sheets; the rows, and `results.json` of the folder.
 
-    `compared/` holds each method against each baseline; `window/` the same of the window, if there
-    is one.
+    `compared/` holds each method against each baseline; `windows/` the same of the windows, if
+    there are any.
 
     Raises:
         HeadwaterError: matplotlib is not there.
         StoreError: the folder cannot be written.
     """
-    parts = [(setting.out, "")]
-    if setting.window is not None:
-        parts.append((setting.out / "window", f" in {setting.window}"))
-    results = [_write(setting, outcomes, about, *part) for part in parts]
+    written = _write(setting, outcomes, about, setting.out, [None])
+    if setting.windows:
+        _write(setting, outcomes, about, setting.out / "windows", setting.windows)
     for outcome in outcomes.values():
         path = setting.out / "sheets" / f"{slug(outcome.ask.concept)}.png"
         write_image(path, sheet(setting, outcome))
-    return results[0]
+    return written
 
 
 def _write(
@@ -158,23 +163,40 @@ def _write(
     outcomes: Mapping[str, Outcome],
     about: Mapping[str, Any],
     out: Path,
-    of: str,
+    windows: Sequence[Window | None],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    found = list(outcomes.values())
+    found, swapped = list(outcomes.values()), windows != [None]
     title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
-    if of:
-        title += f", swapped{of}"
-    table, against = rows(found, of), comparisons(found, of)
-    by_concept = {concept: _by_concept(outcome, of) for concept, outcome in outcomes.items()}
+    if swapped:
+        title += ", swapped for some steps"
+    table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
+    by_concept = {
+        concept: _each(windows, partial(_by_concept, outcome))
+        for concept, outcome in outcomes.items()
+    }
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
-    lines = notes(setting, len(found))
+    lines = [_SWAPPED] * swapped + notes(setting, len(found))
     written = write_results(out, title, about, table, lines, values=by_concept, prompts=prompts)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
         title = f"{title}: against baselines"
         write_results(out / "compared", title, about, against, [differs, *lines])
-    _plot(out, table, setting.remove, _counted(outcomes))
+    if len(windows) > 1:
+        _plot_windows(out, table, windows, max(setting.remove), _counted(outcomes))
+    else:
+        _plot(out, table, setting.remove, _counted(outcomes))
     return table, written
+
+
+def _each(
+    windows: Sequence[Window | None], rows_of: Callable[[str], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Rows for each window, which they name if it is one."""
+    return [
+        {**({} if window is None else {"window": str(window)}), **row}
+        for window in windows
+        for row in rows_of(ending(window))
+    ]
 
 
 def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], what: str) -> None:
@@ -184,8 +206,33 @@ def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], 
             title = f"{what}, {remove[0]} images taken out"
             bars(path, [{**row, y: row.get(column)} for row in table], y, title=title)
         elif drawn:
-            grey = [each for each in _GREY if each in drawn]
-            curves(path, drawn, x="images taken out", y=y, title=what, baselines=grey)
+            _curves(path, drawn, "images taken out", y, what)
+
+
+def _plot_windows(
+    out: Path,
+    table: Sequence[Mapping[str, Any]],
+    windows: Sequence[Window | None],
+    k: int,
+    what: str,
+) -> None:
+    """Effects against the window's first timestep, for the most images taken out."""
+    starts = {str(window): window.start for window in windows if window is not None}
+    for name, (column, y) in PLOTS.items():
+        drawn: dict[str, dict[int, Interval]] = {}
+        for row in table:
+            if row["removed"] in (0, k) and isinstance(row.get(column), Interval):
+                drawn.setdefault(row["method"], {})[starts[row["window"]]] = row[column]
+        if drawn:
+            x = f"first timestep of the window; swapped in: models without {k} images"
+            _curves(out / f"{name}.png", drawn, x, y, what)
+
+
+def _curves(
+    path: Path, drawn: Mapping[str, dict[int, Interval]], x: str, y: str, what: str
+) -> None:
+    grey = [each for each in _GREY if each in drawn]
+    curves(path, drawn, x=x, y=y, title=what, baselines=grey)
 
 
 def _counted(outcomes: Mapping[str, Outcome]) -> str:

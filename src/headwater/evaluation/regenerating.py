@@ -23,7 +23,7 @@ from headwater.denoiser import Denoiser
 from headwater.errors import ParameterError
 from headwater.evaluation.outputs import BATCH, samples
 from headwater.files import read_tensors, write_tensors
-from headwater.probes import evenly_spaced, guided, seeded_noise
+from headwater.probes import ddim, evenly_spaced, seeded_noise, steered
 from headwater.prompts import contains
 
 STEPS, GUIDANCE = 20, 3.0  # as `outputs.samples` has them
@@ -137,23 +137,20 @@ def swapped(
     steps: int,
     guidance: float,
 ) -> Float[Tensor, "b c h w"]:
-    """x0 of DDIM (eta = 0) as in `probes.trajectory`, each step by one model or the other."""
-    xt = noise.to(full.device, full.latent_dtype)
+    """x0 of DDIM (eta = 0) as in `probes.sample`, each step by one model or the other."""
     words = {
         model: [model.encode_captions(list(texts)) for texts in (prompts, [""] * len(prompts))]
         for model in (full, other)
     }
-    timesteps = evenly_spaced(steps, len(full.alpha_bar))[::-1]
-    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+
+    def predict(xt: Tensor, t: int) -> Tensor:
         model = other if t in window else full
         condition, empty = words[model]
-        eps = model.predict(xt, t, condition)
-        if empty is not None and guidance != 1:
-            eps = guided(model, xt, t, eps, empty, guidance)
-        xt = x0hat = full.clean(xt, t, eps)
-        if following is not None:
-            xt = full.noise(x0hat, eps, following)
-    return xt
+        return steered(model, xt, t, condition, empty, guidance)
+
+    begun = noise.to(full.device, full.latent_dtype)
+    *_, (_, x0) = ddim(full, begun, predict, steps)
+    return x0
 
 
 @torch.no_grad()

@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from headwater.denoiser import Denoiser
+from headwater.evaluation.judges import ScenesJudge
 from headwater.evaluation.outputs import denoising_losses, samples
 from headwater.evaluation.retraining import Measured
 from headwater.scenes.data import Picture, describe, pictures
-from headwater.scenes.judge import load_judge
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 CONCEPTS = tuple(value for values in ATTRIBUTES.values() for value in values)
@@ -91,9 +90,7 @@ def latents(size: Size) -> Float[Tensor, "n c h w"]:
 
 def rates(drawn: Float[Tensor, "n 3 h w"], size: Size) -> Float[Tensor, " q"]:
     """Mean probability that the judge gives a concept in pictures whose prompt names it."""
-    with torch.no_grad():
-        logits = load_judge()(2 * drawn - 1)
-    seen = torch.cat([F.softmax(logits[name], 1) for name in ATTRIBUTES], 1)
+    seen = ScenesJudge()(drawn).rates
     named = torch.tensor([[p.shows(word) for word in CONCEPTS] for p in prompted(size)])
     return (seen * named).sum(0) / named.sum(0)
 

@@ -1,0 +1,311 @@
+"""Exemplars of something new (the AbC protocol): are the images that taught a word found again?
+
+The bundled model learns a word for something that it never saw from four pictures of it, by textual
+inversion; nothing else of it changes (Concept-TRAK 5.1, D.1). The pictures are then hidden in a
+pool, and methods are asked what taught the model that word, in four prompts for each of 12 things,
+drawn by chance: 48 questions, as many as the paper's ablation has. `--things`:
+
+- `scenes`: an object in a colour and style that the model never saw together; hidden among 500 of
+  its training pictures and the other pictures of unseen combinations. It can draw them.
+- `drawings`: an emoji by four designers (`emoji-styles`, see docs/data.md); hidden among the same
+  scenes and 500 drawings of other emoji. Of these the model knows nothing, and a word does not
+  teach it to draw.
+
+Each exemplar is hidden twice: with the caption under which it was taught, which holds the word,
+and with one that does not. Recall is counted for each by itself.
+
+    export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
+    python experiments/exemplars.py learn [--things scenes]     learn the words, draw some samples
+    python experiments/exemplars.py tables [--things scenes] [--parameters attn2] [--methods ...]
+
+`--full` learns for 3,000 steps instead of 400, and hides among all scenes and all other drawings.
+Everything lies in `experiments/results/exemplars`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+from common import RESULTS, about, kept_clip, parser, real_data
+from tqdm import tqdm
+
+from headwater import Denoiser, TrainingSet, load_dataset
+from headwater.answers import slug
+from headwater.evaluation.abc import Query, hidden_recall, question
+from headwater.evaluation.answers import Asking, answered
+from headwater.evaluation.clip import of_scenes
+from headwater.evaluation.outputs import samples
+from headwater.evaluation.plots import bars
+from headwater.evaluation.results import interval, markdown, write_results
+from headwater.evaluation.scoring import said
+from headwater.evaluation.studies import indexes_of
+from headwater.methods import METHODS
+from headwater.scenes.data import pictures
+from headwater.scenes.vocabulary import ATTRIBUTES
+from headwater.sheets import columns_sheet
+from headwater.textual_inversion import Token, learn_token, save_token
+from headwater.training_set import joined, make_training_set
+
+THINGS, EXEMPLARS, HIDDEN_AMONG = 12, 4, 500
+TAUGHT, UNSAID = "a {} shape", "a shape"
+PROMPTS = tuple(
+    f"a {{}} shape on a {each} background" for each in ("plain", "striped", "wavy", "checkered")
+)
+ASKED = (
+    "trak",
+    "concept-trak-a",
+    "concept-trak-b",
+    "concept-trak-c",
+    "concept-trak",
+    "concept-d-trak",
+    "d-trak",
+    "das",
+    "journey-trak",
+    "pixel-cosine",
+    "clip-cosine",
+    "random",
+)
+# Concept-TRAK, table 1: Stable Diffusion 1.4, 100,000 images, 48 questions.
+PUBLISHED = {
+    "trak": 0.04,
+    "concept-trak-a": 0.261,
+    "concept-trak-b": 0.335,
+    "concept-trak-c": 0.564,
+    "concept-trak": 0.955,
+}
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Exemplars of each thing, by a name for its word; and what they are hidden among.
+
+    Attributes:
+        called: of each thing, for people.
+        others: pictures of the exemplars' kind that show none of the things.
+    """
+
+    things: Mapping[str, TrainingSet]
+    called: Sequence[str]
+    others: TrainingSet
+
+
+def main() -> None:
+    command = parser(__doc__, "learn", "tables")
+    command.add_argument("--things", choices=KINDS, default="scenes")
+    command.add_argument("--parameters", default="attn2")
+    command.add_argument("--methods", nargs="+", choices=METHODS, default=ASKED)
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    out = RESULTS / ("exemplars-full" if given.full else "exemplars") / given.things
+    hidden = KINDS[given.things]()
+    model = taught(out, hidden, 3_000 if given.full else 400, given.device)
+    if given.stage == "learn":
+        sheet(model, hidden).save(out / "learned.png")
+        print(out / "learned.png")
+    else:
+        tables(out, model, hidden, given)
+
+
+# --- the things -----------------------------------------------------------------------------------
+
+
+def unseen_scenes() -> Hidden:
+    """Objects in a colour and style that no training picture shows together."""
+    data, shown = load_dataset("scenes", split="unseen"), pictures("unseen")
+    triples = [f"{p.scene.colour} {p.scene.style} {p.scene.object}" for p in shown]
+    return _hidden(data, triples, min_count=EXEMPLARS)
+
+
+def drawings() -> Hidden:
+    """Emoji of which there are four drawings; none that a caption calls by a word of the scenes."""
+    data = load_dataset(real_data("emoji-styles") / "train.parquet")
+    known = {word for values in ATTRIBUTES.values() for word in values}
+    names = [
+        "" if known & set(sample.caption.split()) else sample.caption.rpartition(",")[0]
+        for sample in data.samples
+    ]
+    found = _hidden(data, [name.removeprefix("a drawing of ") for name in names], EXEMPLARS)
+    said_of_none = captioned(found.others, [UNSAID] * len(found.others))
+    return replace(found, others=said_of_none)
+
+
+KINDS: dict[str, Callable[[], Hidden]] = {"scenes": unseen_scenes, "drawings": drawings}
+
+
+def _hidden(data: TrainingSet, names: Sequence[str], min_count: int) -> Hidden:
+    """Some things of which there are pictures enough; pictures of the others. "" is no thing."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    enough = sorted(name for name, each in rows.items() if name and len(each) >= min_count)
+    chosen = sorted(random.Random(SEED).sample(enough, THINGS))
+    exemplars = {
+        f"new{i}": data.take(sorted(random.Random(name).sample(rows[name], EXEMPLARS)))
+        for i, name in enumerate(chosen, 1)
+    }
+    others = [row for row, name in enumerate(names) if name not in chosen]
+    return Hidden(exemplars, chosen, data.take(others))
+
+
+def token(thing: str) -> str:
+    return f"<{thing}>"
+
+
+# --- the words ------------------------------------------------------------------------------------
+
+
+def taught(out: Path, hidden: Hidden, steps: int, device: str) -> Denoiser:
+    """The bundled model with a word for each thing, loaded as diffusers loads them; kept."""
+    folder = out / "models" / "taught"
+    if not (folder / "model_index.json").exists():
+        model = Denoiser.load("scenes", device)
+        things = tqdm(hidden.things.items(), desc="words")
+        paths = [learned(out, model, thing, data, steps) for thing, data in things]
+        for path in paths:
+            model.pipe.load_textual_inversion(path)
+        model.pipe.save_pretrained(folder)
+    return Denoiser.load(folder, device)
+
+
+def learned(out: Path, model: Denoiser, thing: str, data: TrainingSet, steps: int) -> Path:
+    """The file of a thing's word."""
+    path = out / "models" / "words" / f"{thing}.safetensors"
+    if not path.exists():
+        x0 = model.encode_images([data.image(row) for row in range(len(data))])
+        prompts = [TAUGHT.format(token(thing))]
+        vector = learn_token(model, x0, token(thing), prompts, "shape", steps=steps, seed=SEED)
+        save_token(path, Token(token(thing), vector))
+    return path
+
+
+def sheet(model: Denoiser, hidden: Hidden) -> PIL.Image.Image:
+    """Above the exemplars, below what the model draws by their words."""
+    drawn = []
+    for prompt in PROMPTS:
+        texts = [prompt.format(token(thing)) for thing in hidden.things]
+        latents = samples(model, texts, seeds=[SEED] * len(texts))
+        drawn.append(model.decode(latents.to(model.device)))
+    return columns_sheet(
+        hidden.called,
+        [
+            (
+                "Exemplars",
+                [[each.image(row) for row in range(EXEMPLARS)] for each in hidden.things.values()],
+            ),
+            ("What the model makes of the word", [list(each) for each in zip(*drawn, strict=True)]),
+        ],
+        title="Words for what the model never saw",
+        subtitle="Learned from four pictures each, the model left as it is; below on a plain, a "
+        "striped, a wavy and a checkered background.",
+    )
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def pool(hidden: Hidden, full: bool) -> TrainingSet:
+    """Scenes, pictures of other things, the exemplars with the word, and without it."""
+    scenes, others = load_dataset("scenes"), hidden.others
+    if not full:
+        scenes = scenes.first(HIDDEN_AMONG)
+        chosen = random.Random(SEED).sample(range(len(others)), min(HIDDEN_AMONG, len(others)))
+        others = others.take(sorted(chosen))
+    said_of = [
+        captioned(each, [TAUGHT.format(token(thing))] * len(each), f"said-{thing}-")
+        for thing, each in hidden.things.items()
+    ]
+    unsaid = [
+        captioned(each, [UNSAID] * len(each), f"unsaid-{thing}-")
+        for thing, each in hidden.things.items()
+    ]
+    return joined("scenes, others and exemplars", [scenes, others, *said_of, *unsaid])
+
+
+def captioned(data: TrainingSet, captions: Sequence[str], prefix: str = "") -> TrainingSet:
+    """The same pictures under other captions."""
+    samples = [
+        replace(sample, id=prefix + sample.id, caption=caption)
+        for sample, caption in zip(data.samples, captions, strict=True)
+    ]
+    return make_training_set(data.source, samples, data.byte_lengths, data.open_image)
+
+
+def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace) -> None:
+    """Recall of the exemplars by each method, of both captions, in both pools."""
+    data = pool(hidden, given.full)
+    clip = kept_clip(out.parent / "models" / "clip", of_scenes, given.device)
+    recipe = {"parameters": given.parameters, "clip": clip}
+    indexes = indexes_of(model, data, out / "indexes", given.methods, **recipe)
+    queries = [
+        Query("", prompt.format(token(thing)), token(thing), TAUGHT, "shape", given.things, thing)
+        for thing in hidden.things
+        for prompt in PROMPTS
+    ]
+    asking = Asking(given.draws, guidance=3.0)
+    found = answered(
+        indexes,
+        lambda method: [question(method, query, asking) for query in queries],
+        out / "scores",
+    )
+    ids = [sample.id for sample in data.samples]
+    among = {
+        "": np.array([not id.startswith(("said-", "unsaid-")) for id in ids]),
+        ", scenes alone": np.array([id.startswith("train-") for id in ids]),
+    }
+    rows, values = [], {}
+    for method, index in indexes.items():
+        scores = found[method.name]
+        own = values[method.name] = {
+            f"{caption}{where}": by_thing(queries, scores, ids, caption, mask)
+            for caption in ("said", "unsaid")
+            for where, mask in among.items()
+        }
+        rows.append({
+            "method": method.name,
+            **said(method, index),
+            "published": PUBLISHED.get(method.name),
+            **{name: interval(each) for name, each in own.items()},
+        })  # fmt: skip
+    folder, sizes = out / slug(given.parameters), [int(mask.sum()) for mask in among.values()]
+    title = f"Exemplars ({given.things}): {len(hidden.things)} things, {len(queries)} questions"
+    notes = [
+        f"recall@10: how many of a thing's {EXEMPLARS} exemplars are among the ten highest of "
+        f"these and a pool of {sizes[0]:,} images; scenes alone: of {sizes[1]:,}; mean over "
+        f"{len(PROMPTS)} prompts",
+        "said: hidden with a caption that holds the word; unsaid: with one that does not",
+        "published: Concept-TRAK's table 1, of other things hidden among 100,000 photographs",
+        "intervals: 95%, over things",
+    ]
+    write_results(folder, title, about(given), rows, notes, values=values)
+    for caption in ("said", "unsaid"):
+        shown = [{**row, f"recall@10, {caption}": row[caption]} for row in rows]
+        bars(folder / f"{caption}.png", shown, f"recall@10, {caption}", title=title, group="asked")
+    print(markdown(rows), folder / "table.md", sep="\n")
+
+
+def by_thing(
+    queries: Sequence[Query],
+    found: np.ndarray,
+    ids: Sequence[str],
+    caption: str,
+    among: np.ndarray,
+) -> list[float]:
+    """Capped recall@10 of each thing's exemplars with this caption: the mean over its prompts."""
+    recalls: dict[str, list[float]] = {}
+    for query, scores in zip(queries, found, strict=True):
+        own = [id.startswith(f"{caption}-{query.concept}-") for id in ids]
+        recall = hidden_recall(scores[among], scores[own])
+        recalls.setdefault(query.concept, []).append(recall)
+    return [float(np.mean(each)) for each in recalls.values()]
+
+
+if __name__ == "__main__":
+    main()
