@@ -4,7 +4,7 @@ Real drawings (`emoji-styles`, see docs/data.md). Reduced, so that two cores car
 4,109 drawings, namely all of the 255 emoji that show one of the 40 objects of `concepts.json` and
 some others; the scenes' autoencoder trained on, on these drawings, for 600 steps; a UNet of a third
 of the bundled one's parameters with a text encoder and a vocabulary of its own, trained from random
-weights for 4,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
+weights for 10,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
 steps, for a GPU.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
@@ -32,7 +32,7 @@ from headwater import Concept, Denoiser, TrainingSet, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import all_of, tokenizer_of
-from headwater.evaluation.models import ModelConfig, Phase
+from headwater.evaluation.models import ModelConfig, Phase, save_pipeline
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.results import markdown
 from headwater.evaluation.retraining import Task, retrained, study_of
@@ -41,7 +41,7 @@ from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
 from headwater.scenes.architecture import new_pipeline
-from headwater.scenes.train import images_to_tensor, save, train_autoencoder
+from headwater.scenes.train import images_to_tensor, train_autoencoder
 from headwater.sheets import ACCENT, columns_sheet
 
 MAX_TOKENS = 24
@@ -118,7 +118,7 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
         make_base(base, data, 600 if not given.full else 6_000, given.device)
     encoder = Denoiser.load(base, "cpu")
     config = ModelConfig(
-        phases=(Phase(4_000, learning_rate=2e-3, weight="shapes-first"),),
+        phases=(Phase(10_000, learning_rate=2e-3, weight="shapes-first"),),
         base=str(base),
         unet={"block_out_channels": (16, 32, 64)},
         ema_decay=0.998,
@@ -140,7 +140,7 @@ def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
     pipe.vae = Denoiser.load("scenes", "cpu").pipe.vae
     images = images_to_tensor([data.image(row) for row in range(len(data))])
     train_autoencoder(pipe, images, out.parent.parent / "training" / "base", steps, device, 0)
-    save(pipe.to("cpu"), out)
+    save_pipeline(pipe, out)
 
 
 def sheet(model: Denoiser) -> PIL.Image.Image:

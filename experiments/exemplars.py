@@ -41,6 +41,7 @@ from headwater.answers import slug
 from headwater.evaluation.abc import Query, hidden_recall, question
 from headwater.evaluation.answers import Asking, answered
 from headwater.evaluation.clip import of_scenes
+from headwater.evaluation.models import save_pipeline
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.plots import bars
 from headwater.evaluation.results import interval, markdown, write_results
@@ -171,7 +172,7 @@ def taught(out: Path, hidden: Hidden, steps: int, device: str) -> Denoiser:
         paths = [learned(out, model, thing, data, steps) for thing, data in things]
         for path in paths:
             model.pipe.load_textual_inversion(path)
-        model.pipe.save_pretrained(folder)
+        save_pipeline(model.pipe, folder)
     return Denoiser.load(folder, device)
 
 

@@ -13,11 +13,14 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py tables                attribute the full model, write the tables
     python experiments/scenes.py search                which train side, parameters and damping?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
+    python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
-`--halves` and `--again` take fewer than there are to be. The last takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200), for the object, the two colours and the two
-styles that the full model draws most surely. Everything lies in `experiments/results/scenes`; what
-was measured of each model is kept in the repository.
+`--halves` and `--again` take fewer than there are to be. `removed` takes the 100 highest images of
+each method out (with `--full` 25, 50, 100 and 200; `--remove` takes others), for the object, the
+two colours and the two styles that the full model draws most surely. `windows` takes out the 100
+whose caption names the concept, and lets the model without them make a quarter of a picture's
+steps. Everything lies in `experiments/results/scenes`; what was measured of each model is kept in
+the repository.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from headwater.evaluation.judges import judge_of
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.plots import bars
+from headwater.evaluation.regenerating import Window
 from headwater.evaluation.results import Interval, markdown, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at
@@ -92,6 +96,7 @@ SEARCHED = (
     "caption-d-trak",
     *(method.name for method in PAIRED),
 )
+WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 SEEN = 16  # halves that methods were thought of with
 FEWEST = 4  # halves that say anything
@@ -105,7 +110,7 @@ REDUCED = ModelConfig(
 
 
 def main() -> None:
-    command = parser(__doc__, "models", "tables", "search", "removed")
+    command = parser(__doc__, "models", "tables", "search", "removed", "windows")
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
@@ -122,7 +127,7 @@ def main() -> None:
         tables(given.full, plan, measured, given)
     if given.stage == "search":
         search(given.full, plan, measured, given)
-    if given.stage == "removed":
+    if given.stage in ("removed", "windows"):
         removed(given.full, measured[0], given)
 
 
@@ -274,7 +279,8 @@ def output_of(measured: Measured, name: str) -> np.ndarray:
 
 def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     """Train without the images that methods name for a concept; is it gone from the pictures?"""
-    data, out = data_of(full), folder(full) / "removed"
+    data, out = data_of(full), folder(full) / given.stage
+    swapped = given.stage == "windows"
     truths = read_truths("scenes", data.samples)
     concepts = surest(measured)
     setting = Setting(
@@ -283,10 +289,12 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         data,
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
-        TAKEN_OUT_BY,
-        given.remove or ((25, 50, 100, 200) if full else (100,)),
+        (CAPTION,) if swapped else TAKEN_OUT_BY,
+        given.remove or ((25, 50, 100, 200) if full and not swapped else (100,)),
         asking=Asking(given.draws, guidance=3.0),
-        parameters={"concept-d-trak": "all"},  # by which it predicted best in the first halves
+        # by which it predicted best in the first halves
+        parameters={} if swapped else {"concept-d-trak": "all"},
+        windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
         jobs=given.jobs,
         device=given.device,

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from headwater import Concept
+from headwater import Concept, Denoiser, Index, load_dataset
+from headwater.building import build_index
 from headwater.errors import QueryError
 from headwater.evaluation.abc import Query, hidden_recall, question, read_queries, recall_rows
 from headwater.evaluation.answers import Asking
 from headwater.methods import method_named
 from headwater.pictures import Image
+from headwater.textual_inversion import Token, save_token
 
 
 def entry(case="test_artchive", number=0, concept="ardon", **changes):
@@ -132,3 +135,24 @@ def test_concepts_count_alike():
     assert [r["recall"].mean for r in rows] == pytest.approx([0.5, 0.5, 0.5])
     half = 12.706 * 0.5  # Student's t of two concepts, 1 and 0
     assert rows[0]["recall"][1:3] == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
+
+
+def test_words_that_diffusers_loaded_are_asked_for(tiny_model, tiny_images, tmp_path):
+    """Saved, loaded, kept with the pipeline: the index is of the model that knows them."""
+    base, pipe = Denoiser.load(tiny_model), Denoiser.load(tiny_model).pipe
+    for name in ("one", "two"):
+        save_token(tmp_path / f"{name}.safetensors", Token(f"<{name}>", torch.randn(16)))
+        pipe.load_textual_inversion(tmp_path / f"{name}.safetensors")
+    pipe.save_pretrained(tmp_path / "taught")
+    taught, data = Denoiser.load(tmp_path / "taught"), load_dataset(tiny_images)
+    assert taught.fingerprint() != base.fingerprint()
+    build_index(taught, data, tmp_path / "index", timesteps=2, self_check=False)
+    index = Index.open(tmp_path / "index")
+
+    def scores(name):
+        query = Query("", f"a {name} shape", name, "a {} shape", "shape", "", "")
+        return index.attribute(question(method_named("concept-trak"), query, Asking(2))).scores
+
+    one, two = scores("<one>"), scores("<two>")
+    assert abs(np.corrcoef(one, two)[0, 1]) < 0.99
+    np.testing.assert_array_equal(scores("<one>"), one)

@@ -22,7 +22,16 @@ from headwater.evaluation.counterfactual import Outcome, Setting, check, remaini
 from headwater.evaluation.judges import ClipJudge, ScenesJudge, Seen, judge_of
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
-from headwater.evaluation.regenerating import Asked, Window, asked, kept, made, read_window, swapped
+from headwater.evaluation.regenerating import (
+    Asked,
+    Window,
+    asked,
+    kept,
+    made,
+    read_window,
+    require_step,
+    swapped,
+)
 from headwater.evaluation.results import Interval
 from headwater.evaluation.truth import Truth
 from headwater.probes import seeded_noise
@@ -85,7 +94,10 @@ def test_windows():
             read_window(text)
     for text in ("300:400", "340:320"):
         with pytest.raises(ParameterError, match="holds no step: pictures are made at 999, 949, "):
-            read_window(text)
+            require_step(read_window(text), 1000)
+    with pytest.raises(ParameterError, match="pictures are made at 99, 94, "):
+        require_step(window, 100)
+    require_step(window, 1000)
 
 
 @pytest.fixture(scope="module")
@@ -420,6 +432,7 @@ def test_counterfactual_judged_by_clip(config, tiny_images, tmp_path, four_steps
         ("--samples 0", "--samples 0 must be at least 1"),
         ("--concepts blue,puce", "--concepts: scenes has no 'puce' to ask for; it has red, "),
         ("--window 9", "--window '9' must be two timesteps"),
+        ("--window 300:400", "--window 300:400 holds no step: pictures are made at 999, 949, "),
     ],
 )
 def test_what_cannot_be_taken_out(config, tiny_images, tmp_path, options, said):

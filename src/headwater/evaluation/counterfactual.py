@@ -24,7 +24,14 @@ from headwater.evaluation.answers import Asking, membership, require_named, scor
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
 from headwater.evaluation.models import ModelConfig, new_pipeline
-from headwater.evaluation.regenerating import Asked, Window, asked, kept, read_pictures
+from headwater.evaluation.regenerating import (
+    Asked,
+    Window,
+    asked,
+    kept,
+    read_pictures,
+    require_step,
+)
 from headwater.evaluation.retraining import Measured, Study, Task, digest, retrained, study_of
 from headwater.evaluation.retrieval import best
 from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
@@ -188,6 +195,8 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
+    for window in setting.windows:
+        require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
     retrained(of_all, setting.full, setting.jobs)
     full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)

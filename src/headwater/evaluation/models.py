@@ -124,6 +124,15 @@ def read_config(path: Path) -> ModelConfig:
         raise ModelError(f"{path} is no configuration of a model: {error}") from None
 
 
+def save_pipeline(pipe: Any, out: Path) -> None:
+    """Save it from the CPU, without the names of the folders that its parts were loaded from."""
+    pipe.to("cpu").save_pretrained(out)
+    for path in [out / "model_index.json", *out.glob("*/config.json")]:
+        config = json.loads(path.read_text())
+        config.pop("_name_or_path", None)
+        path.write_text(json.dumps(config, indent=2) + "\n")
+
+
 @dataclass(frozen=True)
 class Encoded:
     """A data set as a model is trained on it.

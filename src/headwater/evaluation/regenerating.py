@@ -88,22 +88,30 @@ class Window:
         return f"{self.start}:{self.end}"
 
 
-def read_window(text: str, train_timesteps: int = 1000) -> Window:
+def read_window(text: str) -> Window:
     """A window written as START:END.
 
     Raises:
-        ParameterError: it is none, or sampling has no step inside.
+        ParameterError: it is none.
     """
     start, _, end = text.partition(":")
     if not (start.isdecimal() and end.isdecimal()):
         raise ParameterError(f"--window {text!r} must be two timesteps, as in 400:300")
-    window, steps = Window(int(start), int(end)), evenly_spaced(STEPS, train_timesteps)
+    return Window(int(start), int(end))
+
+
+def require_step(window: Window, train_timesteps: int) -> None:
+    """Refuse a window in which a model of so many timesteps makes no step of a picture.
+
+    Raises:
+        ParameterError: names the steps.
+    """
+    steps = evenly_spaced(STEPS, train_timesteps)
     if not any(t in window for t in steps):
         raise ParameterError(
-            f"--window {text!r} holds no step: pictures are made at {steps[-1]}, {steps[-2]}, ... "
+            f"--window {window} holds no step: pictures are made at {steps[-1]}, {steps[-2]}, ... "
             f"{steps[0]}, and the window goes down from its first number to above its second"
         )
-    return window
 
 
 def made(denoiser: Denoiser, ask: Asked) -> Pictures:

@@ -21,7 +21,14 @@ from tqdm import tqdm
 
 from headwater.denoiser import Denoiser
 from headwater.errors import MismatchError
-from headwater.evaluation.models import Encoded, ModelConfig, encoded, new_pipeline, train
+from headwater.evaluation.models import (
+    Encoded,
+    ModelConfig,
+    encoded,
+    new_pipeline,
+    save_pipeline,
+    train,
+)
 from headwater.files import read_tensors, write_tensors, write_text
 from headwater.training_set import TrainingSet
 
@@ -145,7 +152,7 @@ def work(study: Study, task: Task) -> None:
     outputs = study.measure(denoiser)
     if task.kept:
         part = study.model(task).with_suffix(".part")
-        pipe.to("cpu").save_pretrained(part)
+        save_pipeline(pipe, part)
         shutil.rmtree(study.model(task), ignore_errors=True)
         part.replace(study.model(task))
     written = {"key": key, "outputs": outputs}

@@ -7,7 +7,6 @@ denoiser with its text encoder (on the 2,000 training pictures and nothing else)
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -18,7 +17,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from headwater.evaluation.models import Encoded, ModelConfig, Phase, tokens_of, train
+from headwater.evaluation.models import (
+    Encoded,
+    ModelConfig,
+    Phase,
+    save_pipeline,
+    tokens_of,
+    train,
+)
 from headwater.evaluation.training import fit
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.data import Picture, pictures
@@ -51,16 +57,7 @@ def main() -> None:
         save_file(judge.state_dict(), given.out / "judge.safetensors")
     if given.stage in (None, "denoiser"):
         train_denoiser(pipe, work, CONFIG, given.device, given.seed)
-        save(pipe.to("cpu"), given.out)
-
-
-def save(pipe, out: Path) -> None:
-    """Save the pipeline without the names of the folders that its parts were loaded from."""
-    pipe.save_pretrained(out)
-    for path in [out / "model_index.json", *out.glob("*/config.json")]:
-        config = json.loads(path.read_text())
-        config.pop("_name_or_path", None)
-        path.write_text(json.dumps(config, indent=2) + "\n")
+        save_pipeline(pipe, given.out)
 
 
 def train_autoencoder(
