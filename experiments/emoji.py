@@ -4,7 +4,7 @@ Real drawings (`emoji-styles`, see docs/data.md). Reduced, so that two cores car
 4,109 drawings, namely all of the 255 emoji that show one of the 40 objects of `concepts.json` and
 some others; the scenes' autoencoder trained on, on these drawings, for 600 steps; a UNet of a third
 of the bundled one's parameters with a text encoder and a vocabulary of its own, trained from random
-weights for 10,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
+weights for 4,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
 steps, for a GPU.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
@@ -118,7 +118,7 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
         make_base(base, data, 600 if not given.full else 6_000, given.device)
     encoder = Denoiser.load(base, "cpu")
     config = ModelConfig(
-        phases=(Phase(10_000, learning_rate=2e-3, weight="shapes-first"),),
+        phases=(Phase(4_000, learning_rate=2e-3, weight="shapes-first"),),
         base=str(base),
         unet={"block_out_channels": (16, 32, 64)},
         ema_decay=0.998,

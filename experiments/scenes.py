@@ -30,13 +30,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.evaluation.answers import Asking, membership, scores
+from headwater.evaluation.answers import Asking, membership, question, scores, swept
 from headwater.evaluation.clip import of_scenes
 from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
 from headwater.evaluation.effects import write
@@ -55,6 +56,7 @@ from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import CAPTIONS, Method, Side
 from headwater.methods import METHODS as ALL
 from headwater.provenance import NO_KERNEL
+from headwater.recipe import DEFAULT_PROJECTION
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 from headwater.scenes.vocabulary import ATTRIBUTES
@@ -73,34 +75,56 @@ METHODS = (
     "random",
 )
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
-# Train sides and concept queries that no row of the table pairs.
-PAIRED = (
-    Method("square, concept", "ours", Side("noising", "square"), None, "trak", ("concept",)),
-    Method("dsm, concept, dot", "ours", Side("noising", "dsm"), None, "dot", ("concept",)),
-    Method(
-        "dps, captions",
-        "ours",
-        Side("noising", "dps"),
-        None,
-        "trak",
-        ("concept",),
-        concept=CAPTIONS,
-    ),
-)
-SEARCHED = (
+# Any train side with any concept query; `ROWS` are rows of the table of methods.
+TRAINS = {
+    "dsm": Side("noising", "dsm"),
+    "dps": Side("noising", "dps"),
+    "inverted dps": Side("inversion", "dps"),
+    "square": Side("noising", "square"),
+    "mean": Side("noising", "mean"),
+    "l1": Side("noising", "l1"),
+    "weighted": Side("noising", "weighted"),
+}
+QUERIES = {
+    "concept": Side("generation", "concept"),
+    "contrast": Side("generation", "contrast"),
+    "captions": CAPTIONS,
+}
+ROWS = (
     "concept-trak",
     "concept-trak-a",
     "concept-trak-b",
     "concept-trak-c",
     "concept-d-trak",
     "caption-d-trak",
-    *(method.name for method in PAIRED),
+)
+PAIRED = (
+    *(
+        Method(f"{train}, {query}", "ours", side, None, "trak", ("concept",), concept=asked)
+        for train, side in TRAINS.items()
+        for query, asked in QUERIES.items()
+        if not any(
+            (ALL[row].train, ALL[row].normalise, ALL[row].asks("concept")) == (side, "none", asked)
+            for row in ROWS
+        )
+    ),
+    Method("dsm, concept, dot", "ours", TRAINS["dsm"], None, "dot", ("concept",)),
+)
+MAIN = ("concept-trak", "concept-trak-b", "concept-d-trak", "caption-d-trak")
+# Over which parameters, by which projection, which methods.
+SEARCHED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("attn2", {}, (*ROWS, *(method.name for method in PAIRED))),
+    ("all", {}, ROWS),
+    ("attn2", {"projection": "mask"}, MAIN),
+    ("attn2", {"projection": "factored"}, MAIN),
+    ("attn2", {"dim": 1024}, MAIN),
 )
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 SEEN = 16  # halves that methods were thought of with
 FEWEST = 4  # halves that say anything
-Key = tuple[str, str, float, str]  # method, parameters, damping, whether signs count
+# Method, parameters, projection, damping, whether signs count.
+Key = tuple[str, str, str, float, str]
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
     unet={"block_out_channels": (16, 32, 64)},
@@ -211,7 +235,7 @@ def positive(found: np.ndarray, rows: Sequence[np.ndarray]) -> float:
 
 
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
-    """Concept queries to every train side: which, by what damping, predicts best?
+    """Every train side with every concept query: which, by what damping, predicts best?
 
     Chosen on the first `SEEN` halves, reported on the others: each row's damping and whether
     the scores' signs count (a concept's own pictures lie at both ends), and in the row `best` all
@@ -224,29 +248,37 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     model = Denoiser.load(out / "models" / plan.full.name, given.device)
     ALL.update({method.name: method for method in PAIRED})
     answers: dict[Key, np.ndarray] = {}
-    for parameters in ("attn2", "all"):
-        asked = indexes_of(model, data, out / "indexes", SEARCHED, parameters=parameters)
+    asking = Asking(given.draws, guidance=3.0)
+    for parameters, more, names in SEARCHED:
+        asked = indexes_of(model, data, out / "indexes", names, parameters=parameters, **more)
+        found = swept(
+            asked,
+            lambda method: [question(method, truth, asking) for truth in truths],
+            out / "scores",
+            DAMPINGS,
+        )
+        projection = " ".join(map(str, more.values())) or "-"
         for ratio in DAMPINGS:
-            asking = Asking(given.draws, guidance=3.0, damping=ratio)
-            found = scores(asked, truths, asking, out / "scores")
-            for name, each in found.items():
-                answers[name, parameters, ratio, "signed"] = each
-                answers[name, parameters, ratio, "strength"] = np.abs(each)
+            for name, each in found[ratio].items():
+                answers[name, parameters, projection, ratio, "signed"] = each
+                answers[name, parameters, projection, ratio, "strength"] = np.abs(each)
     for output in ("loss", "contribution", "rate"):
         true = collect(plan, measured, partial(output_of, name=output)).outputs
         predicted = {key: predicted_outputs(each, plan.chosen) for key, each in answers.items()}
         words = predicted_outputs(membership(truths), plan.chosen)
         rows = []
-        for method, parameters in dict.fromkeys(key[:2] for key in predicted):
-            own = {key: p for key, p in predicted.items() if key[:2] == (method, parameters)}
-            rows.append(held_row(plan, true, own, words, method))
+        for which in dict.fromkeys(key[:3] for key in predicted):
+            own = {key: p for key, p in predicted.items() if key[:3] == which}
+            rows.append(held_row(plan, true, own, words, which[0]))
         rows.append(held_row(plan, true, predicted, words, "best"))
         rest = unseen_of(plan)
         rows.append({"method": MEMBERSHIP, "LDS": Interval(*lds_interval(true[rest], words[rest]))})
         path = out / f"{output}-search"
         title = f"Concept LDS on the scenes, {output}: a search, reported on {len(rest)} halves"
         notes = [
-            f"chosen on the first {SEEN} halves, with which two of the methods were thought of"
+            f"chosen on the first {SEEN} halves, with which two of the methods were thought of",
+            '"train, query": what is asked of training images, and of a concept; a kernel between',
+            f'projection: of the gradients; "-": {DEFAULT_PROJECTION}; 1024: to so many features',
         ]
         write_results(path, title, about(given), rows, notes)
         print((path / "table.md").read_text())
@@ -266,8 +298,9 @@ def held_row(
     return {
         "method": name if name != "best" else f"best: {key[0]}",
         "parameters": key[1],
-        "damping": None if ALL[key[0]].rule in NO_KERNEL else key[2],
-        "scores": key[3],
+        "projection": key[2],
+        "damping": None if ALL[key[0]].rule in NO_KERNEL else key[3],
+        "scores": key[4],
         "LDS": Interval(*lds_interval(true[rest], own)),
         f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),
     }
