@@ -122,7 +122,7 @@ def unseen_scenes() -> Hidden:
     """Objects in a colour and style that no training picture shows together."""
     data, shown = load_dataset("scenes", split="unseen"), pictures("unseen")
     triples = [f"{p.scene.colour} {p.scene.style} {p.scene.object}" for p in shown]
-    return _hidden(data, triples, min_count=EXEMPLARS)
+    return _hidden(data, triples)
 
 
 def drawings() -> Hidden:
@@ -133,20 +133,19 @@ def drawings() -> Hidden:
         "" if known & set(sample.caption.split()) else sample.caption.rpartition(",")[0]
         for sample in data.samples
     ]
-    found = _hidden(data, [name.removeprefix("a drawing of ") for name in names], EXEMPLARS)
-    said_of_none = captioned(found.others, [UNSAID] * len(found.others))
-    return replace(found, others=said_of_none)
+    found = _hidden(data, [name.removeprefix("a drawing of ") for name in names])
+    return replace(found, others=captioned(found.others, [UNSAID] * len(found.others)))
 
 
 KINDS: dict[str, Callable[[], Hidden]] = {"scenes": unseen_scenes, "drawings": drawings}
 
 
-def _hidden(data: TrainingSet, names: Sequence[str], min_count: int) -> Hidden:
+def _hidden(data: TrainingSet, names: Sequence[str]) -> Hidden:
     """Some things of which there are pictures enough; pictures of the others. "" is no thing."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
-    enough = sorted(name for name, each in rows.items() if name and len(each) >= min_count)
+    enough = sorted(name for name, each in rows.items() if name and len(each) >= EXEMPLARS)
     chosen = sorted(random.Random(SEED).sample(enough, THINGS))
     exemplars = {
         f"new{i}": data.take(sorted(random.Random(name).sample(rows[name], EXEMPLARS)))
@@ -246,8 +245,8 @@ def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace
     recipe = {"parameters": given.parameters, "clip": clip}
     indexes = indexes_of(model, data, out / "indexes", given.methods, **recipe)
     queries = [
-        Query("", prompt.format(token(thing)), token(thing), TAUGHT, "shape", given.things, thing)
-        for thing in hidden.things
+        Query("", prompt.format(word), word, TAUGHT.format(word), "shape", given.things, thing)
+        for thing, word in ((thing, token(thing)) for thing in hidden.things)
         for prompt in PROMPTS
     ]
     asking = Asking(given.draws, guidance=3.0)

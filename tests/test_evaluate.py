@@ -11,7 +11,8 @@ import pytest
 from test_cli import assert_refused, headwater
 from tiny import tiny_folder, tiny_pipeline
 
-from headwater import Index
+from headwater import Denoiser, Index, load_dataset
+from headwater.building import build_index
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation import answers, scoring
 from headwater.evaluation.answers import (
@@ -174,6 +175,35 @@ def test_a_question_is_asked_once_for_all_dampings(places, tmp_path, monkeypatch
         for name, rows in alone.items():
             np.testing.assert_allclose(found[ratio][name], rows, rtol=1e-6)
     assert not (found[0.01]["concept-trak"] == found[1.0]["concept-trak"]).any()
+
+
+def test_what_methods_ask_alike_is_asked_once(tiny_model, tiny_images, tmp_path):
+    """Ablations differ in what they ask of training images, and in whether probes count alike."""
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
+    names = ("concept-trak-a", "concept-trak-b", "concept-trak", "d-trak")
+    built = {
+        METHODS[name]: build_index(
+            denoiser, data, tmp_path / name, method=name, timesteps=2, dim=16, self_check=False
+        )
+        for name in names
+    }
+    truth = Truth("blue", "a blue fish", *(np.zeros(20, bool),) * 3, {})
+    asking = Asking(2)
+    alone = {
+        method.name: index.attribute(question(method, truth, asking), method=method.name).scores
+        for method, index in built.items()
+    }
+    for index in built.values():
+        shutil.rmtree(index.path / "queries")
+    first, *others = (Index.open(index.path) for index in built.values())
+    opened = dict(zip(built, (first, *others), strict=True))
+    found = answered(opened, lambda m: [question(m, truth, asking)], tmp_path / "scores")
+    for name, each in found.items():
+        np.testing.assert_array_equal(each[0], alone[name])
+    # one of the concept, one of it with probes at unit norm, one of the picture
+    assert len(list((first.path / "queries").iterdir())) == 3
+    assert not any((index.path / "queries").exists() for index in others)
+    assert not np.allclose(alone["concept-trak-a"], alone["concept-trak-b"])
 
 
 def test_contexts_are_known_by_what_their_file_holds(places, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -277,8 +278,9 @@ def _parts(draws: int | None, drawer: Drawer) -> list[range]:
 def _rows(
     index: Index, machine: Extractor, drawer: Drawer, draws: range, fresh: bool
 ) -> tuple[Tensor, bool]:
-    identity = f"{index.manifest.model['fingerprint']}\n{sorted(index.manifest.recipe.items())}"
-    return draw_rows(machine, drawer, draws, index.path / "queries", identity, fresh)
+    model = index.manifest.model
+    identity = json.dumps([model["fingerprint"], model["dtype"], index.recipe.query_facts()])
+    return draw_rows(machine, drawer, draws, index.queries, identity, fresh)
 
 
 def _scored(

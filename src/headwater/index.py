@@ -57,6 +57,7 @@ class Index:
         self._images_lost = False
         self._clip = clip
         self._pictures: dict[Any, Picture] = {}
+        self.queries = path / "queries"  # where the gradients of questions are kept
 
     @classmethod
     def open(
@@ -230,6 +231,16 @@ class Index:
                 raise QueryError("this needs a CLIP model: give its folder as --clip")
             self._clip = Clip(source, self.denoiser.device)
         return self._clip
+
+    def lend_to(self, other: Index) -> None:
+        """Let another index, by the same model, use what this one has made for questions.
+
+        That is the model in memory, pictures, and gradients of questions, which do not depend on
+        what is asked of training images.
+        """
+        other.denoiser = self.denoiser
+        other._pictures = self._pictures
+        other.queries = self.queries
 
     def picture(self, query: Image) -> Picture:
         """The picture that a question is about; drawn once."""

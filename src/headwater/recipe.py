@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,11 @@ class Recipe:
     def train(self) -> Side:
         """What rows hold."""
         return Side(self.train_path, self.train_delta)
+
+    def query_facts(self) -> dict[str, Any]:
+        """What the gradient of a question depends on too: all but what is asked of images."""
+        asked_of_images = ("method", "train_path", "train_delta", "parameters", "draws", "clip")
+        return {name: v for name, v in asdict(self).items() if name not in asked_of_images}
 
 
 def plan(

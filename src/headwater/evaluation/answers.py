@@ -171,7 +171,7 @@ def answered(
 
     Args:
         methods: as `serving` gives them, their indexes as `open_all` does: one copy of the model
-            serves them all.
+            serves them all, and a question that several methods ask alike is asked once.
         questions: of a method; as many for each.
 
     Raises:
@@ -218,7 +218,7 @@ def _scored(
     missing = [ratio for ratio in asked if ratio not in found]
     if missing:
         if index is not lender:
-            index.denoiser = lender.denoiser
+            lender.lend_to(index)
         answer = attribute(index, query, method=method.name, damping=missing)
         for ratio, scores in (answer.sweep or {missing[0]: answer.scores}).items():
             write_tensors(paths[ratio], {"scores": torch.from_numpy(scores)}, {})
