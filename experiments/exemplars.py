@@ -2,17 +2,19 @@
 
 The bundled model learns a word for something that it never saw from four pictures of it, by textual
 inversion; nothing else of it changes (Concept-TRAK 5.1, D.1). The pictures are then hidden in a
-pool, and methods are asked what taught the model that word, in four prompts for each of 12 things,
-drawn by chance: 48 questions, as many as the paper's ablation has. `--things`:
+pool, and methods are asked what taught the model that word. 12 things, drawn by chance, with four
+prompts each: 48 questions, as many as the paper's ablation has. `--things`:
 
 - `scenes`: an object in a colour and style that the model never saw together; hidden among 500 of
-  its training pictures and the other pictures of unseen combinations. It can draw them.
+  its training pictures and the other pictures of unseen combinations. It draws them in part.
 - `drawings`: an emoji by four designers (`emoji-styles`, see docs/data.md); hidden among the same
-  scenes and 500 drawings of other emoji. Of these the model knows nothing, and a word does not
-  teach it to draw.
+  scenes and 500 drawings of other emoji, all with the caption "a shape". Of these the model knows
+  nothing, and a word does not teach it to draw.
 
 Each exemplar is hidden twice: with the caption under which it was taught, which holds the word,
-and with one that does not. Recall is counted for each by itself.
+and with one that does not ("a shape"). Recall is counted for each by itself; with a pool that holds
+the exemplars of the other things too, with captions of the same kind, and without these, as
+published: there a method need only tell that a caption is unlike all others.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/exemplars.py learn [--things scenes]     learn the words, draw some samples
@@ -29,6 +31,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -45,6 +48,7 @@ from headwater.evaluation.models import save_pipeline
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.plots import bars
 from headwater.evaluation.results import interval, markdown, write_results
+from headwater.evaluation.retraining import digest
 from headwater.evaluation.scoring import said
 from headwater.evaluation.studies import indexes_of
 from headwater.methods import METHODS
@@ -90,7 +94,7 @@ class Hidden:
 
     Attributes:
         called: of each thing, for people.
-        others: pictures of the exemplars' kind that show none of the things.
+        others: pictures of the exemplars' kind that are of other things.
     """
 
     things: Mapping[str, TrainingSet]
@@ -126,7 +130,7 @@ def unseen_scenes() -> Hidden:
 
 
 def drawings() -> Hidden:
-    """Emoji of which there are four drawings; none that a caption calls by a word of the scenes."""
+    """Emoji of which there are four drawings; none whose caption holds a word of the scenes."""
     data = load_dataset(real_data("emoji-styles") / "train.parquet")
     known = {word for values in ATTRIBUTES.values() for word in values}
     names = [
@@ -164,20 +168,22 @@ def token(thing: str) -> str:
 
 def taught(out: Path, hidden: Hidden, steps: int, device: str) -> Denoiser:
     """The bundled model with a word for each thing, loaded as diffusers loads them; kept."""
-    folder = out / "models" / "taught"
+    facts = [[data.fingerprint for data in hidden.things.values()], steps, SEED, TAUGHT]
+    folder = out / "models" / f"taught-{digest(facts)[:8]}"
     if not (folder / "model_index.json").exists():
         model = Denoiser.load("scenes", device)
         things = tqdm(hidden.things.items(), desc="words")
-        paths = [learned(out, model, thing, data, steps) for thing, data in things]
+        words = folder.with_name(f"{folder.name}-words")
+        paths = [learned(words, model, thing, data, steps) for thing, data in things]
         for path in paths:
             model.pipe.load_textual_inversion(path)
         save_pipeline(model.pipe, folder)
     return Denoiser.load(folder, device)
 
 
-def learned(out: Path, model: Denoiser, thing: str, data: TrainingSet, steps: int) -> Path:
+def learned(folder: Path, model: Denoiser, thing: str, data: TrainingSet, steps: int) -> Path:
     """The file of a thing's word."""
-    path = out / "models" / "words" / f"{thing}.safetensors"
+    path = folder / f"{thing}.safetensors"
     if not path.exists():
         x0 = model.encode_images([data.image(row) for row in range(len(data))])
         prompts = [TAUGHT.format(token(thing))]
@@ -241,8 +247,9 @@ def captioned(data: TrainingSet, captions: Sequence[str], prefix: str = "") -> T
 def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace) -> None:
     """Recall of the exemplars by each method, of both captions, in both pools."""
     data = pool(hidden, given.full)
-    clip = kept_clip(out.parent / "models" / "clip", of_scenes, given.device)
-    recipe = {"parameters": given.parameters, "clip": clip}
+    recipe: dict[str, Any] = {"parameters": given.parameters}
+    if set(given.methods) & {"clip-dot", "clip-cosine"}:
+        recipe["clip"] = kept_clip(out.parent / "models" / "clip", of_scenes, given.device)
     indexes = indexes_of(model, data, out / "indexes", given.methods, **recipe)
     queries = [
         Query("", prompt.format(word), word, TAUGHT.format(word), "shape", given.things, thing)
@@ -256,53 +263,61 @@ def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace
         out / "scores",
     )
     ids = [sample.id for sample in data.samples]
-    among = {
-        "": np.array([not id.startswith(("said-", "unsaid-")) for id in ids]),
-        ", scenes alone": np.array([id.startswith("train-") for id in ids]),
-    }
     rows, values = [], {}
     for method, index in indexes.items():
-        scores = found[method.name]
         own = values[method.name] = {
-            f"{caption}{where}": by_thing(queries, scores, ids, caption, mask)
+            f"{caption}{where}": by_thing(queries, found[method.name], ids, caption, decoys)
             for caption in ("said", "unsaid")
-            for where, mask in among.items()
+            for where, decoys in (("", True), (", alone", False))
         }
         rows.append({
             "method": method.name,
             **said(method, index),
+            "asked": question(method, queries[0], asking).kind,
             "published": PUBLISHED.get(method.name),
             **{name: interval(each) for name, each in own.items()},
         })  # fmt: skip
-    folder, sizes = out / slug(given.parameters), [int(mask.sum()) for mask in among.values()]
+    folder = out / slug(given.parameters)
+    size, decoys = sum(map(strange, ids)), EXEMPLARS * (len(hidden.things) - 1)
     title = f"Exemplars ({given.things}): {len(hidden.things)} things, {len(queries)} questions"
     notes = [
         f"recall@10: how many of a thing's {EXEMPLARS} exemplars are among the ten highest of "
-        f"these and a pool of {sizes[0]:,} images; scenes alone: of {sizes[1]:,}; mean over "
-        f"{len(PROMPTS)} prompts",
-        "said: hidden with a caption that holds the word; unsaid: with one that does not",
+        f"these and {size + decoys:,} others; mean over {len(PROMPTS)} prompts",
+        f"said: with a caption that holds the word; unsaid: with {UNSAID!r}; {decoys} of the "
+        "others are exemplars of the other things, with captions of the same kind",
+        f"alone: among {size:,}, without these, as published: nothing else has such a caption"
+        + (", but the other drawings one like the unsaid" if given.things == "drawings" else ""),
+        "one index holds the exemplars under both captions; the other one's are left out of a "
+        "ranking, not of the kernel",
         "published: Concept-TRAK's table 1, of other things hidden among 100,000 photographs",
         "intervals: 95%, over things",
     ]
-    write_results(folder, title, about(given), rows, notes, values=values)
+    things = list(hidden.called)
+    write_results(folder, title, about(given), rows, notes, values=values, things=things)
     for caption in ("said", "unsaid"):
         shown = [{**row, f"recall@10, {caption}": row[caption]} for row in rows]
         bars(folder / f"{caption}.png", shown, f"recall@10, {caption}", title=title, group="asked")
     print(markdown(rows), folder / "table.md", sep="\n")
 
 
+def strange(id: str) -> bool:
+    """Whether an image is no exemplar."""
+    return not id.startswith(("said-", "unsaid-"))
+
+
 def by_thing(
-    queries: Sequence[Query],
-    found: np.ndarray,
-    ids: Sequence[str],
-    caption: str,
-    among: np.ndarray,
+    queries: Sequence[Query], found: np.ndarray, ids: Sequence[str], caption: str, decoys: bool
 ) -> list[float]:
-    """Capped recall@10 of each thing's exemplars with this caption: the mean over its prompts."""
+    """Capped recall@10 of each thing's exemplars with this caption: the mean over its prompts.
+
+    Args:
+        decoys: whether they are hidden among those of the other things, too.
+    """
     recalls: dict[str, list[float]] = {}
     for query, scores in zip(queries, found, strict=True):
-        own = [id.startswith(f"{caption}-{query.concept}-") for id in ids]
-        recall = hidden_recall(scores[among], scores[own])
+        own = np.array([id.startswith(f"{caption}-{query.concept}-") for id in ids])
+        others = [strange(id) or (decoys and id.startswith(f"{caption}-")) for id in ids]
+        recall = hidden_recall(scores[~own & others], scores[own])
         recalls.setdefault(query.concept, []).append(recall)
     return [float(np.mean(each)) for each in recalls.values()]
 

@@ -11,16 +11,16 @@ search chooses on them; the others had no part in it. Tables have a column of th
     export OMP_NUM_THREADS=1
     python experiments/scenes.py models [--jobs 2]     train and measure; goes on where it stopped
     python experiments/scenes.py tables                attribute the full model, write the tables
-    python experiments/scenes.py search                which train side, parameters and damping?
+    python experiments/scenes.py search                what asked of images, what of concepts?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
 `--halves` and `--again` take fewer than there are to be. `removed` takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200; `--remove` takes others), for the object, the
-two colours and the two styles that the full model draws most surely. `windows` takes out the 100
-whose caption names the concept, and lets the model without them make a quarter of a picture's
-steps. Everything lies in `experiments/results/scenes`; what was measured of each model is kept in
-the repository.
+each method out (with `--full` 25, 50, 100 and 200; `--remove` takes others, and writes the table of
+these alone), for the object, the two colours and the two styles that the full model draws most
+surely. `windows` takes out 100, those first whose caption names the concept, or any, and lets the
+model without them make a quarter of a picture's steps. Everything lies in
+`experiments/results/scenes`; what was measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import CAPTIONS, Method, Side
 from headwater.methods import METHODS as ALL
 from headwater.provenance import NO_KERNEL
-from headwater.recipe import DEFAULT_PROJECTION
+from headwater.recipe import DEFAULT_DIM, DEFAULT_PROJECTION
 from headwater.scenes import measuring
 from headwater.scenes.train import CONFIG
 from headwater.scenes.vocabulary import ATTRIBUTES
@@ -75,7 +75,7 @@ METHODS = (
     "random",
 )
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
-# Any train side with any concept query; `ROWS` are rows of the table of methods.
+# Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {
     "dsm": Side("noising", "dsm"),
     "dps": Side("noising", "dps"),
@@ -235,7 +235,7 @@ def positive(found: np.ndarray, rows: Sequence[np.ndarray]) -> float:
 
 
 def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
-    """Every train side with every concept query: which, by what damping, predicts best?
+    """Train sides with concept queries: which, by what projection and damping, predicts best?
 
     Chosen on the first `SEEN` halves, reported on the others: each row's damping and whether
     the scores' signs count (a concept's own pictures lie at both ends), and in the row `best` all
@@ -276,9 +276,11 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         path = out / f"{output}-search"
         title = f"Concept LDS on the scenes, {output}: a search, reported on {len(rest)} halves"
         notes = [
-            f"chosen on the first {SEEN} halves, with which two of the methods were thought of",
+            f"chosen on the first {SEEN} halves, with which two of the methods were thought of; "
+            "what was searched was laid out after a smaller search had been reported on the others",
             '"train, query": what is asked of training images, and of a concept; a kernel between',
-            f'projection: of the gradients; "-": {DEFAULT_PROJECTION}; 1024: to so many features',
+            f'projection: "-": {DEFAULT_PROJECTION}, of the gradients to {DEFAULT_DIM:,} features; '
+            "1024: to so many",
         ]
         write_results(path, title, about(given), rows, notes)
         print((path / "table.md").read_text())
@@ -311,7 +313,10 @@ def output_of(measured: Measured, name: str) -> np.ndarray:
 
 
 def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
-    """Train without the images that methods name for a concept; is it gone from the pictures?"""
+    """Train without the images that methods name for a concept; is it gone from the pictures?
+
+    In the stage `windows`: from those that such a model makes a quarter of.
+    """
     data, out = data_of(full), folder(full) / given.stage
     swapped = given.stage == "windows"
     truths = read_truths("scenes", data.samples)
@@ -322,7 +327,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         data,
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
-        (CAPTION,) if swapped else TAKEN_OUT_BY,
+        (CAPTION, "random") if swapped else TAKEN_OUT_BY,
         given.remove or ((25, 50, 100, 200) if full and not swapped else (100,)),
         asking=Asking(given.draws, guidance=3.0),
         # by which it predicted best in the first halves

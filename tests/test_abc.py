@@ -9,7 +9,7 @@ import torch
 
 from headwater import Concept, Denoiser, Index, load_dataset
 from headwater.building import build_index
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
 from headwater.evaluation.abc import Query, hidden_recall, question, read_queries, recall_rows
 from headwater.evaluation.answers import Asking
 from headwater.methods import method_named
@@ -109,6 +109,8 @@ def test_a_token_is_asked_for_in_its_prompt_and_a_picture_as_it_is(tmp_path):
         assert question(method_named(name), query, asking) == replace(found, file=None)
         unmade = replace(query, picture="")
         assert question(method_named(name), unmade, asking, tmp_path).file is None
+    with pytest.raises(MethodError, match=r"caption-d-trak asks by captions, .*: leave it out"):
+        question(method_named("caption-d-trak"), query, asking)
 
 
 def test_exemplars_are_found_among_the_first_ten():

@@ -28,7 +28,7 @@ from headwater.evaluation.regenerating import (
     asked,
     kept,
     made,
-    read_window,
+    read_windows,
     require_step,
     swapped,
 )
@@ -86,15 +86,16 @@ def test_prompts_name_the_concept_or_do_not():
 
 
 def test_windows():
-    window = read_window("400:300")
+    (window,) = read_windows("400:300")
     assert [t for t in range(0, 1000, 50) if t in window] == [350, 400]
     assert str(window) == "400:300"
-    for text in ("400", "a:b", ":", "-1:3"):
+    assert read_windows("400:300, 300:0,400:300") == [window, Window(300, 0)]
+    for text in ("400", "a:b", ":", "-1:3", "", ",", "400:300,"):
         with pytest.raises(ParameterError, match="must be two timesteps, as in 400:300"):
-            read_window(text)
+            read_windows(text)
     for text in ("300:400", "340:320"):
         with pytest.raises(ParameterError, match="holds no step: pictures are made at 999, 949, "):
-            require_step(read_window(text), 1000)
+            require_step(*read_windows(text), 1000)
     with pytest.raises(ParameterError, match="pictures are made at 99, 94, "):
         require_step(window, 100)
     require_step(window, 1000)

@@ -126,7 +126,6 @@ def generation(
             xt = denoiser.noise(x0hat, eps, following)
 
 
-@torch.no_grad()
 def trajectory(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
@@ -167,6 +166,7 @@ def ddim(
             xt = denoiser.noise(x0hat, eps, following)
 
 
+@torch.no_grad()
 def steered(
     denoiser: Denoiser,
     xt: Tensor,

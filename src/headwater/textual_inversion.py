@@ -128,7 +128,7 @@ def learn_token(
     rate = learning_rate * table.detach().float().square().mean().sqrt().item()
     vector = initial(denoiser, init_words).requires_grad_()
     optimizer = torch.optim.AdamW([vector], lr=rate, weight_decay=0.0)
-    chance = random.Random(seed)
+    chance, several = random.Random(seed), len(x0) > 1
     with (
         frozen(denoiser.network),
         frozen(denoiser.pipe.text_encoder),
@@ -137,7 +137,8 @@ def learn_token(
         for step in range(steps):
             t, prompt = chance.randrange(1, len(denoiser.alpha_bar)), chance.choice(prompts)
             draws = [seeded_noise(x0.shape[1:], seed, "token", step, i) for i in range(batch)]
-            noise, several = torch.stack(draws).to(x0), len(x0) > 1
+            noise = torch.stack(draws).to(x0)
+            # Of one picture nothing is drawn, so that its words stay what they were.
             shown = x0[[chance.randrange(len(x0)) for _ in draws]] if several else x0
             loss, gradient = loss_and_gradient(denoiser, vector, prompt, shown, noise, t, mask)
             vector.grad = gradient / gradient.norm().clamp_min(TINY)

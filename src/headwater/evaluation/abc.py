@@ -15,7 +15,7 @@ What is published is laid out like this, under one folder:
     laion_subset/             the pool, 100,000 images
 
 Of these only the first two are read here. Exemplars of one's own are asked about in the same way:
-`experiments/exemplars.py` hides drawings among scenes.
+`experiments/exemplars.py`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.results import Interval, interval
 from headwater.evaluation.retrieval import capped_recall_at
-from headwater.methods import Method
+from headwater.methods import CAPTIONS, Method
 from headwater.pictures import Image
 from headwater.queries import Concept
 from headwater.training_set import first_line
@@ -154,7 +154,15 @@ def question(
     Methods that do not ask the model for concepts (a CLIP does not know the token) are asked about
     the picture: the query's, in `folder`, or where it has none the one that the model makes of the
     prompt. No other contexts: the captions that hold the token are the exemplars' own.
+
+    Raises:
+        MethodError: the method asks by captions, which would give the exemplars away.
     """
+    if method.concept == CAPTIONS:
+        raise MethodError(
+            f"{method.name} asks by captions, and those that hold {query.token} are the "
+            "exemplars': leave it out"
+        )
     side = method.asks("concept")
     if "concept" in method.takes and side is not None and side.path == "generation":
         return Concept(

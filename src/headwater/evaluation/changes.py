@@ -129,9 +129,9 @@ def inside(window: Window, measured: Measured) -> Measured:
     return {f"{name}{ending(window)}": values for name, values in measured.items()}
 
 
-def ending(window: Window | None) -> str:
-    """Of a measure's name: in which window a retrained model made pictures, or "" for in all."""
-    return "" if window is None else f" in {window}"
+def ending(window: Window) -> str:
+    """Of a measure's name: in which window a retrained model made pictures."""
+    return f" in {window}"
 
 
 def mean_over(models: Sequence[Measured]) -> dict[str, np.ndarray]:

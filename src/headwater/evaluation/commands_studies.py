@@ -165,7 +165,7 @@ def counterfactual(
         str | None,
         typer.Option(
             help="A:B swaps retrained models into the full one too, for timesteps A >= t > B; "
-            "several with commas."
+            "several with commas, all at once: models are not kept."
         ),
     ] = None,
     limit: Limit = None,
@@ -197,7 +197,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     from headwater.evaluation.judges import judge_of
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
-    from headwater.evaluation.regenerating import read_window
+    from headwater.evaluation.regenerating import read_windows
     from headwater.evaluation.truth import read_truths
     from headwater.similarity import Clip
 
@@ -220,7 +220,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         given["seeds"],
         asking,
         clip,
-        [read_window(window) for window in listed(given["window"] or "")],
+        [] if given["window"] is None else read_windows(given["window"]),
         given["jobs"],
         device,
     )

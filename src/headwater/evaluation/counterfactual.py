@@ -162,6 +162,8 @@ def check(setting: Setting) -> None:
         if name not in setting.methods or train is None or not train.gradient:
             raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
     n, most = len(setting.data), max(setting.remove)
+    if min(setting.remove) < 1:
+        raise ParameterError(f"--remove {min(setting.remove)} must be numbers from 1 up")
     if most > n - FEWEST:
         raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
     unknown = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]

@@ -149,7 +149,7 @@ def write(
         HeadwaterError: matplotlib is not there.
         StoreError: the folder cannot be written.
     """
-    written = _write(setting, outcomes, about, setting.out, [None])
+    written = _write(setting, outcomes, about, setting.out)
     if setting.windows:
         _write(setting, outcomes, about, setting.out / "windows", setting.windows)
     for outcome in outcomes.values():
@@ -163,19 +163,20 @@ def _write(
     outcomes: Mapping[str, Outcome],
     about: Mapping[str, Any],
     out: Path,
-    windows: Sequence[Window | None],
+    windows: Sequence[Window] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    found, swapped = list(outcomes.values()), windows != [None]
+    found = list(outcomes.values())
     title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
-    if swapped:
+    lines = notes(setting, len(found))
+    if windows:
         title += ", swapped for some steps"
+        lines = [_SWAPPED, *lines]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
     by_concept = {
         concept: _each(windows, partial(_by_concept, outcome))
         for concept, outcome in outcomes.items()
     }
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
-    lines = [_SWAPPED] * swapped + notes(setting, len(found))
     written = write_results(out, title, about, table, lines, values=by_concept, prompts=prompts)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
@@ -189,14 +190,12 @@ def _write(
 
 
 def _each(
-    windows: Sequence[Window | None], rows_of: Callable[[str], Sequence[Mapping[str, Any]]]
+    windows: Sequence[Window], rows_of: Callable[[str], Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Rows for each window, which they name if it is one."""
-    return [
-        {**({} if window is None else {"window": str(window)}), **row}
-        for window in windows
-        for row in rows_of(ending(window))
-    ]
+    """Rows of whole pictures, or for each window, which they name."""
+    if not windows:
+        return [dict(row) for row in rows_of("")]
+    return [{"window": str(window), **row} for window in windows for row in rows_of(ending(window))]
 
 
 def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], what: str) -> None:
@@ -212,27 +211,33 @@ def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], 
 def _plot_windows(
     out: Path,
     table: Sequence[Mapping[str, Any]],
-    windows: Sequence[Window | None],
+    windows: Sequence[Window],
     k: int,
     what: str,
 ) -> None:
-    """Effects against the window's first timestep, for the most images taken out."""
-    starts = {str(window): window.start for window in windows if window is not None}
+    """Effects window by window, for the most images taken out."""
+    places = {str(window): place for place, window in enumerate(windows)}
+    ticks = {place: window for window, place in places.items()}
+    x = f"timesteps of the other model's turn; images taken out: {k}"
     for name, (column, y) in PLOTS.items():
         drawn: dict[str, dict[int, Interval]] = {}
         for row in table:
             if row["removed"] in (0, k) and isinstance(row.get(column), Interval):
-                drawn.setdefault(row["method"], {})[starts[row["window"]]] = row[column]
+                drawn.setdefault(row["method"], {})[places[row["window"]]] = row[column]
         if drawn:
-            x = f"first timestep of the window; swapped in: models without {k} images"
-            _curves(out / f"{name}.png", drawn, x, y, what)
+            _curves(out / f"{name}.png", drawn, x, y, what, ticks)
 
 
 def _curves(
-    path: Path, drawn: Mapping[str, dict[int, Interval]], x: str, y: str, what: str
+    path: Path,
+    drawn: Mapping[str, dict[int, Interval]],
+    x: str,
+    y: str,
+    what: str,
+    ticks: Mapping[int, str] | None = None,
 ) -> None:
     grey = [each for each in _GREY if each in drawn]
-    curves(path, drawn, x=x, y=y, title=what, baselines=grey)
+    curves(path, drawn, x=x, y=y, title=what, baselines=grey, ticks=ticks)
 
 
 def _counted(outcomes: Mapping[str, Outcome]) -> str:

@@ -84,6 +84,7 @@ def curves(
     y: str,
     title: str = "",
     baselines: Sequence[str] = ("random",),
+    ticks: Mapping[int, str] | None = None,
 ) -> None:
     """A line with its interval as a band for each method: effect against k.
 
@@ -92,6 +93,7 @@ def curves(
         x: what k is.
         y: what the effect is, with its unit.
         baselines: methods drawn in grey.
+        ticks: k -> what stands below it, if not k.
 
     Raises:
         HeadwaterError: matplotlib is not there.
@@ -106,7 +108,8 @@ def curves(
         axes.plot(ks, [v.mean for v in values], label=name, **style)
         low, high = [v.low for v in values], [v.high for v in values]
         axes.fill_between(ks, low, high, color=style["color"], alpha=0.13, linewidth=0)
-    axes.set_xticks(sorted({k for found in effects.values() for k in found}))
+    there = sorted({k for found in effects.values() for k in found})
+    axes.set_xticks(there, None if ticks is None else [ticks[k] for k in there])
     axes.axhline(0, color="#222222", linewidth=0.8)
     _dress(axes, "y", title)
     axes.set_xlabel(x)

@@ -88,12 +88,16 @@ class Window:
         return f"{self.start}:{self.end}"
 
 
-def read_window(text: str) -> Window:
-    """A window written as START:END.
+def read_windows(text: str) -> list[Window]:
+    """Windows written as START:END, with commas; each once.
 
     Raises:
-        ParameterError: it is none.
+        ParameterError: one is none, or there is none.
     """
+    return list(dict.fromkeys(_read_window(part.strip()) for part in text.split(",")))
+
+
+def _read_window(text: str) -> Window:
     start, _, end = text.partition(":")
     if not (start.isdecimal() and end.isdecimal()):
         raise ParameterError(f"--window {text!r} must be two timesteps, as in 400:300")
