@@ -32,6 +32,10 @@ _GREY = (AGAIN, "random", MEMBERSHIP)  # in plots, which tell three greys apart
 _CHOSEN = {CAPTION: "chosen by caption", "random": "at random"}
 TILE = 192
 
+_NAMED = (
+    f"{MEMBERSHIP}: images that it is true of, by chance; where they are fewer than are taken out, "
+    "all of them, and others by chance"
+)
 _SWAPPED = (
     "window: the timesteps A >= t > B at which the retrained model makes the picture; at all "
     "others the full one does"
@@ -292,6 +296,7 @@ def notes(setting: Setting, concepts: int) -> list[str]:
         "is no effect. Models with images taken out begin as the full one does: hold their l2 and "
         "Frechet distance against `random`",
         f"each number is of {models}; intervals: 95%, over {of}",
+        *([_NAMED] if CAPTION in setting.methods else []),
         *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
         *_begun(setting),
     ]
