@@ -110,7 +110,7 @@ PAIRED = (
     ),
     Method("dsm, concept, dot", "ours", TRAINS["dsm"], None, "dot", ("concept",)),
 )
-MAIN = ("concept-trak", "concept-trak-b", "concept-d-trak", "caption-d-trak")
+MAIN = ("concept-trak", "concept-d-trak", "caption-d-trak")
 # Over which parameters, by which projection, which methods.
 SEARCHED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("attn2", {}, (*ROWS, *(method.name for method in PAIRED))),

@@ -289,6 +289,7 @@ def outcome(full, method, random, other=None):
             ("random", 5): measured(random, others),
         },
         {("das", 5): 0.75, ("random", 5): 0.25},
+        {("das", 5): 0.5, ("random", 5): 0.1},
         {},
     )
 
@@ -307,7 +308,8 @@ def test_effects_of_several_concepts_have_intervals_over_concepts():
     half = 12.706 * 0.2  # Student's t with one degree of freedom; drops of 0.3 and 0.7
     assert (das["drop"].low, das["drop"].high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
     assert das["others' drop"].mean == pytest.approx(0.2 / 2)
-    assert das["of them show it"] == 0.75 and das["Frechet"].mean == pytest.approx(30)
+    assert (das["of them show it"], das["of all that show it"]) == (0.75, 0.5)
+    assert das["Frechet"].mean == pytest.approx(30)
     assert random["drop"].mean == pytest.approx(0.05)
     (more,) = effects.comparisons(found)
     assert (more["method"], more["more than"], more["removed"]) == ("das", "random", 5)

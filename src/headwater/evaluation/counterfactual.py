@@ -33,7 +33,7 @@ from headwater.evaluation.regenerating import (
     require_step,
 )
 from headwater.evaluation.retraining import Measured, Study, Task, digest, retrained, study_of
-from headwater.evaluation.retrieval import best
+from headwater.evaluation.retrieval import best, precision_at, recall_at
 from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
 from headwater.evaluation.truth import Truth
 from headwater.index import Index
@@ -92,6 +92,7 @@ class Outcome:
         before: file of the full model's pictures.
         full: of the full model, `again` of the other one; `removed` by (method, k).
         share: by (method, k), the share of the removed images that show the concept.
+        gone: the share of the images that show it which are removed.
         tasks: the models that were retrained.
     """
 
@@ -101,6 +102,7 @@ class Outcome:
     again: Values
     removed: Mapping[tuple[str, int], Values]
     share: Mapping[tuple[str, int], float]
+    gone: Mapping[tuple[str, int], float]
     tasks: Mapping[tuple[str, int], Sequence[Task]]
 
 
@@ -235,7 +237,8 @@ def _outcome(
         before,
         *_undisturbed(setting, ask, before, full, again),
         {key: mean_over([next(measured) for _ in each]) for key, each in tasks.items()},
-        {(m, k): float(truth.shows[best(found[m], k)].mean()) for m, k in tasks},
+        {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
+        {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
         tasks,
     )
 

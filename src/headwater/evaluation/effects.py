@@ -86,17 +86,18 @@ def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
             "method": "the full model",
             "removed": 0,
             "of them show it": None,
+            "of all that show it": None,
             "rate": over([each.full[f"rate{of}"] for each in found]),
         },
         {"method": AGAIN, "removed": 0, **_row([effects(o.full, o.again, of) for o in found])},
     ]
     for method, k in found[0].removed:
-        share = float(np.mean([each.share[method, k] for each in found]))
         each = [effects(outcome.full, outcome.removed[method, k], of) for outcome in found]
         table.append({
             "method": named(method),
             "removed": k,
-            "of them show it": share,
+            "of them show it": float(np.mean([each.share[method, k] for each in found])),
+            "of all that show it": float(np.mean([each.gone[method, k] for each in found])),
             **_row(each),
         })  # fmt: skip
     return table
@@ -283,6 +284,8 @@ def notes(setting: Setting, concepts: int) -> list[str]:
     of = "concepts" if concepts > 1 else "prompts"
     models = "one model" if setting.seeds == 1 else f"the mean of {setting.seeds} models"
     return [
+        "of them show it, of all that show it: of the images taken out the share that show the "
+        "concept, and of the images that show it the share that was taken out",
         f"rate: how sure the judge is that a picture shows the concept, over {setting.samples} "
         "prompts for each that name it; drop: the full model's rate less this one's, of the same "
         "prompts and seeds",
