@@ -270,6 +270,7 @@ def _by_concept(outcome: Outcome, of: str) -> list[dict[str, Any]]:
         {
             "method": method,
             "removed": k,
+            "of all that show it": outcome.gone.get((method, k)),
             **{
                 name: float(values.mean()) if len(values) else None
                 for name, values in effects(outcome.full, now, of).items()
