@@ -19,8 +19,9 @@ search chooses on them; the others had no part in it. Tables have a column of th
 each method out (with `--full` 25, 50, 100 and 200; `--remove` takes others, and writes the table of
 these alone), for the object, the two colours and the two styles that the full model draws most
 surely. `windows` takes out 100, those first whose caption names the concept, or any, and lets the
-model without them make a quarter of a picture's steps. Everything lies in
-`experiments/results/scenes`; what was measured of each model is kept in the repository.
+model without them make a quarter of a picture's steps. `--concepts` takes others, likewise.
+Everything lies in `experiments/results/scenes`; what was measured of each model is kept in the
+repository.
 """
 
 from __future__ import annotations
@@ -139,11 +140,12 @@ def main() -> None:
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
     command.add_argument("--remove", nargs="+", type=int, help="how many images, each")
+    command.add_argument("--concepts", nargs="+", choices=measuring.CONCEPTS)
     given = command.parse_args()
     if given.stage != "tables" and given.parameters != "attn2":
         command.error("--parameters is for tables alone")
-    if given.stage != "removed" and given.remove:
-        command.error("--remove is for removed alone")
+    if given.stage not in ("removed", "windows") and (given.remove or given.concepts):
+        command.error("--remove and --concepts are for removed and windows alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, given.jobs, given.device)
@@ -320,7 +322,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     data, out = data_of(full), folder(full) / given.stage
     swapped = given.stage == "windows"
     truths = read_truths("scenes", data.samples)
-    concepts = surest(measured)
+    concepts = given.concepts or surest(measured)
     setting = Setting(
         out,
         CONFIG if full else REDUCED,
