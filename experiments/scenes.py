@@ -41,13 +41,13 @@ from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.answers import Asking, membership, question, scores, swept
 from headwater.evaluation.clip import of_scenes
 from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
-from headwater.evaluation.effects import write
 from headwater.evaluation.halving import Plan, collect, rows_of
 from headwater.evaluation.judges import judge_of
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.plots import bars
 from headwater.evaluation.regenerating import Window
+from headwater.evaluation.removals import write
 from headwater.evaluation.results import Interval, markdown, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at

@@ -179,7 +179,7 @@ def counterfactual(
     given = locals().copy()
     setting = _removals(given)
     from headwater.evaluation.counterfactual import outcomes
-    from headwater.evaluation.effects import write
+    from headwater.evaluation.removals import write
     from headwater.evaluation.results import markdown
 
     rows, _ = write(setting, outcomes(setting), about("counterfactual", given))

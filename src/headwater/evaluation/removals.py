@@ -1,0 +1,256 @@
+"""The folder of a counterfactual: tables, plots, and sheets of before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+from headwater.answers import slug
+from headwater.evaluation.changes import SHOWN, ending
+from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting
+from headwater.evaluation.effects import AGAIN, comparisons, effects, rows
+from headwater.evaluation.plots import bars, curves
+from headwater.evaluation.regenerating import Window, read_pictures
+from headwater.evaluation.results import Interval, write_results
+from headwater.evaluation.scoring import MEMBERSHIP
+from headwater.files import read_tensors, write_image
+from headwater.sheets import columns_sheet
+
+_GREY = (AGAIN, "random", MEMBERSHIP)  # in plots, which tell three greys apart
+
+# On sheets: which images were taken out, and how wide a picture is (prompts stand above them).
+_CHOSEN = {CAPTION: "chosen by caption", "random": "at random"}
+TILE = 192
+
+_NAMED = (
+    f"{MEMBERSHIP}: images that it is true of, by chance; where they are fewer than are taken out, "
+    "all of them, and others by chance"
+)
+_SWAPPED = (
+    "window: the timesteps A >= t > B at which the retrained model makes the picture; at all "
+    "others the full one does"
+)
+
+# Plots: file -> (column of the table, what it says).
+PLOTS = {
+    "drop": ("drop", "drop of the concept's rate"),
+    "others": ("others' drop", "drop of the other concepts' rate"),
+    "l2": ("l2", "l2 to the full model's pictures"),
+    "frechet": ("Frechet", "Frechet distance"),
+}
+
+
+def write(
+    setting: Setting, outcomes: Mapping[str, Outcome], about: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write tables, plots and sheets; the rows, and `results.json` of the folder.
+
+    `compared/` holds each method against each baseline; `windows/` the same of the windows, if
+    there are any.
+
+    Raises:
+        HeadwaterError: matplotlib is not there.
+        StoreError: the folder cannot be written.
+    """
+    written = _write(setting, outcomes, about, setting.out)
+    if setting.windows:
+        _write(setting, outcomes, about, setting.out / "windows", setting.windows)
+    for outcome in outcomes.values():
+        path = setting.out / "sheets" / f"{slug(outcome.ask.concept)}.png"
+        write_image(path, sheet(setting, outcome))
+    return written
+
+
+def _write(
+    setting: Setting,
+    outcomes: Mapping[str, Outcome],
+    about: Mapping[str, Any],
+    out: Path,
+    windows: Sequence[Window] = (),
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    found = list(outcomes.values())
+    title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
+    lines = notes(setting, len(found))
+    if windows:
+        title += ", swapped for some steps"
+        lines = [_SWAPPED, *lines]
+    table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
+    by_concept = {
+        concept: _each(windows, partial(_by_concept, outcome))
+        for concept, outcome in outcomes.items()
+    }
+    prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
+    written = write_results(out, title, about, table, lines, values=by_concept, prompts=prompts)
+    if against:
+        differs = "each number: the first method's less the other's, of the same pictures"
+        title = f"{title}: against baselines"
+        write_results(out / "compared", title, about, against, [differs, *lines])
+    if len(windows) > 1:
+        _plot_windows(out, table, windows, max(setting.remove), _counted(outcomes))
+    else:
+        _plot(out, table, setting.remove, _counted(outcomes))
+    return table, written
+
+
+def _each(
+    windows: Sequence[Window], rows_of: Callable[[str], Sequence[Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Rows of whole pictures, or for each window, which they name."""
+    if not windows:
+        return [dict(row) for row in rows_of("")]
+    return [{"window": str(window), **row} for window in windows for row in rows_of(ending(window))]
+
+
+def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], what: str) -> None:
+    for name, (column, y) in PLOTS.items():
+        path, drawn = out / f"{name}.png", _lines(table, column, remove)
+        if len(remove) == 1:  # a curve of one point shows nothing
+            title = f"{what}, {remove[0]} images taken out"
+            bars(path, [{**row, y: row.get(column)} for row in table], y, title=title)
+        elif drawn:
+            _curves(path, drawn, "images taken out", y, what)
+
+
+def _plot_windows(
+    out: Path,
+    table: Sequence[Mapping[str, Any]],
+    windows: Sequence[Window],
+    k: int,
+    what: str,
+) -> None:
+    """Effects window by window, for the most images taken out."""
+    places = {str(window): place for place, window in enumerate(windows)}
+    ticks = {place: window for window, place in places.items()}
+    x = f"timesteps of the other model's turn; images taken out: {k}"
+    for name, (column, y) in PLOTS.items():
+        drawn: dict[str, dict[int, Interval]] = {}
+        for row in table:
+            if row["removed"] in (0, k) and isinstance(row.get(column), Interval):
+                drawn.setdefault(row["method"], {})[places[row["window"]]] = row[column]
+        if drawn:
+            _curves(out / f"{name}.png", drawn, x, y, what, ticks)
+
+
+def _curves(
+    path: Path,
+    drawn: Mapping[str, dict[int, Interval]],
+    x: str,
+    y: str,
+    what: str,
+    ticks: Mapping[int, str] | None = None,
+) -> None:
+    grey = [each for each in _GREY if each in drawn]
+    curves(path, drawn, x=x, y=y, title=what, baselines=grey, ticks=ticks)
+
+
+def _counted(outcomes: Mapping[str, Outcome]) -> str:
+    first, *more = outcomes
+    return f"{len(outcomes)} concepts" if more else f"“{first}”"
+
+
+def _lines(
+    table: Iterable[Mapping[str, Any]], column: str, remove: Sequence[int]
+) -> dict[str, dict[int, Interval]]:
+    """Method -> k -> effect; what nothing was taken out for is the same at every k."""
+    found: dict[str, dict[int, Interval]] = {}
+    for row in table:
+        effect = row.get(column)
+        if isinstance(effect, Interval):
+            for k in remove if row["removed"] == 0 else [row["removed"]]:
+                found.setdefault(row["method"], {})[k] = effect
+    return found
+
+
+def _by_concept(outcome: Outcome, of: str) -> list[dict[str, Any]]:
+    """Means over prompts."""
+    models = [(AGAIN, 0, outcome.again), *((m, k, v) for (m, k), v in outcome.removed.items())]
+    return [
+        {
+            "method": method,
+            "removed": k,
+            "of all that show it": outcome.gone.get((method, k)),
+            **{
+                name: float(values.mean()) if len(values) else None
+                for name, values in effects(outcome.full, now, of).items()
+            },
+        }
+        for method, k, now in models
+    ]
+
+
+def notes(setting: Setting, concepts: int) -> list[str]:
+    """What a reader of the tables must know."""
+    of = "concepts" if concepts > 1 else "prompts"
+    models = "one model" if setting.seeds == 1 else f"the mean of {setting.seeds} models"
+    return [
+        "of them show it, of all that show it: of the images taken out the share that show the "
+        "concept, and of the images that show it the share that was taken out",
+        f"rate: how sure the judge is that a picture shows the concept, over {setting.samples} "
+        "prompts for each that name it; drop: the full model's rate less this one's, of the same "
+        "prompts and seeds",
+        "others' drop: the same of the other concepts that a prompt names, over these prompts and "
+        "as many that do not name the concept",
+        "l2: root of the sum of squared differences of a picture's pixels (0 to 1) from the full "
+        "model's; elsewhere: for prompts that do not name the concept",
+        f"Frechet: distance to the full model's pictures in {setting.judge.space}; small samples "
+        "lie further apart than their distributions do, so compare rows only",
+        f"{AGAIN}: a model of all images from other first weights; a drop no larger than its own "
+        "is no effect. Models with images taken out begin as the full one does: hold their l2 and "
+        "Frechet distance against `random`",
+        f"each number is of {models}; intervals: 95%, over {of}",
+        *([_NAMED] if CAPTION in setting.methods else []),
+        *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
+        *_begun(setting),
+    ]
+
+
+def _begun(setting: Setting) -> Iterator[str]:
+    """What retrained models know from elsewhere."""
+    parts = {
+        "network begins as": setting.config.unet,
+        "text encoder is": setting.config.text_encoder,
+    }
+    for part, changed in parts.items():
+        if changed is None:
+            yield (
+                f"the {part} that of the base, {setting.config.base!r}: what it learned there, be "
+                "it from the same images, is not taken out"
+            )
+
+
+# --- sheets ---------------------------------------------------------------------------------------
+
+
+def sheet(setting: Setting, outcome: Outcome) -> PIL.Image.Image:
+    """Before and after: the full model's pictures, below them those of the models without.
+
+    Of each method the model with most images taken out, of the first seed.
+    """
+    k, concept = max(setting.remove), outcome.ask.concept
+    before = read_pictures(outcome.before)[:SHOWN]
+    bands: list[tuple[str, Any]] = [
+        (f"The full model: rate {outcome.full['rate'].mean():.2f}", before)
+    ]
+    for method in setting.methods:
+        task = outcome.tasks[method, k][0]
+        shown = read_tensors(setting.out / "shown" / f"{task.name}.safetensors") or {}
+        rate = outcome.removed[method, k]["rate"].mean()
+        which = _CHOSEN.get(method, f"that {method} ranks highest")
+        bands.append((f"Without {k} images {which}: rate {rate:.2f}", shown.get("whole")))
+    count = min(SHOWN, outcome.ask.naming)
+    return columns_sheet(
+        outcome.ask.prompts[:count],
+        [(band, [[_image(pictures, i)] for i in range(count)]) for band, pictures in bands],
+        title=f"Has the model forgotten “{concept}”?",
+        subtitle="the same prompts and seeds in every row; rate: how sure the judge is that it "
+        f"sees the concept, over {outcome.ask.naming} prompts",
+        tile=TILE,
+    )
+
+
+def _image(pictures: Any, i: int) -> PIL.Image.Image | None:
+    return None if pictures is None else PIL.Image.fromarray(pictures[i].permute(1, 2, 0).numpy())
