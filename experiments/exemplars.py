@@ -51,7 +51,6 @@ from headwater.evaluation.results import interval, markdown, write_results
 from headwater.evaluation.retraining import digest
 from headwater.evaluation.scoring import said
 from headwater.evaluation.studies import indexes_of
-from headwater.methods import METHODS
 from headwater.scenes.data import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 from headwater.sheets import columns_sheet
@@ -106,7 +105,7 @@ def main() -> None:
     command = parser(__doc__, "learn", "tables")
     command.add_argument("--things", choices=KINDS, default="scenes")
     command.add_argument("--parameters", default="attn2")
-    command.add_argument("--methods", nargs="+", choices=METHODS, default=ASKED)
+    command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
     given = command.parse_args()
     torch.set_num_threads(1)
     out = RESULTS / ("exemplars-full" if given.full else "exemplars") / given.things
