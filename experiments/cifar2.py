@@ -32,6 +32,7 @@ from common import RESULTS, about, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution import DAMPING
+from headwater.engine import Engine
 from headwater.evaluation.answers import swept
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
 from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
@@ -121,7 +122,7 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
         "draws": 3,
     }
     study = study_of(out, size.config, train, encoder, measure, facts, given.device)
-    return [{}, *retrained(study, plan.tasks()[1:], given.jobs)]
+    return [{}, *retrained(study, plan.tasks()[1:], Engine(given.engine, given.jobs))]
 
 
 @dataclass(frozen=True)

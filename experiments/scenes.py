@@ -38,6 +38,7 @@ import torch
 from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
+from headwater.engine import Engine
 from headwater.evaluation.answers import Asking, membership, question, scores, swept
 from headwater.evaluation.clip import of_scenes
 from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
@@ -148,7 +149,7 @@ def main() -> None:
         command.error("--remove and --concepts are for removed and windows alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
-    measured = trained(given.full, plan, given.jobs, given.device)
+    measured = trained(given.full, plan, Engine(given.engine, given.jobs), given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
     if given.stage == "search":
@@ -175,13 +176,13 @@ def folder(full: bool) -> Path:
     return RESULTS / ("scenes-full" if full else "scenes")
 
 
-def trained(full: bool, plan: Plan, jobs: int, device: str) -> list[Measured]:
+def trained(full: bool, plan: Plan, engine: Engine, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
     config = CONFIG if full else REDUCED
     study = study_of(out, config, data, encoder, measuring.measure, measuring.facts(), device)
-    return retrained(study, plan.tasks(), jobs)
+    return retrained(study, plan.tasks(), engine)
 
 
 def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
@@ -336,7 +337,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         parameters={} if swapped else {"concept-d-trak": "all"},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
-        jobs=given.jobs,
+        engine=Engine(given.engine, given.jobs),
         device=given.device,
     )
     rows, _ = write(

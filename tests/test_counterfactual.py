@@ -377,7 +377,16 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     assert [(r["window"], r["method"]) for r in in_windows["rows"]] == [
         (window, method) for window in ("999:499", "499:0") for method, _ in rows
     ]
-    assert {each["window"] for each in in_windows["values"]["fish"]} == {"999:499", "499:0"}
+    each = json.loads((out / "windows" / "concepts" / "results.json").read_text())["rows"]
+    assert [(r["concept"], r["window"], r["method"]) for r in each] == [
+        (concept, row["window"], row["method"])
+        for concept in ("blue", "fish")
+        for row in in_windows["rows"]
+    ]
+    assert (
+        "swapped for some steps: one by one"
+        in (out / "windows" / "concepts" / "table.md").read_text()
+    )
     assert "- window: the timesteps A >= t > B" in (out / "windows" / "table.md").read_text()
 
     # again from the full model itself
@@ -391,10 +400,13 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     (path,) = (out / "outputs").glob("blue-random-0003-seed0-*.json")
     blue = json.loads(path.read_text())["outputs"]
     stated = next(
-        v for v in results["values"]["blue"] if (v["method"], v["removed"]) == ("random", 3)
+        row
+        for row in json.loads((out / "concepts" / "results.json").read_text())["rows"]
+        if (row["concept"], row["method"], row["removed"]) == ("blue", "random", 3)
     )
-    assert stated["rate"] == pytest.approx(np.mean(blue["rate"]))
-    assert stated["l2"] == pytest.approx(np.mean(blue["l2"])) and len(blue["l2"]) == 3
+    assert stated["rate"]["mean"] == pytest.approx(np.mean(blue["rate"]))
+    assert stated["l2"]["mean"] == pytest.approx(np.mean(blue["l2"])) and len(blue["l2"]) == 3
+    assert stated["rate"] != rows["random", 3]["rate"]
     assert len(blue["rate in 999:499"]) == 3 and blue["l2 in 999:499"] != blue["l2"]
 
     # more methods, concepts and removals train what is missing and nothing else

@@ -237,12 +237,6 @@ def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypat
         retrained(mine, [Task("half", (1, 3))])
 
 
-def test_models_side_by_side_are_the_same_models(tmp_path, data):
-    tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
-    alone = retrained(study(tmp_path / "alone", data), tasks)
-    assert retrained(study(tmp_path / "together", data), tasks, jobs=2) == alone
-
-
 def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, words, monkeypatch):
     denoiser, data = Denoiser.load(tiny_model), load_dataset(str(tiny_images))
     assert torch.equal(kept_encoding(tmp_path, denoiser, data).x0, words.x0)

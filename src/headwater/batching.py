@@ -27,6 +27,7 @@ class BatchSize:
         given: a fixed size, or None to find the largest that is safe, up to 32.
         note: called with one line when the size has been found, and when it must change.
         device: whose memory counts.
+        sharing: how many processes share it.
 
     Raises:
         ParameterError: the size is less than 1.
@@ -39,6 +40,7 @@ class BatchSize:
         given: int | None,
         note: Callable[[str], None] = lambda line: None,
         device: torch.device | str = "cpu",
+        sharing: int = 1,
     ) -> None:
         if given is not None and given < 1:
             raise ParameterError(f"--batch-size {given} must be at least 1, or auto")
@@ -46,6 +48,7 @@ class BatchSize:
         self._automatic = self._unknown = given is None
         self._note = note
         self._device = torch.device(device)
+        self._safe = SAFE_SHARE / sharing
 
     def over(
         self, items: Sequence[int], compute: Callable[[Sequence[int]], Result]
@@ -89,7 +92,7 @@ class BatchSize:
 
         needed = ROOM_TO_WORK * kept_bytes(attempt)
         room, self.size = room_bytes(self._device), self.LARGEST
-        while room is not None and self.size > 1 and self.size * needed > SAFE_SHARE * room:
+        while room is not None and self.size > 1 and self.size * needed > self._safe * room:
             self.size //= 2
         self._unknown = False
         self._note(f"batches of {self.size}")

@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from headwater import store
 from headwater.batching import BatchSize
 from headwater.dataset import IN_MEMORY
 from headwater.denoiser import Denoiser
 from headwater.encoding import encode, reading
+from headwater.engine import HERE, Engine
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
     MismatchError,
+    ParameterError,
     StoreError,
 )
 from headwater.features import Extractor
@@ -33,9 +34,10 @@ from headwater.index import Index
 from headwater.methods import method_named
 from headwater.network import compiled
 from headwater.recipe import Recipe, extractor, plan, planned_of_all, refuse_ignored
-from headwater.rows import Source, open_images, shard_rows
+from headwater.rows import Source, open_images
 from headwater.selfcheck import WORTH_IT
 from headwater.selfcheck import self_check as self_check_of
+from headwater.sharding import Computing, Missing, write_shards
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
@@ -57,6 +59,7 @@ def build_index(
     compile: bool = False,
     encodings: str | Path | None = None,
     checkpoints: Sequence[str | Path] = (),
+    engine: Engine = HERE,
     note: Callable[[str], None] = lambda line: None,
     **recipe: Any,
 ) -> Index:
@@ -75,6 +78,8 @@ def build_index(
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         checkpoints: more models, of the same kind, whose scores are averaged with this one's.
             Each gets an index of its own inside `out`. All are looked at before anything is built.
+        engine: who computes the shards. Workers load the model and the images again, from where
+            these came from.
         note: called with one line of text on what was chosen.
         **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
 
@@ -83,19 +88,25 @@ def build_index(
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
+    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, engine)
     planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
     if not planned.train.gradient:
-        refuse_ignored(method_named(planned.method), compile=compile, encodings=bool(encodings))
+        given = dict(compile=compile, encodings=bool(encodings))
+        given |= dict(engine=engine.name != HERE.name, jobs=engine.jobs != HERE.jobs)
+        refuse_ignored(method_named(planned.method), **given)
+    if engine != HERE and (not denoiser.source or training_set.source == IN_MEMORY):
+        raise ParameterError(
+            "--engine and --jobs are of workers, which load the model and the images themselves: "
+            "save what is in memory and load it from there, or leave them out"
+        )
     out = Path(out)
     build = partial(
         _build,
         data=training_set,
+        how=how,
         batch=BatchSize(batch_size, note, denoiser.device),
-        skip_bad=skip_bad,
         overwrite=overwrite,
         self_check=self_check,
-        compile=compile,
-        encodings=Path(encodings) if encodings else None,
         note=note,
         clip=recipe.get("clip"),
     )
@@ -115,12 +126,10 @@ def _build(
     out: Path,
     *,
     data: TrainingSet,
+    how: Computing,
     batch: BatchSize,
-    skip_bad: bool,
     overwrite: bool,
     self_check: bool,
-    compile: bool,
-    encodings: Path | None,
     note: Callable[[str], None],
     clip: Clip | None,
     checkpoints: int,
@@ -143,44 +152,25 @@ def _build(
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     machine = extractor(denoiser, planned, clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
+    compiling = how.compile and layers and how.engine == HERE
     try:
         with (
             reading(data) as reader,
-            compiled(denoiser.network, layers) if compile and layers else nullcontext(),
+            compiled(denoiser.network, layers) if compiling else nullcontext(),
         ):
-            source = Source(machine, data, reader, encodings)
+            source = Source(machine, data, reader, how.encodings)
             if self_check:
                 _check_first(source, left, note)
-            _write_shards(out, source, left, done, batch, skip_bad)
+            for shard in write_shards(out, source, how, batch, left):
+                done[shard.first] = shard
     except BaseException:
-        if not (done or begun):
+        if not (begun or store.finished_shards(out, manifest)):
             _withdraw(out, existed)
         raise
     return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, data, clip)
 
 
-def _write_shards(
-    out: Path,
-    source: Source,
-    left: Sequence[tuple[int, range]],
-    done: dict[int, store.Shard],
-    batch: BatchSize,
-    skip_bad: bool,
-) -> None:
-    """Compute and write the shards that are left, and add them to `done`."""
-    total = len(source.data)
-    first = total - sum(len(rows) for _, rows in left)
-    with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
-        for number, rows in left:
-            made, good, skipped = shard_rows(source, rows, batch, skip_bad, bar.update)
-            done[rows.start] = store.write_shard(
-                out, number, rows.start, made.features, good, skipped, made.residuals
-            )
-
-
-def _check_first(
-    source: Source, left: Sequence[tuple[int, range]], note: Callable[[str], None]
-) -> None:
+def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
     """Check the gradients of two images that can be read, if there is a long run ahead."""
     machine = source.machine
     rows = [row for _, shard in left for row in shard]

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from headwater.commands.options import ClipFolder, Device, dtype_named, number_or_auto
+from headwater.commands.options import (
+    ClipFolder,
+    Device,
+    EngineName,
+    Jobs,
+    dtype_named,
+    number_or_auto,
+)
 from headwater.terminal import print_facts, quiet_libraries, say
 
 
@@ -44,6 +51,8 @@ def index(
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
     limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
     device: Device = None,
+    engine: EngineName = "local",
+    jobs: Jobs = 1,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out files that are no images.")
     ] = False,
@@ -66,6 +75,9 @@ def index(
     """Compute the features of every training image. Run again, it goes on where it stopped."""
     size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
     quiet_libraries()
+    from headwater.engine import Engine
+
+    workers = Engine(engine, jobs)
     from headwater.building import build_index
     from headwater.dataset import load_dataset
     from headwater.denoiser import Denoiser
@@ -104,6 +116,7 @@ def index(
         compile=compile,
         encodings=encodings,
         checkpoints=checkpoint or (),
+        engine=workers,
         note=say,
         **recipe,
     )

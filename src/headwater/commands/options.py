@@ -28,6 +28,8 @@ ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLI
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
+Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
 Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]

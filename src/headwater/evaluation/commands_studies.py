@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.commands.options import ClipFolder, Device, number_or_auto
+from headwater.commands.options import ClipFolder, Device, EngineName, Jobs, number_or_auto
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation.options import (
     Again,
@@ -16,7 +16,6 @@ from headwater.evaluation.options import (
     Data,
     Draws,
     HeldOut,
-    Jobs,
     Limit,
     Out,
     Ratio,
@@ -47,6 +46,7 @@ def lds(
     draws: Draws = "32",
     damping: Ratio = 0.1,
     seed: Seed = 0,
+    engine: EngineName = "local",
     jobs: Jobs = 1,
     device: Device = None,
 ) -> None:
@@ -75,6 +75,7 @@ def concept_lds(
     draws: Draws = "32",
     damping: Ratio = 0.1,
     seed: Seed = 0,
+    engine: EngineName = "local",
     jobs: Jobs = 1,
     device: Device = None,
 ) -> None:
@@ -91,18 +92,20 @@ def concept_lds(
 def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     """What a study of halves needs, from its command line."""
     asking = _asking(given)
-    at_least(given, subsets=2, again=0, jobs=1)
+    at_least(given, subsets=2, again=0)
     names = listed(given["methods"])
     if not names:
         raise ParameterError("--methods names none: give names with commas")
     quiet_libraries()
     from headwater.dataset import load_dataset
+    from headwater.engine import Engine
     from headwater.evaluation.halving import Plan
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
     from headwater.evaluation.studies import Setting, split
 
     require_matplotlib()
+    engine = Engine(given["engine"], given["jobs"])
     data = load_dataset(given["data"])
     data = data if given["limit"] is None else data.first(given["limit"])
     trained, held = split(data, given["held_out"], given["seed"])
@@ -111,7 +114,7 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     )
     device = given["device"] or "cpu"
     config = read_config(given["config"])
-    setting = Setting(given["out"], config, trained, held, plan, given["jobs"], device)
+    setting = Setting(given["out"], config, trained, held, plan, engine, device)
     return setting, names, asking
 
 
@@ -172,6 +175,7 @@ def counterfactual(
     draws: Draws = "32",
     damping: Ratio = 0.1,
     seed: Seed = 0,
+    engine: EngineName = "local",
     jobs: Jobs = 1,
     device: Device = None,
 ) -> None:
@@ -190,9 +194,10 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     """What `counterfactual` needs, from its command line."""
     asking = _asking(given)
     remove = _numbers("--remove", given["remove"])
-    at_least(given, samples=1, seeds=1, jobs=1)
+    at_least(given, samples=1, seeds=1)
     quiet_libraries()
     from headwater.dataset import load_dataset
+    from headwater.engine import Engine
     from headwater.evaluation.counterfactual import CAPTION, Setting
     from headwater.evaluation.judges import judge_of
     from headwater.evaluation.models import read_config
@@ -202,6 +207,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     from headwater.similarity import Clip
 
     require_matplotlib()
+    engine = Engine(given["engine"], given["jobs"])
     config, device = read_config(given["config"]), given["device"] or "cpu"
     data = load_dataset(given["data"])
     data = data if given["limit"] is None else data.first(given["limit"])
@@ -221,7 +227,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         asking,
         clip,
         [] if given["window"] is None else read_windows(given["window"]),
-        given["jobs"],
+        engine,
         device,
     )
 

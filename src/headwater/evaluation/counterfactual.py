@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from headwater.answers import slug
 from headwater.denoiser import Denoiser
+from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.answers import Asking, membership, require_named, scores, shuffled
 from headwater.evaluation.changes import Again, compared, inside, mean_over
@@ -73,7 +74,7 @@ class Setting:
     asking: Asking = field(default_factory=Asking)
     clip: Clip | None = None
     windows: Sequence[Window] = ()
-    jobs: int = 1
+    engine: Engine = HERE
     device: str = "cpu"
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -202,7 +203,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
-    retrained(of_all, setting.full, setting.jobs)
+    retrained(of_all, setting.full, setting.engine)
     full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
     found = every_score(setting, full)
     bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
@@ -231,7 +232,7 @@ def _outcome(
     tasks = removals(truth.concept, found, setting.remove, setting.seeds)
     every = [task for each in tasks.values() for task in each]
     study = replace(study, measure=measure, measured=measure.facts())
-    measured = iter(retrained(study, every, setting.jobs))
+    measured = iter(retrained(study, every, setting.engine))
     return Outcome(
         ask,
         before,

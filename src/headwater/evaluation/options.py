@@ -38,7 +38,6 @@ Subsets = Annotated[int, typer.Option(help="Random halves, each trained once.")]
 Again = Annotated[int, typer.Option(help="Halves trained with another seed too, for the ceiling.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
-Jobs = Annotated[int, typer.Option(help="Models trained side by side.")]
 
 
 def listed(text: str) -> list[str]:

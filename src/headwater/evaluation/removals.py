@@ -12,7 +12,7 @@ import PIL.Image
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
 from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting
-from headwater.evaluation.effects import AGAIN, comparisons, effects, rows
+from headwater.evaluation.effects import AGAIN, comparisons, rows
 from headwater.evaluation.plots import bars, curves
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
@@ -49,8 +49,8 @@ def write(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write tables, plots and sheets; the rows, and `results.json` of the folder.
 
-    `compared/` holds each method against each baseline; `windows/` the same of the windows, if
-    there are any.
+    `compared/` holds each method against each baseline, `concepts/` the rows of each concept
+    where there are several; `windows/` the same of the windows, if there are any.
 
     Raises:
         HeadwaterError: matplotlib is not there.
@@ -74,17 +74,20 @@ def _write(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     found = list(outcomes.values())
     title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
-    lines = notes(setting, len(found))
-    if windows:
-        title += ", swapped for some steps"
-        lines = [_SWAPPED, *lines]
+    first = [_SWAPPED] if windows else []
+    title += ", swapped for some steps" if windows else ""
+    lines = [*first, *notes(setting, len(found))]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
-    by_concept = {
-        concept: _each(windows, partial(_by_concept, outcome))
-        for concept, outcome in outcomes.items()
-    }
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
-    written = write_results(out, title, about, table, lines, values=by_concept, prompts=prompts)
+    written = write_results(out, title, about, table, lines, prompts=prompts)
+    if len(found) > 1:
+        own = [
+            {"concept": concept, **row}
+            for concept, outcome in outcomes.items()
+            for row in _each(windows, partial(rows, [outcome]))
+        ]
+        lines_of_one = [*first, *notes(setting, 1)]
+        write_results(out / "concepts", f"{title}: one by one", about, own, lines_of_one)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
         title = f"{title}: against baselines"
@@ -163,23 +166,6 @@ def _lines(
             for k in remove if row["removed"] == 0 else [row["removed"]]:
                 found.setdefault(row["method"], {})[k] = effect
     return found
-
-
-def _by_concept(outcome: Outcome, of: str) -> list[dict[str, Any]]:
-    """Means over prompts."""
-    models = [(AGAIN, 0, outcome.again), *((m, k, v) for (m, k), v in outcome.removed.items())]
-    return [
-        {
-            "method": method,
-            "removed": k,
-            "of all that show it": outcome.gone.get((method, k)),
-            **{
-                name: float(values.mean()) if len(values) else None
-                for name, values in effects(outcome.full, now, of).items()
-            },
-        }
-        for method, k, now in models
-    ]
 
 
 def notes(setting: Setting, concepts: int) -> list[str]:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from headwater.denoiser import Denoiser
+from headwater.engine import HERE, Engine, run
 from headwater.errors import MismatchError
 from headwater.evaluation.models import (
     Encoded,
@@ -90,19 +89,16 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def retrained(study: Study, tasks: Sequence[Task], jobs: int = 1) -> list[Measured]:
+def retrained(study: Study, tasks: Sequence[Task], engine: Engine = HERE) -> list[Measured]:
     """What was measured of each task's model, in order; models that are missing are trained.
-
-    Args:
-        jobs: how many models at once, each in a process of its own with one thread. Small models
-            fill neither a GPU nor several cores; several side by side do.
 
     Raises:
         MismatchError: the folder holds models of another configuration, data set or measure.
+        ResourceError: a worker died.
     """
     missing = [task for task in tasks if finished(study, task) is None]
     with tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc="models", delay=2) as bar:
-        for _ in _each(study, missing, jobs):
+        for _ in run(engine, partial(_trainer, study), missing, study.device):
             bar.update()
     found = [finished(study, task) for task in tasks]
     there = [each for each in found if each is not None]
@@ -132,14 +128,8 @@ def _results(study: Study, task: Task) -> Path:
     return study.folder / "outputs" / f"{task.name}.json"
 
 
-def _each(study: Study, tasks: Sequence[Task], jobs: int) -> Iterator[None]:
-    if jobs == 1 or len(tasks) < 2:
-        for task in tasks:
-            yield work(study, task)
-        return
-    # Spawned: a fork of a process that has used OpenMP or CUDA may hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        yield from pool.map(work, [study] * len(tasks), tasks)
+def _trainer(study: Study) -> Callable[[Task], None]:
+    return partial(work, study)
 
 
 def work(study: Study, task: Task) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from headwater import prompts
 from headwater.building import build_index
 from headwater.denoiser import Denoiser
+from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, QueryError
 from headwater.evaluation.answers import Asking, answered, membership, require_named, scores
 from headwater.evaluation.halving import Plan, by_query, collect, rows_of
@@ -71,7 +72,7 @@ class Setting:
     trained: TrainingSet
     held: TrainingSet
     plan: Plan
-    jobs: int = 1
+    engine: Engine = HERE
     device: str = "cpu"
 
 
@@ -109,7 +110,7 @@ def measured_with(setting: Setting, captions: Mapping[str, Sequence[str]]) -> li
     study = study_of(
         setting.out, setting.config, setting.trained, denoiser, measure, facts, setting.device
     )
-    return retrained(study, setting.plan.tasks(), setting.jobs)
+    return retrained(study, setting.plan.tasks(), setting.engine)
 
 
 def require(names: Sequence[str], question: str) -> None:

@@ -1,0 +1,104 @@
+"""Shards of an index: computed and written, by this process or by workers."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from headwater import store
+from headwater.batching import BatchSize
+from headwater.encoding import Reader
+from headwater.engine import HERE, Engine, run
+from headwater.errors import MismatchError
+from headwater.features import Extractor
+from headwater.index import Index
+from headwater.network import compiled
+from headwater.recipe import extractor
+from headwater.rows import Source, shard_rows
+
+# A shard that is not there: its number, and the rows of the data set that it covers.
+Missing = tuple[int, range]
+
+NO_WORKERS = "`build_index` lets methods without gradients have none"
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How rows are computed; changes no row. The arguments of `build_index` of these names."""
+
+    batch_size: int | None
+    skip_bad: bool
+    compile: bool
+    encodings: Path | None
+    engine: Engine
+
+
+def write_shards(
+    out: Path, source: Source, how: Computing, batch: BatchSize, left: Sequence[Missing]
+) -> Iterator[store.Shard]:
+    """Each missing shard of the index in `out`, once it is written.
+
+    Args:
+        source, batch: of what this process computes itself.
+    """
+    total, machine = len(source.data), source.machine
+    first = total - sum(len(rows) for _, rows in left)
+    with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
+        if how.engine == HERE:
+            yield from map(partial(write_shard, out, source, how, batch, bar.update), left)
+            return
+        assert isinstance(machine, Extractor), NO_WORKERS
+        device = str(machine.denoiser.device)
+        for shard in run(how.engine, partial(shard_writer, out, how, device), left, device):
+            bar.update(shard.rows + len(shard.skipped))
+            yield shard
+
+
+def write_shard(
+    out: Path,
+    source: Source,
+    how: Computing,
+    batch: BatchSize,
+    tick: Callable[[int], Any],
+    missing: Missing,
+) -> store.Shard:
+    """Compute one shard and write it."""
+    number, rows = missing
+    made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
+    return store.write_shard(out, number, rows.start, made.features, good, skipped, made.residuals)
+
+
+def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], store.Shard]:
+    """`write_shard` for a worker, which knows nothing but the folder of the index that was begun.
+
+    Loads the model and the images from where the manifest says that they lie.
+
+    Raises:
+        MismatchError: they are not what the index was begun with.
+        ModelError, DatasetError: they cannot be read here.
+    """
+    index = Index(out, store.read_manifest(out), [], [], device=device)
+    data = index.training_set.first(index.manifest.data["rows"])
+    if data.fingerprint != index.manifest.data["fingerprint"]:
+        raise MismatchError(
+            f"{data.source} holds other images than {out} was begun with, or these are chosen from "
+            "it: save them as a folder of their own, or leave out --engine and --jobs"
+        )
+    machine = extractor(index.denoiser, index.recipe)
+    assert isinstance(machine, Extractor), NO_WORKERS
+    life = ExitStack()  # as long as the process
+    atexit.register(life.close)
+    if how.compile:
+        life.enter_context(compiled(index.denoiser.network, list(machine.layers.values())))
+    reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
+    source = Source(machine, data, reader, how.encodings)
+    batch = BatchSize(how.batch_size, device=device, sharing=how.engine.jobs)
+    return partial(write_shard, out, source, how, batch, lambda rows: None)

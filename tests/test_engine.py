@@ -1,0 +1,264 @@
+"""Workers: the same results wherever they are; errors by name; the dead replaced, or reported."""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from test_building import RECIPE, files, rows
+from test_cli import FAST, assert_refused, shell
+from test_cli import headwater as command
+from test_models import data as pictures  # noqa: F401 - a fixture
+from test_models import study
+from tiny import tiny_folder
+
+from headwater import Denoiser, load_dataset
+from headwater.building import build_index
+from headwater.dataset import from_images
+from headwater.engine import HERE, TRIES, Engine, run
+from headwater.errors import (
+    BadImageError,
+    MethodError,
+    MismatchError,
+    ParameterError,
+    QueryError,
+    ResourceError,
+)
+from headwater.evaluation.retraining import Task, retrained
+from headwater.index import Index
+
+TWO = Engine(jobs=2)
+ON_RAY = Engine("ray", 2)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine, for all tests that ask for one."""
+    ray = pytest.importorskip("ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the work below
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    except Exception as error:
+        pytest.skip(f"Ray does not start on this machine: {error}")
+    yield ray
+    ray.shutdown()
+    del os.environ["PYTHONPATH"]
+
+
+@pytest.fixture(params=["processes", "ray"])
+def engine(request) -> Engine:
+    if request.param == "processes":
+        return TWO
+    request.getfixturevalue("cluster")
+    return ON_RAY
+
+
+# --- work that other processes can import ---------------------------------------------------------
+
+
+def squares(folder: Path | None = None):
+    """Counts how often it is called, in files."""
+    if folder is not None:
+        (folder / f"started-{os.getpid()}").touch(exist_ok=False)
+    return square
+
+
+def square(item: int) -> tuple[int, int, int, str]:
+    return item * item, os.getpid(), torch.get_num_threads(), str(Path.cwd())
+
+
+def refusing():
+    return refuse
+
+
+def refuse(item: int) -> int:
+    if item == 1:
+        raise QueryError("one is none")
+    return item
+
+
+def dying(folder: Path, times: dict[int, int]):
+    return partial(die, folder, times)
+
+
+def die(folder: Path, times: dict[int, int], item: int) -> int:
+    """These items kill their worker so many times."""
+    deaths = folder / f"deaths-{item}"
+    if item in times and (not deaths.exists() or deaths.stat().st_size < times[item]):
+        with deaths.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+# --- any work -------------------------------------------------------------------------------------
+
+
+def test_this_process_loads_nothing_before_there_is_work(tmp_path):
+    assert list(run(HERE, partial(squares, tmp_path), [])) == []
+    assert not list(tmp_path.iterdir())
+    found = list(run(HERE, partial(squares, tmp_path), range(3)))
+    assert [each[:2] for each in found] == [(i * i, os.getpid()) for i in range(3)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_workers_load_once_and_give_the_same(tmp_path, engine):
+    assert list(run(engine, squares, [])) == []
+    found = list(run(engine, partial(squares, tmp_path), range(8)))
+    assert sorted(each[0] for each in found) == [i * i for i in range(8)]
+    workers = {each[1] for each in found}
+    assert os.getpid() not in workers and 1 <= len(workers) <= 2
+    assert {f"started-{each}" for each in workers} <= {path.name for path in tmp_path.iterdir()}
+    assert {each[2] for each in found} == {1}  # thread
+    assert {each[3] for each in found} == {str(Path.cwd())}
+
+
+def test_an_error_in_a_worker_is_that_error(engine):
+    with pytest.raises(QueryError, match=r"^one is none$"):
+        list(run(engine, refusing, range(4)))
+
+
+def test_a_process_that_dies_is_reported(tmp_path):
+    with pytest.raises(ResourceError, match=r"a worker died .* finished work is kept"):
+        list(run(TWO, partial(dying, tmp_path, {1: 1}), range(4)))
+
+
+def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
+    found = run(Engine("ray"), partial(dying, tmp_path, {1: TRIES - 1, 2: 99}), range(4))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ResourceError, match="a worker died"):
+        next(found)
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
+        "deaths-1": TRIES - 1,
+        "deaths-2": TRIES,
+    }
+
+
+def test_ray_workers_that_cannot_begin(cluster, monkeypatch):
+    """As where a node lacks the package: here the folder is not there."""
+    monkeypatch.setattr("headwater.engine.Path.cwd", lambda: Path("/nowhere"))
+    with pytest.raises(ResourceError, match=r"no worker begins .*/nowhere.*: install the same"):
+        list(run(Engine("ray"), squares, [1]))
+
+
+def test_what_an_engine_cannot_be(monkeypatch):
+    with pytest.raises(ParameterError, match="--engine 'spark' is not one of local, ray"):
+        Engine("spark")
+    with pytest.raises(ParameterError, match="--jobs 0 must be at least 1"):
+        Engine(jobs=0)
+    with pytest.raises(ParameterError, match="say cuda, Ray chooses which"):
+        list(run(ON_RAY, squares, [1], "cuda:1"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ParameterError, match=r"pip install 'headwater\[ray\]'"):
+        list(run(ON_RAY, squares, [1]))
+
+
+# --- an index -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("engine") / "images", 150)  # three shards
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model) -> Denoiser:
+    return Denoiser.load(tiny_model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, denoiser, images) -> Path:
+    folder = tmp_path_factory.mktemp("engine") / "index"
+    build_index(denoiser, load_dataset(images), folder, batch_size=16, **RECIPE)
+    return folder
+
+
+def test_workers_write_the_same_index(tmp_path, denoiser, images, alone, engine):
+    built = build_index(
+        denoiser, load_dataset(images), tmp_path / "index", batch_size=16, engine=engine, **RECIPE
+    )
+    assert built.manifest.complete and files(tmp_path / "index") == files(alone)
+
+
+def test_workers_make_what_is_missing(tmp_path, denoiser, images, alone):
+    out, data = tmp_path / "index", load_dataset(images)
+    build_index(denoiser, data, out, batch_size=16, **RECIPE)
+    lost = out / "features" / "00001.safetensors"
+    lost.unlink()
+    build_index(denoiser, data, out, batch_size=16, engine=TWO, **RECIPE)
+    assert files(out) == files(alone)
+
+
+def test_workers_of_the_first_images_and_of_checkpoints(tmp_path, tiny_model, denoiser, images):
+    data = load_dataset(images).first(70)
+    more = dict(checkpoints=[tiny_model], batch_size=16, **RECIPE)
+    one = build_index(denoiser, data, tmp_path / "one", **more)
+    two = build_index(denoiser, data, tmp_path / "two", engine=TWO, **more)
+    assert torch.equal(rows(one.path), rows(two.path)) and len(two) == 70
+    kept = [folder.path / "checkpoints" / "0" for folder in (one, two)]
+    assert torch.equal(*map(rows, kept)) and Index.open(kept[1])
+
+
+def test_a_bad_image_stops_workers_and_leaves_nothing_where_nothing_was_finished(
+    tmp_path, denoiser
+):
+    folder = tiny_folder(tmp_path / "images", 20)
+    broken = sorted(folder.glob("*.png"))[3]
+    broken.write_bytes(b"no picture")
+    with pytest.raises(BadImageError, match=broken.name):
+        build_index(denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, **RECIPE)
+    assert not (tmp_path / "out").exists()
+    built = build_index(
+        denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, skip_bad=True, **RECIPE
+    )
+    assert len(built) == 19 and built.manifest.skipped == [broken.name]
+
+
+def test_what_workers_cannot_load(tmp_path, denoiser, images):
+    out, data = tmp_path / "index", load_dataset(images)
+    with pytest.raises(ParameterError, match="save what is in memory"):
+        build_index(Denoiser(denoiser.pipe, "", "cpu"), data, out, engine=TWO, **RECIPE)
+    memory = from_images([Image.new("RGB", (16, 16))], ["one"])
+    with pytest.raises(ParameterError, match="save what is in memory"):
+        build_index(denoiser, memory, out, engine=TWO, **RECIPE)
+    with pytest.raises(MismatchError, match="save them as a folder of their own"):
+        build_index(denoiser, data.take([3, 1]), out, engine=TWO, **RECIPE)
+    with pytest.raises(MethodError, match="--jobs is of how gradients are made"):
+        build_index(denoiser, data, out, engine=TWO, method="pixel-cosine")
+    assert not out.exists()
+
+
+def test_the_command(tmp_path, tiny_model, images, alone):
+    """On a cluster of its own, which it makes and ends."""
+    pytest.importorskip("ray")
+    out = tmp_path / "index"
+    options = [*FAST, "--batch-size", 16, "--engine", "ray", "--jobs", 2]
+    made = shell("index", tiny_model, images, out, *options)
+    assert (made.code, made.err) == (0, "")
+    assert made.out == f"150 rows of 64 features in {out}\n"
+    assert files(out) == files(alone)
+
+
+def test_what_the_command_refuses(tmp_path, tiny_model, images):
+    for options, said in (
+        (["--engine", "spark"], "--engine 'spark' is not one of local, ray"),
+        (["--jobs", 0], "--jobs 0 must be at least 1"),
+        (["--engine", "ray", "--method", "pixel-cosine"], "--engine is of how gradients are made"),
+    ):
+        args = ("index", tiny_model, images, tmp_path / "index", *options)
+        assert_refused(command(*args), said)
+    assert not (tmp_path / "index").exists()
+
+
+# --- a study --------------------------------------------------------------------------------------
+
+
+def test_workers_train_the_same_models(tmp_path, pictures, engine):  # noqa: F811
+    tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
+    one = retrained(study(tmp_path / "alone", pictures), tasks)
+    assert retrained(study(tmp_path / "together", pictures), tasks, engine) == one
