@@ -384,7 +384,7 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
         for row in in_windows["rows"]
     ]
     assert (
-        "swapped for some steps: one by one"
+        "swapped for some steps, one by one"
         in (out / "windows" / "concepts" / "table.md").read_text()
     )
     assert "- window: the timesteps A >= t > B" in (out / "windows" / "table.md").read_text()

@@ -87,7 +87,7 @@ def _write(
             for row in _each(windows, partial(rows, [outcome]))
         ]
         lines_of_one = [*first, *notes(setting, 1)]
-        write_results(out / "concepts", f"{title}: one by one", about, own, lines_of_one)
+        write_results(out / "concepts", f"{title}, one by one", about, own, lines_of_one)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
         title = f"{title}: against baselines"
