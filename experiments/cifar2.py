@@ -28,11 +28,10 @@ from typing import Any
 import numpy as np
 import torch
 from cifar2_sizes import FULL, REDUCED, Size
-from common import RESULTS, about, parser, real_data
+from common import RESULTS, about, add_workers, engine_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution import DAMPING
-from headwater.engine import Engine
 from headwater.evaluation.answers import swept
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
 from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
@@ -64,6 +63,7 @@ DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 def main() -> None:
     command = parser(__doc__, "models", "tables")
+    add_workers(command)
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     given = command.parse_args()
@@ -122,7 +122,7 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
         "draws": 3,
     }
     study = study_of(out, size.config, train, encoder, measure, facts, given.device)
-    return [{}, *retrained(study, plan.tasks()[1:], Engine(given.engine, given.jobs))]
+    return [{}, *retrained(study, plan.tasks()[1:], engine_of(given))]
 
 
 @dataclass(frozen=True)

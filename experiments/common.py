@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from headwater.engine import ENGINES
+from headwater.engine import ENGINES, Engine
 from headwater.evaluation.clip import train_clip
 from headwater.evaluation.results import circumstances
 from headwater.similarity import Clip
@@ -31,10 +31,19 @@ def parser(doc: str | None, *stages: str) -> argparse.ArgumentParser:
     made.add_argument("stage", choices=stages)
     made.add_argument("--full", action="store_true", help="the size for a GPU")
     made.add_argument("--draws", type=int, default=16, help="of each question")
-    made.add_argument("--engine", choices=ENGINES, default="local", help="who trains models")
-    made.add_argument("--jobs", type=int, default=1, help="models trained side by side")
     made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return made
+
+
+def add_workers(command: argparse.ArgumentParser) -> None:
+    """The options of experiments that train many models; `engine_of` reads them."""
+    command.add_argument("--engine", choices=ENGINES, default="local", help="who trains models")
+    command.add_argument("--jobs", type=int, default=1, help="models trained side by side")
+
+
+def engine_of(given: argparse.Namespace) -> Engine:
+    """Who trains the models."""
+    return Engine(given.engine, given.jobs)
 
 
 def about(given: argparse.Namespace, **settings: Any) -> dict[str, Any]:

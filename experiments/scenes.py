@@ -35,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, about, kept_clip, parser
+from common import RESULTS, about, add_workers, engine_of, kept_clip, parser
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.engine import Engine
@@ -137,6 +137,7 @@ REDUCED = ModelConfig(
 
 def main() -> None:
     command = parser(__doc__, "models", "tables", "search", "removed", "windows")
+    add_workers(command)
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
@@ -149,7 +150,7 @@ def main() -> None:
         command.error("--remove and --concepts are for removed and windows alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
-    measured = trained(given.full, plan, Engine(given.engine, given.jobs), given.device)
+    measured = trained(given.full, plan, engine_of(given), given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
     if given.stage == "search":
@@ -337,7 +338,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         parameters={} if swapped else {"concept-d-trak": "all"},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
-        engine=Engine(given.engine, given.jobs),
+        engine=engine_of(given),
         device=given.device,
     )
     rows, _ = write(

@@ -1,25 +1,28 @@
 """Workers: the same results wherever they are; errors by name; the dead replaced, or reported."""
 
+import importlib.util
 import os
 import signal
+import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from test_building import RECIPE, files, rows
+from test_building import RECIPE, files, rows, state
 from test_cli import FAST, assert_refused, shell
 from test_cli import headwater as command
 from test_models import data as pictures  # noqa: F401 - a fixture
 from test_models import study
-from tiny import tiny_folder
+from tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, load_dataset
 from headwater.building import build_index
 from headwater.dataset import from_images
-from headwater.engine import HERE, TRIES, Engine, run
+from headwater.engine import HERE, TRIES, Engine, run, workers_beside
 from headwater.errors import (
     BadImageError,
     MethodError,
@@ -39,15 +42,12 @@ ON_RAY = Engine("ray", 2)
 def cluster():
     """A Ray cluster of this machine, for all tests that ask for one."""
     ray = pytest.importorskip("ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # workers import the work below
-    try:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    except Exception as error:
-        pytest.skip(f"Ray does not start on this machine: {error}")
-    yield ray
-    ray.shutdown()
-    del os.environ["PYTHONPATH"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the work below
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        yield ray  # its GPU is a number, which no work here uses
+        ray.shutdown()
 
 
 @pytest.fixture(params=["processes", "ray"])
@@ -72,13 +72,19 @@ def square(item: int) -> tuple[int, int, int, str]:
     return item * item, os.getpid(), torch.get_num_threads(), str(Path.cwd())
 
 
-def refusing():
-    return refuse
+def refusing(folder: Path):
+    return partial(refuse, folder)
 
 
-def refuse(item: int) -> int:
+def refuse(folder: Path, item: int) -> int:
+    """Item 1 is refused, once another one has begun."""
     if item == 1:
+        while not list(folder.iterdir()):
+            time.sleep(0.01)
         raise QueryError("one is none")
+    (folder / f"begun-{item}").touch()
+    time.sleep(0.5)
+    (folder / f"ended-{item}").touch()
     return item
 
 
@@ -107,8 +113,13 @@ def test_this_process_loads_nothing_before_there_is_work(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_where_nothing_is_to_do_nothing_begins(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for engine in (HERE, TWO, ON_RAY):
+        assert list(run(engine, squares, [])) == []
+
+
 def test_workers_load_once_and_give_the_same(tmp_path, engine):
-    assert list(run(engine, squares, [])) == []
     found = list(run(engine, partial(squares, tmp_path), range(8)))
     assert sorted(each[0] for each in found) == [i * i for i in range(8)]
     workers = {each[1] for each in found}
@@ -118,9 +129,14 @@ def test_workers_load_once_and_give_the_same(tmp_path, engine):
     assert {each[3] for each in found} == {str(Path.cwd())}
 
 
-def test_an_error_in_a_worker_is_that_error(engine):
+def test_an_error_in_a_worker_is_that_error_and_what_has_not_begun_does_not(tmp_path, engine):
     with pytest.raises(QueryError, match=r"^one is none$"):
-        list(run(engine, refusing, range(4)))
+        list(run(engine, partial(refusing, tmp_path), range(12)))
+    there = {path.name for path in tmp_path.iterdir()}
+    time.sleep(1)
+    assert {path.name for path in tmp_path.iterdir()} == there and len(there) < 12
+    if engine == TWO:  # what has begun is ended
+        assert {f"ended-{name[6:]}" for name in there if name.startswith("begun")} <= there
 
 
 def test_a_process_that_dies_is_reported(tmp_path):
@@ -139,6 +155,34 @@ def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
     }
 
 
+def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
+    assert sorted(each[0] for each in run(Engine("ray", 5), squares, range(6))) == [
+        i * i for i in range(6)
+    ]
+
+
+def shares():
+    return partial(share, ON_RAY)
+
+
+def share(engine: Engine, device: str) -> int:
+    return workers_beside(engine, device)
+
+
+def test_workers_know_how_many_share_their_memory(cluster):
+    assert list(run(ON_RAY, shares, ["cuda", "cuda"], "cuda")) == [2, 2]
+    assert list(run(Engine("ray"), shares, ["cuda"], "cuda")) == [1]
+    assert workers_beside(TWO, "cpu") == min(2, os.cpu_count() or 1)
+
+
+def test_a_cluster_that_is_not_there(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere:1")
+    with pytest.raises(ResourceError, match="no Ray cluster at 'ray://nowhere:1'"):
+        list(run(ON_RAY, squares, [1]))
+
+
 def test_ray_workers_that_cannot_begin(cluster, monkeypatch):
     """As where a node lacks the package: here the folder is not there."""
     monkeypatch.setattr("headwater.engine.Path.cwd", lambda: Path("/nowhere"))
@@ -151,8 +195,9 @@ def test_what_an_engine_cannot_be(monkeypatch):
         Engine("spark")
     with pytest.raises(ParameterError, match="--jobs 0 must be at least 1"):
         Engine(jobs=0)
-    with pytest.raises(ParameterError, match="say cuda, Ray chooses which"):
-        list(run(ON_RAY, squares, [1], "cuda:1"))
+    if importlib.util.find_spec("ray"):
+        with pytest.raises(ParameterError, match="say cuda, Ray chooses which"):
+            list(run(ON_RAY, squares, [1], "cuda:1"))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ParameterError, match=r"pip install 'headwater\[ray\]'"):
         list(run(ON_RAY, squares, [1]))
@@ -188,35 +233,37 @@ def test_workers_write_the_same_index(tmp_path, denoiser, images, alone, engine)
 def test_workers_make_what_is_missing(tmp_path, denoiser, images, alone):
     out, data = tmp_path / "index", load_dataset(images)
     build_index(denoiser, data, out, batch_size=16, **RECIPE)
-    lost = out / "features" / "00001.safetensors"
-    lost.unlink()
+    features = out / "features"
+    (features / "00001.safetensors").unlink()
+    before = state(features)
     build_index(denoiser, data, out, batch_size=16, engine=TWO, **RECIPE)
-    assert files(out) == files(alone)
+    assert files(out) == files(alone) and before.items() <= state(features).items()
 
 
-def test_workers_of_the_first_images_and_of_checkpoints(tmp_path, tiny_model, denoiser, images):
+def test_workers_of_the_first_images_and_of_checkpoints(tmp_path, denoiser, images):
     data = load_dataset(images).first(70)
-    more = dict(checkpoints=[tiny_model], batch_size=16, **RECIPE)
+    other = tiny_pipeline(tmp_path / "other", seed=1)
+    more = dict(checkpoints=[other], batch_size=16, encodings=tmp_path / "encoded", **RECIPE)
     one = build_index(denoiser, data, tmp_path / "one", **more)
     two = build_index(denoiser, data, tmp_path / "two", engine=TWO, **more)
     assert torch.equal(rows(one.path), rows(two.path)) and len(two) == 70
     kept = [folder.path / "checkpoints" / "0" for folder in (one, two)]
     assert torch.equal(*map(rows, kept)) and Index.open(kept[1])
+    assert not torch.equal(rows(kept[1]), rows(two.path))
 
 
-def test_a_bad_image_stops_workers_and_leaves_nothing_where_nothing_was_finished(
-    tmp_path, denoiser
-):
-    folder = tiny_folder(tmp_path / "images", 20)
+def test_a_bad_image_stops_workers_and_leaves_what_can_be_gone_on_with(tmp_path, denoiser):
+    folder = tiny_folder(tmp_path / "images", 200)  # four shards
     broken = sorted(folder.glob("*.png"))[3]
     broken.write_bytes(b"no picture")
     with pytest.raises(BadImageError, match=broken.name):
         build_index(denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, **RECIPE)
-    assert not (tmp_path / "out").exists()
+    written = list((tmp_path / "out").rglob("*.safetensors"))
+    assert len(written) <= 1 and bool(written) == (tmp_path / "out").exists()
     built = build_index(
         denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, skip_bad=True, **RECIPE
     )
-    assert len(built) == 19 and built.manifest.skipped == [broken.name]
+    assert len(built) == 199 and built.manifest.skipped == [broken.name]
 
 
 def test_what_workers_cannot_load(tmp_path, denoiser, images):
@@ -233,13 +280,15 @@ def test_what_workers_cannot_load(tmp_path, denoiser, images):
     assert not out.exists()
 
 
-def test_the_command(tmp_path, tiny_model, images, alone):
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_the_command(tmp_path, tiny_model, images, alone, engine):
     """On a cluster of its own, which it makes and ends."""
     pytest.importorskip("ray")
     out = tmp_path / "index"
-    options = [*FAST, "--batch-size", 16, "--engine", "ray", "--jobs", 2]
+    options = [*FAST, "--batch-size", 16, "--engine", engine, "--jobs", 2]
     made = shell("index", tiny_model, images, out, *options)
-    assert (made.code, made.err) == (0, "")
+    assert made.code == 0, made.err
+    assert engine == "ray" or made.err == ""  # of itself Ray may say something
     assert made.out == f"150 rows of 64 features in {out}\n"
     assert files(out) == files(alone)
 
@@ -262,3 +311,42 @@ def test_workers_train_the_same_models(tmp_path, pictures, engine):  # noqa: F81
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
     one = retrained(study(tmp_path / "alone", pictures), tasks)
     assert retrained(study(tmp_path / "together", pictures), tasks, engine) == one
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+KILLED = """
+import os, sys
+from functools import partial
+from pathlib import Path
+
+from test_engine import orphans
+
+from headwater.engine import Engine, run
+
+if __name__ == "__main__":
+    list(run(Engine(jobs=2), partial(orphans, Path(sys.argv[1])), range(2)))
+"""
+
+
+def orphans(folder: Path):
+    return partial(outlive, folder)
+
+
+def outlive(folder: Path, item: int) -> None:
+    """Kills the parent, and works on."""
+    if item == 0:
+        os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+    (folder / f"{item}").touch()
+
+
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    killed = subprocess.run(command, env=env, capture_output=True, timeout=300)
+    # Its pipes close when the last worker is gone, long before the work would have ended.
+    assert killed.returncode == -signal.SIGKILL and not list((tmp_path / "out").iterdir())

@@ -96,8 +96,8 @@ def build_index(
         refuse_ignored(method_named(planned.method), **given)
     if engine != HERE and (not denoiser.source or training_set.source == IN_MEMORY):
         raise ParameterError(
-            "--engine and --jobs are of workers, which load the model and the images themselves: "
-            "save what is in memory and load it from there, or leave them out"
+            "workers (--engine, --jobs) load the model and the images themselves: save what is in "
+            "memory and load it from there, or leave them out"
         )
     out = Path(out)
     build = partial(
@@ -152,11 +152,10 @@ def _build(
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     machine = extractor(denoiser, planned, clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
-    compiling = how.compile and layers and how.engine == HERE
     try:
         with (
             reading(data) as reader,
-            compiled(denoiser.network, layers) if compiling else nullcontext(),
+            compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
         ):
             source = Source(machine, data, reader, how.encodings)
             if self_check:
@@ -164,7 +163,7 @@ def _build(
             for shard in write_shards(out, source, how, batch, left):
                 done[shard.first] = shard
     except BaseException:
-        if not (begun or store.finished_shards(out, manifest)):
+        if not (begun or done or store.finished_shards(out, manifest)):
             _withdraw(out, existed)
         raise
     return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, data, clip)
@@ -187,11 +186,12 @@ def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], 
 
 
 def _withdraw(out: Path, existed: bool) -> None:
-    """Leave nothing of a run that failed before its first shard."""
+    """Leave nothing of a run that failed before its first shard was whole."""
     (out / "index.json").unlink(missing_ok=True)
-    for folder in (out / "features", *(() if existed else (out,))):
-        with suppress(OSError):  # one that is not there, or that holds other files
-            folder.rmdir()
+    shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
+    if not existed:
+        with suppress(OSError):  # it is not there, or holds other files
+            out.rmdir()
 
 
 def _new_manifest(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,9 +14,9 @@ from headwater.commands.ask import concept, image, preference
 from headwater.commands.index import index
 from headwater.commands.info import info
 from headwater.commands.options import Json
-from headwater.errors import HeadwaterError, HeadwaterWarning
+from headwater.errors import HeadwaterError
 from headwater.evaluation.commands import app as evaluate
-from headwater.terminal import quiet_libraries, say
+from headwater.terminal import quiet_libraries, say, warn_plainly
 
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
@@ -29,9 +28,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the command line: errors that the user can mend are one line, exit code 2."""
-    warnings.simplefilter("ignore")  # what third parties say of themselves
-    warnings.simplefilter("default", HeadwaterWarning)
-    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+    warn_plainly()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except _UsageError as error:

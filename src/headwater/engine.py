@@ -1,38 +1,46 @@
 """Who does the work: this process, several of them, or a Ray cluster.
 
 Work is a function from an item (a shard to compute, a model to train) to a file that holds its
-result. Items know nothing of each other, and callers ask only for what is missing, so that whoever
-does the work, and however often it stops, the files are the same.
+result. Items know nothing of each other, and callers ask only for what is missing: whoever does the
+work, and however often it stops, the files are the same up to rounding (workers compute with one
+thread, and sums depend on the number of threads).
 """
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partialmethod
-from multiprocessing import get_context
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from tqdm import tqdm
 
-from headwater.errors import ParameterError, ResourceError
+from headwater.errors import HeadwaterError, ParameterError, ResourceError
+from headwater.terminal import quiet_libraries, warn_plainly
+from headwater.training_set import first_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Start = Callable[[], Callable[[Item], Result]]
 
 ENGINES = ("local", "ray")
-TRIES = 3  # of an item whose worker dies, on Ray; locally it is the machine that is too small
+TRIES = 3  # of an item whose worker dies, on Ray; locally a death ends the run
+RESTARTS = 10  # of one Ray worker; nodes that are taken away do not count
 
 _DIED = (
-    "a worker died without a word (most often memory ran out): give fewer --jobs or a smaller "
-    "--batch-size; finished work is kept, the same command goes on from there"
+    "a worker died without a word: most often memory ran out, then give fewer --jobs (a script of "
+    'your own also needs `if __name__ == "__main__":`); finished work is kept'
 )
 _NOT_BEGUN = (
     "no worker begins on the Ray cluster ({}): install the same headwater on every node, and let "
@@ -47,8 +55,9 @@ class Engine:
     Args:
         name: "local", this machine; "ray", the cluster that the environment variable `RAY_ADDRESS`
             names, or one made of this machine.
-        jobs: workers. Each is a process of its own with one thread of torch; one local one is this
-            process. Small models fill neither a GPU nor several cores; several side by side do.
+        jobs: workers. One local worker is this process; all others are processes of their own with
+            one thread, so that a script that asks for them needs `if __name__ == "__main__":`.
+            Small models fill neither a GPU nor several cores; several side by side do.
 
     Raises:
         ParameterError: there is no such engine, or fewer than one worker.
@@ -72,6 +81,8 @@ def run(
 ) -> Iterator[Result]:
     """The result of each item, in whatever order they end.
 
+    After an error, items that have begun are waited for, and no others begin.
+
     Args:
         start: called once in each worker, and only where there is an item for it: loads what all
             items need, and returns the function of an item. Workers that are other processes get
@@ -79,15 +90,27 @@ def run(
         device: of the work. On Ray each worker gets one GPU, or its share where workers are more.
 
     Raises:
-        ResourceError: a worker died, on Ray again and again at one item, or cannot begin there.
+        ResourceError: a worker died, on Ray again and again at one item; or there is no cluster.
         ParameterError: Ray is not installed, or a GPU was named that Ray is to choose.
     """
-    if engine.name == "ray":
-        yield from _on_ray(engine.jobs, start, items, device)
-    elif engine == HERE:
+    if not items:
+        return
+    if engine == HERE:
         yield from map(_Worker(start), items)
-    elif items:
+    elif engine.name == "ray":
+        yield from _on_ray(min(engine.jobs, len(items)), start, items, device)
+    else:
         yield from _in_processes(min(engine.jobs, len(items)), start, items)
+
+
+def workers_beside(engine: Engine, device: str) -> int:
+    """How many workers at most share the memory of a worker's device; asked by the worker."""
+    if engine.name == "ray" and device == "cuda":
+        import ray
+
+        own = ray.get_runtime_context().get_assigned_resources().get("GPU", 1)
+        return round(1 / own)
+    return min(engine.jobs, os.cpu_count() or 1)
 
 
 class _Worker(Generic[Item, Result]):
@@ -104,9 +127,11 @@ class _Worker(Generic[Item, Result]):
 
 
 def _settle() -> None:
-    """Make a process a worker: one thread, and no progress bars across those of the others."""
+    """Make a process a worker: one thread, and no bars and remarks across those of the others."""
     torch.set_num_threads(1)
     tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
+    quiet_libraries()
+    warn_plainly()
 
 
 # --- processes of this machine --------------------------------------------------------------------
@@ -116,9 +141,18 @@ _of_this_process: _Worker[Any, Any] | None = None
 
 def _begin(start: Start[Any, Any]) -> None:
     global _of_this_process
-    _settle()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the process that was interrupted says so
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _settle()
     _of_this_process = _Worker(start)
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot tell; the same command would work beside its orphans."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _do(item: Any) -> Any:
@@ -128,14 +162,21 @@ def _do(item: Any) -> Any:
 
 def _in_processes(jobs: int, start: Start[Item, Result], items: Sequence[Item]) -> Iterator[Result]:
     # Spawned: a fork of a process that has used OpenMP or CUDA may hang.
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (start,)) as pool:
-        try:
-            for done in as_completed([pool.submit(_do, item) for item in items]):
-                yield done.result()
-        except BrokenProcessPool:
-            raise ResourceError(_DIED) from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _begin, (start,))
+    left = iter(items)
+    try:
+        # No more than there are processes: what waits in the pool's own queue is not cancelled.
+        running = {pool.submit(_do, item) for item in islice(left, jobs)}
+        while running:
+            done: set[Future[Result]]
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                yield each.result()
+                running |= {pool.submit(_do, item) for item in islice(left, 1)}
+    except BrokenProcessPool:
+        raise ResourceError(_DIED) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 # --- Ray ------------------------------------------------------------------------------------------
@@ -146,55 +187,107 @@ def _on_ray(
 ) -> Iterator[Result]:
     try:
         import ray
-        from ray.exceptions import RayActorError, RayTaskError
-        from ray.util import ActorPool
+        from ray.exceptions import RayActorError, RayError, RayTaskError
     except ImportError:
         raise ParameterError(
             "--engine ray needs Ray: pip install 'headwater[ray]', or leave it out"
         ) from None
     if ":" in device:
         raise ParameterError(f"--device {device} with --engine ray: say cuda, Ray chooses which")
-    begun = not ray.is_initialized()
-    if begun:
-        _connect(ray, jobs)
-    try:
-        gpus = ray.cluster_resources().get("GPU", 0) if device == "cuda" else 0
+    with _connected(ray, jobs):
         actor = ray.remote(
-            num_cpus=1, num_gpus=min(1, gpus / jobs), max_restarts=-1, max_task_retries=TRIES - 1
+            num_cpus=1,
+            num_gpus=_share(ray, jobs) if device == "cuda" else 0,
+            max_restarts=RESTARTS,
+            max_task_retries=TRIES - 1,
         )(_RayWorker)
-        count = min(jobs, len(items))
-        pool = ActorPool([actor.remote(start, str(Path.cwd())) for _ in range(count)])
-        done: Any = pool.map_unordered(lambda worker, item: worker.do.remote(item), list(items))
-        yield from done
-    except RayTaskError as error:
-        raise error.cause from None
-    except RayActorError as error:
-        why = str(error).strip().splitlines()[-1:]
-        said = _NOT_BEGUN.format(*why) if error.actor_init_failed else _DIED
-        raise ResourceError(said) from None
-    finally:
-        if begun:
-            ray.shutdown()
+        begin = ray.put(start)
+        workers: list[Any] = [actor.remote(str(Path.cwd())) for _ in range(jobs)]
+        try:
+            yield from _as_workers_come(ray, workers, begin, items)
+        except RayTaskError as error:
+            expected = isinstance(error.cause, HeadwaterError)
+            raise error.cause from (None if expected else error)
+        except RayActorError as error:
+            why = str(error).strip().splitlines()[-1:]
+            said = _NOT_BEGUN.format(*why) if error.actor_init_failed else _DIED
+            raise ResourceError(said) from None
+        except RayError as error:  # its memory monitor, a lost node
+            raise ResourceError(f"{_DIED} ({type(error).__name__})") from None
+        finally:
+            for worker in workers:
+                ray.kill(worker)
 
 
-def _connect(ray: Any, jobs: int) -> None:
-    """Join the cluster of `RAY_ADDRESS`, or make one of this machine for as long as the work is."""
+def _as_workers_come(
+    ray: Any, workers: Sequence[Any], begin: Any, items: Sequence[Any]
+) -> Iterator[Any]:
+    """Each result, of whichever workers are there: a cluster may never have room for them all."""
+    left, missing = iter(items), len(items)
+    coming = {worker.come.remote(): worker for worker in workers}
+    running: dict[Any, Any] = {}
+    while missing:
+        (done,), _ = ray.wait([*coming, *running])
+        worker = coming.pop(done, None)
+        if worker is None:
+            worker = running.pop(done)
+            missing -= 1
+            yield ray.get(done)
+        else:
+            ray.get(done)
+        running |= {worker.do.remote(begin, item): worker for item in islice(left, 1)}
+
+
+@contextmanager
+def _connected(ray: Any, jobs: int) -> Iterator[None]:
+    """Ray as it runs already, the cluster of `RAY_ADDRESS`, or one of this machine for so long.
+
+    Raises:
+        ResourceError: there is no such cluster, or none can be made.
+    """
+    if ray.is_initialized():
+        yield
+        return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a library reports to nobody
-    quiet: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:  # as many as were asked for: actors that wait for a processor wait for ever
-        cpus = max(jobs, os.cpu_count() or 1)
-        ray.init(num_cpus=cpus, include_dashboard=False, **quiet)
+    address = os.environ.get("RAY_ADDRESS", "local")
+    own: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False}
+    terminated = signal.getsignal(signal.SIGTERM)  # Ray sets its own
+    try:
+        quiet = {"log_to_driver": False, "configure_logging": False}
+        ray.init(address, **quiet, **(own if address == "local" else {}))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(
+            f"no Ray cluster at {address!r} ({first_line(error)}): start one, or name another as "
+            "RAY_ADDRESS, or leave out --engine"
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _share(ray: Any, jobs: int) -> float:
+    """Of a GPU, for each of so many workers."""
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    if not gpus:
+        raise ResourceError("--device cuda, and the Ray cluster has no GPU: say --device cpu")
+    return math.floor(1e4 / math.ceil(jobs / gpus)) / 1e4  # Ray counts in such steps
 
 
 class _RayWorker:
     """A worker on some node, in the folder in which the command was given."""
 
-    def __init__(self, start: Start[Any, Any], folder: str) -> None:
-        _settle()
+    def __init__(self, folder: str) -> None:
         os.chdir(folder)
-        self._worker = _Worker(start)
+        _settle()
+        self._worker: _Worker[Any, Any] | None = None
 
-    def do(self, item: Any) -> Any:
+    def come(self) -> None:
+        """Returns when it is there."""
+
+    def do(self, start: Start[Any, Any], item: Any) -> Any:
+        # Not in the constructor: a worker that is begun again might not find it any more.
+        self._worker = self._worker or _Worker(start)
         return self._worker(item)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,7 +79,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary name to write to; synced and renamed at the end, removed on any error."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{path.name}.{uuid4().hex[:12]}.part")  # others may write it as well
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from headwater import store
 from headwater.batching import BatchSize
 from headwater.encoding import Reader
-from headwater.engine import HERE, Engine, run
+from headwater.engine import HERE, Engine, run, workers_beside
 from headwater.errors import MismatchError
 from headwater.features import Extractor
 from headwater.index import Index
@@ -27,12 +27,12 @@ from headwater.rows import Source, shard_rows
 # A shard that is not there: its number, and the rows of the data set that it covers.
 Missing = tuple[int, range]
 
-NO_WORKERS = "`build_index` lets methods without gradients have none"
+NO_WORKERS = "`build_index` gives workers to methods of gradients alone"
 
 
 @dataclass(frozen=True)
 class Computing:
-    """How rows are computed; changes no row. The arguments of `build_index` of these names."""
+    """How rows are computed, and by whom: the arguments of `build_index` of these names."""
 
     batch_size: int | None
     skip_bad: bool
@@ -47,7 +47,7 @@ def write_shards(
     """Each missing shard of the index in `out`, once it is written.
 
     Args:
-        source, batch: of what this process computes itself.
+        source, batch: for shards that this process computes itself; workers make their own.
     """
     total, machine = len(source.data), source.machine
     first = total - sum(len(rows) for _, rows in left)
@@ -94,11 +94,11 @@ def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], 
         )
     machine = extractor(index.denoiser, index.recipe)
     assert isinstance(machine, Extractor), NO_WORKERS
-    life = ExitStack()  # as long as the process
-    atexit.register(life.close)
     if how.compile:
+        life = ExitStack()
+        atexit.register(life.close)  # compiled as long as the process lives
         life.enter_context(compiled(index.denoiser.network, list(machine.layers.values())))
     reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
     source = Source(machine, data, reader, how.encodings)
-    batch = BatchSize(how.batch_size, device=device, sharing=how.engine.jobs)
+    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.engine, device))
     return partial(write_shard, out, source, how, batch, lambda rows: None)

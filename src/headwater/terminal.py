@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+
+from headwater.errors import HeadwaterWarning
 
 if TYPE_CHECKING:
     from headwater.attribution import Attribution
@@ -159,3 +162,10 @@ def quiet_libraries() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity(logging.CRITICAL)  # errors are raised as well as logged
         logging.disable_progress_bar()
+
+
+def warn_plainly() -> None:
+    """Let this process say its own warnings in one line, and none of third parties."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("default", HeadwaterWarning)
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
