@@ -81,7 +81,7 @@ def run(
 ) -> Iterator[Result]:
     """The result of each item, in whatever order they end.
 
-    After an error, items that have begun are waited for, and no others begin.
+    After an error no item begins; those that have begun are waited for, on Ray stopped.
 
     Args:
         start: called once in each worker, and only where there is an item for it: loads what all
@@ -228,14 +228,12 @@ def _as_workers_come(
     running: dict[Any, Any] = {}
     while missing:
         (done,), _ = ray.wait([*coming, *running])
-        worker = coming.pop(done, None)
-        if worker is None:
-            worker = running.pop(done)
-            missing -= 1
-            yield ray.get(done)
-        else:
-            ray.get(done)
+        result, came = ray.get(done), done in coming
+        worker = (coming if came else running).pop(done)
         running |= {worker.do.remote(begin, item): worker for item in islice(left, 1)}
+        if not came:
+            missing -= 1
+            yield result
 
 
 @contextmanager
