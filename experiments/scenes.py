@@ -15,10 +15,10 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
-`--halves` and `--again` take fewer than there are to be. `removed` takes the 100 highest images of
-each method out (with `--full` 25, 50, 100 and 200; `--remove` takes others, and writes the table of
-these alone), for the object, the two colours and the two styles that the full model draws most
-surely. `windows` takes out 100, those first whose caption names the concept, or any, and lets the
+`--halves` and `--again` take fewer than there are to be. `removed` takes the 100 and the
+200 highest images of each method out (with `--full` 25 and 50 too; `--remove` takes others, and
+writes the table of these alone), for the object, the two colours and the two styles that the full
+model draws most surely. `windows` takes out 100, those first whose caption names the concept, or any, and lets the
 model without them make a quarter of a picture's steps. `--concepts` takes others, likewise.
 Everything lies in `experiments/results/scenes`; what was measured of each model is kept in the
 repository.
@@ -332,7 +332,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
         (CAPTION, "random") if swapped else TAKEN_OUT_BY,
-        given.remove or ((25, 50, 100, 200) if full and not swapped else (100,)),
+        given.remove or ((100,) if swapped else (25, 50, 100, 200) if full else (100, 200)),
         asking=Asking(given.draws, guidance=3.0),
         # by which it predicted best in the first halves
         parameters={} if swapped else {"concept-d-trak": "all"},

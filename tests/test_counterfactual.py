@@ -276,7 +276,7 @@ def measured(rate, others, l2=0.0):
     }])  # fmt: skip
 
 
-def outcome(full, method, random, other=None):
+def outcome(full, method, random, other=None, named=0.2):
     others = [0.5, 0.6, 0.7]
     ask = Asked("red", ("red",) * len(full), len(full), tuple(range(len(full))))
     return Outcome(
@@ -290,6 +290,7 @@ def outcome(full, method, random, other=None):
         },
         {("das", 5): 0.75, ("random", 5): 0.25},
         {("das", 5): 0.5, ("random", 5): 0.1},
+        {("das", 5): 0.6, ("random", 5): named},
         {},
     )
 
@@ -297,7 +298,7 @@ def outcome(full, method, random, other=None):
 def test_effects_of_several_concepts_have_intervals_over_concepts():
     found = [
         outcome([0.9, 0.8], [0.1, 0.2], [0.9, 0.6], [0.4, 0.4, 0.4]),
-        outcome([0.6, 1.0], [0.5, 0.5], [0.6, 1.0]),
+        outcome([0.6, 1.0], [0.5, 0.5], [0.6, 1.0], named=None),  # no caption names it
     ]
     table = effects.rows(found)
     assert [row["method"] for row in table] == ["the full model", "another seed", "das", "random"]
@@ -309,6 +310,9 @@ def test_effects_of_several_concepts_have_intervals_over_concepts():
     assert (das["drop"].low, das["drop"].high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-3)
     assert das["others' drop"].mean == pytest.approx(0.2 / 2)
     assert (das["of them show it"], das["of all that show it"]) == (0.75, 0.5)
+    column = "of all that show and name it"
+    assert (das[column], random[column], full[column]) == (0.6, 0.2, None)
+    assert effects.rows(found[1:])[3][column] is None
     assert das["Frechet"].mean == pytest.approx(30)
     assert random["drop"].mean == pytest.approx(0.05)
     (more,) = effects.comparisons(found)
@@ -371,6 +375,7 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     for folder in (out, out / "windows"):
         assert {f.name for f in folder.glob("*.png")} == {
             "drop.png", "others.png", "l2.png", "frechet.png",
+            *(["gone.png"] if folder == out else []),
         }  # fmt: skip
         assert "against baselines" in (folder / "compared" / "table.md").read_text()
     in_windows = json.loads((out / "windows" / "results.json").read_text())
@@ -407,6 +412,12 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     assert stated["rate"]["mean"] == pytest.approx(np.mean(blue["rate"]))
     assert stated["l2"]["mean"] == pytest.approx(np.mean(blue["l2"])) and len(blue["l2"]) == 3
     assert stated["rate"] != rows["random", 3]["rate"]
+    taught = [
+        sum(p.shows(word) and word in p.caption for p in pictures()[:20])
+        for word in ("blue", "fish")
+    ]
+    gone = rows["the caption names it", 3]["of all that show and name it"]
+    assert gone == pytest.approx(np.mean([min(1, 3 / count) for count in taught]))
     assert len(blue["rate in 999:499"]) == 3 and blue["l2 in 999:499"] != blue["l2"]
 
     # more methods, concepts and removals train what is missing and nothing else

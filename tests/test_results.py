@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from headwater.errors import HeadwaterError, StoreError
-from headwater.evaluation.plots import bars, curves
+from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.results import (
     Interval,
     cell,
@@ -160,6 +160,15 @@ def test_curves(tmp_path):
     assert_nothing_cut_off(drawn)
     colours = {tuple(colour) for colour in drawn.reshape(-1, 3)}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0x55,) * 3} <= colours  # the last is the baseline
+
+
+def test_points(tmp_path):
+    names = ("concept-trak", "random", "another seed")
+    places = {name: [(i / 5, i / 4), (0.5, 0.3)] for i, name in enumerate(names)}
+    points(tmp_path / "p.png", places, x="gone", y="drop", baselines=names[1:])
+    drawn = pixels(tmp_path / "p.png").astype(int)
+    assert_nothing_cut_off(drawn)
+    assert {(0, 0x72, 0xB2), (0x55,) * 3} <= {tuple(colour) for colour in drawn.reshape(-1, 3)}
 
 
 def test_plots_without_matplotlib(tmp_path, monkeypatch):

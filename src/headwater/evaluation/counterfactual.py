@@ -94,6 +94,7 @@ class Outcome:
         full: of the full model, `again` of the other one; `removed` by (method, k).
         share: by (method, k), the share of the removed images that show the concept.
         gone: the share of the images that show it which are removed.
+        gone_named: of those whose caption names it too; None where there are none.
         tasks: the models that were retrained.
     """
 
@@ -104,6 +105,7 @@ class Outcome:
     removed: Mapping[tuple[str, int], Values]
     share: Mapping[tuple[str, int], float]
     gone: Mapping[tuple[str, int], float]
+    gone_named: Mapping[tuple[str, int], float | None]
     tasks: Mapping[tuple[str, int], Sequence[Task]]
 
 
@@ -233,6 +235,7 @@ def _outcome(
     every = [task for each in tasks.values() for task in each]
     study = replace(study, measure=measure, measured=measure.facts())
     measured = iter(retrained(study, every, setting.engine))
+    named = truth.shows & truth.names
     return Outcome(
         ask,
         before,
@@ -240,6 +243,7 @@ def _outcome(
         {key: mean_over([next(measured) for _ in each]) for key, each in tasks.items()},
         {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
         {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
+        {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},
         tasks,
     )
 

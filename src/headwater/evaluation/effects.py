@@ -56,6 +56,7 @@ def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
             "removed": 0,
             "of them show it": None,
             "of all that show it": None,
+            "of all that show and name it": None,
             "rate": over([each.full[f"rate{of}"] for each in found]),
         },
         {"method": AGAIN, "removed": 0, **_row([effects(o.full, o.again, of) for o in found])},
@@ -67,9 +68,15 @@ def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
             "removed": k,
             "of them show it": float(np.mean([each.share[method, k] for each in found])),
             "of all that show it": float(np.mean([each.gone[method, k] for each in found])),
+            "of all that show and name it": _mean([each.gone_named[method, k] for each in found]),
             **_row(each),
         })  # fmt: skip
     return table
+
+
+def _mean(numbers: Sequence[float | None]) -> float | None:
+    there = [number for number in numbers if number is not None]
+    return float(np.mean(there)) if there else None
 
 
 def _row(each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval | float | None]:

@@ -13,7 +13,7 @@ from headwater.files import renamed
 # Okabe and Ito's colours, which the colour-blind can tell apart; then other dashes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
 _DASHES = ("-", "--", ":")
-_MARKERS = "osD^vPX"
+_MARKERS, _GREY_MARKERS = "osD^vPX", "x+1"
 _GREY, _RULE = "#555555", "#dddddd"
 
 
@@ -114,6 +114,38 @@ def curves(
     _dress(axes, "y", title)
     axes.set_xlabel(x)
     axes.set_ylabel(f"{y}, 95% intervals")
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def points(
+    path: Path,
+    places: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    title: str = "",
+    baselines: Sequence[str] = ("random",),
+) -> None:
+    """Points (x, y), each method's with a mark of their own; baselines in grey.
+
+    Raises:
+        HeadwaterError: matplotlib is not there.
+        StoreError: `path` cannot be written.
+    """
+    figure, axes = _figure(7.0, 4.0)
+    methods = [name for name in places if name not in baselines]
+    for name, found in places.items():
+        grey = name in baselines
+        style = _style(methods.index(name)) if not grey else {"color": _GREY, "markersize": 5}
+        mark = _GREY_MARKERS[list(baselines).index(name)] if grey else style["marker"]
+        axes.plot(
+            *zip(*found, strict=True), label=name, **{**style, "linestyle": "", "marker": mark}
+        )
+    axes.axhline(0, color="#222222", linewidth=0.8)
+    _dress(axes, "y", title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     _save(figure, path)
 

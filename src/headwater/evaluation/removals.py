@@ -12,8 +12,8 @@ import PIL.Image
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
 from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting
-from headwater.evaluation.effects import AGAIN, comparisons, rows
-from headwater.evaluation.plots import bars, curves
+from headwater.evaluation.effects import AGAIN, comparisons, effects, named, rows
+from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.scoring import MEMBERSHIP
@@ -96,6 +96,7 @@ def _write(
         _plot_windows(out, table, windows, max(setting.remove), _counted(outcomes))
     else:
         _plot(out, table, setting.remove, _counted(outcomes))
+        _plot_gone(out / "gone.png", found, _counted(outcomes))
     return table, written
 
 
@@ -116,6 +117,19 @@ def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], 
             bars(path, [{**row, y: row.get(column)} for row in table], y, title=title)
         elif drawn:
             _curves(path, drawn, "images taken out", y, what)
+
+
+def _plot_gone(path: Path, found: Sequence[Outcome], what: str) -> None:
+    """Each retrained model: how much of what taught the concept was gone, and what that did."""
+    places: dict[str, list[tuple[float, float]]] = {}
+    for outcome in found:
+        for key, gone in outcome.gone_named.items():
+            if gone is not None:
+                drop = effects(outcome.full, outcome.removed[key])["drop"].mean()
+                places.setdefault(named(key[0]), []).append((gone, float(drop)))
+    if places:
+        x, y = "gone, of the images that show and name the concept", PLOTS["drop"][1]
+        points(path, places, x=x, y=y, title=what, baselines=_grey_of(places))
 
 
 def _plot_windows(
@@ -146,8 +160,11 @@ def _curves(
     what: str,
     ticks: Mapping[int, str] | None = None,
 ) -> None:
-    grey = [each for each in _GREY if each in drawn]
-    curves(path, drawn, x=x, y=y, title=what, baselines=grey, ticks=ticks)
+    curves(path, drawn, x=x, y=y, title=what, baselines=_grey_of(drawn), ticks=ticks)
+
+
+def _grey_of(drawn: Iterable[str]) -> list[str]:
+    return [each for each in _GREY if each in drawn]
 
 
 def _counted(outcomes: Mapping[str, Outcome]) -> str:
@@ -173,8 +190,9 @@ def notes(setting: Setting, concepts: int) -> list[str]:
     of = "concepts" if concepts > 1 else "prompts"
     models = "one model" if setting.seeds == 1 else f"the mean of {setting.seeds} models"
     return [
-        "of them show it, of all that show it: of the images taken out the share that show the "
-        "concept, and of the images that show it the share that was taken out",
+        "of them show it: of the images taken out the share that show the concept; of all that "
+        "show it, of all that show and name it: of the images that show it, and of those of them "
+        "whose caption names it, the share that was taken out",
         f"rate: how sure the judge is that a picture shows the concept, over {setting.samples} "
         "prompts for each that name it; drop: the full model's rate less this one's, of the same "
         "prompts and seeds",
