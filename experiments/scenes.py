@@ -18,10 +18,10 @@ search chooses on them; the others had no part in it. Tables have a column of th
 `--halves` and `--again` take fewer than there are to be. `removed` takes the 100 and the
 200 highest images of each method out (with `--full` 25 and 50 too; `--remove` takes others, and
 writes the table of these alone), for the object, the two colours and the two styles that the full
-model draws most surely. `windows` takes out 100, those first whose caption names the concept, or any, and lets the
-model without them make a quarter of a picture's steps. `--concepts` takes others, likewise.
-Everything lies in `experiments/results/scenes`; what was measured of each model is kept in the
-repository.
+model draws most surely. `windows` takes out 100, those first whose caption names the concept, or
+any, and lets the model without them make a quarter of a picture's steps. `--concepts` takes others,
+likewise. Everything lies in `experiments/results/scenes`; what was measured of each model is kept
+in the repository.
 """
 
 from __future__ import annotations
