@@ -25,7 +25,7 @@ types: $(ENV)
 	$(BIN)/pyright
 
 tests: $(ENV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 benchmarks: $(ENV)
 	$(BIN)/python benchmarks/isolation.py

@@ -30,3 +30,12 @@ def tiny_model(tmp_path_factory) -> Path:
 def tiny_images(tmp_path_factory) -> Path:
     """Folder of 20 small captioned pictures."""
     return tiny_folder(tmp_path_factory.mktemp("tiny") / "images", 20)
+
+
+# Files that take a minute or more on two cores.
+LONG = ("test_sign.py", "test_engine.py", "test_sharding.py", "test_features.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that at the end no process works on while the other is idle."""
+    items.sort(key=lambda item: item.path.name not in LONG)
