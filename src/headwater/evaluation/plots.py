@@ -110,11 +110,7 @@ def curves(
         axes.fill_between(ks, low, high, color=style["color"], alpha=0.13, linewidth=0)
     there = sorted({k for found in effects.values() for k in found})
     axes.set_xticks(there, None if ticks is None else [ticks[k] for k in there])
-    axes.axhline(0, color="#222222", linewidth=0.8)
-    _dress(axes, "y", title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(f"{y}, 95% intervals")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    _against(figure, axes, x, f"{y}, 95% intervals", title)
     _save(figure, path)
 
 
@@ -142,11 +138,7 @@ def points(
         axes.plot(
             *zip(*found, strict=True), label=name, **{**style, "linestyle": "", "marker": mark}
         )
-    axes.axhline(0, color="#222222", linewidth=0.8)
-    _dress(axes, "y", title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    _against(figure, axes, x, y, title)
     _save(figure, path)
 
 
@@ -177,6 +169,15 @@ def _dress(axes: Any, grid: str, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8, length=2)
     axes.set_title(title, loc="left", fontsize=10)
+
+
+def _against(figure: Any, axes: Any, x: str, y: str, title: str) -> None:
+    """Dress a plot of effects, y, against x: a line at zero, and a legend beside it."""
+    axes.axhline(0, color="#222222", linewidth=0.8)
+    _dress(axes, "y", title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 
 def _save(figure: Any, path: Path) -> None:
