@@ -96,7 +96,8 @@ def _write(
         _plot_windows(out, table, windows, max(setting.remove), _counted(outcomes))
     else:
         _plot(out, table, setting.remove, _counted(outcomes))
-        _plot_gone(out / "gone.png", found, _counted(outcomes))
+        if not windows:
+            _plot_gone(out / "gone.png", found, _counted(outcomes))
     return table, written
 
 
