@@ -15,11 +15,7 @@ from test_models import data as pictures  # noqa: F401 - a fixture
 from test_models import study
 
 from headwater.engine import HERE, TRIES, Engine, run, workers_beside
-from headwater.errors import (
-    ParameterError,
-    QueryError,
-    ResourceError,
-)
+from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining import Task, retrained
 
 TWO = Engine(jobs=2)

@@ -73,10 +73,11 @@ def _write(
     windows: Sequence[Window] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     found = list(outcomes.values())
-    title = f"Counterfactual: {_counted(outcomes)}, {len(setting.data)} images"
-    first = [_SWAPPED] if windows else []
-    title += ", swapped for some steps" if windows else ""
-    lines = [*first, *notes(setting, len(found))]
+    what = _counted(outcomes)
+    swapped = ", swapped for some steps" if windows else ""
+    title = f"Counterfactual: {what}, {len(setting.data)} images{swapped}"
+    of_windows = [_SWAPPED] if windows else []
+    lines = [*of_windows, *notes(setting, len(found))]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
     written = write_results(out, title, about, table, lines, prompts=prompts)
@@ -86,18 +87,18 @@ def _write(
             for concept, outcome in outcomes.items()
             for row in _each(windows, partial(rows, [outcome]))
         ]
-        lines_of_one = [*first, *notes(setting, 1)]
+        lines_of_one = [*of_windows, *notes(setting, 1)]
         write_results(out / "concepts", f"{title}, one by one", about, own, lines_of_one)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
-        title = f"{title}: against baselines"
-        write_results(out / "compared", title, about, against, [differs, *lines])
+        heading = f"{title}: against baselines"
+        write_results(out / "compared", heading, about, against, [differs, *lines])
     if len(windows) > 1:
-        _plot_windows(out, table, windows, max(setting.remove), _counted(outcomes))
+        _plot_windows(out, table, windows, max(setting.remove), what)
     else:
-        _plot(out, table, setting.remove, _counted(outcomes))
-        if not windows:
-            _plot_gone(out / "gone.png", found, _counted(outcomes))
+        _plot(out, table, setting.remove, what)
+    if not windows:
+        _plot_gone(out / "gone.png", found, what)
     return table, written
 
 
