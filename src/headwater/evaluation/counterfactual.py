@@ -33,7 +33,15 @@ from headwater.evaluation.regenerating import (
     read_pictures,
     require_step,
 )
-from headwater.evaluation.retraining import Measured, Study, Task, digest, retrained, study_of
+from headwater.evaluation.retraining import (
+    Measured,
+    Study,
+    Task,
+    all_retrained,
+    digest,
+    retrained,
+    study_of,
+)
 from headwater.evaluation.retrieval import best, precision_at, recall_at
 from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
 from headwater.evaluation.truth import Truth
@@ -209,38 +217,64 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
     found = every_score(setting, full)
     bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
-    return {
-        truth.concept: _outcome(
-            setting, of_all, full, again, truth, {name: rows[i] for name, rows in found.items()}
-        )
+    plans = [
+        _planned(setting, of_all, full, truth, {name: rows[i] for name, rows in found.items()})
         for i, truth in enumerate(bar)
+    ]
+    measured = all_retrained([(plan.study, plan.models()) for plan in plans], setting.engine)
+    return {
+        plan.truth.concept: _outcome(setting, plan, full, again, each)
+        for plan, each in zip(plans, measured, strict=True)
     }
 
 
-def _outcome(
+@dataclass(frozen=True)
+class _Planned:
+    """What is to be done about one concept."""
+
+    truth: Truth
+    found: Mapping[str, Float[np.ndarray, " n"]]
+    ask: Asked
+    before: Path
+    study: Study
+    tasks: Mapping[tuple[str, int], Sequence[Task]]
+
+    def models(self) -> list[Task]:
+        return [task for each in self.tasks.values() for task in each]
+
+
+def _planned(
     setting: Setting,
     study: Study,
     full: Denoiser,
-    again: Denoiser,
     truth: Truth,
     found: Mapping[str, Float[np.ndarray, " n"]],
-) -> Outcome:
+) -> _Planned:
     captions = [sample.caption for sample in setting.data.samples]
     ask = asked(truth.concept, truth.prompt, captions, setting.samples, setting.asking.seed)
     before = kept(setting.out / "pictures", ask, full)
     measure = Again(
         ask, setting.judge, before, Path(full.source), setting.out / "shown", tuple(setting.windows)
     )
-    tasks = removals(truth.concept, found, setting.remove, setting.seeds)
-    every = [task for each in tasks.values() for task in each]
     study = replace(study, measure=measure, measured=measure.facts())
-    measured = iter(retrained(study, every, setting.engine))
+    tasks = removals(truth.concept, found, setting.remove, setting.seeds)
+    return _Planned(truth, found, ask, before, study, tasks)
+
+
+def _outcome(
+    setting: Setting,
+    plan: _Planned,
+    full: Denoiser,
+    again: Denoiser,
+    measured: Sequence[Measured],
+) -> Outcome:
+    truth, tasks, found, each = plan.truth, plan.tasks, plan.found, iter(measured)
     named = truth.shows & truth.names
     return Outcome(
-        ask,
-        before,
-        *_undisturbed(setting, ask, before, full, again),
-        {key: mean_over([next(measured) for _ in each]) for key, each in tasks.items()},
+        plan.ask,
+        plan.before,
+        *_undisturbed(setting, plan.ask, plan.before, full, again),
+        {key: mean_over([next(each) for _ in models]) for key, models in tasks.items()},
         {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
         {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
         {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},

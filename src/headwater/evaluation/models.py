@@ -248,9 +248,10 @@ def denoising_loss(
     """Weighted mean of (eps - prediction)^2 over a batch."""
     x0, tokens = data.x0, data.tokens
     rows = torch.randint(len(x0), (phase.batch,), generator=generator)
-    t = torch.randint(len(alpha_bar), (phase.batch,), generator=generator).to(x0.device)
-    eps = torch.randn(phase.batch, *x0.shape[1:], generator=generator).to(x0)
+    t = torch.randint(len(alpha_bar), (phase.batch,), generator=generator)
+    eps = torch.randn(phase.batch, *x0.shape[1:], generator=generator).to(x0, non_blocking=True)
     dropped = torch.rand(phase.batch, generator=generator) < config.caption_dropout
+    rows, t, dropped = (each.to(x0.device, non_blocking=True) for each in (rows, t, dropped))
     shown = x0[rows]
     if config.flip:
         mirrored = torch.rand(phase.batch, generator=generator) < 0.5

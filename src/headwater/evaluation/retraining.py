@@ -96,14 +96,24 @@ def retrained(study: Study, tasks: Sequence[Task], engine: Engine = HERE) -> lis
         MismatchError: the folder holds models of another configuration, data set or measure.
         ResourceError: a worker died.
     """
-    missing = [task for task in tasks if finished(study, task) is None]
-    with tqdm(total=len(tasks), initial=len(tasks) - len(missing), desc="models", delay=2) as bar:
-        for _ in run(engine, partial(_trainer, study), missing, study.device):
+    return all_retrained([(study, tasks)], engine)[0]
+
+
+def all_retrained(
+    asked: Sequence[tuple[Study, Sequence[Task]]], engine: Engine = HERE
+) -> list[list[Measured]]:
+    """The same for several studies, whose models are trained side by side as those of one.
+
+    Args:
+        asked: studies of the same data set, on the same device, and the tasks of each.
+    """
+    items = [(number, task) for number, (_, tasks) in enumerate(asked) for task in tasks]
+    studies = [study for study, _ in asked]
+    missing = [item for item in items if finished(studies[item[0]], item[1]) is None]
+    with tqdm(total=len(items), initial=len(items) - len(missing), desc="models", delay=2) as bar:
+        for _ in run(engine, partial(_trainer, studies), missing, studies[0].device):
             bar.update()
-    found = [finished(study, task) for task in tasks]
-    there = [each for each in found if each is not None]
-    assert len(there) == len(tasks), "a model that was just trained is gone"
-    return there
+    return [[_there(study, task) for task in tasks] for study, tasks in asked]
 
 
 def finished(study: Study, task: Task) -> Measured | None:
@@ -124,12 +134,18 @@ def finished(study: Study, task: Task) -> Measured | None:
     return written["outputs"]
 
 
+def _there(study: Study, task: Task) -> Measured:
+    found = finished(study, task)
+    assert found is not None, "a model that was just trained is gone"
+    return found
+
+
 def _results(study: Study, task: Task) -> Path:
     return study.folder / "outputs" / f"{task.name}.json"
 
 
-def _trainer(study: Study) -> Callable[[Task], None]:
-    return partial(work, study)
+def _trainer(studies: Sequence[Study]) -> Callable[[tuple[int, Task]], None]:
+    return lambda item: work(studies[item[0]], item[1])
 
 
 def work(study: Study, task: Task) -> None:

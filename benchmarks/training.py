@@ -1,0 +1,100 @@
+"""Small models side by side: how many training steps a second, one at a time and several?
+
+Each worker (`--jobs`, as of the commands that train many models) trains a model of its own on the
+scenes. All start at the same moment, after a warm-up, and train for so many steps; printed are
+each setting's steps a second, all workers together, and how much more than one that is.
+
+    python benchmarks/training.py [--jobs 1 4 16] [--steps 300] [--device cuda] [--json]
+
+`reduced` is the model of the experiment on the scenes (0.9 million parameters, text encoder as it
+is), `bundled` the bundled architecture (2.7 million, with its text encoder), both at batch 32. On
+one GPU the processes take turns, unless NVIDIA's MPS lets their kernels overlap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from headwater import Denoiser, load_dataset
+from headwater.engine import Engine, run
+from headwater.evaluation.models import Encoded, ModelConfig, Phase, encoded, new_pipeline, train
+
+WARM_UP = 20  # steps
+MODELS = {
+    "reduced": {"unet": {"block_out_channels": (16, 32, 64)}, "text_encoder": None},
+    "bundled": {},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--jobs", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    data = encoded(Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(200))
+    rows = [
+        {"model": name, "jobs": jobs, "steps per second": measured(name, jobs, data, given)}
+        for name in given.models
+        for jobs in given.jobs
+    ]
+    print(json.dumps({"rows": rows}) if given.json else table(rows))
+
+
+def measured(name: str, jobs: int, data: Encoded, given: argparse.Namespace) -> float:
+    """Steps a second of all workers together."""
+    with tempfile.TemporaryDirectory() as folder:
+        meet = Path(folder)
+        start = partial(worker, name, jobs, data, meet, given.steps, given.device)
+        each = list(run(Engine(jobs=jobs), start, range(jobs), given.device))
+    return sum(each)
+
+
+def worker(
+    name: str, jobs: int, data: Encoded, meet: Path, steps: int, device: str
+) -> Callable[[int], float]:
+    """Trains one model; its steps a second from when all have come to the folder `meet`."""
+
+    def work(number: int) -> float:
+        torch.set_num_threads(1)
+        trained(name, data, meet / f"warm-{number}", WARM_UP, device)
+        (meet / f"here-{number}").touch()
+        while len(list(meet.glob("here-*"))) < jobs:
+            time.sleep(0.01)
+        return steps / trained(name, data, meet / f"work-{number}", steps, device)
+
+    return work
+
+
+def trained(name: str, data: Encoded, work: Path, steps: int, device: str) -> float:
+    """Seconds from the first step to the last checkpoint."""
+    config = ModelConfig(phases=(Phase(steps),), **MODELS[name])
+    pipe = new_pipeline(config, 0)
+    begun = time.perf_counter()
+    train(pipe, data, range(len(data.x0)), config, work, device=device)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def table(rows: list[dict]) -> str:
+    lines = [f"{'model':<9}{'jobs':>5}{'steps/s':>10}{'of one':>8}"]
+    for row in rows:
+        one = next(r for r in rows if r["model"] == row["model"])["steps per second"]
+        rate = row["steps per second"]
+        lines.append(f"{row['model']:<9}{row['jobs']:>5}{rate:>10.1f}{rate / one:>8.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""On a GPU as on the CPU: the same numbers up to rounding. Skipped where there is none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_cli import FAST, headwater
+from test_models import captioned
+
+from headwater import Concept, Denoiser, Index, build_index, load_dataset
+from headwater.batching import BatchSize
+from headwater.engine import Engine
+from headwater.evaluation.models import encoded, new_pipeline, train
+from headwater.methods import METHODS
+from headwater.pictures import Image, draw
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+PROMPT = "a red star in hatched style"
+RECIPE = {"timesteps": 2, "dim": 64}
+
+
+def exactly(model, device) -> Denoiser:
+    return Denoiser.load(model, device, torch.float64)
+
+
+def correlation(one, other) -> float:
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+def alone(method) -> bool:
+    """Whether it takes one checkpoint, and no CLIP."""
+    clip = method.train is not None and method.train.path == "clip"
+    return method.checkpoints == 1 and not clip
+
+
+def answered(model, data, out, name):
+    """The scores of one method, by an index of its own."""
+    method = METHODS[name]
+    recipe = RECIPE if method.train is None or method.train.gradient else {}
+    own = "trak" if method.train is None else name  # what has no features asks any index
+    index = build_index(model, data, out, method=own, **recipe)
+    if "image" in method.takes:
+        query = Image(PROMPT, seed=3, draws=2, steps=4)
+    else:
+        query = Concept(PROMPT, "star", draws=2)
+    return index.attribute(query, method=name).scores
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if alone(method)])
+def test_every_method_scores_as_on_the_cpu(name, tiny_model, tiny_images, tmp_path):
+    data = load_dataset(tiny_images)
+    here = answered(exactly(tiny_model, "cpu"), data, tmp_path / "here", name)
+    there = answered(exactly(tiny_model, "cuda"), data, tmp_path / "there", name)
+    assert np.ptp(here) > 0
+    # stored rows are float16, where last bits of float64 can fall on either side
+    np.testing.assert_allclose(there, here, rtol=1e-2, atol=1e-2 * np.abs(here).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["concept-trak", "trak", "d-trak"])
+def test_shorter_numbers_say_the_same(name, dtype, tiny_model, tiny_images, tmp_path):
+    data = load_dataset(tiny_images)
+    exact = answered(exactly(tiny_model, "cpu"), data, tmp_path / "exact", name)
+    short = answered(Denoiser.load(tiny_model, "cuda", dtype), data, tmp_path / "short", name)
+    assert correlation(exact, short) > (0.99 if dtype == torch.float32 else 0.8)
+
+
+def test_a_seed_makes_the_same_picture(tiny_model):
+    here, there = (draw(exactly(tiny_model, device), PROMPT, 5) for device in ("cpu", "cuda"))
+    torch.testing.assert_close(there.x0.cpu(), here.x0, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def words(tiny_model, tiny_images):
+    return encoded(Denoiser.load(tiny_model, "cpu"), load_dataset(tiny_images))
+
+
+def learned(config, words, work, device):
+    pipe = new_pipeline(config, 0)
+    train(pipe, words, range(20), config, work, device=device)
+    return torch.cat([each.flatten().cpu() for each in pipe.unet.parameters()])
+
+
+def test_training_goes_as_on_the_cpu(tiny_model, words, tmp_path):
+    """Half a dozen steps; more would carry rounding on."""
+    config = captioned(tiny_model, steps=6)
+    here = learned(config, words, tmp_path / "cpu", "cpu")
+    there = learned(config, words, tmp_path / "cuda", "cuda")
+    begun = torch.cat([p.flatten() for p in new_pipeline(config, 0).unet.parameters()])
+    assert (there - here).norm() < 0.05 * (here - begun).norm()
+
+
+def test_training_goes_on_from_a_checkpoint(tiny_model, words, tmp_path):
+    config = captioned(tiny_model, steps=6)
+    in_one_go = learned(config, words, tmp_path / "one", "cuda")
+    (phase,) = config.phases
+    learned(replace(config, phases=(replace(phase, stop=3),)), words, tmp_path / "two", "cuda")
+    gone_on = learned(config, words, tmp_path / "two", "cuda")
+    torch.testing.assert_close(gone_on, in_one_go, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def room():
+    """Bytes of the GPU that this process may have, a fiftieth of it."""
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.02)
+    yield torch.cuda.mem_get_info()[1] // 50
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_the_batch_halves_when_the_gpu_is_full(room):
+    notes, sizes = [], []
+
+    def compute(part):
+        held = torch.empty(len(part), room // 10, dtype=torch.uint8, device="cuda")
+        sizes.append(len(held))
+        return len(held)
+
+    assert list(BatchSize(None, notes.append, "cuda").over(range(20), compute)) == [8, 8, 4]
+    assert sizes == [1, 8, 8, 4]  # one to find how many fit: nothing that autograd kept
+    halved = "out of memory: going on with batches of"
+    assert notes == ["batches of 32", f"{halved} 16", f"{halved} 8"]
+
+
+def test_workers_share_a_gpu(tiny_model, tiny_images, tmp_path):
+    data = load_dataset(tiny_images)
+    for name, engine in (("one", Engine()), ("two", Engine(jobs=2))):
+        build_index(
+            Denoiser.load(tiny_model, "cuda"), data, tmp_path / name, engine=engine, **RECIPE
+        )
+    one, two = (torch.cat(list(Index.open(tmp_path / n).blocks())) for n in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2 * one.abs().max().item())
+
+
+def test_the_command_line(tiny_model, tiny_images, tmp_path):
+    index, out = tmp_path / "index", tmp_path / "answer"
+    made = headwater("index", tiny_model, tiny_images, index, "--device", "cuda", *FAST)
+    assert made.code == 0, made.err
+    options = ["--concept", "star", "--draws", 2, "--out", out, "--device", "cuda"]
+    asked = headwater("concept", index, PROMPT, *options)
+    assert asked.code == 0, asked.err
+    assert (out / "report.html").exists()
