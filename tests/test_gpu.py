@@ -124,7 +124,7 @@ def test_the_batch_halves_when_the_gpu_is_full(room):
     assert list(BatchSize(None, notes.append, "cuda").over(range(20), compute)) == [8, 8, 4]
     assert sizes == [1, 8, 8, 4]  # one to find how many fit: nothing that autograd kept
     halved = "out of memory: going on with batches of"
-    assert notes == ["batches of 32", f"{halved} 16", f"{halved} 8"]
+    assert notes == ["batches of 256", *(f"{halved} {size}" for size in (128, 64, 32, 16, 8))]
 
 
 def test_workers_share_a_gpu(tiny_model, tiny_images, tmp_path):

@@ -15,6 +15,7 @@ from headwater.evaluation.models import (
     ModelConfig,
     Phase,
     denoising_loss,
+    drawn,
     encoded,
     new_pipeline,
     read_config,
@@ -102,12 +103,13 @@ def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
     phase = Phase(1, batch=6, weight="shapes-first")
     pipe = new_pipeline(config, 0)
     alpha_bar = pipe.scheduler.alphas_cumprod
-    ours = denoising_loss(pipe, words, alpha_bar, config, phase, torch.Generator().manual_seed(5))
-    drawn = torch.Generator().manual_seed(5)
-    rows = torch.randint(20, (6,), generator=drawn)
-    t = torch.randint(1000, (6,), generator=drawn)
-    eps = torch.randn(6, *words.x0.shape[1:], generator=drawn)
-    dropped = torch.rand(6, generator=drawn) < 0.5
+    given = drawn(words, 1000, config, phase.batch, torch.Generator().manual_seed(5))
+    ours = denoising_loss(pipe, words, alpha_bar, phase.weight, *given)
+    chance = torch.Generator().manual_seed(5)
+    rows = torch.randint(20, (6,), generator=chance)
+    t = torch.randint(1000, (6,), generator=chance)
+    eps = torch.randn(6, *words.x0.shape[1:], generator=chance)
+    dropped = torch.rand(6, generator=chance) < 0.5
     assert 0 < dropped.sum() < 6
     total = 0.0
     for i in range(6):

@@ -24,7 +24,8 @@ class BatchSize:
     """A batch size that fits in memory; it halves when memory runs out all the same.
 
     Args:
-        given: a fixed size, or None to find the largest that is safe, up to 32.
+        given: a fixed size, or None to find the largest that is safe, up to 32, on a GPU
+            256.
         note: called with one line when the size has been found, and when it must change.
         device: whose memory counts.
         sharing: how many processes share it.
@@ -33,7 +34,8 @@ class BatchSize:
         ParameterError: the size is less than 1.
     """
 
-    LARGEST = 32  # more brings no speed: measured on the CPU (docs/performance.md)
+    # More brings no speed on a CPU; a GPU is idle with less (docs/performance.md).
+    LARGEST, LARGEST_ON_GPU = 32, 256
 
     def __init__(
         self,
@@ -91,7 +93,8 @@ class BatchSize:
                 # whatever else is wrong, the batch will say it of all its items
 
         needed = ROOM_TO_WORK * kept_bytes(attempt)
-        room, self.size = room_bytes(self._device), self.LARGEST
+        on_gpu = self._device.type == "cuda"
+        room, self.size = room_bytes(self._device), self.LARGEST_ON_GPU if on_gpu else self.LARGEST
         while room is not None and self.size > 1 and self.size * needed > self._safe * room:
             self.size //= 2
         self._unknown = False

@@ -97,14 +97,16 @@ def train_clip(
     pixels = _as_tensor(images, model.config.vision_config.image_size)
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
 
-    def loss(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(pixels), (min(batch, len(pixels)),), generator=generator)
-        shown = _moved(pixels[rows], generator)
+    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(pixels), (min(batch, len(pixels)),), generator=chance)
+        return rows, _moved(pixels[rows], chance)
+
+    def loss(rows: Tensor, shown: Tensor) -> Tensor:
         found = model(tokens.input_ids[rows], shown, tokens.attention_mask[rows])
         return contrastive(found.logits_per_image)
 
     checkpoint = out / "clip.training"
-    last = fit(model, loss, checkpoint, steps=steps, learning_rate=learning_rate, seed=seed)
+    last = fit(model, draw, loss, checkpoint, steps=steps, learning_rate=learning_rate, seed=seed)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     statistics = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}

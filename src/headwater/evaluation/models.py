@@ -19,7 +19,7 @@ import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -226,7 +226,8 @@ def train(
     for number, phase in enumerate(config.phases):
         fit(
             nn.ModuleDict(learned),
-            partial(denoising_loss, pipe, data, alpha_bar, config, phase),
+            partial(drawn, data, len(alpha_bar), config, phase.batch),
+            partial(denoising_loss, pipe, data, alpha_bar, phase.weight),
             work / f"{phase.name}-{number}.safetensors",
             steps=phase.steps,
             stop=phase.stop,
@@ -237,31 +238,45 @@ def train(
     pipe.unet.to(memory_format=torch.contiguous_format)
 
 
+def drawn(
+    data: Encoded, steps: int, config: ModelConfig, batch: int, chance: torch.Generator
+) -> tuple[Tensor, ...]:
+    """What a step of training is given by chance.
+
+    Args:
+        steps: of the noise schedule.
+
+    Returns:
+        Rows, timesteps, noise, whose caption is dropped, and which pictures are mirrored.
+    """
+    rows = torch.randint(len(data.x0), (batch,), generator=chance)
+    t = torch.randint(steps, (batch,), generator=chance)
+    eps = torch.randn(batch, *data.x0.shape[1:], generator=chance)
+    dropped = torch.rand(batch, generator=chance) < config.caption_dropout
+    mirrored = torch.rand(batch, generator=chance) < (0.5 if config.flip else 0)
+    return rows, t, eps.to(data.x0.dtype), dropped, mirrored
+
+
 def denoising_loss(
     pipe: Any,
     data: Encoded,
     alpha_bar: Float[Tensor, " t"],
-    config: ModelConfig,
-    phase: Phase,
-    generator: torch.Generator,
+    weight: str,
+    rows: Int[Tensor, " b"],
+    t: Int[Tensor, " b"],
+    eps: Float[Tensor, "b c h w"],
+    dropped: Bool[Tensor, " b"],
+    mirrored: Bool[Tensor, " b"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean of (eps - prediction)^2 over a batch."""
-    x0, tokens = data.x0, data.tokens
-    rows = torch.randint(len(x0), (phase.batch,), generator=generator)
-    t = torch.randint(len(alpha_bar), (phase.batch,), generator=generator)
-    eps = torch.randn(phase.batch, *x0.shape[1:], generator=generator).to(x0, non_blocking=True)
-    dropped = torch.rand(phase.batch, generator=generator) < config.caption_dropout
-    rows, t, dropped = (each.to(x0.device, non_blocking=True) for each in (rows, t, dropped))
-    shown = x0[rows]
-    if config.flip:
-        mirrored = torch.rand(phase.batch, generator=generator) < 0.5
-        shown[mirrored] = shown[mirrored].flip(-1)
+    """Weighted mean of (eps - prediction)^2 over what was drawn."""
+    shown = data.x0[rows]
+    shown = torch.where(mirrored.view(-1, 1, 1, 1), shown.flip(-1), shown)
     a = alpha_bar[t].view(-1, 1, 1, 1)
     xt = a.sqrt() * shown + (1 - a).sqrt() * eps
-    if tokens is None:
+    if data.tokens is None:
         predicted = pipe.unet(xt, t).sample
     else:
-        caption = pipe.text_encoder(tokens[rows.masked_fill(dropped, len(x0))])[0]
-        predicted = pipe.unet(xt, t, caption).sample
+        said = data.tokens[rows.masked_fill(dropped, len(data.x0))]
+        predicted = pipe.unet(xt, t, pipe.text_encoder(said)[0]).sample
     error = (predicted - eps).square().mean((1, 2, 3))
-    return (WEIGHTS[phase.weight](alpha_bar[t]) * error).mean()
+    return (WEIGHTS[weight](alpha_bar[t]) * error).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
-# Loss of one step. The generator is seeded by (seed, step): a resumed run sees the same batches.
-StepLoss = Callable[[torch.Generator], Tensor]
+# What one step is given by chance: tensors on the CPU, of the same shapes at every step. The
+# generator is seeded by (seed, step): a resumed run sees the same batches.
+Draw = Callable[[torch.Generator], Sequence[Tensor]]
+Loss = Callable[..., Tensor]  # of what was drawn, by then on the model's device
 
 
 def fit(
     model: nn.Module,
-    loss_of_step: StepLoss,
+    draw: Draw,
+    loss: Loss,
     checkpoint: Path,
     *,
     steps: int,
@@ -37,27 +40,30 @@ def fit(
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
     # One kernel for all parameters: starting kernels is what small models spend a GPU's time on.
+    device = parameters[0].device
     optimizer = torch.optim.AdamW(
-        parameters, betas=(0.9, 0.99), weight_decay=1e-4, fused=parameters[0].is_cuda
+        parameters, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
     )
     average = [parameter.detach().clone() for parameter in parameters]
     first = _load(checkpoint, names, parameters, average, optimizer)
     model.train()
+    gradients: Loss | None = None
     recent: list[Tensor] = []
     last = steps if stop is None else stop
     bar = tqdm(range(first, last), desc=checkpoint.stem, initial=first, total=last, delay=2)
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _schedule(step, steps)
-        loss = loss_of_step(torch.Generator().manual_seed(seed * 1_000_003 + step))
-        optimizer.zero_grad()
-        loss.backward()
+        chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        drawn = [each.to(device, non_blocking=True) for each in draw(chance)]
+        gradients = gradients or _gradients(loss, parameters, drawn)
+        value = gradients(*drawn)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         # Early averages would remember the random start: the horizon grows with the step.
         decay = min(ema_decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(average, parameters, 0)
-        recent = [*recent[-99:], loss.detach()]
+        recent = [*recent[-99:], value]
         if step % 50 == 0:
             bar.set_postfix(loss=f"{_mean(recent):.4f}")
         if (step + 1) % save_every == 0 or step + 1 == last:
@@ -67,6 +73,50 @@ def fit(
             parameter.copy_(mean)
     model.eval()
     return _mean(recent)
+
+
+def _gradients(loss: Loss, parameters: Sequence[nn.Parameter], drawn: Sequence[Tensor]) -> Loss:
+    """A function like `loss` that leaves the gradients in the parameters.
+
+    On a GPU both passes are recorded once and replayed: small models spend most of a step starting
+    kernels one by one.
+    """
+
+    def one_by_one(*drawn: Tensor) -> Tensor:
+        for parameter in parameters:
+            parameter.grad = None
+        value = loss(*drawn)
+        value.backward()
+        return value.detach()
+
+    if drawn[0].device.type != "cuda":
+        return one_by_one
+    try:
+        return _recorded(one_by_one, drawn)
+    except RuntimeError:  # something within asks the CPU, which cannot be recorded
+        return one_by_one
+
+
+def _recorded(work: Loss, drawn: Sequence[Tensor]) -> Loss:
+    """The same work as a CUDA graph."""
+    held = [each.clone() for each in drawn]
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):  # libraries choose their kernels by trying them
+            work(*held)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        value = work(*held)
+
+    def replayed(*drawn: Tensor) -> Tensor:
+        for here, new in zip(held, drawn, strict=True):
+            here.copy_(new)
+        graph.replay()
+        return value.clone()
+
+    return replayed
 
 
 def _mean(losses: list[Tensor]) -> float:
@@ -106,7 +156,12 @@ def _load(path: Path, names, parameters, average, optimizer) -> int:
             mean.copy_(file.get_tensor(f"average/{name}"))
             optimizer.state[parameter] = {
                 "step": torch.tensor(float(step), device=parameter.device),
-                "exp_avg": file.get_tensor(f"first_moment/{name}").to(parameter),
-                "exp_avg_sq": file.get_tensor(f"second_moment/{name}").to(parameter),
+                "exp_avg": _like(parameter, file.get_tensor(f"first_moment/{name}")),
+                "exp_avg_sq": _like(parameter, file.get_tensor(f"second_moment/{name}")),
             }
     return step
+
+
+def _like(parameter: Tensor, values: Tensor) -> Tensor:
+    """Where the parameter is, and laid out in memory as it is."""
+    return torch.empty_like(parameter).copy_(values)

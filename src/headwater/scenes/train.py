@@ -69,20 +69,26 @@ def train_autoencoder(
     """
     images = images.to(device)
     vae = pipe.vae.to(device)
+    size = pipe.unet.config.sample_size
+    shape = (batch, pipe.unet.config.in_channels, size, size)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        x0 = images[torch.randint(len(images), (batch,), generator=generator)]
+    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(images), (batch,), generator=chance)
+        return rows, torch.randn(shape, generator=chance)
+
+    def loss(rows: Tensor, noise: Tensor) -> Tensor:
+        x0 = images[rows]
         # bfloat16 convolutions are 1.5 times as fast here, on CPUs that have them
         with torch.autocast(x0.device.type, torch.bfloat16):
             posterior = vae.encode(x0).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         error = decoded - x0
         return error.abs().mean() + (error**2).mean() + 5e-4 * kl
 
-    fit(vae, loss, work / "autoencoder.safetensors", steps=steps, learning_rate=2e-3, seed=seed)
+    kept = work / "autoencoder.safetensors"
+    fit(vae, draw, loss, kept, steps=steps, learning_rate=2e-3, seed=seed)
     std = encode(vae, images[:1000], scale=1.0).std().item()
     vae.register_to_config(scaling_factor=round(1 / std, 4))
 
@@ -94,19 +100,24 @@ def train_judge(pipe, work: Path, steps: int, device: str, seed: int, batch: int
     vae = pipe.vae.to(device)
     seen = torch.cat([drawn, decode(vae, encode(vae, drawn))])
     labels = {
-        attribute: torch.tensor([values.index(getattr(p.scene, attribute)) for p in sources * 2])
+        attribute: torch.tensor(
+            [values.index(getattr(p.scene, attribute)) for p in sources * 2], device=device
+        )
         for attribute, values in ATTRIBUTES.items()
     }
     judge = Judge().to(device)
 
-    def loss(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(seen), (batch,), generator=generator)
-        noise = torch.randn(batch, *seen.shape[1:], generator=generator)
-        logits = judge(seen[rows] + 0.05 * noise.to(device))
-        losses = [F.cross_entropy(logits[a], labels[a][rows].to(device)) for a in ATTRIBUTES]
+    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(seen), (batch,), generator=chance)
+        return rows, torch.randn(batch, *seen.shape[1:], generator=chance)
+
+    def loss(rows: Tensor, noise: Tensor) -> Tensor:
+        logits = judge(seen[rows] + 0.05 * noise)
+        losses = [F.cross_entropy(logits[a], labels[a][rows]) for a in ATTRIBUTES]
         return torch.stack(losses).sum()
 
-    fit(judge, loss, work / "judge.safetensors", steps=steps, learning_rate=2e-3, seed=seed)
+    kept = work / "judge.safetensors"
+    fit(judge, draw, loss, kept, steps=steps, learning_rate=2e-3, seed=seed)
     return judge.cpu()
 
 
