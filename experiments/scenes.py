@@ -13,6 +13,7 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py tables                attribute the full model, write the tables
     python experiments/scenes.py search                what asked of images, what of concepts?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
+    python experiments/scenes.py confirmed [--jobs 2]  the same for all other concepts
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
 `--halves` and `--again` take fewer than there are to be. `removed` takes the 100 and the
@@ -76,6 +77,7 @@ METHODS = (
     "pixel-cosine",
     "random",
 )
+REMOVING = ("removed", "confirmed", "windows")
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {
@@ -136,7 +138,7 @@ REDUCED = ModelConfig(
 
 
 def main() -> None:
-    command = parser(__doc__, "models", "tables", "search", "removed", "windows")
+    command = parser(__doc__, "models", "tables", "search", *REMOVING)
     add_workers(command)
     command.add_argument("--halves", type=int)
     command.add_argument("--again", type=int)
@@ -146,8 +148,8 @@ def main() -> None:
     given = command.parse_args()
     if given.stage != "tables" and given.parameters != "attn2":
         command.error("--parameters is for tables alone")
-    if given.stage not in ("removed", "windows") and (given.remove or given.concepts):
-        command.error("--remove and --concepts are for removed and windows alone")
+    if given.stage not in REMOVING and (given.remove or given.concepts):
+        command.error(f"--remove and --concepts are for {', '.join(REMOVING)} alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, engine_of(given), given.device)
@@ -155,7 +157,7 @@ def main() -> None:
         tables(given.full, plan, measured, given)
     if given.stage == "search":
         search(given.full, plan, measured, given)
-    if given.stage in ("removed", "windows"):
+    if given.stage in REMOVING:
         removed(given.full, measured[0], given)
 
 
@@ -321,12 +323,11 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
 
     In the stage `windows`: from those that such a model makes a quarter of.
     """
-    data, out = data_of(full), folder(full) / given.stage
-    swapped = given.stage == "windows"
+    data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
     truths = read_truths("scenes", data.samples)
-    concepts = given.concepts or surest(measured)
+    concepts = given.concepts or (others if given.stage == "confirmed" else surest)(measured)
     setting = Setting(
-        out,
+        out if swapped else folder(full) / "removed",
         CONFIG if full else REDUCED,
         data,
         [truth for truth in truths if truth.concept in concepts],
@@ -341,15 +342,25 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         engine=engine_of(given),
         device=given.device,
     )
-    rows, _ = write(
-        setting, outcomes(setting), about(given, concepts=concepts, parameters=setting.parameters)
-    )
+    stated = about(given, concepts=concepts, parameters=setting.parameters)
+    rows, _ = write(setting, outcomes(setting), stated, out)
     print(markdown(rows), out / "table.md", sep="\n")
+
+
+def rates_of(measured: Measured) -> dict[str, float]:
+    """How surely the full model draws each concept."""
+    return dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
+
+
+def others(measured: Measured) -> list[str]:
+    """Besides those, all with a rate of a third or more."""
+    known, rates = surest(measured), rates_of(measured)
+    return [concept for concept in rates if concept not in known and rates[concept] >= 1 / 3]
 
 
 def surest(measured: Measured) -> list[str]:
     """The object, the two colours and the two styles with the highest rates in samples."""
-    rates = dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
+    rates = rates_of(measured)
     return [
         concept
         for kind, count in (("object", 1), ("colour", 2), ("style", 2))

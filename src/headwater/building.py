@@ -69,8 +69,8 @@ def build_index(
     sample, recipe, seed) alone.
 
     Args:
-        batch_size: images at a time; None finds the largest that memory safely holds, up to 32, or 256
-            on a GPU.
+        batch_size: images at a time; None finds the largest that memory safely holds, up to 32 (256
+            on a GPU).
         skip_bad: leave out files that are no images (they are counted in the manifest).
         overwrite: drop an index that is there already.
         self_check: before a run of 1,000 probes or more, compare the gradients of two images with

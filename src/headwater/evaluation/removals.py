@@ -45,22 +45,29 @@ PLOTS = {
 
 
 def write(
-    setting: Setting, outcomes: Mapping[str, Outcome], about: Mapping[str, Any]
+    setting: Setting,
+    outcomes: Mapping[str, Outcome],
+    about: Mapping[str, Any],
+    out: Path | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write tables, plots and sheets; the rows, and `results.json` of the folder.
 
     `compared/` holds each method against each baseline, `concepts/` the rows of each concept
     where there are several; `windows/` the same of the windows, if there are any.
 
+    Args:
+        out: the folder, if not the setting's.
+
     Raises:
         HeadwaterError: matplotlib is not there.
         StoreError: the folder cannot be written.
     """
-    written = _write(setting, outcomes, about, setting.out)
+    out = out or setting.out
+    written = _write(setting, outcomes, about, out)
     if setting.windows:
-        _write(setting, outcomes, about, setting.out / "windows", setting.windows)
+        _write(setting, outcomes, about, out / "windows", setting.windows)
     for outcome in outcomes.values():
-        path = setting.out / "sheets" / f"{slug(outcome.ask.concept)}.png"
+        path = out / "sheets" / f"{slug(outcome.ask.concept)}.png"
         write_image(path, sheet(setting, outcome))
     return written
 
