@@ -12,6 +12,7 @@ from headwater import Concept, Denoiser, Index, build_index, load_dataset
 from headwater.batching import BatchSize
 from headwater.engine import Engine
 from headwater.evaluation.models import encoded, new_pipeline, train
+from headwater.evaluation.training import fit
 from headwater.methods import METHODS
 from headwater.pictures import Image, draw
 
@@ -102,6 +103,21 @@ def test_training_goes_on_from_a_checkpoint(tiny_model, words, tmp_path):
     learned(replace(config, phases=(replace(phase, stop=3),)), words, tmp_path / "two", "cuda")
     gone_on = learned(config, words, tmp_path / "two", "cuda")
     torch.testing.assert_close(gone_on, in_one_go, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["recorded", "one by one"])
+def test_a_loss_that_asks_the_cpu_is_not_recorded(asks, tmp_path):
+    """Least squares; once with a number that leaves the GPU within each step."""
+    inputs, calls = torch.randn(64, 3), []
+    model = torch.nn.Linear(3, 1, bias=False).cuda()
+
+    def loss(x):
+        calls.append(x.sum().item() if asks else None)
+        return (model(x) - x.sum(1, keepdim=True)).square().mean()
+
+    fit(model, lambda _: [inputs], loss, tmp_path / "fit", steps=300, learning_rate=0.1)
+    torch.testing.assert_close(model.weight.cpu(), torch.ones(1, 3), rtol=0, atol=0.05)
+    assert (len(calls) >= 300) == asks
 
 
 @pytest.fixture

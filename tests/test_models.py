@@ -24,7 +24,14 @@ from headwater.evaluation.models import (
     train,
 )
 from headwater.evaluation.outputs import denoising_losses, samples
-from headwater.evaluation.retraining import Study, Task, kept_encoding, retrained, study_of
+from headwater.evaluation.retraining import (
+    Study,
+    Task,
+    all_retrained,
+    kept_encoding,
+    retrained,
+    study_of,
+)
 from headwater.probes import seeded_noise
 
 PIXELS = {
@@ -237,6 +244,16 @@ def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypat
             retrained(other, tasks)
     with pytest.raises(MismatchError, match="'rows' differs"):
         retrained(mine, [Task("half", (1, 3))])
+
+
+def test_models_of_several_studies_are_trained_as_those_of_one(tmp_path, data):
+    """Each is measured by its own study's measure."""
+    one, double = study(tmp_path, data), study(tmp_path, data, factor=2.0)
+    first, others = [Task("a", (0, 1, 2)), Task("b", (3, 4))], [Task("c", (3, 4))]
+    found = all_retrained([(one, first), (double, others)])
+    assert found[0] == retrained(study(tmp_path / "alone", data), first)
+    assert found[1] == [{"mean": [2 * found[0][1]["mean"][0]]}]
+    assert all_retrained([(double, others), (one, first)]) == found[::-1]
 
 
 def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, words, monkeypatch):

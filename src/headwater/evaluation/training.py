@@ -37,10 +37,14 @@ def fit(
     The state is written to `checkpoint` every `save_every` steps, under a temporary name first; a
     call that finds one there goes on from it. `stop` leaves the schedule of `steps` early. Returns
     the mean loss of the last hundred steps.
+
+    Args:
+        draw: makes what a step depends on besides the weights.
+        loss: a function of that.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
-    # One kernel for all parameters: starting kernels is what small models spend a GPU's time on.
     device = parameters[0].device
+    # One kernel for all parameters: starting kernels is what small models spend a GPU's time on.
     optimizer = torch.optim.AdamW(
         parameters, betas=(0.9, 0.99), weight_decay=1e-4, fused=device.type == "cuda"
     )
