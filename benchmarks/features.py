@@ -102,7 +102,8 @@ def wide(config: dict) -> dict:
 def measure(name: str, given: argparse.Namespace) -> list[dict]:
     """One row for each kind of step: units per probe, their spread, pictures a second, memory."""
     settings = MODELS[name]
-    if given.device != "cpu":
+    if given.device.startswith("cuda"):
+        torch.cuda.empty_cache()  # of the model before
         torch.cuda.reset_peak_memory_stats()
     denoiser = denoiser_of(name, given.device, getattr(torch, given.dtype))
     network, batch = denoiser.network, given.batch or settings["batch"]

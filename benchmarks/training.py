@@ -1,8 +1,8 @@
 """Small models side by side: how many training steps a second, one at a time and several?
 
 Each worker (`--jobs`, as of the commands that train many models) trains a model of its own on the
-scenes. All start at the same moment, after a warm-up, and train for so many steps; printed are
-each setting's steps a second, all workers together, and how much more than one that is.
+scenes. All start at the same moment, after a short training that warms up; printed are the steps a
+second of all together, until the last one ends, and how many times the first setting's that is.
 
     python benchmarks/training.py [--jobs 1 4 16] [--steps 300] [--device cuda] [--json]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from headwater.engine import Engine, run
 from headwater.evaluation.models import Encoded, ModelConfig, Phase, encoded, new_pipeline, train
 
 WARM_UP = 20  # steps
+PATIENCE = 300  # seconds
 MODELS = {
     "reduced": {"unet": {"block_out_channels": (16, 32, 64)}, "text_encoder": None},
     "bundled": {},
@@ -56,28 +58,31 @@ def measured(name: str, jobs: int, data: Encoded, given: argparse.Namespace) -> 
     with tempfile.TemporaryDirectory() as folder:
         meet = Path(folder)
         start = partial(worker, name, jobs, data, meet, given.steps, given.device)
-        each = list(run(Engine(jobs=jobs), start, range(jobs), given.device))
-    return sum(each)
+        spent = list(run(Engine(jobs=jobs), start, range(jobs), given.device))
+    return jobs * given.steps / max(spent)
 
 
 def worker(
     name: str, jobs: int, data: Encoded, meet: Path, steps: int, device: str
 ) -> Callable[[int], float]:
-    """Trains one model; its steps a second from when all have come to the folder `meet`."""
+    """Trains one model; the seconds it takes once all have come to the folder `meet`."""
 
     def work(number: int) -> float:
         torch.set_num_threads(1)
         trained(name, data, meet / f"warm-{number}", WARM_UP, device)
         (meet / f"here-{number}").touch()
+        come = time.monotonic()
         while len(list(meet.glob("here-*"))) < jobs:
+            if time.monotonic() > come + PATIENCE:
+                sys.exit("a worker did not come: see what it said above")
             time.sleep(0.01)
-        return steps / trained(name, data, meet / f"work-{number}", steps, device)
+        return trained(name, data, meet / f"work-{number}", steps, device)
 
     return work
 
 
 def trained(name: str, data: Encoded, work: Path, steps: int, device: str) -> float:
-    """Seconds from the first step to the last checkpoint."""
+    """Seconds, with the weights' way to the device, a GPU's recording and the last checkpoint."""
     config = ModelConfig(phases=(Phase(steps),), **MODELS[name])
     pipe = new_pipeline(config, 0)
     begun = time.perf_counter()
@@ -88,11 +93,11 @@ def trained(name: str, data: Encoded, work: Path, steps: int, device: str) -> fl
 
 
 def table(rows: list[dict]) -> str:
-    lines = [f"{'model':<9}{'jobs':>5}{'steps/s':>10}{'of one':>8}"]
+    lines = [f"{'model':<9}{'jobs':>5}{'steps/s':>10}{'of first':>10}"]
     for row in rows:
-        one = next(r for r in rows if r["model"] == row["model"])["steps per second"]
+        first = next(r for r in rows if r["model"] == row["model"])["steps per second"]
         rate = row["steps per second"]
-        lines.append(f"{row['model']:<9}{row['jobs']:>5}{rate:>10.1f}{rate / one:>8.2f}")
+        lines.append(f"{row['model']:<9}{row['jobs']:>5}{rate:>10.1f}{rate / first:>10.2f}")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py tables                attribute the full model, write the tables
     python experiments/scenes.py search                what asked of images, what of concepts?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
-    python experiments/scenes.py confirmed [--jobs 2]  the same for all other concepts
+    python experiments/scenes.py confirmed [--jobs 2]  the same for other concepts
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
 `--halves` and `--again` take fewer than there are to be. `removed` takes the 100 and the
@@ -342,7 +342,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         (CAPTION, "random") if swapped else TAKEN_OUT_BY,
         given.remove or ((100,) if swapped else (25, 50, 100, 200) if full else (100, 200)),
         asking=Asking(given.draws, guidance=3.0),
-        # concept-d-trak predicted best by these in the first halves
+        # concept-d-trak predicted best by these in the first halves; the two share an index
         parameters={} if swapped else dict.fromkeys(("concept-d-trak", "caption-d-trak"), "all"),
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
@@ -359,12 +359,6 @@ def rates_of(measured: Measured) -> dict[str, float]:
     return dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
 
 
-def others(measured: Measured) -> list[str]:
-    """Besides those, all with a rate of a third or more."""
-    known, rates = surest(measured), rates_of(measured)
-    return [concept for concept in rates if concept not in known and rates[concept] >= 1 / 3]
-
-
 def surest(measured: Measured) -> list[str]:
     """The object, the two colours and the two styles with the highest rates in samples."""
     rates = rates_of(measured)
@@ -373,6 +367,12 @@ def surest(measured: Measured) -> list[str]:
         for kind, count in (("object", 1), ("colour", 2), ("style", 2))
         for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
     ]
+
+
+def others(measured: Measured) -> list[str]:
+    """All but the surest that it draws with a rate of a third or more."""
+    known, rates = surest(measured), rates_of(measured)
+    return [concept for concept in rates if concept not in known and rates[concept] >= 1 / 3]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from test_models import study
 
 from headwater.engine import HERE, TRIES, Engine, run, workers_beside
 from headwater.errors import ParameterError, QueryError, ResourceError
-from headwater.evaluation.retraining import Task, retrained
+from headwater.evaluation.retraining import Task, all_retrained, retrained
 
 TWO = Engine(jobs=2)
 ON_RAY = Engine("ray", 2)
@@ -194,7 +194,8 @@ def test_what_an_engine_cannot_be(monkeypatch):
 def test_workers_train_the_same_models(tmp_path, pictures, engine):  # noqa: F811
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
     one = retrained(study(tmp_path / "alone", pictures), tasks)
-    assert retrained(study(tmp_path / "together", pictures), tasks, engine) == one
+    studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
+    assert all_retrained([(each, tasks) for each in studies], engine) == [one, one]
 
 
 # --- what is left behind --------------------------------------------------------------------------

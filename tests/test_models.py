@@ -106,7 +106,7 @@ def test_training_repeats_itself_and_sees_only_its_rows(data, tmp_path):
 
 def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
     """By hand: x_t, the prediction under the captions drawn, the squared error, the weight."""
-    config = captioned(tiny_model, caption_dropout=0.5)
+    config = captioned(tiny_model, caption_dropout=0.5, flip=True)
     phase = Phase(1, batch=6, weight="shapes-first")
     pipe = new_pipeline(config, 0)
     alpha_bar = pipe.scheduler.alphas_cumprod
@@ -116,12 +116,13 @@ def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
     rows = torch.randint(20, (6,), generator=chance)
     t = torch.randint(1000, (6,), generator=chance)
     eps = torch.randn(6, *words.x0.shape[1:], generator=chance)
-    dropped = torch.rand(6, generator=chance) < 0.5
-    assert 0 < dropped.sum() < 6
+    dropped, mirrored = (torch.rand(6, generator=chance) < 0.5 for _ in range(2))
+    assert 0 < dropped.sum() < 6 and 0 < mirrored.sum() < 6
     total = 0.0
     for i in range(6):
         a = alpha_bar[t[i]]
-        xt = a.sqrt() * words.x0[rows[i]] + (1 - a).sqrt() * eps[i]
+        x0 = words.x0[rows[i]]
+        xt = a.sqrt() * (x0.flip(-1) if mirrored[i] else x0) + (1 - a).sqrt() * eps[i]
         tokens = words.tokens[-1 if dropped[i] else int(rows[i])]
         caption = pipe.text_encoder(tokens[None])[0]
         error = (pipe.unet(xt[None], t[i], caption).sample[0] - eps[i]).square().mean()

@@ -34,7 +34,7 @@ class BatchSize:
         ParameterError: the size is less than 1.
     """
 
-    # More brings no speed on a CPU; a GPU is idle with less (docs/performance.md).
+    # More brings no speed on a CPU; with less, small models leave a GPU idle (docs/performance.md).
     LARGEST, LARGEST_ON_GPU = 32, 256
 
     def __init__(
@@ -51,6 +51,11 @@ class BatchSize:
         self._note = note
         self._device = torch.device(device)
         self._safe = SAFE_SHARE / sharing
+
+    @property
+    def largest(self) -> int:
+        """What is tried first."""
+        return self.LARGEST_ON_GPU if self._device.type == "cuda" else self.LARGEST
 
     def over(
         self, items: Sequence[int], compute: Callable[[Sequence[int]], Result]
@@ -93,8 +98,7 @@ class BatchSize:
                 # whatever else is wrong, the batch will say it of all its items
 
         needed = ROOM_TO_WORK * kept_bytes(attempt)
-        on_gpu = self._device.type == "cuda"
-        room, self.size = room_bytes(self._device), self.LARGEST_ON_GPU if on_gpu else self.LARGEST
+        room, self.size = room_bytes(self._device), self.largest
         while room is not None and self.size > 1 and self.size * needed > self._safe * room:
             self.size //= 2
         self._unknown = False

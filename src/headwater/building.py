@@ -70,7 +70,7 @@ def build_index(
 
     Args:
         batch_size: images at a time; None finds the largest that memory safely holds, up to 32 (256
-            on a GPU).
+            on a GPU), and no more than a shard has rows.
         skip_bad: leave out files that are no images (they are counted in the manifest).
         overwrite: drop an index that is there already.
         self_check: before a run of 1,000 probes or more, compare the gradients of two images with

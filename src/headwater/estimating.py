@@ -43,7 +43,7 @@ def estimate(
     machine = extractor(denoiser, recipe, clip)
     layers = machine.layers.values() if isinstance(machine, Extractor) else ()
     batch = BatchSize(batch_size, device=denoiser.device)
-    count = min(batch_size or 4 * BatchSize.LARGEST, len(data))
+    count = min(batch_size or 4 * batch.largest, len(data))
     with reading(data) as reader:
         source = Source(machine, data, reader)
         images, _ = open_images(source, range(count), skip_bad=True)

@@ -218,24 +218,27 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     found = every_score(setting, full)
     bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
     plans = [
-        _planned(setting, of_all, full, truth, {name: rows[i] for name, rows in found.items()})
+        _planned(
+            setting, of_all, full, again, truth, {name: rows[i] for name, rows in found.items()}
+        )
         for i, truth in enumerate(bar)
     ]
     measured = all_retrained([(plan.study, plan.models()) for plan in plans], setting.engine)
     return {
-        plan.truth.concept: _outcome(setting, plan, full, again, each)
-        for plan, each in zip(plans, measured, strict=True)
+        plan.truth.concept: _outcome(plan, each) for plan, each in zip(plans, measured, strict=True)
     }
 
 
 @dataclass(frozen=True)
 class _Planned:
-    """What is to be done about one concept."""
+    """One concept before anything is taken out: see `Outcome`, and what is to be trained."""
 
     truth: Truth
     found: Mapping[str, Float[np.ndarray, " n"]]
     ask: Asked
     before: Path
+    full: Values
+    again: Values
     study: Study
     tasks: Mapping[tuple[str, int], Sequence[Task]]
 
@@ -247,6 +250,7 @@ def _planned(
     setting: Setting,
     study: Study,
     full: Denoiser,
+    again: Denoiser,
     truth: Truth,
     found: Mapping[str, Float[np.ndarray, " n"]],
 ) -> _Planned:
@@ -256,29 +260,14 @@ def _planned(
     measure = Again(
         ask, setting.judge, before, Path(full.source), setting.out / "shown", tuple(setting.windows)
     )
-    study = replace(study, measure=measure, measured=measure.facts())
-    tasks = removals(truth.concept, found, setting.remove, setting.seeds)
-    return _Planned(truth, found, ask, before, study, tasks)
-
-
-def _outcome(
-    setting: Setting,
-    plan: _Planned,
-    full: Denoiser,
-    again: Denoiser,
-    measured: Sequence[Measured],
-) -> Outcome:
-    truth, tasks, found, each = plan.truth, plan.tasks, plan.found, iter(measured)
-    named = truth.shows & truth.names
-    return Outcome(
-        plan.ask,
-        plan.before,
-        *_undisturbed(setting, plan.ask, plan.before, full, again),
-        {key: mean_over([next(each) for _ in models]) for key, models in tasks.items()},
-        {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
-        {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
-        {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},
-        tasks,
+    return _Planned(
+        truth,
+        found,
+        ask,
+        before,
+        *_undisturbed(setting, ask, before, full, again),
+        replace(study, measure=measure, measured=measure.facts()),
+        removals(truth.concept, found, setting.remove, setting.seeds),
     )
 
 
@@ -295,6 +284,22 @@ def _undisturbed(
         other |= inside(window, compared(setting.judge, ask, mixed, old))
         own |= inside(window, nothing_changed)
     return mean_over([own]), mean_over([other])
+
+
+def _outcome(plan: _Planned, measured: Sequence[Measured]) -> Outcome:
+    truth, tasks, found, each = plan.truth, plan.tasks, plan.found, iter(measured)
+    named = truth.shows & truth.names
+    return Outcome(
+        plan.ask,
+        plan.before,
+        plan.full,
+        plan.again,
+        {key: mean_over([next(each) for _ in models]) for key, models in tasks.items()},
+        {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
+        {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
+        {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},
+        tasks,
+    )
 
 
 # --- scores ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from headwater.evaluation.effects import AGAIN, comparisons, effects, named, row
 from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
+from headwater.evaluation.retraining import trained_on
 from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.files import read_tensors, write_image
 from headwater.sheets import columns_sheet
@@ -84,7 +86,7 @@ def _write(
     swapped = ", swapped for some steps" if windows else ""
     title = f"Counterfactual: {what}, {len(setting.data)} images{swapped}"
     of_windows = [_SWAPPED] if windows else []
-    lines = [*of_windows, *notes(setting, len(found))]
+    lines = [*of_windows, *notes(setting, len(found)), *_where(setting, found)]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
     written = write_results(out, title, about, table, lines, prompts=prompts)
@@ -107,6 +109,14 @@ def _write(
     if not windows:
         _plot_gone(out / "gone.png", found, what)
     return table, written
+
+
+def _where(setting: Setting, found: Sequence[Outcome]) -> list[str]:
+    """A line where not all models were trained on one device."""
+    tasks = [task for each in found for models in each.tasks.values() for task in models]
+    counted = Counter(trained_on(setting.out, task) for task in tasks)
+    said = "; ".join(f"{count} models: {where}" for where, count in counted.most_common())
+    return [f"trained on: {said}"] if len(counted) > 1 else []
 
 
 def _each(

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from headwater.denoiser import Denoiser
@@ -161,9 +162,21 @@ def work(study: Study, task: Task) -> None:
         save_pipeline(pipe, part)
         shutil.rmtree(study.model(task), ignore_errors=True)
         part.replace(study.model(task))
-    written = {"key": key, "outputs": outputs}
+    written = {"key": key, "trained on": _here(study.device), "outputs": outputs}
     write_text(_results(study, task), json.dumps(written))
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _here(device: str) -> str:
+    """What trains on this device: other devices and versions end in other last bits."""
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
+    return f"{where}, torch {torch.__version__}"
+
+
+def trained_on(folder: Path, task: Task) -> str:
+    """Which device a finished task's model was trained on, and by which torch."""
+    written = json.loads((folder / "outputs" / f"{task.name}.json").read_text())
+    return written.get("trained on", "not recorded")
 
 
 def study_of(

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from headwater.errors import ModelError
+from headwater.training_set import first_line
+
 # What one step is given by chance: tensors on the CPU, of the same shapes at every step. The
 # generator is seeded by (seed, step): a resumed run sees the same batches.
 Draw = Callable[[torch.Generator], Sequence[Tensor]]
 Loss = Callable[..., Tensor]  # of what was drawn, by then on the model's device
+Passes = Callable[..., Tensor]  # the same, and leaves the gradients in the parameters
 
 
 def fit(
@@ -40,7 +44,11 @@ def fit(
 
     Args:
         draw: makes what a step depends on besides the weights.
-        loss: a function of that.
+        loss: a function of that. On a GPU it must not ask the CPU anything (no `.item()`, no shape
+            that depends on values): the step is recorded.
+
+    Raises:
+        ModelError: it does.
     """
     names, parameters = zip(*model.named_parameters(), strict=True)
     device = parameters[0].device
@@ -51,7 +59,7 @@ def fit(
     average = [parameter.detach().clone() for parameter in parameters]
     first = _load(checkpoint, names, parameters, average, optimizer)
     model.train()
-    gradients: Loss | None = None
+    passes: Passes | None = None
     recent: list[Tensor] = []
     last = steps if stop is None else stop
     bar = tqdm(range(first, last), desc=checkpoint.stem, initial=first, total=last, delay=2)
@@ -60,8 +68,8 @@ def fit(
             group["lr"] = learning_rate * _schedule(step, steps)
         chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
         drawn = [each.to(device, non_blocking=True) for each in draw(chance)]
-        gradients = gradients or _gradients(loss, parameters, drawn)
-        value = gradients(*drawn)
+        passes = passes or _passes(loss, parameters, drawn)
+        value = passes(*drawn)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         # Early averages would remember the random start: the horizon grows with the step.
@@ -79,11 +87,11 @@ def fit(
     return _mean(recent)
 
 
-def _gradients(loss: Loss, parameters: Sequence[nn.Parameter], drawn: Sequence[Tensor]) -> Loss:
-    """A function like `loss` that leaves the gradients in the parameters.
+def _passes(loss: Loss, parameters: Sequence[nn.Parameter], drawn: Sequence[Tensor]) -> Passes:
+    """Forward and backward.
 
-    On a GPU both passes are recorded once and replayed: small models spend most of a step starting
-    kernels one by one.
+    On a GPU both are recorded once and replayed: small models spend most of a step starting kernels
+    one by one.
     """
 
     def one_by_one(*drawn: Tensor) -> Tensor:
@@ -93,26 +101,37 @@ def _gradients(loss: Loss, parameters: Sequence[nn.Parameter], drawn: Sequence[T
         value.backward()
         return value.detach()
 
-    if drawn[0].device.type != "cuda":
+    device = drawn[0].device
+    if device.type != "cuda":
         return one_by_one
-    try:
+    with torch.cuda.device(device):
         return _recorded(one_by_one, drawn)
-    except RuntimeError:  # something within asks the CPU, which cannot be recorded
-        return one_by_one
 
 
-def _recorded(work: Loss, drawn: Sequence[Tensor]) -> Loss:
-    """The same work as a CUDA graph."""
+def _recorded(passes: Passes, drawn: Sequence[Tensor]) -> Passes:
+    """The same as a CUDA graph.
+
+    Raises:
+        ModelError: it cannot be recorded.
+    """
     held = [each.clone() for each in drawn]
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
+    graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(aside):
         for _ in range(3):  # libraries choose their kernels by trying them
-            work(*held)
+            passes(*held)
+        try:
+            with torch.cuda.graph(graph, stream=aside):
+                value = passes(*held)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ModelError(
+                f"this model's training cannot be recorded on a GPU ({first_line(error)}): train "
+                "it with --device cpu"
+            ) from error
     torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        value = work(*held)
 
     def replayed(*drawn: Tensor) -> Tensor:
         for here, new in zip(held, drawn, strict=True):
