@@ -78,14 +78,7 @@ METHODS = (
     "random",
 )
 REMOVING = ("removed", "confirmed", "windows")
-TAKEN_OUT_BY = (
-    "concept-trak",
-    "concept-d-trak",
-    "caption-d-trak",
-    "clip-cosine",
-    CAPTION,
-    "random",
-)
+TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {
     "dsm": Side("noising", "dsm"),
@@ -342,8 +335,8 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         (CAPTION, "random") if swapped else TAKEN_OUT_BY,
         given.remove or ((100,) if swapped else (25, 50, 100, 200) if full else (100, 200)),
         asking=Asking(given.draws, guidance=3.0),
-        # concept-d-trak predicted best by these in the first halves; the two share an index
-        parameters={} if swapped else dict.fromkeys(("concept-d-trak", "caption-d-trak"), "all"),
+        # by which it predicted best in the first halves
+        parameters={} if swapped else {"concept-d-trak": "all"},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
         engine=engine_of(given),
