@@ -14,15 +14,17 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py search                what asked of images, what of concepts?
     python experiments/scenes.py removed [--jobs 2]    take out what methods name, train again
     python experiments/scenes.py confirmed [--jobs 2]  the same for other concepts
+    python experiments/scenes.py together [--jobs 2]   the same for both, in one table
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
 
-`--halves` and `--again` take fewer than there are to be. `removed` takes the 100 and the
-200 highest images of each method out (with `--full` 25 and 50 too; `--remove` takes others, and
-writes the table of these alone), for the object, the two colours and the two styles that the full
-model draws most surely. `windows` takes out 100, those first whose caption names the concept, or
-any, and lets the model without them make a quarter of a picture's steps. `--concepts` takes others,
-likewise. Everything lies in `experiments/results/scenes`; what was measured of each model is kept
-in the repository.
+`--halves` and `--again` take fewer than there are to be. `removed` takes the 50, the 100 and the
+200 highest images of each method out (`--remove` takes others, and writes the table of these
+alone), for the object, the two colours and the two styles that the full model draws most surely;
+`confirmed` 100, for all others that it draws with a rate of a third or more, which had no part in
+what `removed` found; `together` 100, for all of these. `windows` takes out 100, those first whose
+caption names the concept, or any, and lets the model without them make a quarter of a picture's
+steps. `--concepts` takes others, likewise. Everything lies in `experiments/results/scenes`; what was
+measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -77,7 +79,13 @@ METHODS = (
     "pixel-cosine",
     "random",
 )
-REMOVING = ("removed", "confirmed", "windows")
+# Stages that take images out, and how many.
+REMOVING = {
+    "removed": (50, 100, 200),
+    "confirmed": (100,),
+    "together": (100,),
+    "windows": (100,),
+}
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {
@@ -325,7 +333,9 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     """
     data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
     truths = read_truths("scenes", data.samples)
-    concepts = given.concepts or (others if given.stage == "confirmed" else surest)(measured)
+    first, more = surest(measured), others(measured)
+    chosen = {"confirmed": more, "together": [*first, *more]}
+    concepts = given.concepts or chosen.get(given.stage, first)
     setting = Setting(
         out if swapped else folder(full) / "removed",
         CONFIG if full else REDUCED,
@@ -333,7 +343,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
         (CAPTION, "random") if swapped else TAKEN_OUT_BY,
-        given.remove or ((100,) if swapped else (25, 50, 100, 200) if full else (100, 200)),
+        given.remove or REMOVING[given.stage],
         asking=Asking(given.draws, guidance=3.0),
         # by which it predicted best in the first halves
         parameters={} if swapped else {"concept-d-trak": "all"},
