@@ -23,8 +23,8 @@ alone), for the object, the two colours and the two styles that the full model d
 `confirmed` 100, for all others that it draws with a rate of a third or more, which had no part in
 what `removed` found; `together` 100, for all of these. `windows` takes out 100, those first whose
 caption names the concept, or any, and lets the model without them make a quarter of a picture's
-steps. `--concepts` takes others, likewise. Everything lies in `experiments/results/scenes`; what was
-measured of each model is kept in the repository.
+steps. `--concepts` takes others, likewise. Everything lies in `experiments/results/scenes`; what
+was measured of each model is kept in the repository.
 """
 
 from __future__ import annotations

@@ -313,6 +313,12 @@ def test_effects_of_several_concepts_have_intervals_over_concepts():
     column = "of all that show and name it"
     assert (das[column], random[column], full[column]) == (0.6, 0.2, None)
     assert effects.rows(found[1:])[3][column] is None
+    few, most = effects.by_share(found)  # 0.2 of the first concept; 0.6 twice, of das
+    assert (few["gone"], few["models"]) == ("0 to 0.25", 1)
+    assert few["drop"] == few["least"] == few["most"] == pytest.approx(0.1)
+    assert (most["gone"], most["models"]) == ("0.5 to 0.75", 2)
+    assert [most[name] for name in ("drop", "least", "most")] == pytest.approx([0.5, 0.3, 0.7])
+    assert effects.by_share([outcome([1.0], [0.2], [0.9], named=1.0)])[1]["gone"] == "0.9 to 1"
     assert das["Frechet"].mean == pytest.approx(30)
     assert random["drop"].mean == pytest.approx(0.05)
     (more,) = effects.comparisons(found)
@@ -378,6 +384,7 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
             *(["gone.png"] if folder == out else []),
         }  # fmt: skip
         assert "against baselines" in (folder / "compared" / "table.md").read_text()
+    assert "by how much was gone" in (out / "gone" / "table.md").read_text()
     in_windows = json.loads((out / "windows" / "results.json").read_text())
     assert [(r["window"], r["method"]) for r in in_windows["rows"]] == [
         (window, method) for window in ("999:499", "499:0") for method, _ in rows

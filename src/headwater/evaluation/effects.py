@@ -18,6 +18,8 @@ AGAIN = "another seed"  # the second model of everything
 # What methods are held against: nothing known, then words or looks alone.
 BASELINES = ("random", CAPTION, "clip-cosine")
 
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # where the ranges of `by_share` end
+
 
 def over(values: Sequence[np.ndarray]) -> Interval | float | None:
     """The mean of one array for each concept, with its 95% interval.
@@ -81,6 +83,38 @@ def _mean(numbers: Sequence[float | None]) -> float | None:
 
 def _row(each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval | float | None]:
     return {name: over([effect[name] for effect in each]) for name in each[0]}
+
+
+def placed(found: Sequence[Outcome]) -> list[tuple[str, float, float]]:
+    """Every retrained model whose concept some caption names.
+
+    Returns:
+        Its method, the share that was gone of the images that show the concept and name it, and the
+        drop of the concept's rate, mean over prompts.
+    """
+    return [
+        (method, gone, float(effects(each.full, each.removed[method, k])["drop"].mean()))
+        for each in found
+        for (method, k), gone in each.gone_named.items()
+        if gone is not None
+    ]
+
+
+def by_share(found: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The models of `placed` in ranges of the share that was gone; empty ranges are left out."""
+    table, low = [], 0.0
+    for high in SHARES:
+        drops = [drop for _, gone, drop in placed(found) if low <= gone < high or gone == high == 1]
+        if drops:
+            table.append({
+                "gone": f"{low:g} to {high:g}",
+                "models": len(drops),
+                "drop": float(np.mean(drops)),
+                "least": min(drops),
+                "most": max(drops),
+            })  # fmt: skip
+        low = high
+    return table
 
 
 def comparisons(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:

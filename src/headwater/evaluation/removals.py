@@ -13,7 +13,14 @@ import PIL.Image
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
 from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting
-from headwater.evaluation.effects import AGAIN, comparisons, effects, named, rows
+from headwater.evaluation.effects import (
+    AGAIN,
+    by_share,
+    comparisons,
+    named,
+    placed,
+    rows,
+)
 from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
@@ -37,6 +44,11 @@ _SWAPPED = (
     "others the full one does"
 )
 
+_SHARES = (
+    "gone: the share that was taken out of the images that show the concept and whose caption "
+    "names it; drop: the mean of so many models, of all methods and concepts; least, most: of one"
+)
+
 # Plots: file -> (column of the table, what it says).
 PLOTS = {
     "drop": ("drop", "drop of the concept's rate"),
@@ -55,7 +67,8 @@ def write(
     """Write tables, plots and sheets; the rows, and `results.json` of the folder.
 
     `compared/` holds each method against each baseline, `concepts/` the rows of each concept
-    where there are several; `windows/` the same of the windows, if there are any.
+    where there are several, `gone/` models by how much was gone of what shows and names the
+    concept; `windows/` the same of the windows, if there are any.
 
     Args:
         out: the folder, if not the setting's.
@@ -106,7 +119,10 @@ def _write(
         _plot_windows(out, table, windows, max(setting.remove), what)
     else:
         _plot(out, table, setting.remove, what)
-    if not windows:
+    shares = [] if windows else by_share(found)
+    if shares:
+        heading = f"{title}: by how much was gone"
+        write_results(out / "gone", heading, about, shares, [_SHARES, *lines])
         _plot_gone(out / "gone.png", found, what)
     return table, written
 
@@ -141,14 +157,10 @@ def _plot(out: Path, table: Sequence[Mapping[str, Any]], remove: Sequence[int], 
 def _plot_gone(path: Path, found: Sequence[Outcome], what: str) -> None:
     """Each retrained model: how much of what taught the concept was gone, and what that did."""
     places: dict[str, list[tuple[float, float]]] = {}
-    for outcome in found:
-        for key, gone in outcome.gone_named.items():
-            if gone is not None:
-                drop = effects(outcome.full, outcome.removed[key])["drop"].mean()
-                places.setdefault(named(key[0]), []).append((gone, float(drop)))
-    if places:
-        x, y = "gone, of the images that show and name the concept", PLOTS["drop"][1]
-        points(path, places, x=x, y=y, title=what, baselines=_grey_of(places))
+    for method, gone, drop in placed(found):
+        places.setdefault(named(method), []).append((gone, drop))
+    x, y = "gone, of the images that show and name the concept", PLOTS["drop"][1]
+    points(path, places, x=x, y=y, title=what, baselines=_grey_of(places))
 
 
 def _plot_windows(
