@@ -102,9 +102,9 @@ def placed(found: Sequence[Outcome]) -> list[tuple[str, float, float]]:
 
 def by_share(found: Sequence[Outcome]) -> list[dict[str, Any]]:
     """The models of `placed` in ranges of the share that was gone; empty ranges are left out."""
-    table, low = [], 0.0
+    models, table, low = placed(found), [], 0.0
     for high in SHARES:
-        drops = [drop for _, gone, drop in placed(found) if low <= gone < high or gone == high == 1]
+        drops = [drop for _, gone, drop in models if low <= gone < high or gone == high == 1]
         if drops:
             table.append({
                 "gone": f"{low:g} to {high:g}",
