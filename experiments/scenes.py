@@ -33,26 +33,21 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, about, add_workers, engine_of, kept_clip, parser
+from common import about, add_workers, engine_of, parser
+from scenes_removed import REMOVING, removed
+from scenes_sizes import config_of, data_of, folder
 
-from headwater import Denoiser, TrainingSet, load_dataset
+from headwater import Denoiser
 from headwater.engine import Engine
 from headwater.evaluation.answers import Asking, membership, question, scores, swept
-from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
 from headwater.evaluation.halving import Plan, collect, rows_of
-from headwater.evaluation.judges import judge_of
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
-from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.plots import bars
-from headwater.evaluation.regenerating import Window
-from headwater.evaluation.removals import write
-from headwater.evaluation.results import Interval, markdown, write_results
+from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at
 from headwater.evaluation.scoring import MEMBERSHIP
@@ -63,8 +58,6 @@ from headwater.methods import METHODS as ALL
 from headwater.provenance import NO_KERNEL
 from headwater.recipe import DEFAULT_DIM, DEFAULT_PROJECTION
 from headwater.scenes import measuring
-from headwater.scenes.train import CONFIG
-from headwater.scenes.vocabulary import ATTRIBUTES
 
 METHODS = (
     "concept-trak",
@@ -79,14 +72,6 @@ METHODS = (
     "pixel-cosine",
     "random",
 )
-# Stages that take images out, and how many.
-REMOVING = {
-    "removed": (50, 100, 200),
-    "confirmed": (100,),
-    "together": (100,),
-    "windows": (100,),
-}
-TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {
     "dsm": Side("noising", "dsm"),
@@ -131,18 +116,11 @@ SEARCHED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("attn2", {"projection": "factored"}, MAIN),
     ("attn2", {"dim": 1024}, MAIN),
 )
-WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 SEEN = 16  # halves that methods were thought of with
 FEWEST = 4  # halves that say anything
 # Method, parameters, projection, damping, whether signs count.
 Key = tuple[str, str, str, float, str]
-REDUCED = ModelConfig(
-    phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
-    unet={"block_out_channels": (16, 32, 64)},
-    text_encoder=None,
-    ema_decay=0.998,
-)
 
 
 def main() -> None:
@@ -169,11 +147,6 @@ def main() -> None:
         removed(given.full, measured[0], given)
 
 
-def data_of(full: bool) -> TrainingSet:
-    data = load_dataset("scenes")
-    return data if full else data.first(1_000)
-
-
 def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
     most = (64, 16) if full else (32, 6)
     return Plan(
@@ -183,16 +156,13 @@ def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
     )
 
 
-def folder(full: bool) -> Path:
-    return RESULTS / ("scenes-full" if full else "scenes")
-
-
 def trained(full: bool, plan: Plan, engine: Engine, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
-    config = CONFIG if full else REDUCED
-    study = study_of(out, config, data, encoder, measuring.measure, measuring.facts(), device)
+    study = study_of(
+        out, config_of(full), data, encoder, measuring.measure, measuring.facts(), device
+    )
     return retrained(study, plan.tasks(), engine)
 
 
@@ -324,58 +294,6 @@ def held_row(
 
 def output_of(measured: Measured, name: str) -> np.ndarray:
     return measuring.by_concept(measured)[name]
-
-
-def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
-    """Train without the images that methods name for a concept; is it gone from the pictures?
-
-    In the stage `windows`: from those that such a model makes a quarter of.
-    """
-    data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
-    truths = read_truths("scenes", data.samples)
-    first, more = surest(measured), others(measured)
-    chosen = {"confirmed": more, "together": [*first, *more]}
-    concepts = given.concepts or chosen.get(given.stage, first)
-    setting = Setting(
-        out if swapped else folder(full) / "removed",
-        CONFIG if full else REDUCED,
-        data,
-        [truth for truth in truths if truth.concept in concepts],
-        judge_of("scenes", [truth.concept for truth in truths], None, given.device),
-        (CAPTION, "random") if swapped else TAKEN_OUT_BY,
-        given.remove or REMOVING[given.stage],
-        asking=Asking(given.draws, guidance=3.0),
-        # by which it predicted best in the first halves
-        parameters={} if swapped else {"concept-d-trak": "all"},
-        windows=WINDOWS if swapped else (),
-        clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
-        engine=engine_of(given),
-        device=given.device,
-    )
-    stated = about(given, concepts=concepts, parameters=setting.parameters)
-    rows, _ = write(setting, outcomes(setting), stated, out)
-    print(markdown(rows), out / "table.md", sep="\n")
-
-
-def rates_of(measured: Measured) -> dict[str, float]:
-    """How surely the full model draws each concept."""
-    return dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
-
-
-def surest(measured: Measured) -> list[str]:
-    """The object, the two colours and the two styles with the highest rates in samples."""
-    rates = rates_of(measured)
-    return [
-        concept
-        for kind, count in (("object", 1), ("colour", 2), ("style", 2))
-        for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
-    ]
-
-
-def others(measured: Measured) -> list[str]:
-    """All but the surest that it draws with a rate of a third or more."""
-    known, rates = surest(measured), rates_of(measured)
-    return [concept for concept in rates if concept not in known and rates[concept] >= 1 / 3]
 
 
 if __name__ == "__main__":

@@ -434,6 +434,16 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     assert more.code == 0 and before == {path: path.stat().st_mtime_ns for path in before}
     assert len(list((out / "outputs").iterdir())) == len(before) + 4
 
+    # the table says so where models were trained on several devices
+    assert "trained on" not in (out / "table.md").read_text()
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps(facts | {"trained on": "another device"}))
+    assert headwater(*given, "--methods", "caption,random", *one).code == 0
+    here = f"CPU, torch {torch.__version__}"
+    for table in ("", "gone", "compared"):
+        said = (out / table / "table.md").read_text()
+        assert f"- trained on: 3 models: {here}; 1 models: another device" in said
+
 
 def test_counterfactual_judged_by_clip(config, tiny_images, tmp_path, four_steps):
     entries = [

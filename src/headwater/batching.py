@@ -24,8 +24,7 @@ class BatchSize:
     """A batch size that fits in memory; it halves when memory runs out all the same.
 
     Args:
-        given: a fixed size, or None to find the largest that is safe, up to 32, on a GPU
-            256.
+        given: a fixed size, or None to find the largest that is safe, up to 32 (256 on a GPU).
         note: called with one line when the size has been found, and when it must change.
         device: whose memory counts.
         sharing: how many processes share it.

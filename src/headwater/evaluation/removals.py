@@ -99,7 +99,8 @@ def _write(
     swapped = ", swapped for some steps" if windows else ""
     title = f"Counterfactual: {what}, {len(setting.data)} images{swapped}"
     of_windows = [_SWAPPED] if windows else []
-    lines = [*of_windows, *notes(setting, len(found)), *_where(setting, found)]
+    where = _where(setting, found)
+    lines = [*of_windows, *notes(setting, len(found)), *where]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
     written = write_results(out, title, about, table, lines, prompts=prompts)
@@ -109,7 +110,7 @@ def _write(
             for concept, outcome in outcomes.items()
             for row in _each(windows, partial(rows, [outcome]))
         ]
-        lines_of_one = [*of_windows, *notes(setting, 1)]
+        lines_of_one = [*of_windows, *notes(setting, 1), *where]
         write_results(out / "concepts", f"{title}, one by one", about, own, lines_of_one)
     if against:
         differs = "each number: the first method's less the other's, of the same pictures"
@@ -122,7 +123,7 @@ def _write(
     shares = [] if windows else by_share(found)
     if shares:
         heading = f"{title}: by how much was gone"
-        write_results(out / "gone", heading, about, shares, [_SHARES, *lines])
+        write_results(out / "gone", heading, about, shares, [_SHARES, *where])
         _plot_gone(out / "gone.png", found, what)
     return table, written
 

@@ -1,0 +1,82 @@
+"""The scenes without images that methods name: the stages of `scenes.py` that take images out."""
+
+from __future__ import annotations
+
+import argparse
+
+from common import about, engine_of, kept_clip
+from scenes_sizes import config_of, data_of, folder
+
+from headwater.evaluation.answers import Asking
+from headwater.evaluation.clip import of_scenes
+from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
+from headwater.evaluation.judges import judge_of
+from headwater.evaluation.regenerating import Window
+from headwater.evaluation.removals import write
+from headwater.evaluation.results import markdown
+from headwater.evaluation.retraining import Measured
+from headwater.evaluation.truth import read_truths
+from headwater.scenes import measuring
+from headwater.scenes.vocabulary import ATTRIBUTES
+
+# Stages that take images out, and how many.
+REMOVING = {
+    "removed": (50, 100, 200),
+    "confirmed": (100,),
+    "together": (100,),
+    "windows": (100,),
+}
+TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
+WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
+
+
+def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
+    """Train without the images that methods name for a concept; is it gone from the pictures?
+
+    In the stage `windows`: from those that such a model makes a quarter of.
+    """
+    data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
+    truths = read_truths("scenes", data.samples)
+    first, more = surest(measured), others(measured)
+    chosen = {"confirmed": more, "together": [*first, *more]}
+    concepts = given.concepts or chosen.get(given.stage, first)
+    setting = Setting(
+        out if swapped else folder(full) / "removed",
+        config_of(full),
+        data,
+        [truth for truth in truths if truth.concept in concepts],
+        judge_of("scenes", [truth.concept for truth in truths], None, given.device),
+        (CAPTION, "random") if swapped else TAKEN_OUT_BY,
+        given.remove or REMOVING[given.stage],
+        asking=Asking(given.draws, guidance=3.0),
+        # by which it predicted best in the first halves
+        parameters={} if swapped else {"concept-d-trak": "all"},
+        windows=WINDOWS if swapped else (),
+        clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
+        engine=engine_of(given),
+        device=given.device,
+    )
+    stated = about(given, concepts=concepts, parameters=setting.parameters)
+    rows, _ = write(setting, outcomes(setting), stated, out)
+    print(markdown(rows), out / "table.md", sep="\n")
+
+
+def rates_of(measured: Measured) -> dict[str, float]:
+    """How surely the full model draws each concept."""
+    return dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
+
+
+def surest(measured: Measured) -> list[str]:
+    """The object, the two colours and the two styles with the highest rates in samples."""
+    rates = rates_of(measured)
+    return [
+        concept
+        for kind, count in (("object", 1), ("colour", 2), ("style", 2))
+        for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
+    ]
+
+
+def others(measured: Measured) -> list[str]:
+    """All but the surest that it draws with a rate of a third or more."""
+    known, rates = surest(measured), rates_of(measured)
+    return [concept for concept in rates if concept not in known and rates[concept] >= 1 / 3]
