@@ -9,7 +9,7 @@ from scenes_sizes import config_of, data_of, folder
 
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.counterfactual import CAPTION, Setting, outcomes
+from headwater.evaluation.counterfactual import CAPTION, TRUTH, Setting, outcomes
 from headwater.evaluation.judges import judge_of
 from headwater.evaluation.regenerating import Window
 from headwater.evaluation.removals import write
@@ -24,9 +24,12 @@ REMOVING = {
     "removed": (50, 100, 200),
     "confirmed": (100,),
     "together": (100,),
+    "ceiling": (200,),
     "windows": (100,),
 }
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
+# Stages that ask what is known of images, not methods.
+KNOWN = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 
 
@@ -38,7 +41,8 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
-    chosen = {"confirmed": more, "together": [*first, *more]}
+    chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
+    methods = KNOWN.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     setting = Setting(
         out if swapped else folder(full) / "removed",
@@ -46,11 +50,11 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         data,
         [truth for truth in truths if truth.concept in concepts],
         judge_of("scenes", [truth.concept for truth in truths], None, given.device),
-        (CAPTION, "random") if swapped else TAKEN_OUT_BY,
+        methods,
         given.remove or REMOVING[given.stage],
         asking=Asking(given.draws, guidance=3.0),
         # by which it predicted best in the first halves
-        parameters={} if swapped else {"concept-d-trak": "all"},
+        parameters={"concept-d-trak": "all"} if "concept-d-trak" in methods else {},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
         engine=engine_of(given),

@@ -17,8 +17,16 @@ from transformers import CLIPModel, CLIPTokenizer
 from headwater import Denoiser, load_dataset
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation import effects, regenerating
+from headwater.evaluation.answers import shuffled
 from headwater.evaluation.changes import Again, compared, mean_over, others_named
-from headwater.evaluation.counterfactual import Outcome, Setting, check, remaining, removals
+from headwater.evaluation.counterfactual import (
+    KNOWN,
+    Outcome,
+    Setting,
+    check,
+    remaining,
+    removals,
+)
 from headwater.evaluation.judges import ClipJudge, ScenesJudge, Seen, judge_of
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
@@ -48,6 +56,16 @@ def test_the_highest_are_taken_out():
     for k in (1, 7, 29):
         gone = sorted(range(30), key=lambda row: (-scores[row], row))[:k]
         assert remaining(scores, k) == tuple(row for row in range(30) if row not in gone)
+
+
+def test_baselines_take_out_what_is_named_and_what_is_shown():
+    shows, names = np.arange(30) % 3 == 0, np.arange(30) % 5 == 0
+    truth = Truth("cat", "a cat", shows, np.zeros(30, bool), names, {})
+    for name, true_of in {"caption": names, "truth": shows}.items():
+        scores, count = shuffled(KNOWN[name]([truth]))[0], int(true_of.sum())
+        assert remaining(scores, count) == tuple(np.flatnonzero(~true_of))
+        left = remaining(scores, count + 3)  # without others too
+        assert len(left) == 27 - count and not true_of[list(left)].any()
 
 
 def test_a_model_for_each_removal():
@@ -362,12 +380,12 @@ def command(config, images, truth, out, *options):
 def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, four_steps):
     out = tmp_path / "out"
     given = command(config, tiny_images, "scenes", out, "--window", "999:499, 499:0")
-    result = headwater(*given, "--methods", "caption,random")
+    result = headwater(*given, "--methods", "caption,truth,random")
     assert result.code == 0, result.err
     written = {path.stem for path in (out / "outputs").iterdir()}
     removed = {
         f"{concept}-{method}-0003-seed0"
-        for concept in ("blue", "fish") for method in ("caption", "random")
+        for concept in ("blue", "fish") for method in ("caption", "truth", "random")
     }  # fmt: skip
     shown = {path.stem for path in (out / "shown").iterdir()}
     assert {name.rpartition("-")[0] for name in shown} == removed
@@ -375,7 +393,8 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     results = json.loads((out / "results.json").read_text())
     rows = {(row["method"], row["removed"]): row for row in results["rows"]}
     assert list(rows) == [
-        ("the full model", 0), ("another seed", 0), ("the caption names it", 3), ("random", 3),
+        ("the full model", 0), ("another seed", 0),
+        ("the caption names it", 3), ("the image shows it", 3), ("random", 3),
     ]  # fmt: skip
     assert {path.name for path in (out / "sheets").iterdir()} == {"blue.png", "fish.png"}
     for folder in (out, out / "windows"):
@@ -425,6 +444,12 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     ]
     gone = rows["the caption names it", 3]["of all that show and name it"]
     assert gone == pytest.approx(np.mean([min(1, 3 / count) for count in taught]))
+    ceiling = rows["the image shows it", 3]
+    show = [sum(p.shows(word) for p in pictures()[:20]) for word in ("blue", "fish")]
+    assert ceiling["of them show it"] == pytest.approx(np.mean([min(n, 3) / 3 for n in show]))
+    assert ceiling["of all that show it"] == pytest.approx(np.mean([min(1, 3 / n) for n in show]))
+    for name in ("the caption names it", "the image shows it"):
+        assert f"- {name}: images that it is true of, by chance" in (out / "table.md").read_text()
     assert len(blue["rate in 999:499"]) == 3 and blue["l2 in 999:499"] != blue["l2"]
 
     # more methods, concepts and removals train what is missing and nothing else

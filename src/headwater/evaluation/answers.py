@@ -255,6 +255,11 @@ def membership(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
     return np.stack([truth.names for truth in truths]).astype(np.float64)
 
 
+def shown(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
+    """What a perfect answer knows: 1 where the image shows it, else 0."""
+    return np.stack([truth.shows for truth in truths]).astype(np.float64)
+
+
 def shuffled(found: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
     """Whole numbers with ties in random order: for a ranking, whose ties the data set would break.
 

@@ -155,8 +155,9 @@ def counterfactual(
     methods: Annotated[
         str,
         typer.Option(
-            help="Names with commas; `caption` takes out images whose caption names the concept. "
-            "By default concept-trak, caption, random and, with --clip, clip-cosine."
+            help="Names with commas; `caption` takes out images whose caption names the concept, "
+            "`truth` those that show it. By default concept-trak, caption, random and, with "
+            "--clip, clip-cosine."
         ),
     ] = "",
     concepts: Annotated[str, typer.Option(help="Of the truth, with commas; default all.")] = "",

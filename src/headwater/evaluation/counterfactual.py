@@ -21,7 +21,14 @@ from headwater.answers import slug
 from headwater.denoiser import Denoiser
 from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, ParameterError, QueryError
-from headwater.evaluation.answers import Asking, membership, require_named, scores, shuffled
+from headwater.evaluation.answers import (
+    Asking,
+    membership,
+    require_named,
+    scores,
+    shown,
+    shuffled,
+)
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
 from headwater.evaluation.models import ModelConfig, new_pipeline
@@ -50,7 +57,9 @@ from headwater.methods import Method, method_named
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
-CAPTION = "caption"  # the baseline that takes out images whose caption names the concept
+# Baselines that take out what is known of images, not what the model says: name -> it.
+CAPTION, TRUTH = "caption", "truth"
+KNOWN = {CAPTION: membership, TRUTH: shown}
 FEWEST = 4  # images that must be left to train on
 
 # What was measured of the models of one concept, means over seeds: name -> values.
@@ -62,7 +71,7 @@ class Setting:
     """What is taken out of what, who judges, and where everything is kept.
 
     Attributes:
-        methods: names of `METHODS`, and `CAPTION`.
+        methods: names of `METHODS` and of `KNOWN`.
         remove: how many images are taken out, each k.
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
@@ -158,14 +167,14 @@ def check(setting: Setting) -> None:
     Raises:
         MethodError, ParameterError, QueryError: names it.
     """
-    by_clip = [name for name in setting.methods if name != CAPTION and _path(name) == "clip"]
+    by_clip = [name for name in setting.methods if name not in KNOWN and _path(name) == "clip"]
     if by_clip and setting.clip is None:
         raise MethodError(
             f"{by_clip[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
-    require([m for m in setting.methods if m not in (CAPTION, *by_clip)], "concept")
-    require_named([method_named(m) for m in setting.methods if m != CAPTION], setting.truths)
+    require([m for m in setting.methods if m not in (*KNOWN, *by_clip)], "concept")
+    require_named([method_named(m) for m in setting.methods if m not in KNOWN], setting.truths)
     names = Counter(slug(truth.concept) for truth in setting.truths)
     same = [t.concept for t in setting.truths if names[slug(t.concept)] > 1]
     if same:
@@ -308,13 +317,13 @@ def _outcome(plan: _Planned, measured: Sequence[Measured]) -> Outcome:
 def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray, "q n"]]:
     """What each method scores every image for every concept; asked of indexes of the full model."""
     truths = list(setting.truths)
-    names = [name for name in setting.methods if name != CAPTION]
+    names = [name for name in setting.methods if name not in KNOWN]
     folder, given = setting.out / "indexes", setting.parameters
     indexes: dict[Method, Index] = {}
     for name in names:
         recipe = {"parameters": given[name]} if name in given else {}
         indexes |= indexes_of(full, setting.data, folder, [name], clip=setting.clip, **recipe)
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
-    if CAPTION in setting.methods:
-        found[CAPTION] = shuffled(membership(truths), setting.asking.seed)
+    for name, known in KNOWN.items():
+        found[name] = shuffled(known(truths), setting.asking.seed)
     return {name: found[name] for name in setting.methods}

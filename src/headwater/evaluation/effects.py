@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from headwater.evaluation.counterfactual import CAPTION, Outcome, Values
+from headwater.evaluation.counterfactual import CAPTION, TRUTH, Outcome, Values
 from headwater.evaluation.results import Interval, interval
 from headwater.evaluation.scoring import MEMBERSHIP
 
 AGAIN = "another seed"  # the second model of everything
 # What methods are held against: nothing known, then words or looks alone.
 BASELINES = ("random", CAPTION, "clip-cosine")
+# What tables and plots call baselines.
+NAMES = {CAPTION: MEMBERSHIP, TRUTH: "the image shows it"}
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # where the ranges of `by_share` end
 
@@ -146,4 +148,4 @@ def _more(found: Sequence[Outcome], method: str, baseline: str, k: int, of: str)
 
 def named(method: str) -> str:
     """As tables and plots call it."""
-    return MEMBERSHIP if method == CAPTION else method
+    return NAMES.get(method, method)

@@ -12,8 +12,8 @@ from headwater.files import renamed
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; then other dashes.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#222222")
-_DASHES = ("-", "--", ":")
-_MARKERS, _GREY_MARKERS = "osD^vPX", "x+1"
+_DASHES = ("-", "--", ":", "-.")
+_MARKERS, _GREY_MARKERS = "osD^vPX", "x+12"
 _GREY, _RULE = "#555555", "#dddddd"
 
 

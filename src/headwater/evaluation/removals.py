@@ -12,9 +12,10 @@ import PIL.Image
 
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
-from headwater.evaluation.counterfactual import CAPTION, Outcome, Setting
+from headwater.evaluation.counterfactual import CAPTION, TRUTH, Outcome, Setting
 from headwater.evaluation.effects import (
     AGAIN,
+    NAMES,
     by_share,
     comparisons,
     named,
@@ -25,19 +26,18 @@ from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import trained_on
-from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.files import read_tensors, write_image
 from headwater.sheets import columns_sheet
 
-_GREY = (AGAIN, "random", MEMBERSHIP)  # in plots, which tell three greys apart
+_GREY = (AGAIN, "random", *NAMES.values())  # in plots, which tell four greys apart
 
 # On sheets: which images were taken out, and how wide a picture is (prompts stand above them).
-_CHOSEN = {CAPTION: "chosen by caption", "random": "at random"}
+_CHOSEN = {CAPTION: "chosen by caption", TRUTH: "that show it", "random": "at random"}
 TILE = 192
 
-_NAMED = (
-    f"{MEMBERSHIP}: images that it is true of, by chance; where they are fewer than are taken out, "
-    "all of them, and others by chance"
+_KNOWN = (
+    "images that it is true of, by chance; where they are fewer than are taken out, all of them, "
+    "and others by chance"
 )
 _SWAPPED = (
     "window: the timesteps A >= t > B at which the retrained model makes the picture; at all "
@@ -238,7 +238,7 @@ def notes(setting: Setting, concepts: int) -> list[str]:
         "is no effect. Models with images taken out begin as the full one does: hold their l2 and "
         "Frechet distance against `random`",
         f"each number is of {models}; intervals: 95%, over {of}",
-        *([_NAMED] if CAPTION in setting.methods else []),
+        *(f"{NAMES[name]}: {_KNOWN}" for name in setting.methods if name in NAMES),
         *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
         *_begun(setting),
     ]
