@@ -455,9 +455,12 @@ def test_counterfactual_from_the_command_line(config, tiny_images, tmp_path, fou
     # more methods, concepts and removals train what is missing and nothing else
     before = {path: path.stat().st_mtime_ns for path in (out / "outputs").iterdir()}
     one = ["--concepts", "blue", "--remove", "3,8"]
-    more = headwater(*given, "--methods", "concept-trak,caption,random", *one)
+    more = headwater(
+        *[*given, "--methods", "concept-trak,caption,random", "--parameters", "all", *one]
+    )
     assert more.code == 0 and before == {path: path.stat().st_mtime_ns for path in before}
     assert len(list((out / "outputs").iterdir())) == len(before) + 4
+    assert "- gradients of concept-trak are of all" in (out / "table.md").read_text()
 
     # the table says so where models were trained on several devices
     assert "trained on" not in (out / "table.md").read_text()
@@ -499,6 +502,11 @@ def test_counterfactual_judged_by_clip(config, tiny_images, tmp_path, four_steps
         ("--remove 3,x", "--remove '3,x' must be numbers from 1 up, with commas"),
         ("--samples 0", "--samples 0 must be at least 1"),
         ("--concepts blue,puce", "--concepts: scenes has no 'puce' to ask for; it has red, "),
+        ("--parameters nowhere", "--parameters 'nowhere' matches no layer; nearest: "),
+        (
+            "--methods caption,random --parameters all",
+            "--parameters is of how gradients are made, and no method here makes any: leave it out",
+        ),
         ("--window 9", "--window '9' must be two timesteps"),
         ("--window 300:400", "--window 300:400 holds no step: pictures are made at 999, 949, "),
     ],

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny import tiny_pipeline
+from tiny import PIXELS, tiny_pipeline
 
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError, ModelError
@@ -33,15 +33,6 @@ from headwater.evaluation.retraining import (
     study_of,
 )
 from headwater.probes import seeded_noise
-
-PIXELS = {
-    "sample_size": 8,
-    "block_out_channels": (8, 16),
-    "layers_per_block": 1,
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "norm_num_groups": 4,
-}
 
 
 def unconditional(steps=3, **more):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from test_cli import assert_refused, headwater
+from tiny import PIXELS
 
 from headwater import load_dataset
 from headwater.errors import QueryError
@@ -12,6 +13,7 @@ from headwater.evaluation.halving import Plan
 from headwater.evaluation.lds import lds, predicted_outputs
 from headwater.evaluation.models import ModelConfig
 from headwater.evaluation.studies import Setting, _in_both, split
+from headwater.parameters import select
 from headwater.scenes.data import pictures
 
 MANY = "--held-out 8 --subsets 4 --again 2 --draws 2".split()
@@ -143,12 +145,32 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
         ("--damping -1", "--damping -1.0 must be a number from 0 up"),
         ("--held-out 18", "--held-out 18 of 20 images: at least 1, and leave 4 to train on"),
         ("--methods tark", "there is no method 'tark'"),
+        ("--parameters nowhere", "--parameters 'nowhere' matches no layer; nearest: "),
+        (
+            "--methods pixel-dot,random --parameters all",
+            "--parameters is of how gradients are made, and no method here makes any: leave it out",
+        ),
     ],
 )
 def test_what_cannot_be_studied(config, tiny_images, tmp_path, options, said):
     command = ["evaluate", "lds", config, tiny_images, tmp_path / "out", *MANY, *options.split()]
     assert_refused(headwater(*command), said)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, tmp_path):
+    config, out = tmp_path / "model.json", tmp_path / "out"
+    config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
+    command = ["evaluate", "lds", config, tiny_images, out, *MANY, "--methods", "trak,random"]
+    assert_refused(headwater(*command), "--parameters 'attn2' matches no layer")
+    assert not out.exists()
+    result = headwater(*command, "--parameters", "all", "--subsets", 2, "--again", 0)
+    assert result.code == 0, result.err
+    from headwater.index import Index
+
+    (index,) = (Index.open(path) for path in (out / "indexes").iterdir())
+    assert index.recipe.parameters == "all"
+    assert index.recipe.layers == tuple(select(index.denoiser.network, "all"))
 
 
 def test_a_configuration_that_is_none(tiny_images, tmp_path):

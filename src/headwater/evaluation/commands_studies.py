@@ -18,6 +18,7 @@ from headwater.evaluation.options import (
     HeldOut,
     Limit,
     Out,
+    Parameters,
     Ratio,
     Seed,
     Subsets,
@@ -45,6 +46,7 @@ def lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -74,6 +76,7 @@ def concept_lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -114,8 +117,24 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     )
     device = given["device"] or "cpu"
     config = read_config(given["config"])
-    setting = Setting(given["out"], config, trained, held, plan, engine, device)
+    parameters = given["parameters"]
+    _parameters(parameters, names)
+    setting = Setting(given["out"], config, trained, held, plan, engine, device, parameters)
     return setting, names, asking
+
+
+def _parameters(parameters: str | None, names: list[str]) -> dict[str, str]:
+    """Method -> what its gradients are of, where that was given and it takes some."""
+    from headwater.evaluation.studies import of_gradients
+
+    if parameters is None:
+        return {}
+    asked = of_gradients(names)
+    if not asked:
+        raise ParameterError(
+            "--parameters is of how gradients are made, and no method here makes any: leave it out"
+        )
+    return dict.fromkeys(asked, parameters)
 
 
 def _asking(given: Mapping[str, Any]) -> Asking:
@@ -175,6 +194,7 @@ def counterfactual(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -199,7 +219,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     quiet_libraries()
     from headwater.dataset import load_dataset
     from headwater.engine import Engine
-    from headwater.evaluation.counterfactual import CAPTION, Setting
+    from headwater.evaluation.counterfactual import CAPTION, KNOWN, Setting
     from headwater.evaluation.judges import judge_of
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
@@ -215,13 +235,14 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     truths = read_truths(given["truth"], data.samples)
     clip = None if given["clip"] is None else Clip(given["clip"], device)
     similar = [] if clip is None else ["clip-cosine"]
+    methods = listed(given["methods"]) or ["concept-trak", *similar, CAPTION, "random"]
     return Setting(
         given["out"],
         config,
         data,
         _chosen(truths, listed(given["concepts"]), given["truth"]),
         judge_of(given["truth"], [each.concept for each in truths], clip, device),
-        listed(given["methods"]) or ["concept-trak", *similar, CAPTION, "random"],
+        methods,
         remove,
         given["samples"],
         given["seeds"],
@@ -230,6 +251,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         [] if given["window"] is None else read_windows(given["window"]),
         engine,
         device,
+        _parameters(given["parameters"], [name for name in methods if name not in KNOWN]),
     )
 
 

@@ -50,7 +50,13 @@ from headwater.evaluation.retraining import (
     study_of,
 )
 from headwater.evaluation.retrieval import best, precision_at, recall_at
-from headwater.evaluation.studies import NO_PROMPTS, indexes_of, require
+from headwater.evaluation.studies import (
+    NO_PROMPTS,
+    indexes_of,
+    of_gradients,
+    require,
+    require_parameters,
+)
 from headwater.evaluation.truth import Truth
 from headwater.index import Index
 from headwater.methods import Method, method_named
@@ -180,8 +186,7 @@ def check(setting: Setting) -> None:
     if same:
         raise QueryError(f"{' and '.join(same)} would share files: a folder for each")
     for name in setting.parameters:
-        train = method_named(name).train
-        if name not in setting.methods or train is None or not train.gradient:
+        if name not in setting.methods or not of_gradients([name]):
             raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
     n, most = len(setting.data), max(setting.remove)
     if min(setting.remove) < 1:
@@ -219,6 +224,8 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
+    asked_of = of_gradients([name for name in setting.methods if name not in KNOWN])
+    require_parameters(base, {name: setting.parameters.get(name) for name in asked_of})
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)

@@ -37,6 +37,10 @@ HeldOut = Annotated[int, typer.Option(help="Images taken out, to measure losses 
 Subsets = Annotated[int, typer.Option(help="Random halves, each trained once.")]
 Again = Annotated[int, typer.Option(help="Halves trained with another seed too, for the ceiling.")]
 Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
+Parameters = Annotated[
+    str | None,
+    typer.Option(help="What gradients are of, as `headwater index` takes it; attn2 by default."),
+]
 Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
 
 

@@ -32,7 +32,9 @@ from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
 from headwater.index import Index
 from headwater.methods import Method, method_named
+from headwater.parameters import select
 from headwater.pictures import Image
+from headwater.recipe import DEFAULT_PARAMETERS
 from headwater.training_set import TrainingSet
 
 NO_PROMPTS = "the configuration's model reads no prompts: give one with a `base`"
@@ -65,7 +67,11 @@ class Losses:
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set split for a study, its models, and where everything is kept."""
+    """A data set split for a study, its models, and where everything is kept.
+
+    Attributes:
+        parameters: what gradients are of, if not the usual ones.
+    """
 
     out: Path
     config: ModelConfig
@@ -74,6 +80,7 @@ class Setting:
     plan: Plan
     engine: Engine = HERE
     device: str = "cpu"
+    parameters: str | None = None
 
 
 def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet, TrainingSet]:
@@ -90,13 +97,20 @@ def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet,
     return data.take([r for r in range(len(data)) if r not in out]), data.take(sorted(out))
 
 
-def measured_with(setting: Setting, captions: Mapping[str, Sequence[str]]) -> list[Measured]:
+def measured_with(
+    setting: Setting, names: Sequence[str], captions: Mapping[str, Sequence[str]]
+) -> list[Measured]:
     """The losses of the held-out pictures under these captions, by every model of the plan.
+
+    Args:
+        names: methods that are to be asked of the model of everything.
 
     Raises:
         QueryError: there are several sets of captions, and the model reads none.
+        ParameterError: see `require_parameters`.
     """
     denoiser = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
+    require_parameters(denoiser, dict.fromkeys(of_gradients(names), setting.parameters))
     if len(captions) > 1 and not denoiser.conditional:
         raise QueryError(NO_PROMPTS)
     held = kept_encoding(setting.out / "encoded", denoiser, setting.held)
@@ -131,6 +145,25 @@ def require(names: Sequence[str], question: str) -> None:
             raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
 
 
+def of_gradients(names: Sequence[str]) -> list[str]:
+    """Those methods whose features of training images are gradients."""
+    trains = {name: method_named(name).train for name in names}
+    return [name for name, train in trains.items() if train is not None and train.gradient]
+
+
+def require_parameters(denoiser: Denoiser, parameters: Mapping[str, str | None]) -> None:
+    """Refuse, before anything is trained, parameters that the model does not have.
+
+    Args:
+        parameters: method of gradients -> what they are of; None for the usual ones.
+
+    Raises:
+        ParameterError: see `select`.
+    """
+    for given in parameters.values():
+        select(denoiser.network, given or DEFAULT_PARAMETERS)
+
+
 def full_model(setting: Setting) -> Denoiser:
     """The model of everything."""
     return Denoiser.load(setting.out / "models" / setting.plan.full.name, setting.device)
@@ -163,7 +196,9 @@ def indexes_of(
 
 
 def _indexes(setting: Setting, names: Sequence[str]) -> dict[Method, Index]:
-    return indexes_of(full_model(setting), setting.trained, setting.out / "indexes", names)
+    recipe = {} if setting.parameters is None else {"parameters": setting.parameters}
+    full, folder = full_model(setting), setting.out / "indexes"
+    return indexes_of(full, setting.trained, folder, names, **recipe)
 
 
 def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> Table:
@@ -171,10 +206,11 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> T
 
     Raises:
         MethodError: see `require`.
+        ParameterError: see `require_parameters`.
     """
     require(names, "image")
     captions = [sample.caption for sample in setting.held.samples]
-    found = collect(setting.plan, measured_with(setting, {"own": captions}), _own)
+    found = collect(setting.plan, measured_with(setting, names, {"own": captions}), _own)
     shown = pictures_in(setting.out / "held-out", setting.held)
     answers = answered(
         _indexes(setting, names),
@@ -213,6 +249,7 @@ def lds_of_concepts(
     Raises:
         QueryError: too few held-out pictures show any concept.
         MethodError: see `require`.
+        ParameterError: see `require_parameters`.
     """
     require(names, "concept")
     truths, shown = _in_both(setting, truth)
@@ -220,7 +257,7 @@ def lds_of_concepts(
     captions = {"own": [sample.caption for sample in setting.held.samples]}
     for concept in shown:
         captions[f"without {concept}"] = [prompts.without(c, concept) for c in captions["own"]]
-    measured = measured_with(setting, captions)
+    measured = measured_with(setting, names, captions)
     answers = scores(_indexes(setting, names), truths, asking, setting.out / "scores")
     answers[MEMBERSHIP] = membership(truths)
 
