@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors import safe_open
 from tiny import LATENT, tiny_folder, tiny_pipeline, tiny_unconditional
 
-from headwater import cli, store
+from headwater import Index, cli, store
 
 DATA = os.environ.get("HEADWATER_DATA")
 FAST = ["--timesteps", "2", "--dim", "64"]
@@ -475,6 +476,24 @@ def test_an_answer_goes_to_a_folder_named_after_the_question(index, tmp_path, mo
     assert first == folder and second.name.startswith(
         "concept-star-in-a-red-star-in-hatched-style-3-"
     )
+
+
+def test_columns_and_splits_by_name(tiny_model, tiny_images, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, files in (("train", "abc"), ("test", "de")):
+        pictures = [path.read_bytes() for path in sorted(tiny_images.glob("*.png"))[: len(files)]]
+        said = [f"a {name} in test" for name in files]
+        pq.write_table(pa.table({"picture": pictures, "said": said}), data / f"{split}.parquet")
+    given = ["index", tiny_model, data, tmp_path / "index", *FAST]
+    assert_refused(headwater(*given), "no column 'image' of images; name as --image-column one of")
+    given += ["--image-column", "picture", "--caption-column", "said", "--split", "test"]
+    assert headwater(*given).code == 0
+    index = Index.open(tmp_path / "index")  # as a later command finds them
+    assert [sample.caption for sample in index.training_set.samples] == [
+        "a d in test",
+        "a e in test",
+    ]
 
 
 def test_info(index, tmp_path):

@@ -519,7 +519,7 @@ REFUSED = {
     "no such key": (
         lambda p: with_metadata(p, GOOD),
         {"caption_column": "said"},
-        ["metadata.jsonl", "'said'", "caption_column"],
+        ["metadata.jsonl", "'said'", "--caption-column"],
     ),
     "Latin-1": (lambda p: written(folder_of(p), "0.txt", b"\xe9").parent, {}, ["0.txt", "UTF-8"]),
     "folder without splits": (folder_of, {"split": "test"}, ["no split 'test'", "train"]),
@@ -544,12 +544,22 @@ REFUSED = {
     "no such column": (
         plain_parquet,
         {"image_column": "picture"},
-        ["'picture'", "image (binary), caption (string)"],
+        ["'picture'", "--image-column one of image (binary), caption (string)"],
+    ),
+    "columns of scenes": (
+        lambda p: "scenes",
+        {"caption_column": "caption"},
+        ["scenes have no columns", "leave --image-column, --caption-column out"],
+    ),
+    "columns of files": (
+        folder_of,
+        {"image_column": "image"},
+        ["holds image files, not columns: leave --image-column out"],
     ),
     "no such caption": (
         plain_parquet,
         {"caption_column": "image"},
-        ["'image'", "caption (string)"],
+        ["'image'", "--caption-column one of ", "caption (string)"],
     ),
     "no rows": (lambda p: parquet_of(p, image=pa.array([], pa.binary())), {}, ["no images"]),
     "no parquet": (lambda p: written(p, "a.parquet", b"PAR1"), {}, ["a.parquet"]),

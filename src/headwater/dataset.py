@@ -62,6 +62,8 @@ def _open(
 ) -> TrainingSet:
     path = Path(source).expanduser()
     if isinstance(source, str) and source.partition(":")[0] == "scenes":
+        if any(columns):
+            raise DatasetError("scenes have no columns: leave --image-column, --caption-column out")
         return _scenes(source.partition(":")[2] or split)
     if path.is_dir():
         return _folder(path.resolve(), split, columns)
@@ -131,6 +133,8 @@ def _folder(folder: Path, split: str, columns: tuple[str | None, str | None]) ->
     names = [name for name in names if not re.search(r"(^|/)\.", name)]  # no hidden files
     if images := [name for name in names if name.lower().endswith(_SUFFIXES)]:
         _check_split(folder, split)
+        if columns[0]:
+            raise DatasetError(f"{folder} holds image files, not columns: leave --image-column out")
         return _image_folder(folder, images, columns[1])
     files = [folder / name for name in names if name.endswith(".parquet")]
     if not files:
@@ -193,7 +197,7 @@ def _metadata(folder: Path, names: set[str], key: str | None) -> dict[str, str]:
             if texts := [row[k] for k in keys if isinstance(row.get(k), str)]:
                 captions[name] = texts[0]
     if key and not captions:
-        raise DatasetError(f"no metadata.jsonl in {folder} has {key!r}: check caption_column")
+        raise DatasetError(f"no metadata.jsonl in {folder} has {key!r}: check --caption-column")
     return captions
 
 

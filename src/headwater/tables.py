@@ -84,11 +84,15 @@ def find_columns(
     image = pick([image_column] if image_column else [*_IMAGE_NAMES, *_marked(schema)], is_image)
     caption = pick([caption_column] if caption_column else _CAPTION_NAMES, is_text)
     if image is None or (caption_column and caption is None):
-        lost, kind = (
-            (image_column or "image", "images") if image is None else (caption_column, "text")
+        lost, kind, option = (
+            (image_column or "image", "images", "--image-column")
+            if image is None
+            else (caption_column, "text", "--caption-column")
         )
         there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise DatasetError(f"{source} has no column {lost!r} of {kind}; name one of these: {there}")
+        raise DatasetError(
+            f"{source} has no column {lost!r} of {kind}; name as {option} one of {there}"
+        )
     return image, caption, pick(["id"], lambda kind: is_text(kind) or types.is_integer(kind))
 
 

@@ -8,11 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from headwater.commands.options import (
+    CaptionColumn,
     ClipFolder,
     Device,
     EngineName,
+    ImageColumn,
     Jobs,
+    Limit,
+    Split,
     dtype_named,
+    images_of,
     number_or_auto,
 )
 from headwater.terminal import print_facts, quiet_libraries, say
@@ -49,7 +54,10 @@ def index(
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
-    limit: Annotated[int | None, typer.Option(help="Only the first N images.")] = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    limit: Limit = None,
     device: Device = None,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -73,20 +81,19 @@ def index(
     ] = False,
 ) -> None:
     """Compute the features of every training image. Run again, it goes on where it stopped."""
+    given = locals().copy()
     size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
     quiet_libraries()
     from headwater.engine import Engine
 
     workers = Engine(engine, jobs)
     from headwater.building import build_index
-    from headwater.dataset import load_dataset
     from headwater.denoiser import Denoiser
     from headwater.estimating import estimate
     from headwater.recipe import planned_of_all
     from headwater.similarity import Clip
 
-    images = load_dataset(data)
-    images = images if limit is None else images.first(limit)
+    images = images_of(given)
     denoiser = Denoiser.load(model, device, precision, lora)
     recipe: dict[str, Any] = dict(
         method=method,

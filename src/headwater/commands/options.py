@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from headwater.index import Index
+    from headwater.training_set import TrainingSet
 
 IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
 Method = Annotated[
@@ -27,9 +29,21 @@ Candidates = Annotated[
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
+Split = Annotated[str, typer.Option(help="Of a data set that has several.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the same, or a key of metadata.jsonl; default caption, text, prompt or "
+        "description."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
 Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
@@ -57,6 +71,19 @@ def number_or_auto(option: str, text: str) -> int | None:
         return int(text)
     except ValueError:
         raise ParameterError(f"{option} {text!r} must be a number, or `auto`") from None
+
+
+def images_of(given: Mapping[str, Any]) -> TrainingSet:
+    """The images of a command's DATA, `--split`, `--image-column`, `--caption-column`, `--limit`.
+
+    Args:
+        given: the command's parameters by name.
+    """
+    from headwater.dataset import load_dataset
+
+    options = {name: given[name] for name in ("split", "image_column", "caption_column")}
+    images = load_dataset(given["data"], **options)
+    return images if given["limit"] is None else images.first(given["limit"])
 
 
 def dtype_named(text: str) -> torch.dtype:

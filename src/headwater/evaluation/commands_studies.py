@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.commands.options import ClipFolder, Device, EngineName, Jobs, number_or_auto
+from headwater.commands.options import (
+    CaptionColumn,
+    ClipFolder,
+    Device,
+    EngineName,
+    ImageColumn,
+    Jobs,
+    Limit,
+    Split,
+    images_of,
+    number_or_auto,
+)
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation.options import (
     Again,
@@ -16,7 +27,6 @@ from headwater.evaluation.options import (
     Data,
     Draws,
     HeldOut,
-    Limit,
     Out,
     Parameters,
     Ratio,
@@ -43,6 +53,9 @@ def lds(
     held_out: HeldOut = 100,
     subsets: Subsets = 16,
     again: Again = 8,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
@@ -73,6 +86,9 @@ def concept_lds(
     held_out: HeldOut = 200,
     subsets: Subsets = 16,
     again: Again = 8,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
@@ -100,7 +116,7 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     if not names:
         raise ParameterError("--methods names none: give names with commas")
     quiet_libraries()
-    from headwater.dataset import load_dataset
+    from headwater.denoiser import usable_device
     from headwater.engine import Engine
     from headwater.evaluation.halving import Plan
     from headwater.evaluation.models import read_config
@@ -109,13 +125,11 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
-    data = load_dataset(given["data"])
-    data = data if given["limit"] is None else data.first(given["limit"])
-    trained, held = split(data, given["held_out"], given["seed"])
+    trained, held = split(images_of(given), given["held_out"], given["seed"])
     plan = Plan(
         len(trained), given["subsets"], min(given["again"], given["subsets"]), given["seed"]
     )
-    device = given["device"] or "cpu"
+    device = str(usable_device(given["device"]))
     config = read_config(given["config"])
     parameters = given["parameters"]
     _parameters(parameters, names)
@@ -191,6 +205,9 @@ def counterfactual(
             "several with commas, all at once: models are not kept."
         ),
     ] = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
@@ -217,7 +234,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     remove = _numbers("--remove", given["remove"])
     at_least(given, samples=1, seeds=1)
     quiet_libraries()
-    from headwater.dataset import load_dataset
+    from headwater.denoiser import usable_device
     from headwater.engine import Engine
     from headwater.evaluation.counterfactual import CAPTION, KNOWN, Setting
     from headwater.evaluation.judges import judge_of
@@ -229,9 +246,8 @@ def _removals(given: Mapping[str, Any]) -> Removals:
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
-    config, device = read_config(given["config"]), given["device"] or "cpu"
-    data = load_dataset(given["data"])
-    data = data if given["limit"] is None else data.first(given["limit"])
+    config, device = read_config(given["config"]), str(usable_device(given["device"]))
+    data = images_of(given)
     truths = read_truths(given["truth"], data.samples)
     clip = None if given["clip"] is None else Clip(given["clip"], device)
     similar = [] if clip is None else ["clip-cosine"]

@@ -36,7 +36,6 @@ Data = Annotated[str, typer.Argument(help="Images to train on, as `headwater ind
 HeldOut = Annotated[int, typer.Option(help="Images taken out, to measure losses on.")]
 Subsets = Annotated[int, typer.Option(help="Random halves, each trained once.")]
 Again = Annotated[int, typer.Option(help="Halves trained with another seed too, for the ceiling.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Parameters = Annotated[
     str | None,
     typer.Option(help="What gradients are of, as `headwater index` takes it; attn2 by default."),
