@@ -9,8 +9,9 @@ from scenes_sizes import config_of, data_of, folder
 
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.counterfactual import CAPTION, TRUTH, Setting, outcomes
+from headwater.evaluation.counterfactual import Setting, outcomes
 from headwater.evaluation.judges import judge_of
+from headwater.evaluation.known import CAPTION, TRUTH
 from headwater.evaluation.regenerating import Window
 from headwater.evaluation.removals import write
 from headwater.evaluation.results import markdown
@@ -28,8 +29,8 @@ REMOVING = {
     "windows": (100,),
 }
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
-# Stages that ask what is known of images, not methods.
-KNOWN = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
+# Stages that take out by less.
+FEW = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 
 
@@ -42,7 +43,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
     chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
-    methods = KNOWN.get(given.stage, TAKEN_OUT_BY)
+    methods = FEW.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     setting = Setting(
         out if swapped else folder(full) / "removed",

@@ -17,17 +17,17 @@ from transformers import CLIPModel, CLIPTokenizer
 from headwater import Denoiser, load_dataset
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation import effects, regenerating
-from headwater.evaluation.answers import shuffled
 from headwater.evaluation.changes import Again, compared, mean_over, others_named
 from headwater.evaluation.counterfactual import (
-    KNOWN,
     Outcome,
     Setting,
+    _share,
     check,
     remaining,
     removals,
 )
 from headwater.evaluation.judges import ClipJudge, ScenesJudge, Seen, judge_of
+from headwater.evaluation.known import KNOWN, shuffled
 from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.regenerating import (
@@ -62,10 +62,21 @@ def test_baselines_take_out_what_is_named_and_what_is_shown():
     shows, names = np.arange(30) % 3 == 0, np.arange(30) % 5 == 0
     truth = Truth("cat", "a cat", shows, np.zeros(30, bool), names, {})
     for name, true_of in {"caption": names, "truth": shows}.items():
-        scores, count = shuffled(KNOWN[name]([truth]))[0], int(true_of.sum())
+        scores, count = shuffled(KNOWN[name].scores([truth]))[0], int(true_of.sum())
         assert remaining(scores, count) == tuple(np.flatnonzero(~true_of))
         left = remaining(scores, count + 3)  # without others too
         assert len(left) == 27 - count and not true_of[list(left)].any()
+
+
+def test_ambiguous_images_count_neither_way():
+    """They are taken out before what surely does not show it, and are in no share."""
+    shows, ambiguous = np.arange(30) % 3 == 0, np.arange(30) % 3 == 1
+    truth = Truth("cat", "a cat", shows, ambiguous, shows, {})
+    scores = shuffled(KNOWN["truth"].scores([truth]))[0]
+    assert remaining(scores, 10) == tuple(np.flatnonzero(~shows))
+    assert remaining(scores, 20) == tuple(np.flatnonzero(~shows & ~ambiguous))
+    assert _share(truth, np.array([0, 1, 2, 4, 5, 7])) == pytest.approx(1 / 3)
+    assert _share(truth, np.array([1, 4])) is None
 
 
 def test_a_model_for_each_removal():
@@ -221,6 +232,8 @@ def test_the_judge_by_clip(tmp_path):
     torch.testing.assert_close(seen.features.norm(dim=1), torch.ones(4))
     with pytest.raises(QueryError, match="give the folder of a CLIP model as --clip"):
         judge_of("truth.json", words)
+    with pytest.raises(QueryError, match="there is only one: add others"):
+        judge_of("truth.json", words[:1], Clip(folder))
 
 
 # --- what has changed -----------------------------------------------------------------------------
@@ -373,7 +386,7 @@ def four_steps(monkeypatch):
 
 
 def command(config, images, truth, out, *options):
-    given = ["--concepts", "blue,fish", "--remove", "3", "--samples", "3", "--draws", "2"]
+    given = ["--concepts", "blue,fish,blue", "--remove", "3", "--samples", "3", "--draws", "2"]
     return ["evaluate", "counterfactual", config, images, truth, out, *given, *options]
 
 
@@ -497,7 +510,11 @@ def test_counterfactual_judged_by_clip(config, tiny_images, tmp_path, four_steps
     "options, said",
     [
         ("--methods clip-cosine", "clip-cosine needs a CLIP model: give its folder as --clip"),
-        ("--methods tark", "there is no method 'tark'"),
+        ("--methods tark", "there is no method 'tark'; there are: caption, truth, concept-trak"),
+        (
+            "--methods caption --clip nowhere",
+            "--clip: neither the judge nor a method here needs it: leave it out",
+        ),
         ("--remove 17", "--remove 17 of 20 images: leave at least 4 to train on"),
         ("--remove 3,x", "--remove '3,x' must be numbers from 1 up, with commas"),
         ("--samples 0", "--samples 0 must be at least 1"),

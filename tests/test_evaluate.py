@@ -18,15 +18,14 @@ from headwater.evaluation import answers, scoring
 from headwater.evaluation.answers import (
     Asking,
     answered,
-    membership,
     open_all,
     question,
     require_named,
     scores,
     serving,
-    shuffled,
     swept,
 )
+from headwater.evaluation.known import membership, shuffled
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import METHODS
 from headwater.pictures import Image

@@ -230,6 +230,23 @@ def test_noise_has_no_ceiling():
     assert noise_ceiling(np.stack([true[0], -true[0]])).ceiling == (0, 0, 0)
 
 
+def test_noise_that_queries_share_has_no_ceiling(monkeypatch):
+    """The queries of a table share their models, and so their luck."""
+    monkeypatch.setattr(module, "RESAMPLES", 200)
+    rng, low = np.random.default_rng(16), []
+    for _ in range(40):
+        own, common = rng.normal(size=(2, 8, 30)), rng.normal(size=(2, 8, 1))
+        low.append(noise_ceiling(own + common).ceiling[1])
+    assert sum(each > 0 for each in low) <= 4
+
+
+def test_an_interval_ends_at_one():
+    rng = np.random.default_rng(1)
+    predicted = rng.normal(size=(16, 5))
+    point, _, high = lds_interval(predicted + 0.1 * rng.normal(size=(16, 5)), predicted)
+    assert point < high <= 1
+
+
 def test_one_seed_says_nothing_of_noise():
     with pytest.raises(ValueError, match="at least 2 seeds per subset; got 1"):
         noise_ceiling(np.ones((1, 8, 2)))

@@ -2,15 +2,19 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from tiny import PIXELS, tiny_pipeline
 
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError, ModelError
+from headwater.evaluation import models
 from headwater.evaluation.models import (
     CONTINUE,
+    TARGETS,
     Encoded,
     ModelConfig,
     Phase,
@@ -123,6 +127,46 @@ def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
     assert shapes_first(torch.tensor([0.5])).item() == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_a_model_learns_what_its_scheduler_takes_it_to_say(data, kind, monkeypatch):
+    """The target of training, read as a denoiser reads predictions, is the noise."""
+    pipe = new_pipeline(unconditional(), 0)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    given = drawn(data, 1000, unconditional(), 4, torch.Generator().manual_seed(5))
+    rows, t, eps, *_ = given
+    alpha_bar = pipe.scheduler.alphas_cumprod
+    a = alpha_bar[t].view(-1, 1, 1, 1)
+    said = TARGETS[kind](data.x0[rows], eps, a)
+
+    def network(xt, t, sample=said):
+        return SimpleNamespace(sample=sample)
+
+    monkeypatch.setattr(pipe.unet, "forward", network)
+    assert denoising_loss(pipe, data, alpha_bar, "even", *given) == 0
+    denoiser = Denoiser(pipe, "", "cpu")
+    xt = a.sqrt() * data.x0[rows] + (1 - a).sqrt() * eps
+    for i, step in enumerate(t.tolist()):
+        monkeypatch.setattr(pipe.unet, "forward", partial(network, sample=said[[i]]))
+        torch.testing.assert_close(
+            denoiser.predict(xt[[i]], step, None), eps[[i]], rtol=1e-3, atol=1e-4
+        )
+
+
+def test_no_phase_sees_the_draws_of_another(data, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(*given):
+        seen.append(drawn(*given))
+        return seen[-1]
+
+    monkeypatch.setattr(models, "drawn", noted)
+    config = ModelConfig((Phase(5, batch=4, stop=3), Phase(3, batch=4)), base="", unet=PIXELS)
+    train(new_pipeline(config, 0), data, range(10), config, tmp_path)
+    assert len({tuple(eps.flatten().tolist()) for _, _, eps, *_ in seen}) == 6
+    again = drawn(data, 1000, config, 4, torch.Generator().manual_seed(3))
+    assert torch.equal(seen[3][2], again[2])  # the fourth step of all
+
+
 def test_the_text_encoder_learns_only_if_it_is_to(tiny_model, words, tmp_path):
     own = Denoiser.load(tiny_model).pipe.text_encoder.state_dict()
     for text_encoder, begins, learns in (
@@ -143,19 +187,21 @@ def test_configurations_are_files(tmp_path):
     config = unconditional(flip=True)
     path.write_text(json.dumps(config.facts()))
     assert json.dumps(read_config(path).facts()) == path.read_text()
-    for text in (
-        "{",
-        "{}",
-        "[]",
-        '{"phases": [], "colour": 1}',
-        '{"phases": [{"step": 1}]}',
-        '{"phases": [], "text_encoder": "new"}',
-        '{"phases": [], "base": "", "text_encoder": "continue"}',
-        '{"phases": [{"steps": 1, "weight": "shape-first"}]}',
-        '{"phases": [{"steps": 0}]}',
-    ):
+    for text, said in {
+        "{": "Expecting property name",
+        "{}": "it lacks 'phases'",
+        "[]": "list indices must be integers",
+        '{"phases": []}': "phases is empty",
+        '{"phases": [{"steps": 1}], "colour": 1}': "colour",
+        '{"phases": [{"step": 1}]}': "step",
+        '{"phases": [{"steps": 1}], "text_encoder": "new"}': "text_encoder is 'new'",
+        '{"phases": [{"steps": 1}], "base": "", "text_encoder": "continue"}': "there is no text",
+        '{"phases": [{"steps": 1, "weight": "shape-first"}]}': "weight is 'shape-first'",
+        '{"phases": [{"steps": 0}]}': "steps is 0, and not a whole number from 1 up",
+        '{"phases": [{"steps": 2, "batch": true, "stop": 9}]}': "stop is 9, after the last of 2",
+    }.items():
         path.write_text(text)
-        with pytest.raises(ModelError, match="is no configuration of a model"):
+        with pytest.raises(ModelError, match=f"is no configuration of a model: .*{said}"):
             read_config(path)
 
 
@@ -178,6 +224,10 @@ def test_losses_are_means_of_squared_errors(tiny_model, words):
         for seed in (0, 1)
     ]
     assert ours.shape == (3,) and alone[0] != alone[1]
+    some = denoising_losses(
+        denoiser, x0[[2, 0]], [captions[2], captions[0]], timesteps=2, draws=2, rows=[2, 0]
+    )
+    torch.testing.assert_close(some, ours[[2, 0]])
     these = denoising_losses(denoiser, x0, captions, timesteps=(499, 999), draws=2)
     assert torch.equal(these, ours)
     one = denoising_losses(denoiser, x0, captions, timesteps=(999,), draws=2)

@@ -11,12 +11,12 @@ from headwater import load_dataset
 from headwater.errors import QueryError
 from headwater.evaluation.halving import Plan
 from headwater.evaluation.lds import lds, predicted_outputs
-from headwater.evaluation.models import ModelConfig
+from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.studies import Setting, _in_both, split
 from headwater.parameters import select
 from headwater.scenes.data import pictures
 
-MANY = "--held-out 8 --subsets 4 --again 2 --draws 2".split()
+MANY = "--held-out 8 --subsets 4 --again 4 --draws 2".split()
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,10 @@ def test_lds_from_the_command_line(config, tiny_images, tmp_path):
         assert np.mean(values) == pytest.approx(rows[name]["LDS"]["mean"])
     assert len(written["values"]["trak"]) == 8 and (out / "lds.png").exists()
     names = {path.stem for path in (out / "outputs").iterdir()}
-    assert names == {"full", *(f"half-00{i}" for i in range(4)), "half-000-again", "half-001-again"}
+    halves = {f"half-00{i}{again}" for i in range(4) for again in ("", "-again")}
+    assert names == {"full", *halves}
     # again by hand: the scores of pixels are inner products of latents
-    plan = Plan(12, 4, 2)
+    plan = Plan(12, 4, 4)
     true = np.array([
         json.loads((out / "outputs" / f"half-00{i}.json").read_text())["outputs"]["own"]
         for i in range(4)
@@ -109,11 +110,16 @@ def test_concept_lds_from_the_command_line(config, tiny_images, truth, tmp_path)
         ]
         assert rows[0]["above 'the caption names it'"]["low"] <= rows[0]["LDS"]["mean"] + 1
     assert "of the ceiling" in (out / "loss" / "table.md").read_text()
+    measured = json.loads((out / "outputs" / "half-000.json").read_text())["outputs"]
+    entries, (_, held) = json.loads(truth.read_text()), split(load_dataset(str(tiny_images)), 12)
+    for word, positives in ((each["concept"], each["positives"]) for each in entries):
+        asked = [s for s in held.samples if s.id in positives]
+        assert 3 <= len(asked) == len(measured[f"without {word}"]) < len(measured["own"]) == 12
 
 
 def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, truth, tmp_path):
     trained, held = split(load_dataset(str(tiny_images)), 12)
-    setting = Setting(tmp_path, ModelConfig(()), trained, held, Plan(8, 2, 0))
+    setting = Setting(tmp_path, ModelConfig((Phase(1),)), trained, held, Plan(8, 2, 0))
     truths, shown = _in_both(setting, str(truth))
     positives = {each["concept"]: each["positives"] for each in json.loads(truth.read_text())}
     assert [each.concept for each in truths] == list(shown) == ["style", "background"]
@@ -122,7 +128,9 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
         ids = [held.samples[row].id for row in shown[each.concept]]
         assert ids == [s.id for s in held.samples if s.id in positives[each.concept]]
         assert all(each.concept in held.samples[row].caption for row in shown[each.concept])
-    few = Setting(tmp_path, ModelConfig(()), *split(load_dataset(str(tiny_images)), 1), Plan(19))
+    few = Setting(
+        tmp_path, ModelConfig((Phase(1),)), *split(load_dataset(str(tiny_images)), 1), Plan(19)
+    )
     with pytest.raises(QueryError, match="is shown and named by 3 of the 1 pictures held out"):
         _in_both(few, str(truth))
 
@@ -137,7 +145,12 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
         ),
         ("--methods clip-cosine", "clip-cosine needs a CLIP model, which a study does not have"),
         ("--methods ,", "--methods names none: give names with commas"),
-        ("--subsets 1", "--subsets 1 must be at least 2"),
+        (
+            "--methods trak,journey-trak",
+            "journey-trak follows the making of a picture, and held-out ones were not made by",
+        ),
+        ("--subsets 3", "--subsets 3 must be at least 4"),
+        ("--again 3", "--again 3: so few say nothing of noise; give 0, or at least 4"),
         ("--again -1", "--again -1 must be at least 0"),
         ("--jobs 0", "--jobs 0 must be at least 1"),
         ("--seed -1", "--seed -1 must be at least 0"),
@@ -158,13 +171,21 @@ def test_what_cannot_be_studied(config, tiny_images, tmp_path, options, said):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_without_prompts_has_no_concepts(tiny_images, truth, tmp_path):
+    config, out = tmp_path / "model.json", tmp_path / "out"
+    config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
+    command = ["evaluate", "concept-lds", config, tiny_images, truth, out, *MANY]
+    result = headwater(*command, "--held-out", 12, "--methods", "concept-trak")
+    assert_refused(result, "the configuration's model reads no prompts")
+
+
 def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, tmp_path):
     config, out = tmp_path / "model.json", tmp_path / "out"
     config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
     command = ["evaluate", "lds", config, tiny_images, out, *MANY, "--methods", "trak,random"]
     assert_refused(headwater(*command), "--parameters 'attn2' matches no layer")
     assert not out.exists()
-    result = headwater(*command, "--parameters", "all", "--subsets", 2, "--again", 0)
+    result = headwater(*command, "--parameters", "all", "--again", 0)
     assert result.code == 0, result.err
     from headwater.index import Index
 
@@ -177,4 +198,4 @@ def test_a_configuration_that_is_none(tiny_images, tmp_path):
     (tmp_path / "bad.json").write_text("{}")
     command = ["evaluate", "lds", tmp_path / "bad.json", tiny_images, tmp_path / "out", *MANY]
     result = headwater(*command)
-    assert_refused(result, "bad.json is no configuration of a model: 'phases'")
+    assert_refused(result, "bad.json is no configuration of a model: it lacks 'phases'")

@@ -166,8 +166,14 @@ REFUSED = {
     "positives": ([DOG, {**CAT, "positives": "cat-1"}], "entry 2: its `positives` are no list"),
     "prompt": ([{**CAT, "prompt": 3}], "entry 1: its `prompt` is no text"),
     "no positives": ([{**CAT, "positives": []}], "'cat' has no `positives`: name images that"),
-    "no such id": ([{**CAT, "positives": ["cat-9"]}], "'cat-9', of 'cat', is not in the index: "),
-    "no such ambiguous": ([{**CAT, "ambiguous": ["x"]}], "'x', of 'cat', is not in the index"),
+    "no such id": (
+        [{**CAT, "positives": ["cat-9"]}],
+        "'cat-9', of 'cat', is not one of the 6 images",
+    ),
+    "no such ambiguous": (
+        [{**CAT, "ambiguous": ["x"]}],
+        "'x', of 'cat', is not one of the 6 images",
+    ),
     "both": ([{**CAT, "ambiguous": ["cat-1"]}], "'cat-1' is both positive and ambiguous for 'cat'"),
     "twice": ([CAT, CAT], "has the concept 'cat' twice"),
     "other": ([{**CAT, "others": ["dog"]}], "'dog', one of the `others` of 'cat', is no other con"),

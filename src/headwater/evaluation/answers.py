@@ -248,22 +248,3 @@ def _path(
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     words = query.concept if isinstance(query, Concept) else query.prompt
     return folder / method.name / f"{slug(words)}-{digest}.safetensors"
-
-
-def membership(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
-    """The baseline of every table: 1 where the caption names it, else 0."""
-    return np.stack([truth.names for truth in truths]).astype(np.float64)
-
-
-def shown(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
-    """What a perfect answer knows: 1 where the image shows it, else 0."""
-    return np.stack([truth.shows for truth in truths]).astype(np.float64)
-
-
-def shuffled(found: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
-    """Whole numbers with ties in random order: for a ranking, whose ties the data set would break.
-
-    The order of the images is one for all questions, so that none depends on which others there
-    are. Not for sums: over half of the images the noise would count as much as the numbers.
-    """
-    return found + 0.5 * np.random.default_rng(seed).random(found.shape[1])

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from headwater.evaluation.studies import Setting, Table
 
 
+FEWEST = 4  # halves that a rank correlation can say anything of
+
+
 def lds(
     config: Config,
     data: Data,
@@ -59,7 +62,7 @@ def lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = None,
+    parameters: Parameters = "attn2",
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -72,7 +75,7 @@ def lds(
 
     table = lds_of_pictures(setting, names, asking)
     title = f"LDS: {held_out} pictures, {subsets} halves of {len(setting.trained)} images"
-    _write(out, title, about("lds", given), table)
+    _write(setting, out, title, about("lds", given), table)
 
 
 def concept_lds(
@@ -92,7 +95,7 @@ def concept_lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = None,
+    parameters: Parameters = "attn2",
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -105,13 +108,17 @@ def concept_lds(
 
     for output, table in lds_of_concepts(setting, names, truth, asking).items():
         title = f"Concept LDS, output {output}: {subsets} halves of {len(setting.trained)} images"
-        _write(out / output, title, about("concept-lds", given), table)
+        _write(setting, out / output, title, about("concept-lds", given), table)
 
 
 def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     """What a study of halves needs, from its command line."""
     asking = _asking(given)
-    at_least(given, subsets=2, again=0)
+    at_least(given, subsets=FEWEST, again=0)
+    if 0 < given["again"] < FEWEST:
+        raise ParameterError(
+            f"--again {given['again']}: so few say nothing of noise; give 0, or at least {FEWEST}"
+        )
     names = listed(given["methods"])
     if not names:
         raise ParameterError("--methods names none: give names with commas")
@@ -137,11 +144,12 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     return setting, names, asking
 
 
-def _parameters(parameters: str | None, names: list[str]) -> dict[str, str]:
-    """Method -> what its gradients are of, where that was given and it takes some."""
+def _parameters(parameters: str, names: list[str]) -> dict[str, str]:
+    """Method -> what its gradients are of, where that is not the usual and it takes some."""
     from headwater.evaluation.studies import of_gradients
+    from headwater.recipe import DEFAULT_PARAMETERS
 
-    if parameters is None:
+    if parameters == DEFAULT_PARAMETERS:
         return {}
     asked = of_gradients(names)
     if not asked:
@@ -159,12 +167,14 @@ def _asking(given: Mapping[str, Any]) -> Asking:
     return Asking(draws, given["seed"], damping=given["damping"])
 
 
-def _write(out: Path, title: str, about: Mapping[str, Any], table: Table) -> None:
+def _write(setting: Setting, out: Path, title: str, about: Mapping[str, Any], table: Table) -> None:
     from headwater.evaluation.plots import bars
     from headwater.evaluation.results import markdown, write_results
+    from headwater.evaluation.retraining import devices
 
     rows, values = table
-    write_results(out, title, about, rows, NOTES, values=values)
+    notes = [*NOTES, *devices(setting.out, setting.plan.tasks())]
+    write_results(out, title, about, rows, notes, values=values)
     bars(out / "lds.png", rows, "LDS", title=title)
     print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
 
@@ -211,7 +221,7 @@ def counterfactual(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = None,
+    parameters: Parameters = "attn2",
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -236,8 +246,9 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     quiet_libraries()
     from headwater.denoiser import usable_device
     from headwater.engine import Engine
-    from headwater.evaluation.counterfactual import CAPTION, KNOWN, Setting
+    from headwater.evaluation.counterfactual import Setting, by_clip
     from headwater.evaluation.judges import judge_of
+    from headwater.evaluation.known import CAPTION, KNOWN
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
     from headwater.evaluation.regenerating import read_windows
@@ -249,9 +260,13 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     config, device = read_config(given["config"]), str(usable_device(given["device"]))
     data = images_of(given)
     truths = read_truths(given["truth"], data.samples)
+    methods = listed(given["methods"])
+    judged_by_clip = given["truth"].partition(":")[0] != "scenes"
+    if given["clip"] is not None and methods and not (judged_by_clip or by_clip(methods)):
+        raise ParameterError("--clip: neither the judge nor a method here needs it: leave it out")
     clip = None if given["clip"] is None else Clip(given["clip"], device)
     similar = [] if clip is None else ["clip-cosine"]
-    methods = listed(given["methods"]) or ["concept-trak", *similar, CAPTION, "random"]
+    methods = methods or ["concept-trak", *similar, CAPTION, "random"]
     return Setting(
         given["out"],
         config,
@@ -287,4 +302,4 @@ def _chosen(truths: list[Any], concepts: list[str], source: str) -> list[Any]:
             raise QueryError(
                 f"--concepts: {source} has no {concept!r} to ask for; it has {', '.join(there)}"
             )
-    return [there[concept] for concept in concepts] or truths
+    return [there[concept] for concept in dict.fromkeys(concepts)] or truths

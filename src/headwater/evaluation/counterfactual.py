@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from headwater.answers import slug
@@ -23,14 +23,12 @@ from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.answers import (
     Asking,
-    membership,
     require_named,
     scores,
-    shown,
-    shuffled,
 )
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
+from headwater.evaluation.known import CAPTION, KNOWN, shuffled
 from headwater.evaluation.models import ModelConfig, new_pipeline
 from headwater.evaluation.regenerating import (
     Asked,
@@ -49,7 +47,7 @@ from headwater.evaluation.retraining import (
     retrained,
     study_of,
 )
-from headwater.evaluation.retrieval import best, precision_at, recall_at
+from headwater.evaluation.retrieval import best, recall_at
 from headwater.evaluation.studies import (
     NO_PROMPTS,
     indexes_of,
@@ -59,13 +57,11 @@ from headwater.evaluation.studies import (
 )
 from headwater.evaluation.truth import Truth
 from headwater.index import Index
-from headwater.methods import Method, method_named
+from headwater.methods import METHODS, Method, method_named
+from headwater.recipe import DEFAULT_PARAMETERS
 from headwater.similarity import Clip
 from headwater.training_set import TrainingSet
 
-# Baselines that take out what is known of images, not what the model says: name -> it.
-CAPTION, TRUTH = "caption", "truth"
-KNOWN = {CAPTION: membership, TRUTH: shown}
 FEWEST = 4  # images that must be left to train on
 
 # What was measured of the models of one concept, means over seeds: name -> values.
@@ -115,7 +111,8 @@ class Outcome:
     Attributes:
         before: file of the full model's pictures.
         full: of the full model, `again` of the other one; `removed` by (method, k).
-        share: by (method, k), the share of the removed images that show the concept.
+        share: by (method, k), the share of the removed images that show the concept; ambiguous ones
+            are left out, and where nothing else was removed there is no share.
         gone: the share of the images that show it which are removed.
         gone_named: of those whose caption names it too; None where there are none.
         tasks: the models that were retrained.
@@ -126,7 +123,7 @@ class Outcome:
     full: Values
     again: Values
     removed: Mapping[tuple[str, int], Values]
-    share: Mapping[tuple[str, int], float]
+    share: Mapping[tuple[str, int], float | None]
     gone: Mapping[tuple[str, int], float]
     gone_named: Mapping[tuple[str, int], float | None]
     tasks: Mapping[tuple[str, int], Sequence[Task]]
@@ -173,13 +170,17 @@ def check(setting: Setting) -> None:
     Raises:
         MethodError, ParameterError, QueryError: names it.
     """
-    by_clip = [name for name in setting.methods if name not in KNOWN and _path(name) == "clip"]
-    if by_clip and setting.clip is None:
+    unknown = [name for name in setting.methods if name not in (*KNOWN, *METHODS)]
+    if unknown:
+        there = ", ".join([*KNOWN, *METHODS])
+        raise MethodError(f"there is no method {unknown[0]!r}; there are: {there}")
+    similar = by_clip(setting.methods)
+    if similar and setting.clip is None:
         raise MethodError(
-            f"{by_clip[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
+            f"{similar[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
-    require([m for m in setting.methods if m not in (*KNOWN, *by_clip)], "concept")
+    require([m for m in setting.methods if m not in (*KNOWN, *similar)], "concept")
     require_named([method_named(m) for m in setting.methods if m not in KNOWN], setting.truths)
     names = Counter(slug(truth.concept) for truth in setting.truths)
     same = [t.concept for t in setting.truths if names[slug(t.concept)] > 1]
@@ -193,15 +194,15 @@ def check(setting: Setting) -> None:
         raise ParameterError(f"--remove {min(setting.remove)} must be numbers from 1 up")
     if most > n - FEWEST:
         raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
-    unknown = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]
-    if unknown:
-        raise QueryError(f"the judge knows nothing of {', '.join(unknown)}: leave it out")
+    strange = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]
+    if strange:
+        raise QueryError(f"the judge knows nothing of {', '.join(strange)}: leave it out")
 
 
-def _path(name: str) -> str:
-    """Where a method's features of training images come from."""
-    train = method_named(name).train
-    return "" if train is None else train.path
+def by_clip(names: Sequence[str]) -> list[str]:
+    """Those methods that need a CLIP model."""
+    trains = {name: METHODS[name].train for name in names if name in METHODS}
+    return [name for name, train in trains.items() if train is not None and train.path == "clip"]
 
 
 # --- models and what is measured of them ----------------------------------------------------------
@@ -225,7 +226,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
     asked_of = of_gradients([name for name in setting.methods if name not in KNOWN])
-    require_parameters(base, {name: setting.parameters.get(name) for name in asked_of})
+    require_parameters(base, [setting.parameters.get(m, DEFAULT_PARAMETERS) for m in asked_of])
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
@@ -311,11 +312,16 @@ def _outcome(plan: _Planned, measured: Sequence[Measured]) -> Outcome:
         plan.full,
         plan.again,
         {key: mean_over([next(each) for _ in models]) for key, models in tasks.items()},
-        {(m, k): precision_at(found[m], truth.shows, k) for m, k in tasks},
+        {(m, k): _share(truth, best(found[m], k)) for m, k in tasks},
         {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
         {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},
         tasks,
     )
+
+
+def _share(truth: Truth, removed: Int[np.ndarray, " k"]) -> float | None:
+    known = removed[~truth.ambiguous[removed]]
+    return float(truth.shows[known].mean()) if len(known) else None
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -332,5 +338,5 @@ def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray,
         indexes |= indexes_of(full, setting.data, folder, [name], clip=setting.clip, **recipe)
     found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
     for name, known in KNOWN.items():
-        found[name] = shuffled(known(truths), setting.asking.seed)
+        found[name] = shuffled(known.scores(truths), setting.asking.seed)
     return {name: found[name] for name in setting.methods}

@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from headwater.evaluation.counterfactual import CAPTION, TRUTH, Outcome, Values
+from headwater.evaluation.counterfactual import Outcome, Values
+from headwater.evaluation.known import CAPTION, KNOWN
 from headwater.evaluation.results import Interval, interval
-from headwater.evaluation.scoring import MEMBERSHIP
 
 AGAIN = "another seed"  # the second model of everything
 # What methods are held against: nothing known, then words or looks alone.
 BASELINES = ("random", CAPTION, "clip-cosine")
-# What tables and plots call baselines.
-NAMES = {CAPTION: MEMBERSHIP, TRUTH: "the image shows it"}
 
 SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # where the ranges of `by_share` end
 
@@ -70,7 +68,7 @@ def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
         table.append({
             "method": named(method),
             "removed": k,
-            "of them show it": float(np.mean([each.share[method, k] for each in found])),
+            "of them show it": _mean([each.share[method, k] for each in found]),
             "of all that show it": float(np.mean([each.gone[method, k] for each in found])),
             "of all that show and name it": _mean([each.gone_named[method, k] for each in found]),
             **_row(each),
@@ -148,4 +146,4 @@ def _more(found: Sequence[Outcome], method: str, baseline: str, k: int, of: str)
 
 def named(method: str) -> str:
     """As tables and plots call it."""
-    return NAMES.get(method, method)
+    return KNOWN[method].name if method in KNOWN else method

@@ -79,7 +79,7 @@ def judge_of(
         concepts: of the truth; CLIP tells them apart.
 
     Raises:
-        QueryError: the truth is a file, and there is no CLIP.
+        QueryError: the truth is a file, and there is no CLIP, or a single concept.
     """
     if truth.partition(":")[0] == "scenes":
         return ScenesJudge(device)
@@ -87,6 +87,11 @@ def judge_of(
         raise QueryError(
             f"nothing here can judge pictures for {truth!r}: give the folder of a CLIP model as "
             "--clip (`python -m headwater.evaluation.clip` trains a small one)"
+        )
+    if len(concepts) < 2:
+        raise QueryError(
+            f"CLIP judges which concept of {truth!r} a picture shows, and there is only one: add "
+            "others"
         )
     return ClipJudge(clip.source, tuple(concepts), device)
 

@@ -49,7 +49,8 @@ def lds(true: Outputs, predicted: Outputs) -> Float[np.ndarray, " q"]:
 
 def lds_interval(true: Outputs, predicted: Outputs, seed: int = 0) -> Interval:
     """The mean LDS over queries, and its 95% interval over subsets."""
-    return _interval(lds(true, predicted).mean(), _resampled(true, predicted, seed))
+    point, low, high = _interval(lds(true, predicted).mean(), _resampled(true, predicted, seed))
+    return point, max(low, -1.0), min(high, 1.0)
 
 
 def lds_difference(true: Outputs, predicted: Outputs, other: Outputs, seed: int = 0) -> Interval:
@@ -131,9 +132,9 @@ def noise_ceiling(
     pairs = list(zip(*np.triu_indices(len(true), 1), strict=True))
     between = np.mean([lds(true[a], true[b]) for a, b in pairs], axis=0)
     resampled = np.mean([_resampled(true[a], true[b], seed) for a, b in pairs], axis=0)
-    count = averaged or len(true)
-    point, *ends = _interval(_attenuation(between.mean(), count), _attenuation(resampled, count))
-    low, high = np.clip(ends, 0, 1).tolist()
+    # Of r, and only then the root: resamples cut at 0 would seem to be biased upwards.
+    ends = _attenuation(np.array(_interval(between.mean(), resampled)), averaged or len(true))
+    point, low, high = ends.tolist()
     return Ceiling(between, (point, low, high))
 
 
@@ -168,8 +169,8 @@ def _interval(point: float, resampled: np.ndarray) -> Interval:
     return float(point), float(min(low, point)), float(max(high, point))
 
 
-def _attenuation(between, averaged: int):
-    between = np.maximum(between, 0)
+def _attenuation(between: np.ndarray, averaged: int) -> np.ndarray:
+    between = np.clip(between, 0, 1)
     return np.sqrt(averaged * between / (1 + (averaged - 1) * between))
 
 

@@ -53,7 +53,7 @@ class Phase:
     `weight` is a name of `WEIGHTS`; `stop` leaves the schedule of `steps` early.
 
     Raises:
-        ValueError: there is no such weight, or no step.
+        ValueError: there is no such weight, or a number is none from 1 up, or `stop` is too late.
     """
 
     steps: int
@@ -66,8 +66,17 @@ class Phase:
     def __post_init__(self) -> None:
         if self.weight not in WEIGHTS:
             raise ValueError(f"weight is {self.weight!r}, and not one of {', '.join(WEIGHTS)}")
-        if self.steps < 1 or self.batch < 1:
-            raise ValueError(f"steps {self.steps}, batch {self.batch}: both must be at least 1")
+        numbers = {"steps": self.steps, "batch": self.batch, "stop": self.last}
+        for name, number in numbers.items():
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number!r}, and not a whole number from 1 up")
+        if self.last > self.steps:
+            raise ValueError(f"stop is {self.stop}, after the last of {self.steps} steps")
+
+    @property
+    def last(self) -> int:
+        """How many steps are taken."""
+        return self.steps if self.stop is None else self.stop
 
 
 # A text encoder that begins with the base's weights and learns on.
@@ -99,6 +108,8 @@ class ModelConfig:
     flip: bool = False
 
     def __post_init__(self) -> None:
+        if not self.phases:
+            raise ValueError("phases is empty: a model that is not trained has learned nothing")
         given = self.text_encoder
         if not (given is None or given == CONTINUE or isinstance(given, Mapping)):
             raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
@@ -120,7 +131,9 @@ def read_config(path: Path) -> ModelConfig:
         facts = json.loads(path.read_text(encoding="utf-8"))
         phases = tuple(Phase(**each) for each in facts["phases"])
         return ModelConfig(**{**facts, "phases": phases})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except KeyError as error:
+        raise ModelError(f"{path} is no configuration of a model: it lacks {error}") from None
+    except (OSError, ValueError, TypeError) as error:
         raise ModelError(f"{path} is no configuration of a model: {error}") from None
 
 
@@ -223,6 +236,7 @@ def train(
         if config.text_encoder is not None:
             learned["text_encoder"] = pipe.text_encoder
     alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
+    begun = 0
     for number, phase in enumerate(config.phases):
         fit(
             nn.ModuleDict(learned),
@@ -234,7 +248,9 @@ def train(
             learning_rate=phase.learning_rate,
             ema_decay=config.ema_decay,
             seed=seed,
+            begun=begun,
         )
+        begun += phase.last
     pipe.unet.to(memory_format=torch.contiguous_format)
 
 
@@ -268,7 +284,10 @@ def denoising_loss(
     dropped: Bool[Tensor, " b"],
     mirrored: Bool[Tensor, " b"],
 ) -> Float[Tensor, ""]:
-    """Weighted mean of (eps - prediction)^2 over what was drawn."""
+    """Weighted mean of (target - prediction)^2 over what was drawn.
+
+    The target is what the pipeline's scheduler takes its predictions for: eps, v or x0.
+    """
     shown = data.x0[rows]
     shown = torch.where(mirrored.view(-1, 1, 1, 1), shown.flip(-1), shown)
     a = alpha_bar[t].view(-1, 1, 1, 1)
@@ -278,5 +297,14 @@ def denoising_loss(
     else:
         said = data.tokens[rows.masked_fill(dropped, len(data.x0))]
         predicted = pipe.unet(xt, t, pipe.text_encoder(said)[0]).sample
-    error = (predicted - eps).square().mean((1, 2, 3))
+    kind = pipe.scheduler.config.get("prediction_type", "epsilon")
+    error = (predicted - TARGETS[kind](shown, eps, a)).square().mean((1, 2, 3))
     return (WEIGHTS[weight](alpha_bar[t]) * error).mean()
+
+
+# Kind of prediction -> what it should be: of x0, eps and alpha_bar.
+TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": lambda x0, eps, a: eps,
+    "v_prediction": lambda x0, eps, a: a.sqrt() * eps - (1 - a).sqrt() * x0,
+    "sample": lambda x0, eps, a: x0,
+}

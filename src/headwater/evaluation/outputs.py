@@ -30,6 +30,7 @@ def denoising_losses(
     timesteps: int | Sequence[int] = 10,
     draws: int = 3,
     seed: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> Float[Tensor, " n"]:
     """The mean squared error of each picture's predicted noise, over timesteps and draws.
 
@@ -37,19 +38,19 @@ def denoising_losses(
 
     Args:
         timesteps: so many, evenly spaced, or these.
+        rows: of the pictures, if they are some of many.
     """
     if isinstance(timesteps, int):
         timesteps = evenly_spaced(timesteps, len(denoiser.alpha_bar))
     x0 = x0.to(denoiser.device, denoiser.latent_dtype)
     network, found = denoiser.network, []
-    for rows in torch.arange(len(x0)).split(BATCH):
-        chosen: list[int] = rows.tolist()
-        ids = [str(row) for row in chosen]
-        condition = denoiser.encode_captions([captions[row] for row in chosen])
+    of = list(map(str, range(len(x0)) if rows is None else rows))
+    for start in range(0, len(x0), BATCH):
+        part = slice(start, start + BATCH)
+        condition = denoiser.encode_captions(captions[part])
+        noised = {"timesteps": timesteps, "ids": of[part], "seed": seed, "draws": draws}
         with frozen(network), captions_kept(network), torch.inference_mode():
-            asked = asking.about_images(
-                denoiser, _NOISED, x0[rows], condition, timesteps, ids=ids, seed=seed, draws=draws
-            )
+            asked = asking.about_images(denoiser, _NOISED, x0[part], condition, **noised)
             found.append(torch.stack([_residual(each) for each in asked]).mean(0).cpu())
     return torch.cat(found)
 

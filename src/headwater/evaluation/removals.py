@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,28 +11,27 @@ import PIL.Image
 
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
-from headwater.evaluation.counterfactual import CAPTION, TRUTH, Outcome, Setting
+from headwater.evaluation.counterfactual import Outcome, Setting
 from headwater.evaluation.effects import (
     AGAIN,
-    NAMES,
     by_share,
     comparisons,
     named,
     placed,
     rows,
 )
+from headwater.evaluation.known import KNOWN
 from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
-from headwater.evaluation.retraining import trained_on
+from headwater.evaluation.retraining import devices
 from headwater.files import read_tensors, write_image
 from headwater.sheets import columns_sheet
 
-_GREY = (AGAIN, "random", *NAMES.values())  # in plots, which tell four greys apart
+# In plots, which tell four greys apart.
+_GREY = (AGAIN, "random", *(known.name for known in KNOWN.values()))
 
-# On sheets: which images were taken out, and how wide a picture is (prompts stand above them).
-_CHOSEN = {CAPTION: "chosen by caption", TRUTH: "that show it", "random": "at random"}
-TILE = 192
+TILE = 192  # of sheets: how wide a picture is (prompts stand above them)
 
 _KNOWN = (
     "images that it is true of, by chance; where they are fewer than are taken out, all of them, "
@@ -99,7 +97,7 @@ def _write(
     swapped = ", swapped for some steps" if windows else ""
     title = f"Counterfactual: {what}, {len(setting.data)} images{swapped}"
     of_windows = [_SWAPPED] if windows else []
-    where = _where(setting, found)
+    where = devices(setting.out, [t for o in found for each in o.tasks.values() for t in each])
     lines = [*of_windows, *notes(setting, len(found)), *where]
     table, against = (_each(windows, partial(of, found)) for of in (rows, comparisons))
     prompts = {concept: outcome.ask.prompts for concept, outcome in outcomes.items()}
@@ -126,14 +124,6 @@ def _write(
         write_results(out / "gone", heading, about, shares, [_SHARES, *where])
         _plot_gone(out / "gone.png", found, what)
     return table, written
-
-
-def _where(setting: Setting, found: Sequence[Outcome]) -> list[str]:
-    """A line where not all models were trained on one device."""
-    tasks = [task for each in found for models in each.tasks.values() for task in models]
-    counted = Counter(trained_on(setting.out, task) for task in tasks)
-    said = "; ".join(f"{count} models: {where}" for where, count in counted.most_common())
-    return [f"trained on: {said}"] if len(counted) > 1 else []
 
 
 def _each(
@@ -220,6 +210,7 @@ def _lines(
 def notes(setting: Setting, concepts: int) -> list[str]:
     """What a reader of the tables must know."""
     of = "concepts" if concepts > 1 else "prompts"
+    beside = ": hold their l2 and Frechet distance against `random`"
     models = "one model" if setting.seeds == 1 else f"the mean of {setting.seeds} models"
     return [
         "of them show it: of the images taken out the share that show the concept; of all that "
@@ -235,10 +226,10 @@ def notes(setting: Setting, concepts: int) -> list[str]:
         f"Frechet: distance to the full model's pictures in {setting.judge.space}; small samples "
         "lie further apart than their distributions do, so compare rows only",
         f"{AGAIN}: a model of all images from other first weights; a drop no larger than its own "
-        "is no effect. Models with images taken out begin as the full one does: hold their l2 and "
-        "Frechet distance against `random`",
+        "is no effect. Models with images taken out begin as the full one does"
+        + (beside if "random" in setting.methods else ""),
         f"each number is of {models}; intervals: 95%, over {of}",
-        *(f"{NAMES[name]}: {_KNOWN}" for name in setting.methods if name in NAMES),
+        *(f"{KNOWN[m].name}: {_KNOWN}" for m in setting.methods if m in KNOWN),
         *(f"gradients of {name} are of {what}" for name, what in setting.parameters.items()),
         *_begun(setting),
     ]
@@ -275,8 +266,7 @@ def sheet(setting: Setting, outcome: Outcome) -> PIL.Image.Image:
         task = outcome.tasks[method, k][0]
         shown = read_tensors(setting.out / "shown" / f"{task.name}.safetensors") or {}
         rate = outcome.removed[method, k]["rate"].mean()
-        which = _CHOSEN.get(method, f"that {method} ranks highest")
-        bands.append((f"Without {k} images {which}: rate {rate:.2f}", shown.get("whole")))
+        bands.append((f"Without {k} images {_chosen(method)}: rate {rate:.2f}", shown.get("whole")))
     count = min(SHOWN, outcome.ask.naming)
     return columns_sheet(
         outcome.ask.prompts[:count],
@@ -286,6 +276,12 @@ def sheet(setting: Setting, outcome: Outcome) -> PIL.Image.Image:
         f"sees the concept, over {outcome.ask.naming} prompts",
         tile=TILE,
     )
+
+
+def _chosen(method: str) -> str:
+    if method in KNOWN:
+        return KNOWN[method].chosen
+    return "at random" if method == "random" else f"that {method} ranks highest"
 
 
 def _image(pictures: Any, i: int) -> PIL.Image.Image | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -173,10 +174,12 @@ def _here(device: str) -> str:
     return f"{where}, torch {torch.__version__}"
 
 
-def trained_on(folder: Path, task: Task) -> str:
-    """Which device a finished task's model was trained on, and by which torch."""
-    written = json.loads((folder / "outputs" / f"{task.name}.json").read_text())
-    return written.get("trained on", "not recorded")
+def devices(folder: Path, tasks: Iterable[Task]) -> list[str]:
+    """A line, where the models of finished tasks were not all trained on one device."""
+    written = [json.loads((folder / "outputs" / f"{each.name}.json").read_text()) for each in tasks]
+    counted = Counter(each.get("trained on", "not recorded") for each in written)
+    said = "; ".join(f"{count} models: {where}" for where, count in counted.most_common())
+    return [f"trained on: {said}"] if len(counted) > 1 else []
 
 
 def study_of(

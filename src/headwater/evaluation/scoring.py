@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from headwater.errors import QueryError, StoreError
 from headwater.evaluation import retrieval
-from headwater.evaluation.answers import Asking, membership, scores, shuffled
+from headwater.evaluation.answers import Asking, scores
+from headwater.evaluation.known import MEMBERSHIP, membership, shuffled
 from headwater.evaluation.plots import bars, require_matplotlib
 from headwater.evaluation.results import interval, write_results
 from headwater.evaluation.truth import Truth
@@ -23,8 +24,6 @@ from headwater.methods import Method
 
 Measures = dict[str, float | None]
 Measure = Callable[[Truth, Float[np.ndarray, " n"], int], Measures]
-
-MEMBERSHIP = "the caption names it"
 
 
 def isolation(truth: Truth, found: Float[np.ndarray, " n"], k: int = 10) -> Measures:

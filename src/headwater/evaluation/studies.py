@@ -8,7 +8,7 @@ or methods adds them.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, QueryError
-from headwater.evaluation.answers import Asking, answered, membership, require_named, scores
+from headwater.evaluation.answers import Asking, answered, require_named, scores
 from headwater.evaluation.halving import Plan, by_query, collect, rows_of
+from headwater.evaluation.known import MEMBERSHIP, membership
 from headwater.evaluation.models import ModelConfig, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.retraining import Measured, kept_encoding, retrained, study_of
-from headwater.evaluation.scoring import MEMBERSHIP
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
 from headwater.index import Index
@@ -48,20 +48,25 @@ Table = tuple[list[dict[str, Any]], dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class Losses:
-    """What is measured: the denoising losses of some pictures under several sets of captions."""
+    """What is measured: the denoising losses of pictures under several sets of captions.
+
+    Attributes:
+        captions: name -> row of a picture -> its caption, of the rows that are measured under it.
+    """
 
     x0: Float[Tensor, "n c h w"]
-    captions: Mapping[str, Sequence[str]]
+    captions: Mapping[str, Mapping[int, str]]
     timesteps: int = 10
     draws: int = 3
 
     def __call__(self, denoiser: Denoiser) -> Measured:
-        """For each set of captions the losses of all pictures."""
+        """For each set of captions the losses of its rows."""
+        many = {"timesteps": self.timesteps, "draws": self.draws}
         return {
             name: denoising_losses(
-                denoiser, self.x0, texts, timesteps=self.timesteps, draws=self.draws
+                denoiser, self.x0[list(said)], list(said.values()), rows=list(said), **many
             ).tolist()
-            for name, texts in self.captions.items()
+            for name, said in self.captions.items()
         }
 
 
@@ -70,7 +75,7 @@ class Setting:
     """A data set split for a study, its models, and where everything is kept.
 
     Attributes:
-        parameters: what gradients are of, if not the usual ones.
+        parameters: what gradients are of.
     """
 
     out: Path
@@ -80,7 +85,7 @@ class Setting:
     plan: Plan
     engine: Engine = HERE
     device: str = "cpu"
-    parameters: str | None = None
+    parameters: str = DEFAULT_PARAMETERS
 
 
 def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet, TrainingSet]:
@@ -98,26 +103,27 @@ def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet,
 
 
 def measured_with(
-    setting: Setting, names: Sequence[str], captions: Mapping[str, Sequence[str]]
+    setting: Setting, names: Sequence[str], captions: Mapping[str, Mapping[int, str]]
 ) -> list[Measured]:
-    """The losses of the held-out pictures under these captions, by every model of the plan.
+    """The losses of held-out pictures under these captions, by every model of the plan.
 
     Args:
         names: methods that are to be asked of the model of everything.
+        captions: see `Losses`.
 
     Raises:
         QueryError: there are several sets of captions, and the model reads none.
         ParameterError: see `require_parameters`.
     """
     denoiser = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
-    require_parameters(denoiser, dict.fromkeys(of_gradients(names), setting.parameters))
     if len(captions) > 1 and not denoiser.conditional:
         raise QueryError(NO_PROMPTS)
+    require_parameters(denoiser, [setting.parameters] if of_gradients(names) else [])
     held = kept_encoding(setting.out / "encoded", denoiser, setting.held)
     measure = Losses(held.x0, dict(captions))
     facts = {
         "held out": setting.held.fingerprint,
-        "captions": dict(captions),
+        "captions": {name: dict(said) for name, said in captions.items()},
         "timesteps": measure.timesteps,
         "draws": measure.draws,
     }
@@ -137,6 +143,11 @@ def require(names: Sequence[str], question: str) -> None:
     for method in map(method_named, names):
         if question not in method.takes and "image" not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
+        if question == "image" and method.query is not None and method.query.path == "renoised":
+            raise MethodError(
+                f"{method.name} follows the making of a picture, and held-out ones were not made "
+                "by the model: leave it out"
+            )
         if method.train is not None and method.train.path == "clip":
             raise MethodError(
                 f"{method.name} needs a CLIP model, which a study does not have: leave it out"
@@ -151,17 +162,14 @@ def of_gradients(names: Sequence[str]) -> list[str]:
     return [name for name, train in trains.items() if train is not None and train.gradient]
 
 
-def require_parameters(denoiser: Denoiser, parameters: Mapping[str, str | None]) -> None:
+def require_parameters(denoiser: Denoiser, parameters: Iterable[str]) -> None:
     """Refuse, before anything is trained, parameters that the model does not have.
-
-    Args:
-        parameters: method of gradients -> what they are of; None for the usual ones.
 
     Raises:
         ParameterError: see `select`.
     """
-    for given in parameters.values():
-        select(denoiser.network, given or DEFAULT_PARAMETERS)
+    for each in parameters:
+        select(denoiser.network, each)
 
 
 def full_model(setting: Setting) -> Denoiser:
@@ -196,7 +204,8 @@ def indexes_of(
 
 
 def _indexes(setting: Setting, names: Sequence[str]) -> dict[Method, Index]:
-    recipe = {} if setting.parameters is None else {"parameters": setting.parameters}
+    usual = setting.parameters == DEFAULT_PARAMETERS
+    recipe = {} if usual else {"parameters": setting.parameters}
     full, folder = full_model(setting), setting.out / "indexes"
     return indexes_of(full, setting.trained, folder, names, **recipe)
 
@@ -209,8 +218,8 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> T
         ParameterError: see `require_parameters`.
     """
     require(names, "image")
-    captions = [sample.caption for sample in setting.held.samples]
-    found = collect(setting.plan, measured_with(setting, names, {"own": captions}), _own)
+    captions = {"own": _captions(setting.held)}
+    found = collect(setting.plan, measured_with(setting, names, captions), _own)
     shown = pictures_in(setting.out / "held-out", setting.held)
     answers = answered(
         _indexes(setting, names),
@@ -219,6 +228,10 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> T
         asking.damping,
     )
     return rows_of(setting.plan, found, answers), by_query(setting.plan, found, answers)
+
+
+def _captions(data: TrainingSet) -> dict[int, str]:
+    return {row: sample.caption for row, sample in enumerate(data.samples)}
 
 
 def _own(measured: Measured) -> np.ndarray:
@@ -254,23 +267,20 @@ def lds_of_concepts(
     require(names, "concept")
     truths, shown = _in_both(setting, truth)
     require_named(map(method_named, names), truths)
-    captions = {"own": [sample.caption for sample in setting.held.samples]}
-    for concept in shown:
-        captions[f"without {concept}"] = [prompts.without(c, concept) for c in captions["own"]]
+    captions = {"own": (own := _captions(setting.held))}
+    for concept, rows in shown.items():
+        without = {row: prompts.without(own[row], concept) for row in rows.tolist()}
+        captions[f"without {concept}"] = without
     measured = measured_with(setting, names, captions)
     answers = scores(_indexes(setting, names), truths, asking, setting.out / "scores")
     answers[MEMBERSHIP] = membership(truths)
 
     def loss(each: Measured) -> np.ndarray:
-        own = np.array(each["own"])
-        return np.array([own[rows].mean() for rows in shown.values()])
+        return np.array([_own(each)[rows].mean() for rows in shown.values()])
 
     def contribution(each: Measured) -> np.ndarray:
-        own = np.array(each["own"])
-        return np.array([
-            (own - np.array(each[f"without {concept}"]))[rows].mean()
-            for concept, rows in shown.items()
-        ])  # fmt: skip
+        without = [np.mean(each[f"without {concept}"]) for concept in shown]
+        return loss(each) - np.array(without)
 
     tables = {}
     for output in (loss, contribution):

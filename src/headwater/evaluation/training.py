@@ -17,7 +17,7 @@ from headwater.errors import ModelError
 from headwater.training_set import first_line
 
 # What one step is given by chance: tensors on the CPU, of the same shapes at every step. The
-# generator is seeded by (seed, step): a resumed run sees the same batches.
+# generator is seeded by the seed and the step: a resumed run sees the same batches.
 Draw = Callable[[torch.Generator], Sequence[Tensor]]
 Loss = Callable[..., Tensor]  # of what was drawn, by then on the model's device
 Passes = Callable[..., Tensor]  # the same, and leaves the gradients in the parameters
@@ -35,6 +35,7 @@ def fit(
     ema_decay: float = 0.999,
     save_every: int = 500,
     stop: int | None = None,
+    begun: int = 0,
 ) -> float:
     """Train `model` in place and leave the moving average of its weights in it.
 
@@ -46,6 +47,7 @@ def fit(
         draw: makes what a step depends on besides the weights.
         loss: a function of that. On a GPU it must not ask the CPU anything (no `.item()`, no shape
             that depends on values): the step is recorded.
+        begun: steps of trainings before this one, whose draws are not to come again.
 
     Raises:
         ModelError: it does.
@@ -66,7 +68,7 @@ def fit(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _schedule(step, steps)
-        chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        chance = torch.Generator().manual_seed(seed * 1_000_003 + begun + step)
         drawn = [each.to(device, non_blocking=True) for each in draw(chance)]
         passes = passes or _passes(loss, parameters, drawn)
         value = passes(*drawn)

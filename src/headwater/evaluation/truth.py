@@ -199,8 +199,8 @@ def _marked(path: Path, entry: Mapping[str, Any], field: str, rows: Mapping[str,
     for id in entry.get(field) or ():
         if id not in rows:
             raise QueryError(
-                f"{path}: {id!r}, of {entry['concept']!r}, is not in the index: take it out, or "
-                "index all images"
+                f"{path}: {id!r}, of {entry['concept']!r}, is not one of the {len(rows)} images "
+                "here: take it out, or take all images"
             )
         marked[rows[id]] = True
     return marked
