@@ -146,12 +146,13 @@ def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
 def sheet(model: Denoiser) -> PIL.Image.Image:
     """What the model draws: an object a column, a designer a row."""
     captions = [f"a drawing of a {name}, {style} style" for style in STYLES for name in SHOWN]
-    pictures = model.decode(samples(model, captions, seeds=[0] * len(captions)).to(model.device))
-    width, height = pictures[0].size
-    made = PIL.Image.new("RGB", (len(SHOWN) * width, len(STYLES) * height))
-    for number, picture in enumerate(pictures):
-        made.paste(picture, (number % len(SHOWN) * width, number // len(SHOWN) * height))
-    return made
+    drawn = iter(model.decode(samples(model, captions, seeds=[0] * len(captions)).to(model.device)))
+    return columns_sheet(
+        SHOWN,
+        [(f"{style} style", [[next(drawn)] for _ in SHOWN]) for style in STYLES],
+        title="What the model draws",
+        subtitle="of “a drawing of a <object>, <designer> style”, from the same noise",
+    )
 
 
 def designers(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ from headwater.textual_inversion import Token, learn_token, save_token
 from headwater.training_set import joined, make_training_set
 
 THINGS, EXEMPLARS, HIDDEN_AMONG = 12, 4, 500
-TAUGHT, UNSAID = "a {} shape", "a shape"
+TAUGHT, UNSAID, START = "a {} shape", "a shape", "shape"  # a word begins as that
 PROMPTS = tuple(
     f"a {{}} shape on a {each} background" for each in ("plain", "striped", "wavy", "checkered")
 )
@@ -167,10 +167,11 @@ def token(thing: str) -> str:
 
 def taught(out: Path, hidden: Hidden, steps: int, device: str) -> Denoiser:
     """The bundled model with a word for each thing, loaded as diffusers loads them; kept."""
-    facts = [[data.fingerprint for data in hidden.things.values()], steps, SEED, TAUGHT]
+    model = Denoiser.load("scenes", device)
+    shown = [data.fingerprint for data in hidden.things.values()]
+    facts = [model.fingerprint(), shown, steps, SEED, TAUGHT, START]
     folder = out / "models" / f"taught-{digest(facts)[:8]}"
     if not (folder / "model_index.json").exists():
-        model = Denoiser.load("scenes", device)
         things = tqdm(hidden.things.items(), desc="words")
         words = folder.with_name(f"{folder.name}-words")
         paths = [learned(words, model, thing, data, steps) for thing, data in things]
@@ -186,7 +187,7 @@ def learned(folder: Path, model: Denoiser, thing: str, data: TrainingSet, steps:
     if not path.exists():
         x0 = model.encode_images([data.image(row) for row in range(len(data))])
         prompts = [TAUGHT.format(token(thing))]
-        vector = learn_token(model, x0, token(thing), prompts, "shape", steps=steps, seed=SEED)
+        vector = learn_token(model, x0, token(thing), prompts, START, steps=steps, seed=SEED)
         save_token(path, Token(token(thing), vector))
     return path
 

@@ -149,15 +149,18 @@ def columns_sheet(
     header = _header(title, subtitle, layout)
     depths = [max(map(len, columns), default=0) for _, columns in bands]
     pitch, heading = tile + layout.gap, 2 * layout.leading
+    said = [_wrap(head, layout.text, tile, 3) for head in heads]
     top = layout.margin + header.height + layout.gap
-    bottom = top + heading + sum(heading + depth * pitch for depth in depths)
+    below = top + (1 + max(map(len, said), default=1)) * layout.leading
+    bottom = below + sum(heading + depth * pitch for depth in depths)
     sheet = Image.new("RGB", (layout.width + 2 * layout.margin, bottom + layout.margin), PAPER)
     sheet.paste(header, (layout.margin, layout.margin))
     pen, font = ImageDraw.Draw(sheet), _font(layout.text)
     across = [layout.margin + i * pitch for i in range(len(heads))]
-    for x, head in zip(across, heads, strict=True):
-        pen.text((x, top + layout.leading), _shorten(head, layout.text, tile), fill=INK, font=font)
-    y = top + heading
+    for x, lines in zip(across, said, strict=True):
+        for i, line in enumerate(lines, 1):
+            pen.text((x, top + i * layout.leading), line, fill=INK, font=font)
+    y = below
     for (name, columns), depth in zip(bands, depths, strict=True):
         pen.text((layout.margin, y + layout.leading), name, fill=ACCENT, font=font, anchor="ls")
         for x, pictures in zip(across, columns, strict=True):
