@@ -6,7 +6,7 @@ second of all together, until the last one ends, and how many times the first se
 
     python benchmarks/training.py [--jobs 1 4 16] [--steps 300] [--device cuda] [--json]
 
-`reduced` is the model of the experiment on the scenes (0.9 million parameters, text encoder as it
+`reduced` is the model of the experiment on the scenes (1.1 million parameters, text encoder as it
 is), `bundled` the bundled architecture (2.7 million, with its text encoder), both at batch 32. On
 one GPU the processes take turns, unless NVIDIA's MPS lets their kernels overlap.
 """

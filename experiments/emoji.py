@@ -2,10 +2,10 @@
 
 Real drawings (`emoji-styles`, see docs/data.md). Reduced, so that two cores carry it: 1,500 of the
 4,109 drawings, namely all of the 255 emoji that show one of the 40 objects of `concepts.json` and
-some others; the scenes' autoencoder trained on, on these drawings, for 600 steps; a UNet of a third
-of the bundled one's parameters with a text encoder and a vocabulary of its own, trained from random
-weights for 4,000 steps of 32. `--full` takes all drawings, the bundled architecture and 40,000
-steps, for a GPU.
+some others; the scenes' autoencoder trained on, on these drawings, for 600 steps; a UNet of two
+fifths of the bundled one's parameters with a text encoder and a vocabulary of its own, trained from
+random weights for 4,000 steps of 32. `--full` takes all drawings, the bundled architecture and
+40,000 steps, for a GPU.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/emoji.py model       train; goes on where it stopped; draw some samples

@@ -22,7 +22,7 @@ from headwater.scenes.vocabulary import ATTRIBUTES
 
 # Stages that take images out, and how many.
 REMOVING = {
-    "removed": (50, 100, 200),
+    "removed": (25, 50, 100, 200),
     "confirmed": (100,),
     "together": (100,),
     "ceiling": (200,),
@@ -40,6 +40,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     In the stage `windows`: from those that such a model makes a quarter of.
     """
     data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
+    own = out / "chosen" if given.concepts or given.remove else out
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
     chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
@@ -62,8 +63,8 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         device=given.device,
     )
     stated = about(given, concepts=concepts, parameters=setting.parameters)
-    rows, _ = write(setting, outcomes(setting), stated, out)
-    print(markdown(rows), out / "table.md", sep="\n")
+    rows, _ = write(setting, outcomes(setting), stated, own)
+    print(markdown(rows), own / "table.md", sep="\n")
 
 
 def rates_of(measured: Measured) -> dict[str, float]:

@@ -8,7 +8,7 @@ import torch
 from test_cli import FAST, PROMPT, assert_refused, headwater
 from tiny import tiny_pipeline, tiny_unconditional
 
-from headwater import Denoiser
+from headwater import Denoiser, loading
 from headwater.errors import ModelError
 from headwater.parameters import select
 from headwater.selfcheck import self_check
@@ -89,7 +89,7 @@ def test_an_index_of_adapters_is_asked_by_a_later_process(tmp_path, tiny_model, 
     assert_refused(result, "was begun with model fingerprint")
 
 
-def test_what_are_no_adapters(tmp_path, tiny_model, lora):
+def test_what_are_no_adapters(tmp_path, tiny_model, lora, monkeypatch):
     def refused(model, lora, said):
         with pytest.raises(ModelError, match=said) as caught:
             Denoiser.load(model, lora=lora)
@@ -105,6 +105,8 @@ def test_what_are_no_adapters(tmp_path, tiny_model, lora):
     refused(wide, lora, "cannot load --lora .* size mismatch|cannot load --lora .*Error")
     free = tiny_unconditional(tmp_path / "ddpm")
     refused(free, lora, "DDPMPipeline takes no LoRA adapters: leave --lora out")
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    refused(tiny_model, lora, r"--lora needs the extra: pip install 'headwater\[lora\]'")
 
 
 @pytest.mark.parametrize("accelerate", [True, False])

@@ -157,7 +157,7 @@ def _by_datasets(function: str, source: str, mend: str, **options: Any) -> Any:
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         what = f"{source!r} is no folder of images or parquet, and to open it as a data set"
-        raise DatasetError(f"{what} needs the extra: pip install headwater[datasets]") from error
+        raise DatasetError(f"{what} needs the extra: pip install 'headwater[datasets]'") from error
     try:
         return getattr(datasets, function)(source, **options)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, DatasetsError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ def _holds_adapters(pipe: Any) -> bool:
 def _add_adapters(pipe: Any, lora: str | Path) -> None:
     if not hasattr(pipe, "load_lora_weights"):
         raise ModelError(f"{type(pipe).__name__} takes no LoRA adapters: leave --lora out")
+    if find_spec("peft") is None:
+        raise ModelError("--lora needs the extra: pip install 'headwater[lora]'")
     try:
         # Weights in any other format are pickles, which could run code.
         pipe.load_lora_weights(place(lora), use_safetensors=True, adapter_name="lora")

@@ -63,7 +63,10 @@ def concept(
         Path | None, typer.Option(help="Of --local: a picture of its size, white where it counts.")
     ] = None,
     minus: Annotated[
-        str | None, typer.Option(help="The prompt without the concept, if not by taking it out.")
+        str | None,
+        typer.Option(
+            help="The prompt without the concept, if not by taking it out; asks in this one prompt."
+        ),
     ] = None,
     base: Annotated[
         str | None, typer.Option(help="Prompt that trajectories run under (the prompt itself).")

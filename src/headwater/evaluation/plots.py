@@ -26,7 +26,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise HeadwaterError("plots need matplotlib: pip install headwater[evaluate]") from None
+        raise HeadwaterError("plots need matplotlib: pip install 'headwater[evaluate]'") from None
 
 
 def bars(
