@@ -29,8 +29,8 @@ REMOVING = {
     "windows": (100,),
 }
 TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
-# Stages that take out by less.
-FEW = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
+# What else a stage takes out by.
+OTHERWISE = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 
 
@@ -44,7 +44,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
     chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
-    methods = FEW.get(given.stage, TAKEN_OUT_BY)
+    methods = OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     setting = Setting(
         out if swapped else folder(full) / "removed",

@@ -539,12 +539,12 @@ REFUSED = {
     "no images": (
         lambda p: parquet_of(p, url=["a"], n=[1]),
         {},
-        ["a.parquet", "no column 'image' of images", "url (string), n (int64)"],
+        ["a.parquet", "'image' of images; name as --image-column one of url (string), n (int64)"],
     ),
     "no such column": (
         plain_parquet,
         {"image_column": "picture"},
-        ["'picture'", "--image-column one of image (binary), caption (string)"],
+        ["no column 'picture' of images; it has image (binary), caption (string)"],
     ),
     "columns of scenes": (
         lambda p: "scenes",
@@ -559,7 +559,7 @@ REFUSED = {
     "no such caption": (
         plain_parquet,
         {"caption_column": "image"},
-        ["'image'", "--caption-column one of ", "caption (string)"],
+        ["no column 'image' of text; it has ", "caption (string)"],
     ),
     "no rows": (lambda p: parquet_of(p, image=pa.array([], pa.binary())), {}, ["no images"]),
     "no parquet": (lambda p: written(p, "a.parquet", b"PAR1"), {}, ["a.parquet"]),
@@ -610,7 +610,7 @@ def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
     source = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
     for name in (str(source), "someone/pets"):
-        with pytest.raises(DatasetError, match=r"pip install headwater\[datasets\]"):
+        with pytest.raises(DatasetError, match=r"pip install 'headwater\[datasets\]'"):
             load_dataset(name)
     assert rows_are_the_originals(load_dataset(plain_parquet(tmp_path)))
 

@@ -402,7 +402,7 @@ def test_refused(places, tmp_path, command, said):
 def test_nothing_is_asked_where_no_plot_can_be_made(places, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = evaluated("evaluate retrieval {pixel} {truth} {out}", **places, out=tmp_path / "out")
-    assert_refused(result, "plots need matplotlib: pip install headwater[evaluate]")
+    assert_refused(result, "plots need matplotlib: pip install 'headwater[evaluate]'")
     assert not (tmp_path / "out").exists()
 
 

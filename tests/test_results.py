@@ -173,7 +173,7 @@ def test_points(tmp_path):
 
 def test_plots_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(HeadwaterError, match=r"plots need .*: pip install headwater\[evaluate\]"):
+    with pytest.raises(HeadwaterError, match=r"plots need .*: pip install 'headwater\[evaluate\]'"):
         bars(tmp_path / "bars.png", ROWS, "precision@10")
     assert not list(tmp_path.iterdir())
 

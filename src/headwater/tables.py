@@ -84,15 +84,12 @@ def find_columns(
     image = pick([image_column] if image_column else [*_IMAGE_NAMES, *_marked(schema)], is_image)
     caption = pick([caption_column] if caption_column else _CAPTION_NAMES, is_text)
     if image is None or (caption_column and caption is None):
-        lost, kind, option = (
-            (image_column or "image", "images", "--image-column")
-            if image is None
-            else (caption_column, "text", "--caption-column")
+        lost, kind = (
+            (image_column or "image", "images") if image is None else (caption_column, "text")
         )
         there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise DatasetError(
-            f"{source} has no column {lost!r} of {kind}; name as {option} one of {there}"
-        )
+        mend = "it has" if image_column or image else "name as --image-column one of"
+        raise DatasetError(f"{source} has no column {lost!r} of {kind}; {mend} {there}")
     return image, caption, pick(["id"], lambda kind: is_text(kind) or types.is_integer(kind))
 
 

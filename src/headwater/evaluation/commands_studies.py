@@ -128,7 +128,7 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     from headwater.evaluation.halving import Plan
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
-    from headwater.evaluation.studies import Setting, split
+    from headwater.evaluation.studies import Setting, of_gradients, split
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
@@ -139,24 +139,19 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     device = str(usable_device(given["device"]))
     config = read_config(given["config"])
     parameters = given["parameters"]
-    _parameters(parameters, names)
+    _refuse_ignored(parameters, of_gradients(names))
     setting = Setting(given["out"], config, trained, held, plan, engine, device, parameters)
     return setting, names, asking
 
 
-def _parameters(parameters: str, names: list[str]) -> dict[str, str]:
-    """Method -> what its gradients are of, where that is not the usual and it takes some."""
-    from headwater.evaluation.studies import of_gradients
+def _refuse_ignored(parameters: str, gradients: list[str]) -> None:
+    """Refuse `--parameters` where no method takes gradients."""
     from headwater.recipe import DEFAULT_PARAMETERS
 
-    if parameters == DEFAULT_PARAMETERS:
-        return {}
-    asked = of_gradients(names)
-    if not asked:
+    if parameters != DEFAULT_PARAMETERS and not gradients:
         raise ParameterError(
             "--parameters is of how gradients are made, and no method here makes any: leave it out"
         )
-    return dict.fromkeys(asked, parameters)
 
 
 def _asking(given: Mapping[str, Any]) -> Asking:
@@ -248,10 +243,11 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     from headwater.engine import Engine
     from headwater.evaluation.counterfactual import Setting, by_clip
     from headwater.evaluation.judges import judge_of
-    from headwater.evaluation.known import CAPTION, KNOWN
+    from headwater.evaluation.known import CAPTION
     from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
     from headwater.evaluation.regenerating import read_windows
+    from headwater.evaluation.studies import of_gradients
     from headwater.evaluation.truth import read_truths
     from headwater.similarity import Clip
 
@@ -267,6 +263,8 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     clip = None if given["clip"] is None else Clip(given["clip"], device)
     similar = [] if clip is None else ["clip-cosine"]
     methods = methods or ["concept-trak", *similar, CAPTION, "random"]
+    gradients, parameters = of_gradients(methods), str(given["parameters"])
+    _refuse_ignored(parameters, gradients)
     return Setting(
         given["out"],
         config,
@@ -282,7 +280,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         [] if given["window"] is None else read_windows(given["window"]),
         engine,
         device,
-        _parameters(given["parameters"], [name for name in methods if name not in KNOWN]),
+        dict.fromkeys(gradients, parameters),
     )
 
 

@@ -21,11 +21,7 @@ from headwater.answers import slug
 from headwater.denoiser import Denoiser
 from headwater.engine import HERE, Engine
 from headwater.errors import MethodError, ParameterError, QueryError
-from headwater.evaluation.answers import (
-    Asking,
-    require_named,
-    scores,
-)
+from headwater.evaluation.answers import Asking, require_named, scores
 from headwater.evaluation.changes import Again, compared, inside, mean_over
 from headwater.evaluation.judges import Judge
 from headwater.evaluation.known import CAPTION, KNOWN, shuffled
@@ -225,8 +221,8 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
-    asked_of = of_gradients([name for name in setting.methods if name not in KNOWN])
-    require_parameters(base, [setting.parameters.get(m, DEFAULT_PARAMETERS) for m in asked_of])
+    gradients = of_gradients(setting.methods)
+    require_parameters(base, [setting.parameters.get(m, DEFAULT_PARAMETERS) for m in gradients])
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)

@@ -31,7 +31,7 @@ from headwater.evaluation.retraining import Measured, kept_encoding, retrained, 
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
 from headwater.index import Index
-from headwater.methods import Method, method_named
+from headwater.methods import METHODS, Method, method_named
 from headwater.parameters import select
 from headwater.pictures import Image
 from headwater.recipe import DEFAULT_PARAMETERS
@@ -157,8 +157,8 @@ def require(names: Sequence[str], question: str) -> None:
 
 
 def of_gradients(names: Sequence[str]) -> list[str]:
-    """Those methods whose features of training images are gradients."""
-    trains = {name: method_named(name).train for name in names}
+    """Those methods whose features of training images are gradients; other names are no methods."""
+    trains = {name: METHODS[name].train for name in names if name in METHODS}
     return [name for name, train in trains.items() if train is not None and train.gradient]
 
 
@@ -267,10 +267,11 @@ def lds_of_concepts(
     require(names, "concept")
     truths, shown = _in_both(setting, truth)
     require_named(map(method_named, names), truths)
-    captions = {"own": (own := _captions(setting.held))}
-    for concept, rows in shown.items():
-        without = {row: prompts.without(own[row], concept) for row in rows.tolist()}
-        captions[f"without {concept}"] = without
+    own = _captions(setting.held)
+    captions = {"own": own} | {
+        f"without {concept}": {row: prompts.without(own[row], concept) for row in rows.tolist()}
+        for concept, rows in shown.items()
+    }
     measured = measured_with(setting, names, captions)
     answers = scores(_indexes(setting, names), truths, asking, setting.out / "scores")
     answers[MEMBERSHIP] = membership(truths)
