@@ -29,15 +29,8 @@ import torch
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
-from headwater.evaluation.models import (
-    CONTINUE,
-    Encoded,
-    ModelConfig,
-    Phase,
-    encoded,
-    tokens_of,
-    train,
-)
+from headwater.evaluation.configuration import CONTINUE, ModelConfig, Phase
+from headwater.evaluation.models import Encoded, encoded, tokens_of, train
 from headwater.evaluation.retrieval import mean_interval, precision_at
 from headwater.local import whole_picture
 from headwater.methods import METHODS

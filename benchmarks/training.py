@@ -26,7 +26,8 @@ import torch
 
 from headwater import Denoiser, load_dataset
 from headwater.engine import Engine, run
-from headwater.evaluation.models import Encoded, ModelConfig, Phase, encoded, new_pipeline, train
+from headwater.evaluation.configuration import ModelConfig, Phase
+from headwater.evaluation.models import Encoded, encoded, new_pipeline, train
 
 WARM_UP = 20  # steps
 PATIENCE = 300  # seconds

@@ -34,13 +34,14 @@ from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution import DAMPING
 from headwater.evaluation.answers import swept
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
+from headwater.evaluation.indexes import indexes_of
 from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
 from headwater.evaluation.models import encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.plots import bars
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
-from headwater.evaluation.studies import indexes_of, pictures_in
+from headwater.evaluation.studies import pictures_in
 from headwater.index import Index
 from headwater.methods import METHODS, Method
 from headwater.pictures import Image, draw

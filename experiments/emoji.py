@@ -32,12 +32,13 @@ from headwater import Concept, Denoiser, TrainingSet, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import all_of, tokenizer_of
-from headwater.evaluation.models import ModelConfig, Phase, save_pipeline
+from headwater.evaluation.configuration import ModelConfig, Phase
+from headwater.evaluation.indexes import indexes_of
+from headwater.evaluation.models import save_pipeline
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.results import markdown
 from headwater.evaluation.retraining import Task, retrained, study_of
 from headwater.evaluation.scoring import evaluate
-from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
 from headwater.scenes.architecture import new_pipeline

@@ -44,13 +44,13 @@ from headwater.answers import slug
 from headwater.evaluation.abc import Query, hidden_recall, question
 from headwater.evaluation.answers import Asking, answered
 from headwater.evaluation.clip import of_scenes
+from headwater.evaluation.indexes import indexes_of
 from headwater.evaluation.models import save_pipeline
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.plots import bars
 from headwater.evaluation.results import interval, markdown, write_results
 from headwater.evaluation.retraining import digest
 from headwater.evaluation.scoring import said
-from headwater.evaluation.studies import indexes_of
 from headwater.scenes.data import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 from headwater.sheets import columns_sheet

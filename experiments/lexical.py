@@ -23,10 +23,10 @@ from headwater import Denoiser, load_dataset
 from headwater.answers import slug
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import of_scenes
+from headwater.evaluation.indexes import indexes_of
 from headwater.evaluation.planted import planted
 from headwater.evaluation.results import markdown
 from headwater.evaluation.scoring import evaluate
-from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import read_truths
 from headwater.methods import METHODS
 

@@ -47,13 +47,13 @@ from headwater import Denoiser
 from headwater.engine import Engine
 from headwater.evaluation.answers import Asking, question, scores, swept
 from headwater.evaluation.halving import Plan, collect, rows_of
+from headwater.evaluation.indexes import indexes_of
 from headwater.evaluation.known import MEMBERSHIP, membership
 from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.plots import bars
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import Measured, retrained, study_of
 from headwater.evaluation.retrieval import precision_at
-from headwater.evaluation.studies import indexes_of
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.methods import CAPTIONS, Method, Side
 from headwater.methods import METHODS as ALL

@@ -9,13 +9,14 @@ from scenes_sizes import config_of, data_of, folder
 
 from headwater.evaluation.answers import Asking
 from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.counterfactual import Setting, outcomes
+from headwater.evaluation.counterfactual import outcomes
 from headwater.evaluation.judges import judge_of
 from headwater.evaluation.known import CAPTION, TRUTH
 from headwater.evaluation.regenerating import Window
 from headwater.evaluation.removals import write
 from headwater.evaluation.results import markdown
 from headwater.evaluation.retraining import Measured
+from headwater.evaluation.taking_out import Setting
 from headwater.evaluation.truth import read_truths
 from headwater.scenes import measuring
 from headwater.scenes.vocabulary import ATTRIBUTES

@@ -7,7 +7,7 @@ from pathlib import Path
 from common import RESULTS
 
 from headwater import TrainingSet, load_dataset
-from headwater.evaluation.models import ModelConfig, Phase
+from headwater.evaluation.configuration import ModelConfig, Phase
 from headwater.scenes.train import CONFIG
 
 REDUCED = ModelConfig(

@@ -18,17 +18,10 @@ from headwater import Denoiser, load_dataset
 from headwater.errors import ParameterError, QueryError
 from headwater.evaluation import effects, regenerating
 from headwater.evaluation.changes import Again, compared, mean_over, others_named
-from headwater.evaluation.counterfactual import (
-    Outcome,
-    Setting,
-    _share,
-    check,
-    remaining,
-    removals,
-)
+from headwater.evaluation.configuration import ModelConfig, Phase
+from headwater.evaluation.counterfactual import Outcome, _share
 from headwater.evaluation.judges import ClipJudge, ScenesJudge, Seen, judge_of
 from headwater.evaluation.known import KNOWN, shuffled
-from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.outputs import samples
 from headwater.evaluation.regenerating import (
     Asked,
@@ -41,6 +34,7 @@ from headwater.evaluation.regenerating import (
     swapped,
 )
 from headwater.evaluation.results import Interval
+from headwater.evaluation.taking_out import Setting, check, remaining, removals
 from headwater.evaluation.truth import Truth
 from headwater.probes import seeded_noise
 from headwater.scenes.data import pictures

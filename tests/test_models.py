@@ -12,18 +12,20 @@ from tiny import PIXELS, tiny_pipeline
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError, ModelError
 from headwater.evaluation import models
-from headwater.evaluation.models import (
+from headwater.evaluation.configuration import (
     CONTINUE,
-    TARGETS,
-    Encoded,
     ModelConfig,
     Phase,
+    read_config,
+    shapes_first,
+)
+from headwater.evaluation.models import (
+    TARGETS,
+    Encoded,
     denoising_loss,
     drawn,
     encoded,
     new_pipeline,
-    read_config,
-    shapes_first,
     tokens_of,
     train,
 )

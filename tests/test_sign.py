@@ -14,7 +14,7 @@ import torch
 from tiny import as_calls
 
 import headwater
-from headwater.evaluation.models import shapes_first
+from headwater.evaluation.configuration import shapes_first
 from headwater.kernel import Kernel, spectrum
 from headwater.probes import seeded_noise
 from headwater.prompts import without

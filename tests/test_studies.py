@@ -9,9 +9,9 @@ from tiny import PIXELS
 
 from headwater import load_dataset
 from headwater.errors import QueryError
+from headwater.evaluation.configuration import ModelConfig, Phase
 from headwater.evaluation.halving import Plan
 from headwater.evaluation.lds import lds, predicted_outputs
-from headwater.evaluation.models import ModelConfig, Phase
 from headwater.evaluation.studies import Setting, _in_both, split
 from headwater.parameters import select
 from headwater.scenes.data import pictures

@@ -41,8 +41,8 @@ from headwater.terminal import quiet_libraries
 
 if TYPE_CHECKING:
     from headwater.evaluation.answers import Asking
-    from headwater.evaluation.counterfactual import Setting as Removals
     from headwater.evaluation.studies import Setting, Table
+    from headwater.evaluation.taking_out import Setting as Removals
 
 
 FEWEST = 4  # halves that a rank correlation can say anything of
@@ -125,10 +125,11 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     quiet_libraries()
     from headwater.denoiser import usable_device
     from headwater.engine import Engine
+    from headwater.evaluation.configuration import read_config
     from headwater.evaluation.halving import Plan
-    from headwater.evaluation.models import read_config
+    from headwater.evaluation.indexes import of_gradients
     from headwater.evaluation.plots import require_matplotlib
-    from headwater.evaluation.studies import Setting, of_gradients, split
+    from headwater.evaluation.studies import Setting, split
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
@@ -241,13 +242,13 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     quiet_libraries()
     from headwater.denoiser import usable_device
     from headwater.engine import Engine
-    from headwater.evaluation.counterfactual import Setting, by_clip
+    from headwater.evaluation.configuration import read_config
+    from headwater.evaluation.indexes import by_clip, of_gradients
     from headwater.evaluation.judges import judge_of
     from headwater.evaluation.known import CAPTION
-    from headwater.evaluation.models import read_config
     from headwater.evaluation.plots import require_matplotlib
     from headwater.evaluation.regenerating import read_windows
-    from headwater.evaluation.studies import of_gradients
+    from headwater.evaluation.taking_out import Setting
     from headwater.evaluation.truth import read_truths
     from headwater.similarity import Clip
 

@@ -11,7 +11,7 @@ import PIL.Image
 
 from headwater.answers import slug
 from headwater.evaluation.changes import SHOWN, ending
-from headwater.evaluation.counterfactual import Outcome, Setting
+from headwater.evaluation.counterfactual import Outcome
 from headwater.evaluation.effects import (
     AGAIN,
     by_share,
@@ -25,6 +25,7 @@ from headwater.evaluation.plots import bars, curves, points
 from headwater.evaluation.regenerating import Window, read_pictures
 from headwater.evaluation.results import Interval, write_results
 from headwater.evaluation.retraining import devices
+from headwater.evaluation.taking_out import Setting
 from headwater.files import read_tensors, write_image
 from headwater.sheets import columns_sheet
 

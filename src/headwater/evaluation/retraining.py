@@ -22,14 +22,8 @@ from tqdm import tqdm
 from headwater.denoiser import Denoiser
 from headwater.engine import HERE, Engine, run
 from headwater.errors import MismatchError
-from headwater.evaluation.models import (
-    Encoded,
-    ModelConfig,
-    encoded,
-    new_pipeline,
-    save_pipeline,
-    train,
-)
+from headwater.evaluation.configuration import ModelConfig
+from headwater.evaluation.models import Encoded, encoded, new_pipeline, save_pipeline, train
 from headwater.files import read_tensors, write_tensors, write_text
 from headwater.training_set import TrainingSet
 

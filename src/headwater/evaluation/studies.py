@@ -8,7 +8,7 @@ or methods adds them.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater import prompts
-from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.engine import HERE, Engine
-from headwater.errors import MethodError, QueryError
+from headwater.errors import QueryError
 from headwater.evaluation.answers import Asking, answered, require_named, scores
+from headwater.evaluation.configuration import ModelConfig
 from headwater.evaluation.halving import Plan, by_query, collect, rows_of
+from headwater.evaluation.indexes import indexes_of, of_gradients, require, require_parameters
 from headwater.evaluation.known import MEMBERSHIP, membership
-from headwater.evaluation.models import ModelConfig, new_pipeline
+from headwater.evaluation.models import new_pipeline
 from headwater.evaluation.outputs import denoising_losses
 from headwater.evaluation.retraining import Measured, kept_encoding, retrained, study_of
 from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
 from headwater.index import Index
-from headwater.methods import METHODS, Method, method_named
-from headwater.parameters import select
+from headwater.methods import Method, method_named
 from headwater.pictures import Image
 from headwater.recipe import DEFAULT_PARAMETERS
 from headwater.training_set import TrainingSet
@@ -133,71 +133,9 @@ def measured_with(
     return retrained(study, setting.plan.tasks(), setting.engine)
 
 
-def require(names: Sequence[str], question: str) -> None:
-    """Refuse, before anything is trained, methods that a study cannot ask.
-
-    Raises:
-        MethodError: there is none of that name, it takes other questions, or it needs what a study
-            does not have.
-    """
-    for method in map(method_named, names):
-        if question not in method.takes and "image" not in method.takes:
-            raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
-        if question == "image" and method.query is not None and method.query.path == "renoised":
-            raise MethodError(
-                f"{method.name} follows the making of a picture, and held-out ones were not made "
-                "by the model: leave it out"
-            )
-        if method.train is not None and method.train.path == "clip":
-            raise MethodError(
-                f"{method.name} needs a CLIP model, which a study does not have: leave it out"
-            )
-        if method.checkpoints > 1:
-            raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
-
-
-def of_gradients(names: Sequence[str]) -> list[str]:
-    """Those methods whose features of training images are gradients; other names are no methods."""
-    trains = {name: METHODS[name].train for name in names if name in METHODS}
-    return [name for name, train in trains.items() if train is not None and train.gradient]
-
-
-def require_parameters(denoiser: Denoiser, parameters: Iterable[str]) -> None:
-    """Refuse, before anything is trained, parameters that the model does not have.
-
-    Raises:
-        ParameterError: see `select`.
-    """
-    for each in parameters:
-        select(denoiser.network, each)
-
-
 def full_model(setting: Setting) -> Denoiser:
     """The model of everything."""
     return Denoiser.load(setting.out / "models" / setting.plan.full.name, setting.device)
-
-
-def indexes_of(
-    model: Denoiser, data: TrainingSet, folder: Path, names: Sequence[str], **recipe: Any
-) -> dict[Method, Index]:
-    """An index for each method; methods of the same features share one, `random` takes any.
-
-    Args:
-        recipe: more of `build_index`, for gradients; `clip` is for the methods that have one.
-    """
-    clip = recipe.pop("clip", None)
-    methods = [method_named(name) for name in names]
-    with_features = [each for each in methods if each.train] or [method_named("pixel-cosine")]
-    found: dict[Method, Index] = {}
-    for method in methods:
-        other = method if method.train else with_features[0]
-        assert other.train is not None
-        own = recipe if other.train.gradient else {}
-        side = (other.train.path, other.train.delta, other.normalise, *own.values())
-        own = {"clip": clip} if other.train.path == "clip" else own
-        place = folder / "-".join(map(str, side))
-        found[method] = build_index(model, data, place, method=other.name, **own)
-    return found
 
 
 # --- the two studies ------------------------------------------------------------------------------

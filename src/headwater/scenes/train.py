@@ -17,14 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from headwater.evaluation.models import (
-    Encoded,
-    ModelConfig,
-    Phase,
-    save_pipeline,
-    tokens_of,
-    train,
-)
+from headwater.evaluation.configuration import ModelConfig, Phase
+from headwater.evaluation.models import Encoded, save_pipeline, tokens_of, train
 from headwater.evaluation.training import fit
 from headwater.scenes.architecture import new_pipeline
 from headwater.scenes.data import Picture, pictures
