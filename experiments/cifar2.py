@@ -34,7 +34,7 @@ from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution import DAMPING
 from headwater.evaluation.answers import swept
 from headwater.evaluation.halving import Found, Plan, collect, rows_of
-from headwater.evaluation.indexes import indexes_of
+from headwater.evaluation.indexes import follows, indexes_of
 from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
 from headwater.evaluation.models import encoded, new_pipeline
 from headwater.evaluation.outputs import denoising_losses
@@ -220,11 +220,6 @@ def takes(method: Method) -> bool:
     second = method.paper.startswith("the same as")
     slow = method.rule == "unlearning"
     return not (has_clip or second or slow or method.checkpoints > 1) and "image" in method.takes
-
-
-def follows(method: Method) -> bool:
-    """Whether it needs the making of a picture."""
-    return method.query is not None and method.query.path == "renoised"
 
 
 def answers_of(

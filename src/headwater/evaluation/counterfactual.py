@@ -20,7 +20,7 @@ from headwater.denoiser import Denoiser
 from headwater.errors import QueryError
 from headwater.evaluation.answers import scores
 from headwater.evaluation.changes import Again, compared, inside, mean_over
-from headwater.evaluation.indexes import indexes_of, of_gradients, require_parameters
+from headwater.evaluation.indexes import indexes_of, of_gradients
 from headwater.evaluation.known import KNOWN, shuffled
 from headwater.evaluation.models import new_pipeline
 from headwater.evaluation.regenerating import (
@@ -44,6 +44,7 @@ from headwater.evaluation.taking_out import Setting, check, removals
 from headwater.evaluation.truth import Truth
 from headwater.index import Index
 from headwater.methods import Method
+from headwater.parameters import select
 from headwater.recipe import DEFAULT_PARAMETERS
 
 # What was measured of the models of one concept, means over seeds: name -> values.
@@ -95,8 +96,8 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
-    gradients = of_gradients(setting.methods)
-    require_parameters(base, [setting.parameters.get(m, DEFAULT_PARAMETERS) for m in gradients])
+    for name in of_gradients(setting.methods):  # refused before anything is trained
+        select(base.network, setting.parameters.get(name, DEFAULT_PARAMETERS))
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)

@@ -10,8 +10,7 @@ from headwater.building import build_index
 from headwater.denoiser import Denoiser
 from headwater.errors import MethodError
 from headwater.index import Index
-from headwater.methods import METHODS, Method, method_named
-from headwater.parameters import select
+from headwater.methods import METHODS, Method, Side, method_named
 from headwater.training_set import TrainingSet
 
 
@@ -25,12 +24,12 @@ def require(names: Sequence[str], question: str) -> None:
     for method in map(method_named, names):
         if question not in method.takes and "image" not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
-        if question == "image" and method.query is not None and method.query.path == "renoised":
+        if question == "image" and follows(method):
             raise MethodError(
                 f"{method.name} follows the making of a picture, and held-out ones were not made "
                 "by the model: leave it out"
             )
-        if method.train is not None and method.train.path == "clip":
+        if by_clip([method.name]):
             raise MethodError(
                 f"{method.name} needs a CLIP model, which a study does not have: leave it out"
             )
@@ -40,24 +39,22 @@ def require(names: Sequence[str], question: str) -> None:
 
 def of_gradients(names: Sequence[str]) -> list[str]:
     """Those methods whose features of training images are gradients; other names are no methods."""
-    trains = {name: METHODS[name].train for name in names if name in METHODS}
-    return [name for name, train in trains.items() if train is not None and train.gradient]
-
-
-def require_parameters(denoiser: Denoiser, parameters: Iterable[str]) -> None:
-    """Refuse, before anything is trained, parameters that the model does not have.
-
-    Raises:
-        ParameterError: see `select`.
-    """
-    for each in parameters:
-        select(denoiser.network, each)
+    return [name for name, train in _trains(names).items() if train.gradient]
 
 
 def by_clip(names: Sequence[str]) -> list[str]:
     """Those methods that need a CLIP model."""
-    trains = {name: METHODS[name].train for name in names if name in METHODS}
-    return [name for name, train in trains.items() if train is not None and train.path == "clip"]
+    return [name for name, train in _trains(names).items() if train.path == "clip"]
+
+
+def _trains(names: Iterable[str]) -> dict[str, Side]:
+    sides = {name: METHODS[name].train for name in names if name in METHODS}
+    return {name: side for name, side in sides.items() if side is not None}
+
+
+def follows(method: Method) -> bool:
+    """Whether it needs the making of a picture."""
+    return method.query is not None and method.query.path == "renoised"
 
 
 def indexes_of(

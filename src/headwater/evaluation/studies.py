@@ -24,7 +24,7 @@ from headwater.errors import QueryError
 from headwater.evaluation.answers import Asking, answered, require_named, scores
 from headwater.evaluation.configuration import ModelConfig
 from headwater.evaluation.halving import Plan, by_query, collect, rows_of
-from headwater.evaluation.indexes import indexes_of, of_gradients, require, require_parameters
+from headwater.evaluation.indexes import indexes_of, of_gradients, require
 from headwater.evaluation.known import MEMBERSHIP, membership
 from headwater.evaluation.models import new_pipeline
 from headwater.evaluation.outputs import denoising_losses
@@ -33,6 +33,7 @@ from headwater.evaluation.truth import Truth, read_truths
 from headwater.files import write_image
 from headwater.index import Index
 from headwater.methods import Method, method_named
+from headwater.parameters import select
 from headwater.pictures import Image
 from headwater.recipe import DEFAULT_PARAMETERS
 from headwater.training_set import TrainingSet
@@ -113,12 +114,13 @@ def measured_with(
 
     Raises:
         QueryError: there are several sets of captions, and the model reads none.
-        ParameterError: see `require_parameters`.
+        ParameterError: the model has no such parameters.
     """
     denoiser = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
     if len(captions) > 1 and not denoiser.conditional:
         raise QueryError(NO_PROMPTS)
-    require_parameters(denoiser, [setting.parameters] if of_gradients(names) else [])
+    if of_gradients(names):  # refused before anything is trained
+        select(denoiser.network, setting.parameters)
     held = kept_encoding(setting.out / "encoded", denoiser, setting.held)
     measure = Losses(held.x0, dict(captions))
     facts = {
@@ -153,7 +155,7 @@ def lds_of_pictures(setting: Setting, names: Sequence[str], asking: Asking) -> T
 
     Raises:
         MethodError: see `require`.
-        ParameterError: see `require_parameters`.
+        ParameterError: the model has no such parameters.
     """
     require(names, "image")
     captions = {"own": _captions(setting.held)}
@@ -200,7 +202,7 @@ def lds_of_concepts(
     Raises:
         QueryError: too few held-out pictures show any concept.
         MethodError: see `require`.
-        ParameterError: see `require_parameters`.
+        ParameterError: the model has no such parameters.
     """
     require(names, "concept")
     truths, shown = _in_both(setting, truth)
