@@ -32,11 +32,11 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from headwater import Denoiser
-from headwater.asking import about_concept
-from headwater.memory import peak_bytes
-from headwater.network import compiled
-from headwater.recipe import gradient_extractor, plan
-from headwater.store import write_shard
+from headwater.features.objectives import about_concept
+from headwater.index.config import gradient_extractor, plan
+from headwater.models.patches import compiled
+from headwater.runtime.memory import peak_bytes
+from headwater.storage.shards import write_shard
 
 BOUNDS = {"dps": 3.5, "dsm": 2.5, "concept": 3.5}
 TIMESTEPS = 10

@@ -18,13 +18,9 @@ import sys
 import numpy as np
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
-from headwater.evaluation.retrieval import (
-    average_precision,
-    isolation,
-    mean_interval,
-    precision_at,
-)
-from headwater.scenes.data import Picture, describe, pictures
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import average_precision, isolation, precision_at
+from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 BOUNDS = {"precision@10": 0.97, "isolation": 0.75}

@@ -27,13 +27,14 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, build_index, load_dataset
-from headwater.certainty import correlations
-from headwater.evaluation.retrieval import best, mean_interval
-from headwater.journey import aims, journey
-from headwater.pictures import Image
-from headwater.scenes.data import Picture, describe, pictures
-from headwater.scenes.judge import load_judge
-from headwater.scenes.train import images_to_tensor
+from headwater.attribution.bootstrap import correlations
+from headwater.attribution.trajectory import aims, journey
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import best
+from headwater.evaluation.retraining.bundled import images_to_tensor
+from headwater.queries.image import Image
+from headwater.scenes.classifier import load_judge
+from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 GUIDANCE = 3.0

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
-from headwater.evaluation.retrieval import mean_interval, precision_at
-from headwater.local import Local, whole_picture
-from headwater.probes import sample, seeded_noise
-from headwater.scenes.data import Picture, describe, pictures
-from headwater.scenes.judge import load_judge
-from headwater.scenes.train import images_to_tensor
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import precision_at
+from headwater.evaluation.retraining.bundled import images_to_tensor
+from headwater.models.sampling import sample, seeded_noise
+from headwater.models.textual_inversion import STEPS, Token, encode
+from headwater.queries.local_concept import Local, whole_picture
+from headwater.scenes.classifier import load_judge
+from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
-from headwater.textual_inversion import STEPS, Token, encode
 
 TRAITS = ("object", "style", "colour", "object+style", "object+colour")
 SAMPLES, GUIDANCE, DDIM_STEPS = 8, 3.0, 20

@@ -49,8 +49,8 @@ def megabytes(work: str, batch: int) -> float:
     import torch
 
     from headwater import Denoiser
-    from headwater.memory import peak_bytes
-    from headwater.recipe import gradient_extractor, plan
+    from headwater.index.config import gradient_extractor, plan
+    from headwater.runtime.memory import peak_bytes
 
     torch.set_num_threads(1)
     denoiser = Denoiser.load("scenes")

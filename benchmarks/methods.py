@@ -28,17 +28,18 @@ from projections import Question, questions
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
-from headwater.batching import BatchSize
-from headwater.encoding import reading
-from headwater.evaluation.clip import train_clip
-from headwater.evaluation.retrieval import isolation, mean_interval, precision_at
-from headwater.files import write_text
+from headwater.data.prefetch import reading
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import isolation, precision_at
+from headwater.evaluation.retraining.clip import train_clip
+from headwater.index.rows import Source, shard_rows
 from headwater.methods import METHODS, Method
-from headwater.pictures import Image
-from headwater.queries import Concept
-from headwater.rows import Source, shard_rows
-from headwater.scenes.data import pictures
-from headwater.similarity import Clip
+from headwater.models.clip import Clip
+from headwater.queries.concept import Concept
+from headwater.queries.image import Image
+from headwater.runtime.batch_size import BatchSize
+from headwater.scenes.dataset import pictures
+from headwater.storage.files import write_text
 
 TIMED = 64  # training images
 

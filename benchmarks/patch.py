@@ -29,14 +29,15 @@ import torch
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
-from headwater.evaluation.configuration import CONTINUE, ModelConfig, Phase
-from headwater.evaluation.models import Encoded, encoded, tokens_of, train
-from headwater.evaluation.retrieval import mean_interval, precision_at
-from headwater.local import whole_picture
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import precision_at
+from headwater.evaluation.retraining.config import CONTINUE, ModelConfig, Phase
+from headwater.evaluation.retraining.models import Encoded, encoded, tokens_of, train
 from headwater.methods import METHODS
-from headwater.pictures import Image
-from headwater.scenes.data import Picture, describe, pictures
-from headwater.scenes.draw import SIZE, Scene, draw
+from headwater.queries.image import Image
+from headwater.queries.local_concept import whole_picture
+from headwater.scenes.dataset import Picture, describe, pictures
+from headwater.scenes.render import SIZE, Scene, draw
 from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES
 
 LOCAL = "local"

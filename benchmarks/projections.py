@@ -36,20 +36,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from headwater import Concept, Denoiser, Index, build_index, guidance, kernel, load_dataset, probes
-from headwater.attribution import DAMPING
-from headwater.drawing import ConceptDrawer
-from headwater.evaluation.retrieval import best, isolation, mean_interval, precision_at
-from headwater.evaluation.truth import scene_prompts
-from headwater.features import Extractor
-from headwater.files import read_tensors, write_tensors
-from headwater.gradients import Tape, unit_rms
-from headwater.layers import Call, per_sample, size
-from headwater.network import frozen
-from headwater.projection import PROJECTIONS, Projection, make_projection
-from headwater.queries import contexts
-from headwater.recipe import gradient_extractor
-from headwater.scenes.data import Picture, pictures
+from headwater import Concept, Denoiser, Index, build_index, load_dataset
+from headwater.attribution import kernel
+from headwater.attribution.attributor import DAMPING
+from headwater.evaluation.ground_truth.concepts import scene_prompts
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.evaluation.metrics.retrieval import best, isolation, precision_at
+from headwater.features import guidance, probes
+from headwater.features.extractor import Extractor
+from headwater.gradients.layers import Call, per_sample, size
+from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
+from headwater.gradients.vjp import Tape, unit_rms
+from headwater.index.config import gradient_extractor
+from headwater.models.patches import frozen
+from headwater.queries.concept import ConceptDrawer, contexts
+from headwater.scenes.dataset import Picture, pictures
+from headwater.storage.files import read_tensors, write_tensors
 
 DIMS = (512, 2048, 8192, 32768)
 DENSE = ("gaussian", "rademacher")

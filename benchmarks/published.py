@@ -30,11 +30,11 @@ from torch.func import functional_call, grad, vmap
 from tqdm import tqdm
 
 from headwater import Denoiser, load_dataset
-from headwater.evaluation.retrieval import mean_interval
-from headwater.features import Extractor
-from headwater.network import frozen
-from headwater.recipe import gradient_extractor, plan
-from headwater.scenes.data import pictures
+from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.features.extractor import Extractor
+from headwater.index.config import gradient_extractor, plan
+from headwater.models.patches import frozen
+from headwater.scenes.dataset import pictures
 
 FASTER = 4.0
 GUIDANCE, STEPS = 7.5, 50

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from headwater import Denoiser
-from headwater.probes import sample, seeded_noise
-from headwater.scenes.data import describe, pictures
-from headwater.scenes.judge import load_judge
-from headwater.scenes.train import as_tensor, images_to_tensor
+from headwater.evaluation.retraining.bundled import as_tensor, images_to_tensor
+from headwater.models.sampling import sample, seeded_noise
+from headwater.scenes.classifier import load_judge
+from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES, held_out_triples
 
 BOUNDS = {"object": 0.92, "colour": 0.97, "style": 0.90, "background": 0.92}

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 from headwater import Denoiser, load_dataset
-from headwater.engine import Engine, run
-from headwater.evaluation.configuration import ModelConfig, Phase
-from headwater.evaluation.models import Encoded, encoded, new_pipeline, train
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.retraining.models import Encoded, encoded, new_pipeline, train
+from headwater.runtime.executor import Engine, run
 
 WARM_UP = 20  # steps
 PATIENCE = 300  # seconds

@@ -31,21 +31,23 @@ from cifar2_sizes import FULL, REDUCED, Size
 from common import RESULTS, about, add_workers, engine_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.attribution import DAMPING
-from headwater.evaluation.answers import swept
-from headwater.evaluation.halving import Found, Plan, collect, rows_of
-from headwater.evaluation.indexes import follows, indexes_of
-from headwater.evaluation.lds import choose, lds, lds_interval, predicted_outputs
-from headwater.evaluation.models import encoded, new_pipeline
-from headwater.evaluation.outputs import denoising_losses
-from headwater.evaluation.plots import bars
-from headwater.evaluation.results import Interval, write_results
-from headwater.evaluation.retraining import Measured, retrained, study_of
-from headwater.evaluation.studies import pictures_in
-from headwater.index import Index
+from headwater.attribution.attributor import DAMPING
+from headwater.attribution.scores import NO_KERNEL
+from headwater.evaluation.metrics.intervals import Interval
+from headwater.evaluation.metrics.lds import choose, lds, lds_interval, predicted_outputs
+from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.results import write_results
+from headwater.evaluation.retraining.models import encoded, new_pipeline
+from headwater.evaluation.retraining.outputs import denoising_losses
+from headwater.evaluation.retraining.retrain import Measured, retrained, study_of
+from headwater.evaluation.studies.lds import pictures_in
+from headwater.evaluation.studies.method_indexes import follows, indexes_of
+from headwater.evaluation.studies.method_scores import swept
+from headwater.evaluation.studies.subset_plan import Found, Plan, collect, rows_of
+from headwater.index.index import Index
 from headwater.methods import METHODS, Method
-from headwater.pictures import Image, draw
-from headwater.provenance import NO_KERNEL
+from headwater.models.sampling import draw
+from headwater.queries.image import Image
 
 # LDS in percent with ten timesteps, of validation pictures and of generated ones (das.txt table 1).
 PUBLISHED = {

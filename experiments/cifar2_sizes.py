@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headwater.evaluation.configuration import ModelConfig, Phase
+from headwater.evaluation.retraining.config import ModelConfig, Phase
 
 _SHAPE = {
     "in_channels": 3,

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from headwater.engine import ENGINES, Engine
-from headwater.evaluation.clip import train_clip
-from headwater.evaluation.results import circumstances
-from headwater.similarity import Clip
+from headwater.evaluation.reporting.results import circumstances
+from headwater.evaluation.retraining.clip import train_clip
+from headwater.models.clip import Clip
+from headwater.runtime.executor import ENGINES, Engine
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,21 +29,21 @@ import torch
 from common import RESULTS, about, kept_clip, parser, real_data
 
 from headwater import Concept, Denoiser, TrainingSet, load_dataset
-from headwater.answers import slug
-from headwater.evaluation.answers import Asking
-from headwater.evaluation.clip import all_of, tokenizer_of
-from headwater.evaluation.configuration import ModelConfig, Phase
-from headwater.evaluation.indexes import indexes_of
-from headwater.evaluation.models import save_pipeline
-from headwater.evaluation.outputs import samples
-from headwater.evaluation.results import markdown
-from headwater.evaluation.retraining import Task, retrained, study_of
-from headwater.evaluation.scoring import evaluate
-from headwater.evaluation.truth import read_truths
+from headwater.evaluation.ground_truth.concepts import read_truths
+from headwater.evaluation.reporting.results import markdown
+from headwater.evaluation.retraining.bundled import images_to_tensor, train_autoencoder
+from headwater.evaluation.retraining.clip import all_of, tokenizer_of
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.retraining.models import save_pipeline
+from headwater.evaluation.retraining.outputs import samples
+from headwater.evaluation.retraining.retrain import Task, retrained, study_of
+from headwater.evaluation.studies.method_indexes import indexes_of
+from headwater.evaluation.studies.method_scores import Asking
+from headwater.evaluation.studies.retrieval import evaluate
 from headwater.methods import METHODS
-from headwater.scenes.architecture import new_pipeline
-from headwater.scenes.train import images_to_tensor, train_autoencoder
-from headwater.sheets import ACCENT, columns_sheet
+from headwater.report.contact_sheet import ACCENT, columns_sheet
+from headwater.report.export import slug
+from headwater.scenes.pipeline import new_pipeline
 
 MAX_TOKENS = 24
 # More than one model, or hours of questions: left out unless they are named.

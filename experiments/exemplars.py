@@ -40,22 +40,23 @@ from common import RESULTS, about, kept_clip, parser, real_data
 from tqdm import tqdm
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.answers import slug
-from headwater.evaluation.abc import Query, hidden_recall, question
-from headwater.evaluation.answers import Asking, answered
-from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.indexes import indexes_of
-from headwater.evaluation.models import save_pipeline
-from headwater.evaluation.outputs import samples
-from headwater.evaluation.plots import bars
-from headwater.evaluation.results import interval, markdown, write_results
-from headwater.evaluation.retraining import digest
-from headwater.evaluation.scoring import said
-from headwater.scenes.data import pictures
+from headwater.data.training_set import joined, make_training_set
+from headwater.evaluation.metrics.intervals import interval
+from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.results import markdown, write_results
+from headwater.evaluation.retraining.clip import of_scenes
+from headwater.evaluation.retraining.models import save_pipeline
+from headwater.evaluation.retraining.outputs import samples
+from headwater.evaluation.retraining.retrain import digest
+from headwater.evaluation.studies.abc import Query, hidden_recall, question
+from headwater.evaluation.studies.method_indexes import indexes_of
+from headwater.evaluation.studies.method_scores import Asking, answered
+from headwater.evaluation.studies.retrieval import said
+from headwater.models.textual_inversion import Token, learn_token, save_token
+from headwater.report.contact_sheet import columns_sheet
+from headwater.report.export import slug
+from headwater.scenes.dataset import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
-from headwater.sheets import columns_sheet
-from headwater.textual_inversion import Token, learn_token, save_token
-from headwater.training_set import joined, make_training_set
 
 THINGS, EXEMPLARS, HIDDEN_AMONG = 12, 4, 500
 TAUGHT, UNSAID, START = "a {} shape", "a shape", "shape"  # a word begins as that

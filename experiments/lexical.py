@@ -20,15 +20,15 @@ import torch
 from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, load_dataset
-from headwater.answers import slug
-from headwater.evaluation.answers import Asking
-from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.indexes import indexes_of
-from headwater.evaluation.planted import planted
-from headwater.evaluation.results import markdown
-from headwater.evaluation.scoring import evaluate
-from headwater.evaluation.truth import read_truths
+from headwater.evaluation.ground_truth.concepts import read_truths
+from headwater.evaluation.ground_truth.label_noise import planted
+from headwater.evaluation.reporting.results import markdown
+from headwater.evaluation.retraining.clip import of_scenes
+from headwater.evaluation.studies.method_indexes import indexes_of
+from headwater.evaluation.studies.method_scores import Asking
+from headwater.evaluation.studies.retrieval import evaluate
 from headwater.methods import METHODS
+from headwater.report.export import slug
 
 FALSE = 0.2  # of all captions
 ASKED = (

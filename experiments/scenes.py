@@ -44,22 +44,29 @@ from scenes_removed import REMOVING, removed
 from scenes_sizes import config_of, data_of, folder
 
 from headwater import Denoiser
-from headwater.engine import Engine
-from headwater.evaluation.answers import Asking, question, scores, swept
-from headwater.evaluation.halving import Plan, collect, rows_of
-from headwater.evaluation.indexes import indexes_of
-from headwater.evaluation.known import MEMBERSHIP, membership
-from headwater.evaluation.lds import best_on, lds_difference, lds_interval, predicted_outputs
-from headwater.evaluation.plots import bars
-from headwater.evaluation.results import Interval, write_results
-from headwater.evaluation.retraining import Measured, retrained, study_of
-from headwater.evaluation.retrieval import precision_at
-from headwater.evaluation.truth import Truth, read_truths
-from headwater.methods import CAPTIONS, Method, Side
+from headwater.attribution.scores import NO_KERNEL
+from headwater.evaluation.ground_truth.concepts import Truth, read_truths
+from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
+from headwater.evaluation.metrics.intervals import Interval
+from headwater.evaluation.metrics.lds import (
+    best_on,
+    lds_difference,
+    lds_interval,
+    predicted_outputs,
+)
+from headwater.evaluation.metrics.retrieval import precision_at
+from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.results import write_results
+from headwater.evaluation.retraining import scene_outputs
+from headwater.evaluation.retraining.retrain import Measured, retrained, study_of
+from headwater.evaluation.studies.method_indexes import indexes_of
+from headwater.evaluation.studies.method_scores import Asking, question, scores, swept
+from headwater.evaluation.studies.subset_plan import Plan, collect, rows_of
+from headwater.features.spec import Side
+from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
+from headwater.methods import CAPTIONS, Method
 from headwater.methods import METHODS as ALL
-from headwater.provenance import NO_KERNEL
-from headwater.recipe import DEFAULT_DIM, DEFAULT_PROJECTION
-from headwater.scenes import measuring
+from headwater.runtime.executor import Engine
 
 METHODS = (
     "concept-trak",
@@ -132,7 +139,7 @@ def main() -> None:
     command.add_argument("--again", type=int)
     command.add_argument("--parameters", default="attn2")
     command.add_argument("--remove", nargs="+", type=int, help="how many images, each")
-    command.add_argument("--concepts", nargs="+", choices=measuring.CONCEPTS)
+    command.add_argument("--concepts", nargs="+", choices=scene_outputs.CONCEPTS)
     given = command.parse_args()
     if given.stage != "tables" and given.parameters != "attn2":
         command.error("--parameters is for tables alone")
@@ -163,7 +170,7 @@ def trained(full: bool, plan: Plan, engine: Engine, device: str) -> list[Measure
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
     study = study_of(
-        out, config_of(full), data, encoder, measuring.measure, measuring.facts(), device
+        out, config_of(full), data, encoder, scene_outputs.measure, scene_outputs.facts(), device
     )
     return retrained(study, plan.tasks(), engine)
 
@@ -295,7 +302,7 @@ def held_row(
 
 
 def output_of(measured: Measured, name: str) -> np.ndarray:
-    return measuring.by_concept(measured)[name]
+    return scene_outputs.by_concept(measured)[name]
 
 
 if __name__ == "__main__":

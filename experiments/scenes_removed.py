@@ -7,18 +7,18 @@ import argparse
 from common import about, engine_of, kept_clip
 from scenes_sizes import config_of, data_of, folder
 
-from headwater.evaluation.answers import Asking
-from headwater.evaluation.clip import of_scenes
-from headwater.evaluation.counterfactual import outcomes
-from headwater.evaluation.judges import judge_of
-from headwater.evaluation.known import CAPTION, TRUTH
-from headwater.evaluation.regenerating import Window
-from headwater.evaluation.removals import write
-from headwater.evaluation.results import markdown
-from headwater.evaluation.retraining import Measured
-from headwater.evaluation.taking_out import Setting
-from headwater.evaluation.truth import read_truths
-from headwater.scenes import measuring
+from headwater.evaluation.counterfactual.plan import Setting
+from headwater.evaluation.counterfactual.regenerate import Window
+from headwater.evaluation.counterfactual.report import write
+from headwater.evaluation.counterfactual.study import outcomes
+from headwater.evaluation.ground_truth.classifiers import judge_of
+from headwater.evaluation.ground_truth.concepts import read_truths
+from headwater.evaluation.ground_truth.oracles import CAPTION, TRUTH
+from headwater.evaluation.reporting.results import markdown
+from headwater.evaluation.retraining import scene_outputs
+from headwater.evaluation.retraining.clip import of_scenes
+from headwater.evaluation.retraining.retrain import Measured
+from headwater.evaluation.studies.method_scores import Asking
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 # Stages that take images out, and how many.
@@ -70,7 +70,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
 
 def rates_of(measured: Measured) -> dict[str, float]:
     """How surely the full model draws each concept."""
-    return dict(zip(measuring.CONCEPTS, measured["rates"], strict=True))
+    return dict(zip(scene_outputs.CONCEPTS, measured["rates"], strict=True))
 
 
 def surest(measured: Measured) -> list[str]:

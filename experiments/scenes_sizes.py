@@ -7,8 +7,8 @@ from pathlib import Path
 from common import RESULTS
 
 from headwater import TrainingSet, load_dataset
-from headwater.evaluation.configuration import ModelConfig, Phase
-from headwater.scenes.train import CONFIG
+from headwater.evaluation.retraining.bundled import CONFIG
+from headwater.evaluation.retraining.config import ModelConfig, Phase
 
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_folder, tiny_pipeline
+from support.tiny import tiny_folder, tiny_pipeline
 
 # Two OpenMP threads on two busy cores are ten times slower than one.
 torch.set_num_threads(1)
@@ -33,7 +33,7 @@ def tiny_images(tmp_path_factory) -> Path:
 
 
 # Files that take a minute or more on two cores.
-LONG = ("test_sign.py", "test_engine.py", "test_sharding.py", "test_features.py")
+LONG = ("test_sign.py", "test_executor.py", "test_workers.py", "test_extractor.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

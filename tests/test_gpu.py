@@ -5,17 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_cli import FAST, headwater
-from test_models import captioned
+from support.command_line import FAST, headwater
+from support.studies import captioned
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
-from headwater.batching import BatchSize
-from headwater.engine import Engine
 from headwater.errors import ModelError
-from headwater.evaluation.models import encoded, new_pipeline, train
-from headwater.evaluation.training import fit
+from headwater.evaluation.retraining.models import encoded, new_pipeline, train
+from headwater.evaluation.retraining.trainer import fit
 from headwater.methods import METHODS
-from headwater.pictures import Image, draw
+from headwater.models.sampling import draw
+from headwater.queries.image import Image
+from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.executor import Engine
 
 pytestmark = [
     pytest.mark.gpu,

@@ -14,32 +14,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
-from test_cli import FAST, headwater
-from test_rules import exact_scores, relative_error
-from tiny import tiny_pipeline
+from support.brute_force import exact_scores, relative_error
+from support.command_line import FAST, headwater
+from support.tiny import tiny_pipeline
 
-from headwater import (
-    Concept,
-    Denoiser,
-    build_index,
-    forgetting,
-    from_images,
-    load_dataset,
-    unlearning,
-)
-from headwater.batching import BatchSize
-from headwater.drawing import CONCEPT_DELTAS
-from headwater.features import Extractor, ProbeRow, over_probes
-from headwater.guidance import DELTAS
-from headwater.layers import size
-from headwater.methods import CAPTIONS, METHODS, Method, Side
-from headwater.parameters import select
-from headwater.pictures import Image
-from headwater.preferences import Pairs, Preference
-from headwater.preparing import prepare
-from headwater.probes import seeded_noise
-from headwater.projection import make_projection
-from headwater.rewards import Reward, Scorer
+from headwater import Concept, Denoiser, build_index, from_images, load_dataset
+from headwater.attribution.scorers import natural_gradient, unlearning
+from headwater.attribution.scorers.prepared import prepare
+from headwater.features.extractor import Extractor, ProbeRow, over_probes
+from headwater.features.guidance import DELTAS
+from headwater.features.spec import Side
+from headwater.gradients.layers import size
+from headwater.gradients.parameters import select
+from headwater.gradients.projection import make_projection
+from headwater.methods import CAPTIONS, METHODS, Method
+from headwater.models.sampling import seeded_noise
+from headwater.queries.concept import CONCEPT_DELTAS
+from headwater.queries.image import Image
+from headwater.queries.preference import Pairs, Preference
+from headwater.queries.reward import Reward, Scorer
+from headwater.runtime.batch_size import BatchSize
 
 PARAMETERS = r"attn2\.to_v"
 TIMESTEPS = (499, 999)
@@ -566,7 +560,7 @@ def test_what_unlearning_costs(world, passes, monkeypatch):
         counted.append(passes.count - cost.draw * DRAWS - cost.image * ROWS)
     losses, fisher = method.facts()["units per image"] * ROWS, 2 * 4 * ROWS
     assert counted == [losses + fisher, 0, 0]  # before the first question
-    assert 2 * 4 * forgetting.FISHER_IMAGES == 2048 and unlearning.DRAWS == 32
+    assert 2 * 4 * natural_gradient.FISHER_IMAGES == 2048 and unlearning.DRAWS == 32
 
 
 # --- the table itself ---------------------------------------------------------------------------
@@ -574,8 +568,8 @@ def test_what_unlearning_costs(world, passes, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_names_what_there_is(name):
+    from headwater.attribution.scores import RULES
     from headwater.methods import QUESTIONS
-    from headwater.rules import RULES
 
     method = METHODS[name]
     assert method.name == name and set(method.takes) <= set(QUESTIONS)

@@ -7,27 +7,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.attribution import Attribution
-    from headwater.building import build_index
-    from headwater.dataset import from_hf_dataset, from_images, load_dataset
-    from headwater.denoiser import Denoiser
-    from headwater.index import Index
+    from headwater.attribution.result import Attribution
+    from headwater.data.sources import from_hf_dataset, from_images, load_dataset
+    from headwater.data.training_set import TrainingSet
+    from headwater.index.build import build_index
+    from headwater.index.index import Index
     from headwater.methods import METHODS
-    from headwater.queries import Concept
-    from headwater.training_set import TrainingSet
+    from headwater.models.denoiser import Denoiser
+    from headwater.queries.concept import Concept
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Denoiser": "denoiser",
-    "TrainingSet": "training_set",
-    "load_dataset": "dataset",
-    "from_images": "dataset",
-    "from_hf_dataset": "dataset",
-    "build_index": "building",
-    "Index": "index",
-    "Concept": "queries",
-    "Attribution": "attribution",
+    "Denoiser": "models.denoiser",
+    "TrainingSet": "data.training_set",
+    "load_dataset": "data.sources",
+    "from_images": "data.sources",
+    "from_hf_dataset": "data.sources",
+    "build_index": "index.build",
+    "Index": "index.index",
+    "Concept": "queries.concept",
+    "Attribution": "attribution.result",
     "METHODS": "methods",
 }
 

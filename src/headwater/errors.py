@@ -1,5 +1,7 @@
 """What can go wrong, by name. Every message is one line: the thing, and how to mend it."""
 
+from __future__ import annotations
+
 
 class HeadwaterError(Exception):
     """Base of all errors that the user can mend."""
@@ -51,3 +53,8 @@ class ResourceError(HeadwaterError):
 
 class HeadwaterWarning(UserWarning):
     """Something that the answer silently depends on, such as words a caption lost."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -10,41 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwater.errors import MethodError
-from headwater.queries import DRAWS
+from headwater.features.spec import DRAWS, TIMESTEPS, Side
 
-# What a side costs for each probe, in forward passes of the network: its own, backward to the
-# layers, and, of these, backward to the input (or, of a concept, forward at c-; of a contrast,
-# forward and backward at c-).
-_UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3, "contrast": 4}
-# Costs are given at so many probes of a picture.
-TIMESTEPS = 10
-
-
-@dataclass(frozen=True)
-class Side:
-    """Where the probes of one side come from, and what is asked of the prediction there.
-
-    The paths "pixels" and "clip" have no probes: the feature is the latent, or CLIP's embedding.
-    "captions", of a concept, is the features that the index has of the images whose caption names
-    it, less those of the others.
-    """
-
-    path: str
-    delta: str = ""
-
-    @property
-    def gradient(self) -> bool:
-        """Whether features are gradients of the network."""
-        return bool(self.delta)
-
-    def units(self, timesteps: int = TIMESTEPS) -> int:
-        """Forward passes of the network for a picture; an inversion begins with one more."""
-        if not self.gradient:
-            return 0
-        return _UNITS.get(self.delta, 2) * timesteps + (self.path == "inversion")
-
-    def __str__(self) -> str:
-        return f"{self.path}/{self.delta}" if self.delta else self.path
+# Rules of `rules.RULES` whose scores are squares.
+SQUARED = ("das", "das-code")
 
 
 @dataclass(frozen=True)
@@ -316,3 +285,15 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
 
 def _listed(question: str) -> str:
     return ", ".join(name for name, method in METHODS.items() if question in method.takes)
+
+
+def measure(method: str) -> str:
+    """What a method's scores are of: a key of `WORDING`."""
+    row = method_named(method)
+    if row.rule == "random":
+        return "chance"
+    if row.rule in SQUARED:
+        return "strength"
+    if row.concept == CAPTIONS:
+        return "captions"
+    return "similarity" if row.train is not None and not row.train.gradient else "influence"

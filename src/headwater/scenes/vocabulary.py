@@ -1,5 +1,7 @@
 """What a scene can be: one object in one colour, drawn in one style, on one background."""
 
+from __future__ import annotations
+
 from itertools import product
 
 import numpy as np

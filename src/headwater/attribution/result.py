@@ -1,0 +1,102 @@
+"""The answer to one query: a score for every training image, and who ranks where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from headwater.attribution.bootstrap import Certainty
+from headwater.index.index import Index
+from headwater.queries.query import Question
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One training image in an answer. `row` is its row in the index.
+
+    `error` is the score's standard error and `stays` the share of resampled answers that keep the
+    image in their top ten; both None where there were no draws to tell apart. `candidate` says
+    whether the image competed; None where all did.
+    """
+
+    rank: int
+    id: str
+    score: float
+    caption: str
+    uri: str
+    row: int
+    error: float | None = None
+    stays: float | None = None
+    candidate: bool | None = None
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The answer to one query: a score for every training image, in index order.
+
+    A positive score is a proponent: training on that image moves the model towards what was asked
+    for. Scores compare within one answer only.
+
+    Attributes:
+        asked: how it was asked, in words that go on from "asked".
+        certainty: how much the answer depends on which draws were made; None if there was one.
+        sweep: the scores at each of several dampings, where they were asked for.
+        among: the rows of the candidates, where not all images competed; none of the others ranks
+            above one of them, whatever it scores.
+        unsure: why there is no certainty, in words; "" where there is.
+    """
+
+    query: Question
+    asked: str
+    method: str
+    scores: Float[np.ndarray, " n"]
+    index: Index
+    provenance: dict[str, Any]
+    certainty: Certainty | None = None
+    sweep: dict[float, Float[np.ndarray, " n"]] = field(default_factory=dict)
+    among: tuple[int, ...] | None = None
+    unsure: str = ""
+
+    @property
+    def competing(self) -> Int[np.ndarray, " m"]:
+        """The rows of the images that competed, in index order."""
+        return np.arange(len(self.scores)) if self.among is None else np.sort(self.among)
+
+    def order(self, scores: Float[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
+        """All rows by rank, by these scores or the answer's own: candidates before all others."""
+        others = np.ones(len(self.scores), bool)
+        others[self.competing] = False
+        return np.lexsort((-(self.scores if scores is None else scores), others))
+
+    def top(self, count: int = 10) -> list[Ranked]:
+        """The strongest proponents, best first; after the candidates, if there were, the others."""
+        return self._ranked(self.order()[:count])
+
+    def bottom(self, count: int = 10) -> list[Ranked]:
+        """The strongest opponents of those that competed, lowest score first.
+
+        Ranks count from the bottom.
+        """
+        rows = self.competing
+        return self._ranked(rows[np.argsort(self.scores[rows], kind="stable")][:count])
+
+    def _ranked(self, rows: Int[np.ndarray, " r"]) -> list[Ranked]:
+        samples, sure = self.index.samples, self.certainty
+        among = None if self.among is None else set(self.among)
+        return [
+            Ranked(
+                rank,
+                samples[row].id,
+                float(self.scores[row]),
+                samples[row].caption,
+                samples[row].uri,
+                int(row),
+                None if sure is None else float(sure.errors[row]),
+                None if sure is None else sure.stays.get(int(row)),
+                None if among is None else int(row) in among,
+            )
+            for rank, row in enumerate(rows, 1)
+        ]

@@ -1,0 +1,134 @@
+"""`headwater index`: the features of every training image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headwater.cli.options import (
+    CaptionColumn,
+    ClipFolder,
+    Device,
+    EngineName,
+    ImageColumn,
+    Jobs,
+    Limit,
+    Split,
+    dtype_named,
+    images_of,
+    number_or_auto,
+)
+from headwater.cli.tables import print_facts
+from headwater.runtime.console import quiet_libraries, say
+
+
+def index(
+    model: Annotated[str, typer.Argument(help="A local folder, a hub name, or `scenes`.")],
+    data: Annotated[
+        str, typer.Argument(help="A folder, a parquet file, a `datasets` name, or `scenes`.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
+    parameters: Annotated[
+        str, typer.Option(help="attn2, attn2-kv, attn2-qo, attn, up_blocks, lora, all, or a regex.")
+    ] = "attn2",
+    timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
+    dim: Annotated[
+        int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
+    ] = None,
+    projection: Annotated[
+        str, typer.Option(help="count-sketch, factored, mask, gaussian, rademacher, identity.")
+    ] = "count-sketch",
+    inversion_guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance of the inversion; 1 is none.")
+    ] = 1.0,
+    draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
+    clip: ClipFolder = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="More models to average over; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of projections and noise.")] = 0,
+    lora: Annotated[
+        str | None, typer.Option(help="Folder or file of the model's LoRA adapters.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    limit: Limit = None,
+    device: Device = None,
+    engine: EngineName = "local",
+    jobs: Jobs = 1,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files that are no images.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop an index that is there already.")
+    ] = False,
+    self_check: Annotated[
+        bool, typer.Option(help="First compare gradients with float64 autograd.")
+    ] = True,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="torch.compile what lies between the layers.")
+    ] = False,
+    encodings: Annotated[
+        Path | None, typer.Option(help="Folder that keeps encoded images and captions.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")
+    ] = False,
+) -> None:
+    """Compute the features of every training image. Run again, it goes on where it stopped."""
+    given = locals().copy()
+    size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
+    quiet_libraries()
+    from headwater.runtime.executor import Engine
+
+    workers = Engine(engine, jobs)
+    from headwater.index.build import build_index
+    from headwater.index.config import planned_of_all
+    from headwater.index.estimate import estimate
+    from headwater.models.clip import Clip
+    from headwater.models.denoiser import Denoiser
+
+    images = images_of(given)
+    denoiser = Denoiser.load(model, device, precision, lora)
+    recipe: dict[str, Any] = dict(
+        method=method,
+        parameters=parameters,
+        timesteps=timesteps,
+        dim=dim,
+        seed=seed,
+        projection=projection,
+        inversion_guidance=inversion_guidance,
+        draws=draws,
+        clip=None if clip is None else Clip(clip, denoiser.device),
+    )
+    if dry_run:
+        planned = planned_of_all(denoiser, checkpoint or (), **recipe)
+        print_facts(
+            estimate(denoiser, images, planned[0], size, recipe["clip"], models=len(planned))
+        )
+        return
+    built = build_index(
+        denoiser,
+        images,
+        out,
+        batch_size=size,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        self_check=self_check,
+        compile=compile,
+        encodings=encodings,
+        checkpoints=checkpoint or (),
+        engine=workers,
+        note=say,
+        **recipe,
+    )
+    skipped = built.manifest.skipped
+    if skipped:
+        say(f"skipped {len(skipped)} bad file(s): {', '.join(skipped[:5])}")
+    print(f"{len(built)} rows of {built.recipe.dim} features in {out}")

@@ -1,0 +1,106 @@
+"""Options that several commands share, and what they hold in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.errors import ParameterError, QueryError
+
+if TYPE_CHECKING:
+    import torch
+
+    from headwater.data.training_set import TrainingSet
+    from headwater.index.index import Index
+
+
+IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
+Method = Annotated[
+    str | None, typer.Option(help="One that the index serves (headwater info); see methods.")
+]
+Damping = Annotated[
+    str, typer.Option(help="Of the kernel, in mean eigenvalues; several with commas.")
+]
+Candidates = Annotated[
+    str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
+]
+ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
+GUIDANCE = 5.0
+Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
+Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
+Split = Annotated[str, typer.Option(help="Of a data set that has several.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
+]
+CaptionColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the same, or a key of metadata.jsonl; default caption, text, prompt or "
+        "description."
+    ),
+]
+Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
+Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
+Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradient again.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:
+    """Options of every method, for `attribute`."""
+    try:
+        ratios = [float(each) for each in damping.split(",")]
+    except ValueError:
+        raise QueryError(
+            f"--damping {damping!r} must be a number, or several with commas"
+        ) from None
+    one = ratios[0] if len(ratios) == 1 else ratios
+    return {"method": method, "damping": one, "candidates": candidates, "fresh": fresh}
+
+
+def number_or_auto(option: str, text: str) -> int | None:
+    """A number, or None for `auto`."""
+    if text == "auto":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ParameterError(f"{option} {text!r} must be a number, or `auto`") from None
+
+
+def images_of(given: Mapping[str, Any]) -> TrainingSet:
+    """The images of a command's DATA, `--split`, `--image-column`, `--caption-column`, `--limit`.
+
+    Args:
+        given: the command's parameters by name.
+    """
+    from headwater.data.sources import load_dataset
+
+    options = {name: given[name] for name in ("split", "image_column", "caption_column")}
+    images = load_dataset(given["data"], **options)
+    return images if given["limit"] is None else images.first(given["limit"])
+
+
+def dtype_named(text: str) -> torch.dtype:
+    """What --dtype says."""
+    if text not in ("float32", "bfloat16", "float16"):
+        raise ParameterError(f"--dtype {text!r} is not one of float32, bfloat16, float16")
+    import torch
+
+    return getattr(torch, text)
+
+
+def opened(index: Path, device: str | None, clip: Path | None = None) -> Index:
+    """The index, with the CLIP model of --clip."""
+    from headwater.index.index import Index
+    from headwater.models.clip import Clip
+    from headwater.runtime.memory import usable_device
+
+    own = None if clip is None else Clip(clip, usable_device(device))
+    return Index.open(index, device=device, clip=own)

@@ -1,0 +1,145 @@
+"""What the command line shows: remarks on stderr, answers as tables of 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwater.attribution.result import Attribution
+
+
+def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str:
+    """The proponents in 80 columns: entries as the JSON answer has them.
+
+    A score stands with its standard error, a caption with how many near-copies the image has.
+    """
+    from headwater.report.contact_sheet import format_error, format_score, said_copies
+    from headwater.report.figures import name
+
+    query = attribution.query
+    width = min(24, max(len(entry["id"]) for entry in entries))
+    spread = 0 if attribution.certainty is None else 11
+    room = 80 - 4 - 2 - 9 - spread - 2 - width - 2
+    lines = [
+        "",
+        _asked(*name(query), query.prompt, query.kind),
+        f"{attribution.method}, asked {attribution.asked}",
+        *_sure(attribution),
+        *(line for remark in _remarks(attribution) for line in wrap(remark, 80)),
+        "",
+        f"{'rank':>4}  {'score':>9}{'':<{spread}}  {'id':<{width}}  caption",
+    ]
+    for entry in entries:
+        error = "" if entry["error"] is None else f" ± {format_error(entry['error'])}"
+        copies = said_copies(len(entry["near_copies"]))
+        caption = _short(entry["caption"], room - len(copies) - bool(copies))
+        lines.append(
+            f"{entry['rank']:>4}  {format_score(entry['score']):>9}{error:<{spread}}  "
+            f"{_short(entry['id'], width):<{width}}  {f'{caption} {copies}' if copies else caption}"
+        )
+    return "\n".join(lines)
+
+
+def _asked(words: str, quoted: bool, prompt: str, kind: str) -> str:
+    """What was asked for: 'star' in 'a red star', the picture of 'a red star'."""
+    if not prompt:
+        return words
+    said = repr(words) if quoted else words
+    return f"{said} {'in' if quoted or kind == 'concept' else 'of'} {prompt!r}"
+
+
+def journey_table(answer: Mapping[str, Any]) -> str:
+    """A journey in 80 columns: for each step its strongest proponent."""
+    from headwater.report.contact_sheet import format_score
+
+    steps = answer["steps"]
+    firsts = [step["top"][0] for step in steps]
+    width = min(24, max(len(first["id"]) for first in firsts))
+    lines = [
+        "",
+        f"the journey of {answer['prompt']!r}" if answer["prompt"] else "the journey",
+        f"{answer['method']}, the strongest proponent of each step",
+        "",
+        f"{'step':>4}  {'stays':>5}  {'as before':>9}  {'score':>9}  {'id':<{width}}  caption",
+    ]
+    for i, (step, first) in enumerate(zip(steps, firsts, strict=True)):
+        sure = step["certainty"]
+        stays = "-" if sure is None else f"{sure['stability']:.0%}"
+        before = f"{answer['correlation'][i][i - 1]:.2f}" if i else "-"
+        caption = _short(first["caption"], 80 - 4 - 7 - 11 - 11 - 2 - width - 2)
+        lines.append(
+            f"{step['step']:>4}  {stays:>5}  {before:>9}  {format_score(first['score']):>9}  "
+            f"{_short(first['id'], width):<{width}}  {caption}"
+        )
+    lines.append("\nstays: of the top 10, in resamples; as before: correlation with the step above")
+    return "\n".join(lines)
+
+
+def _sure(attribution: Attribution) -> list[str]:
+    """How much the draws matter, in a line."""
+    sure = attribution.certainty
+    if sure is None:
+        return []
+    return [
+        f"{sure.draws} draws; an image of the top {sure.k} stays there in {sure.stability:.0%} of "
+        "resamples"
+    ]
+
+
+def _remarks(attribution: Attribution) -> list[str]:
+    """What else a reader must know, sentence by sentence."""
+    from headwater.methods import measure
+    from headwater.report.export import remarks
+
+    square = "The scores are squares: how strong an influence is, not which way."
+    strength = measure(attribution.method) == "strength"
+    return [*([square] if strength else []), *remarks(attribution)]
+
+
+def _short(text: str, width: int) -> str:
+    text = " ".join(text.split())  # a caption may have line breaks
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def methods_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of methods in 80 columns; under each what it asks of questions, and its paper."""
+    from headwater.methods import QUESTIONS
+
+    lines = [_method_line("method, questions", "guidance", "norm", "rule", "passes*")]
+    for row in rows:
+        cost = row["units per image"] or "-"
+        lines.append(_method_line(row["name"], row["train"], row["normalise"], row["rule"], cost))
+        paper = row["paper"]
+        for (guidance, cost), questions in _by_guidance(row["queries"]).items():
+            asked = "any" if len(questions) == len(QUESTIONS) else ", ".join(questions)
+            lines.append(f"  {asked:<22}{guidance:<22}{paper:<25}{cost:>9}")
+            paper = ""
+    lines.append(
+        "\n* forward passes of the network at ten timesteps: for each training image, and\n"
+        "for each question as draws x passes of one draw; n is the number of training\n"
+        "images. With checkpoints, for each. Not counted: making the picture that is\n"
+        "asked about, the token of a local concept, 2,048 before the first unlearning.\n"
+        "A patch without a prompt is asked as an image."
+    )
+    return "\n".join(lines)
+
+
+def _method_line(name: str, guidance: str, normalise: str, rule: str, cost: Any) -> str:
+    return f"{name:<24}{guidance:<22}{normalise:<10}{rule:<16}{cost:>8}"
+
+
+def _by_guidance(queries: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]:
+    """Questions by what is asked of them and what that costs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for question, query in queries.items():
+        found.setdefault((query["guidance"], query["cost"]), []).append(question)
+    return found
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Names and values, aligned."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")

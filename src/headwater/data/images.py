@@ -1,0 +1,91 @@
+"""Pictures as a model is to see them, and as a person is shown them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from PIL import Image, ImageOps
+
+from headwater.errors import QueryError, first_line
+
+
+def to_rgb(image: Any) -> Image.Image:
+    """A picture, or a file or the bytes of one, as the model is to see it."""
+    if not isinstance(image, Image.Image):
+        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
+            return to_rgb(opened)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit greyscale, which `convert` would clip at 255
+        image = image.point(lambda value: value / 257).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+PAPER, MAT = "#ffffff", "#f3f5f6"
+# An image of at most this many pixels a side is enlarged pixel by pixel, never smoothed.
+SMALL = 64
+
+
+def on_black(image: PIL.Image.Image) -> PIL.Image.Image:
+    """A mask as RGB: what was not painted, and so is transparent, does not count."""
+    if image.has_transparency_data:
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+        black = PIL.Image.new("RGBA", image.size, "black")
+        image = PIL.Image.alpha_composite(black, image)
+    return to_rgb(image)
+
+
+def read_image(
+    file: str | Path, seen: Callable[[PIL.Image.Image], PIL.Image.Image] = to_rgb
+) -> PIL.Image.Image:
+    """A picture file as RGB, upright.
+
+    Raises:
+        QueryError: it is missing or no picture.
+    """
+    try:
+        with PIL.Image.open(file) as image:
+            return seen(image)
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        reason = (
+            "it is no image" if isinstance(error, PIL.UnidentifiedImageError) else first_line(error)
+        )
+        raise QueryError(f"cannot read the picture {str(file)!r}: {reason}") from None
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """As RGB: what is transparent lies on white, and 16-bit greys are scaled to 8."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, PAPER), image)
+    return image.convert("RGB")
+
+
+def data_uri(image: Image.Image, side: int) -> str:
+    """As PNG inside a `data:` address, scaled down, never up, to at most `side` pixels."""
+    image = flatten(image)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def scale(image: Image.Image, side: int) -> Image.Image:
+    """Fit into a square, keeping the proportions: smoothly, but a small one by whole multiples."""
+    longest = max(image.size)
+    if longest <= min(SMALL, side):
+        factor, filter = side // longest, Image.Resampling.NEAREST
+    else:
+        factor, filter = side / longest, Image.Resampling.LANCZOS
+    width, height = (max(1, round(length * factor)) for length in image.size)
+    return image.resize((width, height), filter)

@@ -1,0 +1,158 @@
+"""Feature rows: probes -> guidance -> per-sample J^T delta -> projection -> mean over probes.
+
+Train rows and query rows go through `probe_rows`; only the pairs (eps, delta) that they bring
+differ (`asking.py`). One code path gives both the same sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from headwater.features.objectives import Asked, about_images
+from headwater.features.spec import Rows, Side
+from headwater.gradients.layers import widened
+from headwater.gradients.projection import Projection
+from headwater.gradients.vjp import TINY, Tape, unit_rms
+from headwater.models.denoiser import Denoiser
+from headwater.models.encodings import encode
+from headwater.models.patches import for_gradients
+
+
+@dataclass(frozen=True)
+class ProbeRow:
+    """One probe of a batch.
+
+    `features` is P^T J^T delta, `norms` the exact, unprojected norm of each layer's part,
+    `residual` the mean squared error of the predicted noise, where noise was drawn.
+    """
+
+    features: Float[Tensor, "b k"]
+    norms: Mapping[str, Float[Tensor, " b"]]
+    residual: Float[Tensor, " b"] | None = None
+
+    def norm(self) -> Float[Tensor, " b"]:
+        """||J^T delta|| over all attributed parameters."""
+        return torch.linalg.vector_norm(torch.stack(list(self.norms.values())), dim=0)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """All that turns probes into rows, fixed for one index."""
+
+    denoiser: Denoiser
+    layers: Mapping[str, nn.Module]
+    projection: Projection
+    train: Side
+    timesteps: Sequence[int]
+    normalise: str
+    seed: int
+    draws: int = 1
+    inversion_guidance: float = 1.0
+
+    @property
+    def dim(self) -> int:
+        """K."""
+        return self.projection.dim
+
+    def image_rows(
+        self,
+        images: Sequence[Image.Image],
+        captions: Sequence[str],
+        ids: Sequence[str],
+        encodings: Path | None = None,
+    ) -> Rows:
+        """Features of training samples; `encodings` is a folder that keeps what is encoded."""
+        x0, condition = encode(self.denoiser, images, captions, encodings)
+        return self.train_rows(x0, condition, ids)
+
+    def train_rows(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        condition: Float[Tensor, "b l e"] | None,
+        ids: Sequence[str],
+    ) -> Rows:
+        """Features of training samples, on the denoiser's device."""
+        return over_probes(self.train_probes(x0, condition, ids), self.normalise)
+
+    def train_probes(
+        self,
+        x0: Float[Tensor, "b c h w"],
+        condition: Float[Tensor, "b l e"] | None,
+        ids: Sequence[str],
+    ) -> Iterator[ProbeRow]:
+        """The same before the mean: a row of features and its norms for each probe in turn."""
+        asked = about_images(
+            self.denoiser,
+            self.train,
+            x0,
+            condition,
+            self.timesteps,
+            ids=ids,
+            seed=self.seed,
+            draws=self.draws,
+            inversion_guidance=self.inversion_guidance,
+        )
+        return self.probes(asked)
+
+    def query_rows(
+        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
+    ) -> Float[Tensor, "b k"]:
+        """Features of a query's draws; `tick` is told after each probe how many rows it had."""
+        return over_probes(self.probes(asked, tick), self.normalise).features
+
+    def probes(
+        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
+    ) -> Iterator[ProbeRow]:
+        """A row for each probe in turn."""
+        ready = for_gradients(self.denoiser.network, list(self.layers.values()))
+        with ready, Tape(self.layers) as tape:
+            for row in probe_rows(tape, asked, self.projection):
+                yield row
+                tick(len(row.features))
+
+
+def probe_rows(tape: Tape, asked: Iterable[Asked], projection: Projection) -> Iterator[ProbeRow]:
+    """P^T J^T delta of each probe, and its norms, in float32 whatever the model computes in.
+
+    delta goes through the network at unit root mean square, so that half precision neither
+    overflows nor vanishes; linear as it is, the result is scaled back.
+    """
+    for eps, delta, residual in asked:
+        unit, scale = unit_rms(delta)
+        features = widened(eps.new_zeros(len(eps), projection.dim))
+        norms = {
+            layer: projection.add[layer](features, calls) * scale
+            for layer, calls in tape.calls(eps, unit)
+        }
+        yield ProbeRow(features.mul_(scale[:, None]), norms, residual)
+
+
+def over_probes(rows: Iterable[ProbeRow], normalise: str) -> Rows:
+    """Mean over probes of w g. Zero stays zero.
+
+    w is 1 ("none"), 1/||g|| with the exact, unprojected norm ("probe"), or, feature by feature,
+    1/sqrt(sum over probes of g^2) ("over_time", DAS eq. 17).
+    """
+    total = squares = None
+    residuals: list[Tensor | None] = []
+    for row in rows:
+        features = row.features
+        if normalise == "probe":
+            features = features / row.norm().clamp_min(TINY)[:, None]
+        if normalise == "over_time":
+            squares = (0 if squares is None else squares) + features.square()
+        total = features if total is None else total.add_(features)
+        residuals.append(row.residual)
+    assert total is not None, "a path without probes"
+    if squares is not None:
+        total = total / squares.sqrt().clamp_min(TINY)
+    seen = [residual for residual in residuals if residual is not None]
+    return Rows(total / len(residuals), torch.stack(seen, 1) if seen else None)

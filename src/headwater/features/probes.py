@@ -1,0 +1,106 @@
+"""Where x_t comes from: each path is a generator of probes, the points where a gradient is taken.
+
+A path makes the one forward pass of a probe, hands it out with its graph, and goes on from the
+same prediction: inversion, guidance and gradient share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headwater.models.denoiser import Denoiser
+from headwater.models.sampling import guided, seeded_noise
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One point (xt, t) for each row of a batch, and the prediction there.
+
+    `eps` is on the autograd graph of `xt`, until the path is asked for its next probe. `noise` is
+    the noise that made `xt`, where there was one, and `keys` what each row's noise was drawn for.
+    """
+
+    xt: Float[Tensor, "b c h w"]
+    t: int
+    eps: Float[Tensor, "b c h w"]
+    noise: Float[Tensor, "b c h w"] | None = None
+    keys: Sequence[str] = ()
+
+
+def _probe(denoiser, xt, t, condition, noise=None, keys=()) -> Probe:
+    with torch.enable_grad():
+        xt = xt.detach().requires_grad_()
+        return Probe(xt, t, denoiser.predict(xt, t, condition), noise, keys)
+
+
+def at(denoiser: Denoiser, probe: Probe, condition: Float[Tensor, "b l e"]) -> Probe:
+    """Another prediction at the probe's state, on a graph of its own."""
+    return _probe(denoiser, probe.xt, probe.t, condition)
+
+
+def noising(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+    ids: Sequence[str],
+    seed: int,
+    draws: int = 1,
+) -> Iterator[Probe]:
+    """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else."""
+    for t in timesteps:
+        for draw in range(draws):
+            keys = [f"{seed}|{id}|{t}|{draw}" for id in ids]
+            noise = torch.stack([seeded_noise(x0.shape[1:], key) for key in keys]).to(x0)
+            yield _probe(denoiser, denoiser.noise(x0, noise, t), t, condition, noise, keys)
+
+
+def inversion(
+    denoiser: Denoiser,
+    x0: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+    guidance: float = 1.0,
+) -> Iterator[Probe]:
+    """Deterministic DDIM inversion of x0, a probe at every ascending timestep.
+
+    One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal. Gradients
+    are taken of the conditional prediction; with `guidance` other than 1 the path follows
+    eps("") + guidance (eps(c) - eps("")), one forward pass more at each step.
+    """
+    empty = denoiser.encode_captions([""] * len(x0)) if guidance != 1 else None
+
+    def direction(xt: Tensor, t: int, eps: Tensor) -> Tensor:
+        return eps if empty is None else guided(denoiser, xt, t, eps, empty, guidance)
+
+    with torch.no_grad():
+        eps = direction(x0, 0, denoiser.predict(x0, 0, condition))
+    x0hat = x0
+    for t in timesteps:
+        probe = _probe(denoiser, denoiser.noise(x0hat, eps, t), t, condition)
+        yield probe
+        xt = probe.xt.detach()
+        eps = direction(xt, t, probe.eps.detach())
+        x0hat = denoiser.clean(xt, t, eps)
+
+
+def generation(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    timesteps: Sequence[int],
+) -> Iterator[Probe]:
+    """DDIM sampling (eta = 0, unguided) from `noise`, a probe at every timestep, noisiest first."""
+    xt = noise
+    for t, following in zip(timesteps[::-1], [*timesteps[-2::-1], None], strict=True):
+        probe = _probe(denoiser, xt, t, condition)
+        yield probe
+        if following is not None:
+            eps = probe.eps.detach()
+            x0hat = denoiser.clean(probe.xt.detach(), t, eps)
+            xt = denoiser.noise(x0hat, eps, following)

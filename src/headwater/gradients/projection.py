@@ -1,0 +1,257 @@
+r"""Random projections of per-sample gradients, layer by layer, unbiased: E ||P g||^2 = ||g||^2.
+
+`PROJECTIONS` is the table; `docs/projections.md` compares them. Each adds a layer's projected
+gradients to a row of k features and returns their exact, unprojected norms. What a layer's
+projection does depends on its seed (the run's seed and the layer's name) and on nothing drawn
+before it, so that E <P_l g_l, P_m g_m> = 0 for layers l and m.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater.errors import ParameterError
+from headwater.gradients.layers import Call, factors, is_outer_product, per_sample, size, widened
+
+# Adds the projection of a layer's gradient (of its calls) to rows of features, in place, and
+# returns the gradient's norms: f(out [b, k], calls) -> [b].
+Adder = Callable[[Tensor, Sequence[Call]], Tensor]
+# The same for a gradient that has been formed: f(out [b, k], rows [b, d]).
+Place = Callable[[Tensor, Tensor], None]
+Layers = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """P of all attributed layers: `add[layer](out, calls)` adds P g and returns ||g||."""
+
+    dim: int
+    add: Mapping[str, Adder]
+
+
+def make_projection(
+    name: str,
+    layers: Layers,
+    dim: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Projection:
+    """The projection of this name for these layers, into `dim` features.
+
+    Raises:
+        ParameterError: no such projection, or a `dim` that does not suit it.
+    """
+    require_dim(dim, sum(map(size, layers.values())), name)
+    return Projection(dim, PROJECTIONS[name](layers, dim, seed, torch.device(device)))
+
+
+def require_dim(dim: int, parameters: int, name: str = "count-sketch") -> None:
+    """Refuse a projection that there is not, or that cannot have `dim` features.
+
+    Raises:
+        ParameterError: names what would do.
+    """
+    if name not in PROJECTIONS:
+        raise ParameterError(f"--projection {name!r} is not one of {', '.join(PROJECTIONS)}")
+    if not 1 <= dim <= parameters:
+        raise ParameterError(
+            f"--dim {dim} must lie between 1 and {parameters}, the number of attributed parameters"
+        )
+    if name == "identity" and dim != parameters:
+        raise ParameterError(
+            f"--projection identity keeps all {parameters} parameters: leave --dim {dim} out"
+        )
+
+
+def layer_seed(seed: int, layer: str) -> int:
+    """A 63-bit seed that belongs to this run and layer."""
+    digest = hashlib.blake2b(f"{seed}|{layer}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+# --- projections of a gradient that is formed for a moment ----------------------------------------
+
+
+def _formed(layer: nn.Module, place: Place) -> Adder:
+    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
+        rows = per_sample(layer, calls)
+        place(out, rows)
+        return torch.linalg.vector_norm(rows, dim=1)
+
+    return add
+
+
+def _count_sketch(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """Coordinate j is added to feature h(j) with sign s(j) (Charikar et al. 2002).
+
+    h is balanced: coordinates are shuffled, laid out in rows of k, and the rows are added up. That
+    is as unbiased as a free h, because the signs are free; its variance, about ||a||^2 ||b||^2 / k,
+    is no larger; and a gather with a sum over rows adds in one order on every device, where
+    scattered additions do not.
+    """
+    return {
+        name: _formed(layer, _sketched(size(layer), dim, layer_seed(seed, name), device))
+        for name, layer in layers.items()
+    }
+
+
+def _sketched(d: int, dim: int, seed: int, device: torch.device) -> Place:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(d, generator=generator, dtype=torch.int32).to(device)
+    sign = (2 * torch.randint(2, (d,), generator=generator, dtype=torch.int8) - 1).to(device)
+    sign = sign[order].float()  # in the order of the shuffled coordinates
+    # A layer smaller than k, and the rest of a larger one, starts where chance says.
+    start = int(torch.randint(dim, (), generator=generator))
+
+    def place(out: Tensor, rows: Tensor) -> None:
+        shuffled = rows.index_select(1, order).mul_(sign)
+        whole = d // dim * dim
+        if whole:
+            out += shuffled[:, :whole].unflatten(1, (-1, dim)).sum(1)
+        _add_around(out, shuffled[:, whole:], start)
+
+    return place
+
+
+def _add_around(out: Tensor, values: Tensor, start: int) -> None:
+    """Add at most k values to the features from `start` on, going on at 0 after the last."""
+    fits = min(values.shape[1], out.shape[1] - start)
+    out[:, start : start + fits] += values[:, :fits]
+    out[:, : values.shape[1] - fits] += values[:, fits:]
+
+
+def _mask(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """k_l coordinates of layer l are kept, times sqrt(d_l / k_l); k_l is l's share of k."""
+    shares = _shares({name: size(layer) for name, layer in layers.items()}, dim)
+    adders, start = {}, 0
+    for name, layer in layers.items():
+        generator = torch.Generator().manual_seed(layer_seed(seed, name))
+        chosen = torch.randperm(size(layer), generator=generator)[: shares[name]].to(device)
+        scale = math.sqrt(size(layer) / shares[name])
+        adders[name] = _formed(layer, _kept(chosen, start, scale))
+        start += shares[name]
+    return adders
+
+
+def _kept(chosen: Tensor, start: int, scale: float) -> Place:
+    def place(out: Tensor, rows: Tensor) -> None:
+        out[:, start : start + len(chosen)] += rows.index_select(1, chosen) * scale
+
+    return place
+
+
+def _shares(sizes: Mapping[str, int], dim: int) -> dict[str, int]:
+    """`dim` shared out in proportion to the sizes, at least 1 each, by the largest remainders."""
+    if dim < len(sizes):
+        raise ParameterError(
+            f"--dim {dim} is less than the {len(sizes)} layers, and a mask keeps a coordinate of "
+            "each: raise it"
+        )
+    rest = max(1, sum(sizes.values()) - len(sizes))
+    exact = {name: (dim - len(sizes)) * (d - 1) / rest for name, d in sizes.items()}
+    shares = {name: 1 + int(part) for name, part in exact.items()}
+    left = dim - sum(shares.values())
+    for name in sorted(exact, key=lambda name: int(exact[name]) - exact[name])[:left]:
+        shares[name] += 1
+    return shares
+
+
+def _identity(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """Every coordinate is a feature."""
+    adders, start = {}, 0
+    for name, layer in layers.items():
+        every = torch.arange(size(layer), device=device)
+        adders[name] = _formed(layer, _kept(every, start, 1.0))
+        start += size(layer)
+    return adders
+
+
+def _gaussian(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """Independent normal entries of variance 1/k."""
+    draw = torch.randn
+    return {name: _formed(layer, _dense(draw, name, seed)) for name, layer in layers.items()}
+
+
+def _rademacher(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """Independent signs, times sqrt(1/k)."""
+
+    def draw(*shape: int, generator: torch.Generator) -> Tensor:
+        return 2.0 * torch.randint(2, shape, generator=generator) - 1
+
+    return {name: _formed(layer, _dense(draw, name, seed)) for name, layer in layers.items()}
+
+
+def _dense(draw: Callable[..., Tensor], name: str, seed: int) -> Place:
+    """A d x k matrix, drawn anew for every batch in pieces of 64 MB: it would not fit in memory."""
+
+    def place(out: Tensor, rows: Tensor) -> None:
+        dim, generator = out.shape[1], torch.Generator().manual_seed(layer_seed(seed, name))
+        for part in rows.to(out.dtype).split(max(1, 2**24 // dim), dim=1):
+            piece = draw(part.shape[1], dim, generator=generator)
+            out.addmm_(part, piece.to(out), alpha=dim**-0.5)
+
+    return place
+
+
+# --- a projection that never forms the gradient ---------------------------------------------------
+
+
+def _factored(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """P = A (x) B on g = sum over tokens of gy x^T: the sum of (A gy)(B x)^T, p x q numbers.
+
+    A [o, p] and B [i, q] have normal entries of variance 1/p and 1/q, p q <= k. A layer that is no
+    such sum (norms, embeddings, grouped convolutions) is sketched.
+    """
+    return {
+        name: _two_sided(layer, dim, layer_seed(seed, name), device)
+        if is_outer_product(layer)
+        else _formed(layer, _sketched(size(layer), dim, layer_seed(seed, name), device))
+        for name, layer in layers.items()
+    }
+
+
+def _two_sided(layer: nn.Module, dim: int, seed: int, device: torch.device) -> Adder:
+    outputs = next(layer.parameters()).shape[0]
+    inputs = size(layer) // outputs  # the bias is one more
+    p = min(outputs, math.isqrt(dim))
+    q = min(inputs, dim // p)
+    p = min(outputs, dim // q)
+    generator = torch.Generator().manual_seed(seed)
+    left = (torch.randn(outputs, p, generator=generator) / p**0.5).to(device)
+    right = (torch.randn(inputs, q, generator=generator) / q**0.5).to(device)
+    start = int(torch.randint(dim, (), generator=generator))
+
+    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
+        pairs = [factors(layer, x, gy) for x, gy in calls]
+        x, gy = (torch.cat(side, 1) for side in zip(*pairs, strict=True))  # [b, t, i], [b, t, o]
+        projected = (gy @ left.to(gy)).transpose(1, 2) @ (x @ right.to(x))  # [b, p, q]
+        _add_around(out, projected.flatten(1).to(out.dtype), start)
+        return _norm_of_sum(widened(x), widened(gy))
+
+    return add
+
+
+def _norm_of_sum(x: Float[Tensor, "b t i"], gy: Float[Tensor, "b t o"]) -> Float[Tensor, "..."]:
+    """||sum over t of gy_t x_t^T||, exact: by the t x t inner products, or by forming it."""
+    t, i, o = x.shape[1], x.shape[2], gy.shape[2]
+    if t * (i + o) < i * o:
+        square = ((x @ x.transpose(1, 2)) * (gy @ gy.transpose(1, 2))).sum((1, 2))
+        return square.clamp_min(0).sqrt()
+    return torch.linalg.vector_norm(gy.transpose(1, 2) @ x, dim=(1, 2))
+
+
+PROJECTIONS = {
+    "count-sketch": _count_sketch,
+    "factored": _factored,
+    "mask": _mask,
+    "gaussian": _gaussian,
+    "rademacher": _rademacher,
+    "identity": _identity,
+}

@@ -1,0 +1,96 @@
+r"""Per-sample J^T delta for chosen layers, one after the other, without a single weight gradient.
+
+A layer sees delta only through gy = d<eps, delta>/dy, the gradient of its output y. With its input
+x that gives the gradient of each sample (for y = W x + b the sum over tokens of gy x^T, and of gy;
+`layers.py` has the others). So a forward hook keeps each layer's input and the graph edge of its
+output, one `torch.autograd.grad` brings all gy, and the layers are combined, used and dropped one
+after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
+
+from headwater.gradients.layers import Call, per_sample, widened
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+class Tape:
+    """Records the chosen modules during forward passes inside its `with` block.
+
+    Passes under `torch.no_grad()` are not recorded, so guidance may call the model in between. A
+    module whose output does not depend on what requires a gradient (cross-attention keys on a
+    fixed caption) gets its output marked, so that its gy exists.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self.modules = dict(modules)
+        self._handles: list[RemovableHandle] = []
+        self._seen: list[tuple[str, Tensor, GradientEdge]] = []
+
+    def __enter__(self) -> Tape:
+        for name, module in self.modules.items():
+            self._handles.append(module.register_forward_hook(self._hook(name)))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._seen.clear()
+
+    def _hook(self, name: str):
+        def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+            if not torch.is_grad_enabled():
+                return
+            if not out.requires_grad:
+                out.requires_grad_()
+            # The edge, not the tensor: later in-place changes of `out` must not move it.
+            self._seen.append((name, args[0].detach(), get_gradient_edge(out)))
+
+        return hook
+
+    def calls(
+        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
+    ) -> Iterator[tuple[str, list[Call]]]:
+        """Yield (layer, its calls in the pass), with gy = d<eps, delta>/dy for each call.
+
+        Consumes the recording and the graph of `eps`. A layer that was not called, or whose output
+        `eps` does not depend on, is not yielded.
+        """
+        found: dict[str, list[Call]] = {}
+        seen, self._seen = self._seen, []
+        edges = [edge for _, _, edge in seen]
+        upstream = torch.autograd.grad(eps, edges, grad_outputs=delta, allow_unused=True)
+        for (name, x, _), gy in zip(seen, upstream, strict=True):
+            if gy is not None:
+                found.setdefault(name, []).append((x, gy))
+        del seen, edges, upstream  # so that a layer's tensors go once it has been dealt with
+        while found:
+            name = next(iter(found))
+            yield name, found.pop(name)
+
+    def gradients(
+        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
+    ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
+        """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters."""
+        for name, calls in self.calls(eps, delta):
+            yield name, per_sample(self.modules[name], calls)
+
+
+def unit_rms(delta: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, " b"]]:
+    """Delta with each sample scaled to a root mean square of 1, and the scales; 0 stays 0."""
+    flat = widened(delta).flatten(1)
+    # the largest entry first, so that squares stay in range
+    largest = flat.abs().amax(1).clamp_min(TINY)
+    scale = largest * (flat / largest[:, None]).square().mean(1).sqrt()
+    unit = flat / scale.clamp_min(TINY)[:, None]
+    return unit.reshape(delta.shape).to(delta.dtype), scale

@@ -1,0 +1,285 @@
+"""Training set -> index: which shards are missing, compute them, write them, finish."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from headwater.data.prefetch import reading
+from headwater.data.sources import IN_MEMORY
+from headwater.data.training_set import TrainingSet
+from headwater.errors import (
+    DatasetError,
+    HeadwaterWarning,
+    MismatchError,
+    ParameterError,
+    StoreError,
+)
+from headwater.features.extractor import Extractor
+from headwater.features.gradcheck import WORTH_IT
+from headwater.features.gradcheck import self_check as self_check_of
+from headwater.index.config import Recipe, extractor, plan, planned_of_all, refuse_ignored
+from headwater.index.index import Index
+from headwater.index.rows import Source, open_images
+from headwater.index.workers import Computing, Missing, write_shards
+from headwater.methods import method_named
+from headwater.models.clip import Clip
+from headwater.models.denoiser import Denoiser
+from headwater.models.encodings import encode
+from headwater.models.patches import compiled
+from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.executor import HERE, Engine
+from headwater.storage.files import write_table
+from headwater.storage.manifest import (
+    Manifest,
+    checkpoint_folders,
+    read_manifest,
+    require_same,
+    write_manifest,
+)
+from headwater.storage.shards import (
+    default_shard_rows,
+    finish,
+    finished_shards,
+    read_positions,
+    shard_ranges,
+)
+
+# What an index folder holds; --overwrite removes no other folder.
+_OWN = (
+    "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
+)  # fmt: skip
+
+
+def build_index(
+    denoiser: Denoiser,
+    training_set: TrainingSet,
+    out: str | Path,
+    *,
+    batch_size: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    self_check: bool = True,
+    compile: bool = False,
+    encodings: str | Path | None = None,
+    checkpoints: Sequence[str | Path] = (),
+    engine: Engine = HERE,
+    note: Callable[[str], None] = lambda line: None,
+    **recipe: Any,
+) -> Index:
+    """Compute the features of every training image and store them in the folder `out`.
+
+    Resumes: shards that are whole stay, whatever batch size made them. Rows depend on (model,
+    sample, recipe, seed) alone.
+
+    Args:
+        batch_size: images at a time; None finds the largest that memory safely holds, up to 32 (256
+            on a GPU), and no more than a shard has rows.
+        skip_bad: leave out files that are no images (they are counted in the manifest).
+        overwrite: drop an index that is there already.
+        self_check: before a run of 1,000 probes or more, compare the gradients of two images with
+            float64 autograd.
+        compile: `torch.compile` the parts of the network between the attributed layers.
+        encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
+        checkpoints: more models, of the same kind, whose scores are averaged with this one's.
+            Each gets an index of its own inside `out`. All are looked at before anything is built.
+        engine: who computes the shards. Workers load the model and the images again, from where
+            these came from.
+        note: called with one line of text on what was chosen.
+        **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
+
+    Raises:
+        MismatchError: `out` was begun with another recipe, model or data set.
+        SelfCheckError: the model's gradients are not what the engine computes.
+        BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
+    """
+    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, engine)
+    planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
+    if not planned.train.gradient:
+        given = dict(compile=compile, encodings=bool(encodings))
+        given |= dict(engine=engine.name != HERE.name, jobs=engine.jobs != HERE.jobs)
+        refuse_ignored(method_named(planned.method), **given)
+    if engine != HERE and (not denoiser.source or training_set.source == IN_MEMORY):
+        raise ParameterError(
+            "workers (--engine, --jobs) load the model and the images themselves: save what is in "
+            "memory and load it from there, or leave them out"
+        )
+    out = Path(out)
+    build = partial(
+        _build,
+        data=training_set,
+        how=how,
+        batch=BatchSize(batch_size, note, denoiser.device),
+        overwrite=overwrite,
+        self_check=self_check,
+        note=note,
+        clip=recipe.get("clip"),
+    )
+    index = build(denoiser, planned, out, checkpoints=len(checkpoints))
+    for source, folder in zip(checkpoints, checkpoint_folders(out, index.manifest), strict=True):
+        note(f"checkpoint {source}")
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        build(other, plan(other, **recipe), folder, checkpoints=0)
+    return index
+
+
+def _build(
+    denoiser: Denoiser,
+    planned: Recipe,
+    out: Path,
+    *,
+    data: TrainingSet,
+    how: Computing,
+    batch: BatchSize,
+    overwrite: bool,
+    self_check: bool,
+    note: Callable[[str], None],
+    clip: Clip | None,
+    checkpoints: int,
+) -> Index:
+    """The index of one model."""
+    existed, begun = out.exists(), (out / "index.json").exists() and not overwrite
+    new = replace(_new_manifest(denoiser, data, planned, clip), checkpoints=checkpoints)
+    manifest = _begin(out, new, overwrite)
+    done = finished_shards(out, manifest)
+    ranges = shard_ranges(len(data), manifest.shard_rows)
+    if manifest.complete and len(done) == len(ranges):
+        return Index.open(out, denoiser, data, clip=clip)
+    if done:
+        note(f"resuming: {len(done)} of {len(ranges)} shards are there")
+    captions = [sample.caption for sample in data.samples]
+    denoiser.warn_of_lost_words(captions)
+    if denoiser.conditional and not any(captions):
+        text = f"{data.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=2)
+    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
+    machine = extractor(denoiser, planned, clip)
+    layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
+    try:
+        with (
+            reading(data) as reader,
+            compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
+        ):
+            source = Source(machine, data, reader, how.encodings)
+            if self_check:
+                _check_first(source, left, note)
+            for shard in write_shards(out, source, how, batch, left):
+                done[shard.first] = shard
+    except BaseException:
+        if not (begun or done or finished_shards(out, manifest)):
+            _withdraw(out, existed)
+        raise
+    return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, data, clip)
+
+
+def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
+    """Check the gradients of two images that can be read, if there is a long run ahead."""
+    machine = source.machine
+    rows = [row for _, shard in left for row in shard]
+    if not isinstance(machine, Extractor):
+        return
+    if len(rows) * len(machine.timesteps) * machine.draws < WORTH_IT:
+        return
+    images, _ = open_images(source, rows[:8], skip_bad=True)
+    two = list(images)[:2]
+    if len(two) == 2:
+        captions = [source.data.samples[row].caption for row in two]
+        x0, condition = encode(machine.denoiser, [images[row] for row in two], captions)
+        note(self_check_of(machine.denoiser, machine.layers, x0, condition))
+
+
+def _withdraw(out: Path, existed: bool) -> None:
+    """Leave nothing of a run that failed before its first shard was whole."""
+    (out / "index.json").unlink(missing_ok=True)
+    shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
+    if not existed:
+        with suppress(OSError):  # it is not there, or holds other files
+            out.rmdir()
+
+
+def _new_manifest(
+    denoiser: Denoiser, data: TrainingSet, recipe: Recipe, clip: Clip | None
+) -> Manifest:
+    packages = ("headwater", "torch", "diffusers", "transformers")
+    return Manifest(
+        recipe={**vars(recipe)},
+        model={
+            "source": denoiser.source,
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "fingerprint": denoiser.fingerprint(),
+            **({} if clip is None else {"clip_source": clip.source}),
+            **({"lora_source": denoiser.lora} if denoiser.lora else {}),
+        },
+        data={
+            "source": data.source,
+            "options": dict(data.options),
+            "fingerprint": data.fingerprint,
+            "rows": len(data),
+        },
+        versions={name: metadata.version(name) for name in packages}
+        | {"python": platform.python_version(), "device": denoiser.device.type},
+        shard_rows=default_shard_rows(len(data)),
+    )
+
+
+def _begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
+    """The manifest to build under: the one there if it is of the same run, else the new one."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file: name a folder for the index")
+    if (out / "index.json").exists() and not overwrite:
+        old = read_manifest(out)
+        require_same(out, old, manifest)
+        return _found_again(out, old, manifest)
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise MismatchError(f"{out} holds other files: name an empty or a new folder")
+        if not (out / "index.json").exists():
+            raise MismatchError(f"{out} holds no index, so --overwrite leaves it alone")
+        foreign = [p.name for p in out.iterdir() if p.suffix != ".part" and p.name not in _OWN]
+        if foreign:
+            raise MismatchError(
+                f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
+            )
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
+    """The old manifest, with the places where the same model and data are now."""
+    data = old.data if new.data["source"] == IN_MEMORY else new.data
+    places = {name: place for name, place in new.model.items() if place}
+    moved = replace(old, model={**old.model, **places}, data=data)
+    if moved != old:
+        write_manifest(out, moved)
+    return moved
+
+
+def _finish(out, manifest, shards, denoiser, training_set, clip) -> Index:
+    positions = read_positions(out, shards)
+    if not positions:
+        raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
+    samples = [training_set.samples[i] for i in positions]
+    table = pa.table({
+        "row": positions,
+        "id": [sample.id for sample in samples],
+        "caption": [sample.caption for sample in samples],
+        "uri": [sample.uri for sample in samples],
+    })  # fmt: skip
+    write_table(out / "samples.parquet", table)
+    finish(out, manifest, shards)
+    return Index.open(out, denoiser, training_set, clip=clip)

@@ -1,0 +1,231 @@
+"""The recipe of an index: all that a feature row depends on besides the model and the sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from headwater.errors import MethodError, MismatchError, ModelError
+from headwater.features.embeddings import Embedder, latents
+from headwater.features.extractor import Extractor
+from headwater.features.spec import TIMESTEPS, Side
+from headwater.gradients.layers import size
+from headwater.gradients.parameters import select
+from headwater.gradients.projection import make_projection, require_dim
+from headwater.methods import Method, method_named
+from headwater.models.clip import Clip
+from headwater.models.denoiser import Denoiser
+from headwater.models.schedule import evenly_spaced
+
+Machine = Extractor | Embedder
+
+# Raised whenever the numbers in a row change meaning: older indexes are then refused.
+FEATURES_VERSION = 2
+DEFAULT_DIM = 8192
+DEFAULT_PARAMETERS, DEFAULT_PROJECTION = "attn2", "count-sketch"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a feature row depends on, apart from the model and the sample."""
+
+    method: str
+    train_path: str
+    train_delta: str
+    normalise: str
+    parameters: str
+    layers: tuple[str, ...]
+    timesteps: tuple[int, ...]
+    draws: int
+    dim: int
+    seed: int
+    projection: str = DEFAULT_PROJECTION
+    inversion_guidance: float = 1.0
+    clip: str = ""
+    features_version: int = FEATURES_VERSION
+
+    @property
+    def train(self) -> Side:
+        """What rows hold."""
+        return Side(self.train_path, self.train_delta)
+
+    def query_facts(self) -> dict[str, Any]:
+        """What the gradient of a question depends on too: all but what is asked of images."""
+        asked_of_images = ("method", "train_path", "train_delta", "parameters", "draws", "clip")
+        return {name: v for name, v in asdict(self).items() if name not in asked_of_images}
+
+
+def plan(
+    denoiser: Denoiser,
+    *,
+    method: str = "concept-trak",
+    parameters: str = DEFAULT_PARAMETERS,
+    timesteps: int = TIMESTEPS,
+    draws: int = 1,
+    dim: int | None = None,
+    seed: int = 0,
+    projection: str = DEFAULT_PROJECTION,
+    inversion_guidance: float = 1.0,
+    clip: Clip | None = None,
+) -> Recipe:
+    """The recipe of an index. `dim` defaults to 8,192, or to all parameters if they are fewer.
+
+    Args:
+        timesteps: how many probes, evenly spaced over the noise schedule.
+        draws: of noise at each timestep, where a method draws noise.
+        projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
+        inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        clip: for clip-dot and clip-cosine.
+
+    Raises:
+        MethodError, ParameterError: no such method, no such parameters, `dim` out of range, or an
+            option without effect on the method.
+    """
+    row = method_named(method)
+    train = row.train
+    if train is None:
+        raise MethodError(f"{method} needs no index of its own: ask any index with it")
+    if not train.gradient:
+        refuse_ignored(
+            row,
+            parameters=parameters != DEFAULT_PARAMETERS,
+            timesteps=timesteps != TIMESTEPS,
+            draws=draws != 1,
+            dim=dim is not None,
+            projection=projection != DEFAULT_PROJECTION,
+            inversion_guidance=inversion_guidance != 1,
+        )
+    rest: dict[str, Any] = dict(
+        method=method,
+        train_path=train.path,
+        train_delta=train.delta,
+        normalise=row.normalise,
+        seed=seed,
+        draws=draws,
+        inversion_guidance=float(inversion_guidance),
+    )
+    if train.path == "clip":
+        if clip is None:
+            raise MethodError(f"{method} needs a CLIP model: give its folder as --clip")
+        return Recipe(**rest, **_NO_GRADIENT, dim=clip.dim, clip=clip.fingerprint())
+    if train.path == "pixels":
+        return Recipe(**rest, **_NO_GRADIENT, dim=math.prod(denoiser.latent_shape))
+    _require_options(denoiser, row, draws, inversion_guidance)
+    layers = select(denoiser.network, parameters)
+    total = sum(map(size, layers.values()))
+    if dim is None:
+        dim = total if projection == "identity" else min(DEFAULT_DIM, total)
+    require_dim(dim, total, projection)  # before anything is built
+    return Recipe(
+        **rest,
+        parameters=parameters,
+        layers=tuple(layers),
+        timesteps=tuple(evenly_spaced(timesteps, len(denoiser.alpha_bar))),
+        dim=dim,
+        projection=projection,
+    )
+
+
+def planned_of_all(
+    denoiser: Denoiser, checkpoints: Sequence[str | Path] = (), **recipe: Any
+) -> list[Recipe]:
+    """The recipe of the model and of each checkpoint, which is loaded for that and let go.
+
+    Raises:
+        MethodError, ParameterError: see `plan`; too few checkpoints for the method, or
+            some for a method that has no use for them.
+        ModelError: a checkpoint cannot be loaded, or is no checkpoint of this model.
+    """
+    planned = [plan(denoiser, **recipe)]
+    method = method_named(planned[0].method)
+    if 1 + len(checkpoints) < method.checkpoints:
+        raise MethodError(
+            f"{method.name} is a mean over checkpoints: give at least {method.checkpoints - 1} "
+            "more with --checkpoint"
+        )
+    if not planned[0].train.gradient:
+        refuse_ignored(method, checkpoint=bool(checkpoints))
+    if denoiser.lora and checkpoints:
+        raise ModelError(
+            "--checkpoint takes whole models, which --lora is no part of: fuse the adapters into "
+            "copies of the model (`fuse_lora`) and give those"
+        )
+    for source in checkpoints:
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        if other.encoders_fingerprint() != denoiser.encoders_fingerprint():
+            raise ModelError(
+                f"--checkpoint {str(source)!r} has another autoencoder or text encoder than the "
+                "model: give checkpoints of one training, or an index for each"
+            )
+        planned.append(plan(other, **recipe))
+    return planned
+
+
+_NO_GRADIENT: dict[str, Any] = dict(parameters="", layers=(), timesteps=(), projection="none")
+
+
+def refuse_ignored(method: Method, **given: bool) -> None:
+    """Refuse options of how gradients are made, for a method that makes none.
+
+    Args:
+        given: for each whether it was given.
+
+    Raises:
+        MethodError: names the first that was.
+    """
+    for name in (name for name, was_given in given.items() if was_given):
+        raise MethodError(
+            f"--{name.replace('_', '-')} is of how gradients are made, and {method.name} makes "
+            "none: leave it out"
+        )
+
+
+def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: float) -> None:
+    inverts = method.train == Side("inversion", "dps")
+    if guidance != 1 and not (inverts and denoiser.conditional):
+        raise MethodError(
+            f"--inversion-guidance {guidance:g} is for methods that invert (concept-trak) and "
+            f"models that read prompts; {method.name} on {denoiser.source or 'this model'} is not "
+            "one"
+        )
+    if draws < 1 or (draws > 1 and inverts):
+        raise MethodError(
+            f"--draws {draws}: "
+            + (f"{method.name} draws no noise, leave it out" if inverts else "must be at least 1")
+        )
+
+
+def extractor(denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None) -> Machine:
+    """The machine that makes this recipe's rows with this model.
+
+    Raises:
+        MismatchError: the recipe's rows are another CLIP's.
+    """
+    if recipe.train_path == "pixels":
+        return Embedder(recipe.dim, partial(latents, denoiser))
+    if recipe.train_path == "clip":
+        if clip is None or clip.fingerprint() != recipe.clip:
+            raise MismatchError("this index was built with another CLIP model: give it as --clip")
+        return Embedder(recipe.dim, clip.images)
+    return gradient_extractor(denoiser, recipe)
+
+
+def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
+    """The same for rows that are gradients."""
+    modules = dict(denoiser.network.named_modules())
+    layers: Any = {name: modules[name] for name in recipe.layers}
+    return Extractor(
+        denoiser,
+        layers,
+        make_projection(recipe.projection, layers, recipe.dim, recipe.seed, denoiser.device),
+        recipe.train,
+        recipe.timesteps,
+        recipe.normalise,
+        recipe.seed,
+        recipe.draws,
+        recipe.inversion_guidance,
+    )

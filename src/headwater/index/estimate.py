@@ -1,0 +1,76 @@
+"""What building an index would take, measured on two batches, and what its first query."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from headwater.data.prefetch import reading
+from headwater.data.training_set import TrainingSet
+from headwater.errors import DatasetError
+from headwater.features.extractor import Extractor
+from headwater.gradients.layers import size
+from headwater.index.config import Recipe, extractor
+from headwater.index.rows import Source, open_images, rows_of
+from headwater.models.clip import Clip
+from headwater.models.denoiser import Denoiser
+from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.memory import peak_bytes
+
+# Matrices of float64 that the kernel's eigendecomposition holds at once, as measured: the Gram
+# matrix, its copies, the eigenvectors and LAPACK's workspace.
+AT_ONCE = 6
+
+
+def estimate(
+    denoiser: Denoiser,
+    data: TrainingSet,
+    recipe: Recipe,
+    batch_size: int | None,
+    clip: Clip | None = None,
+    models: int = 1,
+) -> dict[str, Any]:
+    """Rows, probes, parameters, disk, memory and time, from timed batches; nothing is written.
+
+    The kernel, which the first query computes and keeps, is on lines of its own.
+
+    Args:
+        models: the model and its checkpoints, each with features and a kernel.
+
+    Raises:
+        DatasetError: none of the first pictures can be read.
+    """
+    machine = extractor(denoiser, recipe, clip)
+    layers = machine.layers.values() if isinstance(machine, Extractor) else ()
+    batch = BatchSize(batch_size, device=denoiser.device)
+    count = min(batch_size or 4 * batch.largest, len(data))
+    with reading(data) as reader:
+        source = Source(machine, data, reader)
+        images, _ = open_images(source, range(count), skip_bad=True)
+        if not images:
+            raise DatasetError(f"none of the first {count} images of {data.source} can be read")
+
+        def timed(rows) -> tuple[float, int]:
+            start = time.perf_counter()
+            rows_of(source, {row: images[row] for row in rows})
+            return time.perf_counter() - start, len(rows)
+
+        speeds = [seconds / rows for seconds, rows in batch.over(list(images), timed)]
+        seconds, rows = timed(list(images)[: batch.size])  # warm, and of the size that was found
+    probes = len(recipe.timesteps) * recipe.draws
+    residuals = 4 * probes if recipe.train_path == "noising" else 0
+    kernel = min(len(data), recipe.dim) ** 2 if recipe.train.gradient else 0
+    return {
+        "models": models,
+        "rows": len(data),
+        "probes": len(data) * probes * models,
+        "layers": len(recipe.layers),
+        "parameters": sum(map(size, layers)),
+        "dim": recipe.dim,
+        "batch size": min(batch.size, len(images)),
+        "disk (MB)": round(len(data) * (2 * recipe.dim + 12 + residuals) * models / 1e6, 1),
+        "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
+        "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) * models / 60, 1),
+        "kernel disk (MB)": round(4 * kernel * models / 1e6, 1),
+        "kernel memory (MB)": round((8 * AT_ONCE + 4 * (models - 1)) * kernel / 1e6, 1),
+    }

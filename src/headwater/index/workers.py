@@ -1,0 +1,105 @@
+"""Shards of an index: computed and written, by this process or by workers."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from headwater.data.prefetch import Reader
+from headwater.errors import MismatchError
+from headwater.features.extractor import Extractor
+from headwater.index.config import extractor
+from headwater.index.index import Index
+from headwater.index.rows import Source, shard_rows
+from headwater.models.patches import compiled
+from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.executor import HERE, Engine, run, workers_beside
+from headwater.storage import shards
+from headwater.storage.manifest import Shard, read_manifest
+
+# A shard that is not there: its number, and the rows of the data set that it covers.
+Missing = tuple[int, range]
+
+NO_WORKERS = "`build_index` gives workers to methods of gradients alone"
+
+
+@dataclass(frozen=True)
+class Computing:
+    """How rows are computed, and by whom: the arguments of `build_index` of these names."""
+
+    batch_size: int | None
+    skip_bad: bool
+    compile: bool
+    encodings: Path | None
+    engine: Engine
+
+
+def write_shards(
+    out: Path, source: Source, how: Computing, batch: BatchSize, left: Sequence[Missing]
+) -> Iterator[Shard]:
+    """Each missing shard of the index in `out`, once it is written.
+
+    Args:
+        source, batch: for shards that this process computes itself; workers make their own.
+    """
+    total, machine = len(source.data), source.machine
+    first = total - sum(len(rows) for _, rows in left)
+    with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
+        if how.engine == HERE:
+            yield from map(partial(write_shard, out, source, how, batch, bar.update), left)
+            return
+        assert isinstance(machine, Extractor), NO_WORKERS
+        device = str(machine.denoiser.device)
+        for shard in run(how.engine, partial(shard_writer, out, how, device), left, device):
+            bar.update(shard.rows + len(shard.skipped))
+            yield shard
+
+
+def write_shard(
+    out: Path,
+    source: Source,
+    how: Computing,
+    batch: BatchSize,
+    tick: Callable[[int], Any],
+    missing: Missing,
+) -> Shard:
+    """Compute one shard and write it."""
+    number, rows = missing
+    made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
+    return shards.write_shard(out, number, rows.start, made.features, good, skipped, made.residuals)
+
+
+def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], Shard]:
+    """`write_shard` for a worker, which knows nothing but the folder of the index that was begun.
+
+    Loads the model and the images from where the manifest says that they lie.
+
+    Raises:
+        MismatchError: they are not what the index was begun with.
+        ModelError, DatasetError: they cannot be read here.
+    """
+    index = Index(out, read_manifest(out), [], [], device=device)
+    data = index.training_set.first(index.manifest.data["rows"])
+    if data.fingerprint != index.manifest.data["fingerprint"]:
+        raise MismatchError(
+            f"{data.source} holds other images than {out} was begun with, or these are chosen from "
+            "it: save them as a folder of their own, or leave out --engine and --jobs"
+        )
+    machine = extractor(index.denoiser, index.recipe)
+    assert isinstance(machine, Extractor), NO_WORKERS
+    if how.compile:
+        life = ExitStack()
+        atexit.register(life.close)  # compiled as long as the process lives
+        life.enter_context(compiled(index.denoiser.network, list(machine.layers.values())))
+    reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
+    source = Source(machine, data, reader, how.encodings)
+    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.engine, device))
+    return partial(write_shard, out, source, how, batch, lambda rows: None)

@@ -1,0 +1,139 @@
+"""Pictures that a model makes: DDIM (eta = 0), with guidance, and its trajectory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import PIL.Image
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from headwater.models.denoiser import Denoiser
+from headwater.models.schedule import evenly_spaced
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, its latents, and what it was made from.
+
+    `x0hats` are the clean latents that each step of its making aimed at, by timestep; `noise` is
+    where that began. Both are empty for a file.
+    """
+
+    image: PIL.Image.Image
+    x0: Float[Tensor, "1 c h w"]
+    noise: Float[Tensor, "1 c h w"] | None = None
+    x0hats: dict[int, Float[Tensor, "1 c h w"]] = field(default_factory=dict)
+    guidance: float = 1.0
+    steps: int = 0
+
+    def digest(self) -> str:
+        """sha256 over the latents and the trajectory."""
+        digest = hashlib.sha256()
+        for tensor in (self.x0, *self.x0hats.values()):
+            digest.update(tensor.float().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@torch.no_grad()
+def draw(
+    denoiser: Denoiser, prompt: str, seed: int, guidance: float = 5.0, steps: int = 50
+) -> Picture:
+    """Make a picture by DDIM with classifier-free guidance, and keep its trajectory."""
+    noise = seeded_noise(denoiser.latent_shape, seed, "query")[None]
+    condition, unconditional = (denoiser.encode_captions([text]) for text in (prompt, ""))
+    start = noise.to(denoiser.device, denoiser.latent_dtype)
+    path = trajectory(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
+    x0hats = dict(path)
+    x0 = x0hats[min(x0hats)]
+    return Picture(denoiser.decode(x0)[0], x0, noise, x0hats, guidance, steps)
+
+
+@torch.no_grad()
+def guided(
+    denoiser: Denoiser, xt: Tensor, t: int, eps: Tensor, empty: Tensor, guidance: float
+) -> Tensor:
+    """Classifier-free guidance: eps("") + guidance (eps - eps("")), one forward pass."""
+    free = denoiser.predict(xt, t, empty)
+    return free + guidance * (eps - free)
+
+
+def trajectory(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    unconditional: Float[Tensor, "b l e"] | None = None,
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """(t, x0hat) of every step of DDIM (eta = 0, trailing timesteps), noisiest first.
+
+    With guidance if it is not 1. The last x0hat is the picture.
+    """
+    yield from ddim(
+        denoiser,
+        noise,
+        lambda xt, t: steered(denoiser, xt, t, condition, unconditional, guidance),
+        steps,
+    )
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    predict: Callable[[Tensor, int], Tensor],
+    steps: int,
+) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+    """(t, x0hat) of every step, by the denoiser's schedule and eps = predict(xt, t)."""
+    timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
+    xt = noise
+    bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
+    for t, following in zip(bar, [*timesteps[1:], None], strict=True):
+        eps = predict(xt, t)
+        x0hat = denoiser.clean(xt, t, eps)
+        yield t, x0hat
+        if following is not None:
+            xt = denoiser.noise(x0hat, eps, following)
+
+
+@torch.no_grad()
+def steered(
+    denoiser: Denoiser,
+    xt: Tensor,
+    t: int,
+    condition: Tensor | None,
+    unconditional: Tensor | None,
+    guidance: float,
+) -> Tensor:
+    """eps, with classifier-free guidance if there is an unconditional side and it is not 1."""
+    eps = denoiser.predict(xt, t, condition)
+    if unconditional is None or guidance == 1:
+        return eps
+    return guided(denoiser, xt, t, eps, unconditional, guidance)
+
+
+def sample(
+    denoiser: Denoiser,
+    noise: Float[Tensor, "b c h w"],
+    condition: Float[Tensor, "b l e"] | None,
+    unconditional: Float[Tensor, "b l e"] | None = None,
+    *,
+    steps: int = 50,
+    guidance: float = 1.0,
+) -> Float[Tensor, "b c h w"]:
+    """x0 of a picture made by DDIM: the end of its `trajectory`."""
+    steps_of = trajectory(denoiser, noise, condition, unconditional, steps=steps, guidance=guidance)
+    return [x0hat for _, x0hat in steps_of][-1]
+
+
+def seeded_noise(shape: Sequence[int], *key: object) -> Tensor:
+    """Standard normal noise, float32 on the CPU, that depends on the key alone."""
+    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return torch.randn(tuple(shape), generator=generator)

@@ -1,0 +1,289 @@
+"""Answers on disk: the query's picture, contact sheets, every score, and one report to read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import torch
+
+from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.result import Attribution, Ranked
+from headwater.data.near_duplicates import distinct
+from headwater.errors import StoreError
+from headwater.index.index import Index
+from headwater.methods import measure, method_named
+from headwater.models.sampling import Picture
+from headwater.queries.concept import Concept
+from headwater.queries.query import Question
+from headwater.report.contact_sheet import Entry, contact_sheet
+from headwater.report.figures import figures, name
+from headwater.report.html import Answer, html_report
+from headwater.report.wording import WORDING, said_candidates
+from headwater.storage.files import write_image, write_table, write_tensors, write_text
+
+# Parts of an attribution's provenance that differ between the questions of one prompt.
+_PER_QUESTION = ("query", "reused_query_gradient", "seconds")
+
+# Near-copies are looked for among so many times as many images as an answer shows.
+DEEP = 10
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One entry of an answer: an image, its picture if it can be opened, and its near-copies."""
+
+    ranked: Ranked
+    image: PIL.Image.Image | None
+    near_copies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The strongest proponents and opponents, near-copies grouped."""
+
+    top: Sequence[Shown]
+    bottom: Sequence[Shown]
+
+
+def ends(attribution: Attribution, count: int) -> Ends:
+    """Both ends of the ranking, each of `count` entries that a person can tell apart."""
+    index, rows = attribution.index, DEEP * count
+    return Ends(
+        _grouped(index, attribution.top(rows), count),
+        _grouped(index, attribution.bottom(rows), count),
+    )
+
+
+def _grouped(index: Index, ranking: Sequence[Ranked], count: int) -> list[Shown]:
+    pictures: Iterator[PIL.Image.Image | None] = (index.image(entry.row) for entry in ranking)
+    return [
+        Shown(ranking[first], index.image(ranking[first].row), tuple(ranking[i].id for i in copies))
+        for first, *copies in distinct(pictures, count, len(ranking))
+    ]
+
+
+def write_answers(
+    out: Path, attributions: Sequence[Attribution], picture: Picture, top: int = 10
+) -> dict[str, Any]:
+    """Write the folder `out` and return the answer as one JSON-ready object.
+
+    Holds `query.png`, `query.safetensors` (noise, latents), `report.html`, and for each concept a
+    folder with `top.png`, `bottom.png`, `scores.parquet` and `result.json`.
+
+    Raises:
+        StoreError: `out` cannot be written.
+    """
+    write_picture(out, picture)
+    first = attributions[0]
+    provenance = origin(first, picture)
+    answers, results = [], []
+    for attribution, folder in zip(attributions, folders(attributions), strict=True):
+        shown = ends(attribution, top)
+        answer = _answer(attribution, shown)
+        result = to_json(attribution, shown)
+        try:
+            _write_concept(out / folder, attribution, answer, {**result, "provenance": provenance})
+        except OSError as error:
+            raise StoreError(f"cannot write to {out / folder}: {error.strerror or error}") from None
+        answers.append(answer)
+        results.append(result)
+    report = html_report(
+        prompt=first.query.prompt,
+        method=first.method,
+        answers=answers,
+        pictures=figures(first.query, picture, first.index.denoiser, method_named(first.method)),
+        file=str(getattr(first.query, "file", None) or ""),
+        provenance={
+            **provenance,
+            "query": {a.query.title: a.provenance["query"] for a in attributions},
+        },
+    )
+    write_text(out / "report.html", report)
+    return {
+        "index": str(first.index.path),
+        "prompt": first.query.prompt,
+        "method": first.method,
+        "results": results,
+        "provenance": provenance,
+        "out": str(out),
+    }
+
+
+def write_picture(out: Path, picture: Picture) -> None:
+    """`query.png` and `query.safetensors` in the folder `out`, which is made.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_image(out / "query.png", picture.image)
+    except OSError as error:
+        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    latents = {"latents": picture.x0.float().cpu()}
+    if picture.noise is not None:
+        latents["noise"] = picture.noise
+    write_tensors(out / "query.safetensors", latents, {})
+
+
+def origin(first: Attribution, picture: Picture) -> dict[str, Any]:
+    """The provenance that all answers of a folder share."""
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "headwater": metadata.version("headwater"),
+        "torch": torch.__version__,
+        "device": str(first.index.denoiser.device),
+        **{k: v for k, v in first.provenance.items() if k not in _PER_QUESTION},
+        "picture": _made_from(picture, first.query),
+    }
+
+
+def _made_from(picture: Picture, query: Question) -> dict[str, Any]:
+    """What the query's picture was made from."""
+    if picture.noise is None:
+        return {"file": str(getattr(query, "file", ""))}
+    return {"guidance": picture.guidance, "steps": picture.steps, "seed": query.seed}
+
+
+def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
+    """One question's part of the JSON answer."""
+    query, sure = attribution.query, attribution.certainty
+    own: dict[str, Any] = {"title": query.title}
+    if isinstance(query, Concept):
+        plus, minus = query.pair
+        own |= {"concept": query.concept, "plus": plus, "minus": minus}
+    samples = attribution.index.samples
+    sweep = {
+        str(ratio): [samples[row].id for row in attribution.order(scores)[: len(shown.top)]]
+        for ratio, scores in attribution.sweep.items()
+    }
+    return {
+        "question": query.kind,
+        **own,
+        "context": attribution.asked,
+        "top": [_entry(entry) for entry in shown.top],
+        "bottom": [_entry(entry) for entry in shown.bottom],
+        "certainty": None if sure is None else _sure(sure),
+        **({"top by damping": sweep} if sweep else {}),
+        **{name: attribution.provenance[name] for name in _PER_QUESTION},
+    }
+
+
+def _entry(shown: Shown) -> dict[str, Any]:
+    entry = {k: v for k, v in asdict(shown.ranked).items() if k not in ("row", "candidate")}
+    if shown.ranked.candidate is not None:
+        entry["candidate"] = shown.ranked.candidate
+    return {**entry, "near_copies": list(shown.near_copies)}
+
+
+def _sure(sure: Certainty) -> dict[str, Any]:
+    return {
+        "draws": sure.draws,
+        "top": sure.k,
+        "stability": round(sure.stability, 4),
+        "correlation of halves": round(sure.halves, 4),
+    }
+
+
+def _answer(attribution: Attribution, shown: Ends) -> Answer:
+    query, sure = attribution.query, attribution.certainty
+    words, quoted = name(query)
+    plus = minus = ""
+    if isinstance(query, Concept) and attribution.provenance["query"].get("context") == "prompt":
+        plus, minus = query.pair
+    return Answer(
+        concept=words,
+        plus=plus,
+        minus=minus,
+        context="" if plus or minus else f"Asked {attribution.asked}.",
+        top=entries(shown.top, sure),
+        bottom=entries(shown.bottom, sure),
+        scores=attribution.scores.tolist(),
+        certainty=sure,
+        quoted=quoted,
+        measure=measure(attribution.method),
+        competing=None if attribution.among is None else attribution.competing.tolist(),
+        remarks=remarks(attribution),
+    )
+
+
+def remarks(attribution: Attribution) -> list[str]:
+    """What else a reader must know, sentence by sentence."""
+    said = []
+    if attribution.among is not None:
+        count, chosen = len(attribution.among), attribution.provenance["candidates"]
+        said.append(said_candidates(count, len(attribution.index), chosen))
+    if attribution.unsure:
+        said.append(f"The scores have no standard errors: {attribution.unsure}.")
+    return said
+
+
+def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
+    """The same for a report and for sheets."""
+    k = 0 if sure is None else sure.k
+    return [
+        Entry(r.rank, r.id, r.score, r.caption, r.uri, s.image, r.error, r.stays, k, s.near_copies)
+        for s in shown
+        for r in (s.ranked,)
+    ]
+
+
+def _write_concept(
+    folder: Path, attribution: Attribution, answer: Answer, result: dict[str, Any]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    said = f"{attribution.method}, asked {attribution.asked}"
+    words = WORDING[answer.measure]
+    for file, side, called in (
+        ("top", answer.top, words.top),
+        ("bottom", answer.bottom, words.bottom),
+    ):
+        sheet = contact_sheet(side, title=f"{called}: {answer.name}", subtitle=said)
+        write_image(folder / f"{file}.png", sheet)
+    samples = attribution.index.samples
+    sure = attribution.certainty
+    rank = np.argsort(attribution.order()) + 1
+    table = pa.table({
+        "id": [s.id for s in samples],
+        "score": attribution.scores,
+        "rank": rank,
+        **({} if sure is None else {"standard_error": sure.errors}),
+        **candidate_column(attribution),
+        **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
+        "caption": [s.caption for s in samples],
+        "uri": [s.uri for s in samples],
+    })  # fmt: skip
+    write_table(folder / "scores.parquet", table)
+    write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def candidate_column(attribution: Attribution) -> dict[str, Any]:
+    """Which images competed, as a column of scores.parquet, where not all did."""
+    if attribution.among is None:
+        return {}
+    rows = range(len(attribution.scores))
+    return {"candidate": np.isin(rows, attribution.competing)}
+
+
+def slug(text: str) -> str:
+    """A file name that still reads like the text."""
+    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:60] or "query"
+
+
+def folders(attributions: Sequence[Attribution]) -> list[str]:
+    """A folder name for each concept, numbered where two would be the same."""
+    names: list[str] = []
+    for attribution in attributions:
+        name = slug(attribution.query.title)
+        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+    return names

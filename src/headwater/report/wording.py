@@ -1,0 +1,115 @@
+"""What the two ends of a ranking may be called, by what a method's scores measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Words of a report.
+
+    Attributes:
+        top, bottom: what images at either end are called.
+        top_means, bottom_means: what it says that they stand there; {name} is what was asked for.
+        score: what a score is and what it is not, sentence by sentence.
+    """
+
+    top: str
+    bottom: str
+    top_means: str
+    bottom_means: str
+    score: Sequence[str]
+
+
+_ESTIMATE = (
+    "A score is an estimate, computed from gradients of the model, of how much training on one "
+    "image changed what the model does. It is evidence, not proof: to prove influence, one would "
+    "have to train the model again without the image."
+)
+
+WORDING = {
+    "influence": Wording(
+        "Proponents",
+        "Opponents",
+        "Training on these images pushes the model towards {name}.",
+        "Training on an image with a negative score pushes the model away from {name}.",
+        (
+            _ESTIMATE,
+            "A positive score marks a proponent: training on the image pushes the model towards "
+            "what was asked for. A negative score marks an opponent: training on it pushes the "
+            "model away.",
+            "Opponents often show what was asked for as well. A trained model is near a balance of "
+            "pushes, and they pull it another way.",
+        ),
+    ),
+    "strength": Wording(
+        "Strongest influence",
+        "Weakest influence",
+        "Training on these images has the strongest influence on {name}. A score of this method is "
+        "a square: it tells how strong the influence is, not whether it is towards or away.",
+        "Training on these images has the weakest influence on {name}. None is an opponent: a "
+        "square tells no direction.",
+        (
+            _ESTIMATE,
+            "A score of this method is a square. It has no sign: an image with a high score may "
+            "push the model towards what was asked for or away from it.",
+        ),
+    ),
+    "captions": Wording(
+        "Most in common",
+        "Least in common",
+        "These images have most in common, for the model, with those whose caption names {name}.",
+        "These images have least in common, for the model, with those whose caption names {name}.",
+        (
+            "A score is a regression of what captions say on gradients of the model: how much an "
+            "image has in common with those whose caption names what was asked for. An image whose "
+            "own caption names it ranks high for that reason too.",
+            "It is evidence, not proof: to prove influence, one would have to train the model "
+            "again without the image.",
+        ),
+    ),
+    "similarity": Wording(
+        "Most similar",
+        "Least similar",
+        "These images are the most similar to {name}. Nothing was asked of the model.",
+        "These images are the least similar to {name}.",
+        (
+            "A score says how alike an image and what was asked for are. It says nothing of what "
+            "the model learned from the image.",
+        ),
+    ),
+    "chance": Wording(
+        "Highest",
+        "Lowest",
+        "The scores are random numbers, to compare other methods with.",
+        "The scores are random numbers.",
+        ("The scores are random numbers. Neither a high nor a low one means anything.",),
+    ),
+}
+_ERROR = (
+    "The number after ± is a standard error: how much the score would change if the question "
+    "were put with other random draws."
+)
+_ALWAYS = (
+    "Scores compare within one answer only. The same number under another question, method or "
+    "model says something else, and a score is not a percentage.",
+    "Pictures that look alike are not necessarily influential, and influential pictures need not "
+    "look alike.",
+    "Near-copies of an image, if they rank above the last image shown, stand with it as one entry. "
+    "They keep their own ranks, so the numbers may skip.",
+)
+
+
+def reading(measured: str, errors: bool) -> list[str]:
+    """How to read a report, sentence by sentence; `errors`: whether scores have standard errors."""
+    return [*WORDING[measured].score, *([_ERROR] if errors else []), *_ALWAYS]
+
+
+def said_candidates(count: int, images: int, chosen: str) -> str:
+    """That not all images competed, in a sentence; `chosen` is the user's "clip:COUNT"."""
+    return (
+        f"Only {count:,} of the {images:,} images competed, those most similar to what was asked "
+        f"for ({chosen}). All others rank below them, whatever they score."
+    )

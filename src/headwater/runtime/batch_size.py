@@ -1,0 +1,124 @@
+"""How many images at a time: what the user said, or the largest that memory safely holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+
+from headwater.errors import ParameterError, ResourceError
+from headwater.runtime.memory import kept_bytes, room_bytes
+
+Result = TypeVar("Result")
+
+# On the CPU the system kills a process that takes too much before it could halve, so the size is
+# chosen to stay below this share of memory...
+SAFE_SHARE = 0.7
+# ...at this multiple of what one forward pass keeps: the gradients of all outputs are as large
+# again, and layers need room to work.
+ROOM_TO_WORK = 3
+
+
+class BatchSize:
+    """A batch size that fits in memory; it halves when memory runs out all the same.
+
+    Args:
+        given: a fixed size, or None to find the largest that is safe, up to 32 (256 on a GPU).
+        note: called with one line when the size has been found, and when it must change.
+        device: whose memory counts.
+        sharing: how many processes share it.
+
+    Raises:
+        ParameterError: the size is less than 1.
+    """
+
+    # More brings no speed on a CPU; with less, small models leave a GPU idle (docs/performance.md).
+    LARGEST, LARGEST_ON_GPU = 32, 256
+
+    def __init__(
+        self,
+        given: int | None,
+        note: Callable[[str], None] = lambda line: None,
+        device: torch.device | str = "cpu",
+        sharing: int = 1,
+    ) -> None:
+        if given is not None and given < 1:
+            raise ParameterError(f"--batch-size {given} must be at least 1, or auto")
+        self.size = given or 1
+        self._automatic = self._unknown = given is None
+        self._note = note
+        self._device = torch.device(device)
+        self._safe = SAFE_SHARE / sharing
+
+    @property
+    def largest(self) -> int:
+        """What is tried first."""
+        return self.LARGEST_ON_GPU if self._device.type == "cuda" else self.LARGEST
+
+    def over(
+        self, items: Sequence[int], compute: Callable[[Sequence[int]], Result]
+    ) -> Iterator[Result]:
+        """Results of `compute` over consecutive parts of `items`.
+
+        Raises:
+            ResourceError: memory ran out at a size that the user gave, or at 1.
+        """
+        start = 0
+        while start < len(items):
+            part = items[start : start + self.size]
+            try:
+                if self._unknown:
+                    self._find(lambda: compute(items[:1]))
+                    continue
+                result = compute(part)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(error)
+            else:
+                yield result
+                start += len(part)
+                continue
+            if torch.cuda.is_available():  # now that the error holds the failed graph no more
+                torch.cuda.empty_cache()
+
+    def _find(self, compute_one: Callable[[], object]) -> None:
+        """Choose by one item, whose result is not used: how rows are batched changes how they
+        round, so a run that is resumed must batch them as one that was not.
+        """
+
+        def attempt() -> None:
+            try:
+                compute_one()
+            except Exception as error:
+                if out_of_memory(error):
+                    raise
+                # whatever else is wrong, the batch will say it of all its items
+
+        needed = ROOM_TO_WORK * kept_bytes(attempt)
+        room, self.size = room_bytes(self._device), self.largest
+        while room is not None and self.size > 1 and self.size * needed > self._safe * room:
+            self.size //= 2
+        self._unknown = False
+        self._note(f"batches of {self.size}")
+
+    def _halve(self, error: Exception) -> None:
+        if not self._automatic or self.size == 1:
+            fits = (
+                f"give --batch-size {self.size // 2} or auto"
+                if self.size > 1
+                else ("choose fewer --parameters or a machine with more")
+            )
+            raise ResourceError(
+                f"out of memory at batch size {self.size}: {fits}; finished work is kept"
+            ) from error
+        self.size //= 2
+        self._note(f"out of memory: going on with batches of {self.size}")
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # how torch's CPU allocator says it

@@ -1,0 +1,286 @@
+"""Unlearning against its closed form, by plain autograd in float64; and that it leaves no trace."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.tiny import tiny_folder, tiny_unconditional
+
+import headwater
+from headwater import Denoiser
+from headwater.attribution.scorers import natural_gradient, unlearning
+from headwater.attribution.scorers.natural_gradient import Batch, Loss, Options
+from headwater.errors import MismatchError, NonFiniteError, ParameterError
+from headwater.models.sampling import seeded_noise
+from headwater.queries.concept import Concept
+from headwater.queries.image import Image
+
+N = 8
+SMALL = Options(step=1e-6, timesteps=2, images=5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return headwater.load_dataset(tiny_folder(tmp_path_factory.mktemp("unlearning") / "images", N))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, tiny_model, data):
+    """One that has no timesteps and no layers of its own."""
+    denoiser = Denoiser.load(tiny_model, dtype=torch.float64)
+    out = tmp_path_factory.mktemp("unlearning") / "index"
+    return headwater.build_index(denoiser, data, out, method="pixel-dot")
+
+
+@pytest.fixture(scope="module")
+def target(index):
+    x0 = torch.randn(1, *index.denoiser.latent_shape, generator=torch.Generator().manual_seed(3))
+    return unlearning.picture(index.denoiser, x0.double(), "a red star", seed=0, draws=3)
+
+
+def state(denoiser):
+    return {name: tensor.clone() for name, tensor in denoiser.network.state_dict().items()}
+
+
+def unchanged(denoiser, before):
+    after = denoiser.network.state_dict()
+    return all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+# --- the closed form ------------------------------------------------------------------------------
+
+
+def keys_and_values(denoiser):
+    named = denoiser.network.named_parameters()
+    return [p for name, p in named if ".attn2.to_k." in name or ".attn2.to_v." in name]
+
+
+def probe_gradients(denoiser, x0, condition, id, timesteps):
+    """The gradient of ||eps - noise||^2 / 2 at each timestep."""
+    found = []
+    for t in timesteps:
+        noise = seeded_noise(denoiser.latent_shape, f"0|{id}|{t}|0").double()[None]
+        a = denoiser.alpha_bar[t].double()
+        xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        eps = denoiser.network(xt, t, encoder_hidden_states=condition).sample
+        loss = (eps - noise).square().sum() / 2
+        parts = torch.autograd.grad(loss, keys_and_values(denoiser))
+        found.append(torch.cat([part.flatten() for part in parts]))
+    return torch.stack(found)
+
+
+def training_gradients(index, timesteps):
+    denoiser = index.denoiser
+    rows = []
+    for row, sample in enumerate(index.samples):
+        x0 = denoiser.encode_images([index.training_set.image(row)])
+        condition = denoiser.encode_captions([sample.caption])
+        rows.append(probe_gradients(denoiser, x0, condition, sample.id, timesteps))
+    return torch.stack(rows)  # [n, timesteps, d]
+
+
+def test_a_small_step_changes_losses_as_the_first_order_says(index, target):
+    """score(i) = s ||theta|| <grad loss_i, F^-1 g> / ||F^-1 g||, with F over all images."""
+    options = replace(SMALL, images=N, damping=0.3)
+    ours = unlearning.scores(index, target, options)[0]
+    denoiser, timesteps = index.denoiser, (299, 799)
+    assert unlearning.timesteps_of(index, 2) == timesteps
+    gradients = training_gradients(index, timesteps)
+    fisher = gradients.square().mean((0, 1))
+    of = [
+        probe_gradients(denoiser, target.x0[i : i + 1], target.condition[i : i + 1], id, timesteps)
+        for i, id in enumerate(target.ids)
+    ]
+    way = torch.stack(of).mean((0, 1)) / (fisher + 0.3 * fisher.mean())
+    weights = torch.cat([p.detach().flatten() for p in keys_and_values(denoiser)])
+    distance = options.step * weights.norm()
+    pixels = np.prod(denoiser.latent_shape)  # a loss is a mean
+    exact = distance * 2 / pixels * gradients.mean(1) @ (way / way.norm())
+    assert np.corrcoef(ours, exact)[0, 1] > 0.9999
+    torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
+
+
+def test_the_step_is_a_share_of_the_weights_and_goes_uphill(index, target):
+    denoiser, before = index.denoiser, state(index.denoiser)
+    loss, layers = Loss(denoiser, (299, 799)), natural_gradient.layers_of(denoiser.network)
+    fisher = unlearning.fisher_of(index, loss, layers, 5)
+    for steps in (1, 4):
+        options = Options(step=1e-3, steps=steps)
+        with natural_gradient.restored(layers):
+            old = natural_gradient.losses(loss, target).mean()
+            natural_gradient.forget(loss, layers, target, fisher, options)
+            after = denoiser.network.state_dict()
+            moved = sum((after[n] - w).square().sum() for n, w in before.items()).sqrt()
+            length = sum(w.square().sum() for w in map(before.get, _names(layers))).sqrt()
+            assert natural_gradient.losses(loss, target).mean() > old
+        assert moved / length == pytest.approx(1e-3, rel=1e-2 if steps > 1 else 1e-6)
+
+
+def _names(layers):
+    return [f"{name}.{p}" for name, layer in layers.items() for p, _ in layer.named_parameters()]
+
+
+def test_a_picture_is_among_the_first_to_suffer_from_unlearning_it(tmp_path):
+    """On the bundled model, with other noise than the losses see."""
+    scenes = headwater.load_dataset("scenes").first(14)
+    denoiser = Denoiser.load("scenes")
+    index = headwater.build_index(denoiser, scenes, tmp_path / "index", method="pixel-dot")
+    ranks = []
+    for row in (3, 11):
+        x0 = denoiser.encode_images([scenes.image(row)])
+        target = unlearning.picture(denoiser, x0, scenes.samples[row].caption, seed=0, draws=3)
+        scores = unlearning.scores(index, target, Options(images=10))[0]
+        assert scores[row] > 0
+        ranks.append((scores > scores[row]).sum().item())
+    assert max(ranks) < 2, ranks
+
+
+# --- no trace -------------------------------------------------------------------------------------
+
+
+def test_the_weights_are_restored_bit_for_bit(index, target):
+    denoiser, before = index.denoiser, state(index.denoiser)
+    fingerprint = Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint()
+    unlearning.scores(index, target, replace(SMALL, step=0.3, steps=2))
+    assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
+    layers = natural_gradient.layers_of(denoiser.network)
+    with pytest.raises(RuntimeError, match="on the way"), natural_gradient.restored(layers):
+        natural_gradient.move(
+            layers, {name: torch.ones(_size(m)) for name, m in layers.items()}, 1.0
+        )
+        assert not unchanged(denoiser, before)
+        raise RuntimeError("on the way")
+    assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
+    assert all(p.requires_grad for p in denoiser.network.parameters())
+
+
+def _size(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_a_step_that_breaks_the_model_is_refused(index, target):
+    before = state(index.denoiser)
+    with pytest.raises(NonFiniteError, match="take a smaller step than 1e\\+200"):
+        unlearning.scores(index, target, replace(SMALL, step=1e200))
+    assert unchanged(index.denoiser, before)
+
+
+def test_no_step_changes_no_loss(index, target):
+    assert not unlearning.scores(index, target, replace(SMALL, step=0.0)).any()
+
+
+def test_nothing_to_unlearn_is_refused(index, target):
+    nan = Batch(target.x0 * float("nan"), target.condition, target.ids)
+    with pytest.raises(NonFiniteError, match="nothing to unlearn"):
+        unlearning.scores(index, nan, SMALL)
+
+
+def test_scores_do_not_depend_on_the_batch_and_come_out_the_same_again(index, target):
+    def scores(size):
+        for kept in (index.path / "queries").glob("unlearning-*"):
+            kept.unlink()
+        return unlearning.scores(index, target, replace(SMALL, step=1e-2), batch_size=size)
+
+    together = scores(8)
+    assert together.abs().min() > 0
+    for size in (1, 3):
+        torch.testing.assert_close(scores(size), together, rtol=1e-6, atol=1e-12)
+    assert torch.equal(scores(8), together)
+
+
+def test_what_no_query_changes_is_computed_once(index, target, monkeypatch):
+    sweeps = []
+    sweep = unlearning.training_losses
+
+    def counted(index, loss, batch_size=None, title="losses"):
+        sweeps.append(title)
+        return sweep(index, loss, batch_size, title)
+
+    monkeypatch.setattr(unlearning, "training_losses", counted)
+    options = replace(SMALL, seed=7)  # that no other test has
+    first = unlearning.scores(index, target, options)
+    assert sweeps == ["losses before", "losses after"]
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearning, "fisher_of", None)
+        assert torch.equal(unlearning.scores(index, target, options), first)
+        assert sweeps[2:] == ["losses after"]
+        with pytest.raises(TypeError):  # another Fisher
+            unlearning.scores(index, target, replace(options, images=6))
+    sweeps.clear()
+    unlearning.scores(index, target, replace(options, seed=8))  # other noise
+    assert sweeps == ["losses before", "losses after"]
+
+
+# --- asked through an index -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Concept("a red star in hatched style", concept="star", draws=2),
+        Image("a red star", draws=2, steps=3),
+    ],
+    ids=["concept", "image"],
+)
+def test_any_index_answers_by_unlearning(index, query, monkeypatch):
+    monkeypatch.setattr(unlearning, "PICTURE_STEPS", 3)
+    before = state(index.denoiser)
+    attribution = index.attribute(query, method="unlearning")
+    assert attribution.scores.std() > 0
+    assert "by unlearning" in attribution.asked
+    assert json.dumps(attribution.provenance["query"]["unlearning"])
+    assert np.array_equal(index.attribute(query, method="unlearning").scores, attribution.scores)
+    assert unchanged(index.denoiser, before)
+
+
+def test_a_concept_is_unlearned_as_pictures_of_its_prompts(index, monkeypatch):
+    """Each its own, so that the prompts' other words average out."""
+    monkeypatch.setattr(unlearning, "PICTURE_STEPS", 2)
+    made = unlearning.pictures_of(index.denoiser, ["a red star", "a fish"], 0)
+    alone = unlearning.pictures_of(index.denoiser, ["a red star"], 0)
+    torch.testing.assert_close(made.x0[:1], alone.x0)
+    assert (made.x0[0] - made.x0[1]).abs().max() > 0.01
+    assert torch.equal(made.condition, index.denoiser.encode_captions(["a red star", "a fish"]))
+
+
+def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
+    denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"))
+    layers = natural_gradient.layers_of(denoiser.network)
+    assert layers and all(name.endswith(("to_k", "to_v")) for name in layers)
+    index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
+    attribution = index.attribute(Image(steps=3, draws=2), method="unlearning")
+    assert attribution.scores.std() > 0
+
+
+def test_which_weights(index):
+    network = index.denoiser.network
+    names = list(natural_gradient.layers_of(network))
+    assert names and all(".attn2.to_k" in name or ".attn2.to_v" in name for name in names)
+    assert set(natural_gradient.layers_of(network, "attn")) > set(names)
+    with pytest.raises(ParameterError, match="matches no layer"):
+        natural_gradient.layers_of(network, "attn9")
+
+
+def test_timesteps_are_the_middles_of_equal_parts(index, monkeypatch):
+    assert unlearning.timesteps_of(index, 4) == (199, 399, 699, 899)
+    monkeypatch.setitem(vars(index), "recipe", replace(index.recipe, timesteps=(9, 99, 499)))
+    assert unlearning.timesteps_of(index, 1) == (99,)
+    assert unlearning.timesteps_of(index, 4) == (9, 99, 499)
+
+
+def test_images_of_another_data_set_are_refused(index, target, data):
+    moved = replace(data, samples=data.samples[::-1])
+    other = headwater.Index.open(index.path, index.denoiser, moved)
+    with pytest.raises(MismatchError, match="is not at row 0: build the index again"):
+        unlearning.scores(other, target, SMALL)
+
+
+def test_half_precision_is_warned_of(tmp_path, tiny_model, data):
+    denoiser = Denoiser.load(tiny_model, dtype=torch.bfloat16)
+    index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
+    x0 = torch.randn(1, *denoiser.latent_shape)
+    target = unlearning.picture(denoiser, x0, "a red star", seed=0, draws=2)
+    with pytest.warns(headwater.errors.HeadwaterWarning, match="bfloat16 rounds"):
+        unlearning.scores(index, target, replace(SMALL, step=0.1))

@@ -1,0 +1,88 @@
+"""Every score rule against its formula with an explicit float64 inverse, dual and primal."""
+
+import pytest
+import torch
+from support.brute_force import exact_scores, inverse, kernel_of, made, relative_error
+
+from headwater.attribution.kernel import spectrum
+from headwater.attribution.scores import RULES, mean_of
+
+RATIOS = (1e-3, 0.1, 10.0)
+
+
+@pytest.mark.parametrize("n, k", [(20, 50), (50, 20)], ids=["dual", "primal"])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_its_formula_at_every_damping(rule, n, k):
+    """All dampings from one spectrum."""
+    phi, psi, errors = made(n, k)
+    found = spectrum(lambda: phi.split(7), n, k)
+    answers = []
+    for ratio in RATIOS:
+        ours = RULES[rule](kernel_of(phi, ratio, errors, found), psi).answer()[0].double()
+        exact = exact_scores(rule, phi, psi, ratio, errors)
+        assert relative_error(ours, exact) < 2e-3, ratio
+        answers.append(exact)
+    damped = rule not in ("dot", "cosine")
+    assert (relative_error(answers[0], answers[1]) > 0.01) == damped
+
+
+@pytest.mark.parametrize("n, k", [(20, 50), (50, 20), (30, 30)])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_what_rules_ask_of_the_kernel(n, k, ratio):
+    phi, _, _ = made(n, k)
+    kernel, solve = kernel_of(phi, ratio), inverse(phi.double(), ratio)
+    leverage = torch.einsum("ik,kl,il->i", phi.double(), solve, phi.double()) / n
+    assert (leverage > 0).all() and (leverage < 1).all()
+    ours = kernel.leverage().double()
+    assert (ours > 0).all() and (ours < 1).all()
+    torch.testing.assert_close(ours, leverage, rtol=1e-3, atol=1e-5)
+    solved = (phi.double() @ solve).norm(dim=1)
+    torch.testing.assert_close(kernel.solved_norms().double(), solved, rtol=2e-3, atol=0)
+    torch.testing.assert_close(kernel.norms(), phi.norm(dim=1))
+
+
+def test_cosine_is_that_of_the_mean_draw_and_ignores_lengths():
+    phi, psi, _ = made(20, 50)
+    ours = RULES["cosine"](kernel_of(phi, 0.1), psi).answer()[0]
+    mean = psi.mean(0, keepdim=True)
+    torch.testing.assert_close(ours, torch.nn.functional.cosine_similarity(mean, phi))
+    longer = RULES["cosine"](kernel_of(phi * torch.rand(20, 1), 0.1), 9 * psi).answer()[0]
+    torch.testing.assert_close(longer, ours)
+    assert ours.abs().max() <= 1
+
+
+def test_das_squares_each_draw_or_their_mean():
+    """The mean of squares is a norm over random outputs; opposite draws cancel before a square."""
+    phi, psi, errors = made(20, 50)
+    opposite = torch.cat([psi[:1], -psi[:1]])
+    kernel = kernel_of(phi, 0.1, errors)
+    each = RULES["das"](kernel, opposite).answer()
+    one = RULES["das"](kernel, psi[:1]).answer()
+    assert relative_error(each, one) < 1e-4
+    assert RULES["das-code"](kernel, opposite).answer().abs().max() < 1e-6 * one.max()
+    signed = RULES["das-concept-trak"](kernel, psi).answer()
+    assert (signed < 0).any() and (each > 0).all()
+
+
+def test_weights_of_draws_are_those_of_a_mean():
+    phi, psi, errors = made(20, 50)
+    weights = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25]])
+    for rule in RULES:
+        if rule == "cosine":  # whose length is that of all draws
+            continue
+        kernel = kernel_of(phi, 0.1, errors)
+        ours = RULES[rule](kernel, psi).answer(weights)
+        for found, rows in zip(ours, (psi[:1], psi[[0, 0, 1, 2]]), strict=True):
+            assert relative_error(found, RULES[rule](kernel, rows).answer()[0]) < 1e-4
+
+
+@pytest.mark.parametrize("rule", ["trak", "das-code"])
+def test_a_mean_over_checkpoints_has_a_kernel_for_each(rule):
+    parts = [made(20, 50), made(20, 50)]
+    scored = [RULES[rule](kernel_of(phi, 0.1, errors), psi) for phi, psi, errors in parts]
+    ours = mean_of(scored).answer()[0].double()
+    if rule == "trak":
+        exact = sum(exact_scores(rule, phi, psi) for phi, psi, _ in parts) / 2
+    else:  # each checkpoint's answer is squared, then the mean is taken
+        exact = sum(each.draws.double().mean(0).square() for each in scored) / 2
+    assert relative_error(ours, exact) < 1e-3

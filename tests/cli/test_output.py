@@ -1,0 +1,138 @@
+"""The command line before it computes: help, what is mistyped, and where an answer will go."""
+
+from pathlib import Path
+
+import pytest
+import typer
+from support.command_line import assert_refused, headwater
+
+from headwater.cli import main
+from headwater.cli.output import default_folder
+from headwater.queries.concept import Concept
+from headwater.queries.image import Image
+from headwater.queries.local_concept import Local, whole_picture
+from headwater.queries.reward import Reward, Scorer
+
+# --- mistyped -----------------------------------------------------------------------------------
+
+MISTYPED = {
+    "no command": ("indx", "no such command 'indx'. Did you mean 'index'; see headwater --help"),
+    "no such option": ("--loud", "no such option: --loud; see headwater --help"),
+    "no argument": ("index", "missing argument 'model'; see headwater index --help"),
+    "one argument": ("concept here", "missing argument 'prompt'; see headwater concept --help"),
+    "too many": ("info here there", "unexpected extra argument(s) (there); see headwater info --h"),
+    "unknown": ("index a b c --tiemsteps 2", "no such option: --tiemsteps (Possible options: --ti"),
+    "where": ("image a --loud", "; see headwater image --help"),
+    "integer": ("index a b c --timesteps x", "invalid value for '--timesteps': "),
+    "number": ("image a b.png --guidance x", "invalid value for '--guidance': "),
+    "no value": ("preference a b --top", "option '--top' requires an argument; see headwater pref"),
+    "a value": ("demo --help=yes", "option '--help' does not take a value; see headwater demo --h"),
+}
+
+
+@pytest.mark.parametrize("command, said", MISTYPED.values(), ids=MISTYPED)
+def test_mistyped(command, said):
+    assert_refused(headwater(*command.split()), said)
+
+
+def test_mistyped_in_a_group_of_commands(monkeypatch):
+    """As one that is added later would be."""
+    group = typer.Typer()
+    group.command()(main.methods)
+    group.command()(main.info)
+    monkeypatch.setattr(main.app, "registered_groups", [])
+    main.app.add_typer(group, name="judge")
+    assert_refused(headwater("judge"), "missing command; see headwater judge --help")
+    assert_refused(headwater("judge", "info"), "'index'; see headwater judge info --help")
+    assert headwater("judge", "methods").out == headwater("methods").out
+
+
+@pytest.mark.parametrize("stop, code", [(typer.Exit(3), 3), (typer.Exit(), 0)])
+def test_a_command_may_say_its_exit_code(monkeypatch, stop, code):
+    def stopped(_):
+        raise stop
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", stopped)
+    result = headwater("info", "here")
+    assert (result.code, result.out, result.err) == (code, "", "")
+
+
+# --- help ---------------------------------------------------------------------------------------
+
+
+def test_help():
+    plain, asked = headwater(), headwater("--help")
+    assert plain == asked and (plain.code, plain.err) == (0, "")
+    lines = plain.out.splitlines()
+    assert lines[0] == "Usage: headwater [OPTIONS] COMMAND [ARGS]..."
+    commands = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
+    assert commands[:5] == ["demo", "index", "concept", "image", "preference"]
+    assert "..." not in "".join(lines[1:])  # every line on its command is whole
+    for command in commands:
+        shown = headwater(command, "--help")
+        assert (shown.code, shown.err) == (0, "")
+        assert shown.out.startswith(f"Usage: headwater {command} ")
+        assert max(map(len, shown.out.splitlines())) <= 80
+
+
+# --- where an answer goes -----------------------------------------------------------------------
+
+PROMPT = "a red star in hatched style on a striped background"
+STAR = Concept(PROMPT, "star")
+FOLDERS = {
+    "concept": ([STAR], "concept-star-in-a-red-star-in-hatched-style-on-a-0-"),
+    "concepts": (
+        [Concept(PROMPT, "star", seed=4), Concept(PROMPT, "red", seed=4)],
+        "concept-star-red-in-a-red-star-in-hatched-style-4-",
+    ),
+    "image": ([Image("A star!", seed=2)], "image-a-star-2-"),
+    "no prompt": ([Image()], "image-0-"),
+    "file": ([Image("a star", "there/cat.one.png")], "image-cat-one-0-"),
+    "patch": ([Image("", "cat.png", "mask.png")], "patch-cat-0-"),
+    "step": ([Image("a star", step=499)], "step-499-a-star-0-"),
+    "journey": ([Image("a star")], "journey-a-star-0-"),
+    "local": ([Local(STAR, "cat.png")], "local-this-star-in-cat-0-"),
+    "whole": ([whole_picture("", "cat.png")], "local-this-picture-in-cat-0-"),
+    "reward": (
+        [Reward("a star", Scorer("judge:likes", "", len))],
+        "reward-judge-likes-in-a-star-0-",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_a_folder_says_what_was_asked(kind):
+    queries, begin = FOLDERS[kind]
+    given = {"step": 499, "journey": kind == "journey"}
+    folder = default_folder(queries, given)
+    assert folder.parent == Path("headwater-answers")
+    assert folder.name.startswith(begin) and len(folder.name) == len(begin) + 6
+
+
+ASKED = {
+    "index": Path("index"), "file": Path("a/cat.png"), "prompt": "", "seed": 0, "mask": None,
+    "step": None, "journey": False, "draws": "32", "method": None, "out": None, "top": 10,
+    "fresh": False, "device": None, "as_json": False, "judge": None,
+}  # fmt: skip
+
+
+def test_a_folder_belongs_to_one_question():
+    query = [Image(file="a/cat.png")]
+    own = default_folder(query, ASKED)
+    others = {
+        "index": Path("other"), "file": Path("b/cat.png"), "prompt": "a cat", "mask": Path("m.png"),
+        "method": "trak", "draws": "8",
+    }  # fmt: skip
+    found = {default_folder(query, ASKED | {name: value}) for name, value in others.items()}
+    assert len(found) == len(others) and own not in found
+    shown = {"top": 3, "fresh": True, "device": "cpu", "as_json": True, "judge": "a:b"}
+    assert default_folder(query, dict(reversed((ASKED | shown).items()))) == own
+    assert own.name == "image-cat-0-ffd42c"  # in every process, on every machine
+
+
+def test_a_folder_has_a_name_that_any_disk_takes():
+    prompt = "星" * 200
+    first, second = (
+        default_folder([Image(p)], ASKED | {"prompt": p}) for p in (prompt, prompt[1:])
+    )
+    assert first != second and len(first.name.encode()) < 200

@@ -1,0 +1,235 @@
+"""Feature rows against the losses they are gradients of, in float64, and against rearrangement."""
+
+import pytest
+import torch
+from support.exact_gradients import NOISED, gradient, unprojected
+from torch import nn
+
+from headwater import Denoiser
+from headwater.features.objectives import about_concept
+from headwater.features.spec import Side
+from headwater.gradients.layers import size
+from headwater.index.config import extractor, plan
+from headwater.methods import METHODS
+from headwater.models.patches import captions_kept, compiled, gates_apart
+from headwater.models.sampling import seeded_noise
+from headwater.scenes.dataset import pictures
+
+CAPTIONS = ["a red star", "a fish on a wavy background", "a shape"]
+
+
+def dps_loss(denoiser, x0, condition, xt, t):
+    """||sg[eps + sqrt(1-abar) grad_xt ||x0 - x0hat||^2] - eps||^2 (Concept-TRAK section 3.1)."""
+    a = denoiser.alpha_bar[t].double()
+    xt = xt.detach().requires_grad_()
+    eps = denoiser.network(xt, t, encoder_hidden_states=condition).sample
+    x0hat = (xt - (1 - a).sqrt() * eps) / a.sqrt()
+    (guide,) = torch.autograd.grad((x0 - x0hat).square().sum(), xt, retain_graph=True)
+    target = (eps + (1 - a).sqrt() * guide).detach()
+    return (target - eps).square().sum(), eps.detach()
+
+
+@pytest.mark.parametrize("normalise, guidance", [("none", 1.0), ("probe", 1.0), ("probe", 7.5)])
+def test_a_train_row_is_the_gradient_of_the_dps_loss(denoiser, normalise, guidance):
+    """Inversion step by step; the mean over probes of grad / 2, or of grad / ||grad||."""
+    timesteps = (199, 599, 999)
+    x0 = torch.randn(3, *denoiser.latent_shape).double()
+    condition = denoiser.encode_captions(CAPTIONS)
+    machine = unprojected(denoiser, timesteps, normalise, guidance=guidance)
+    ours = machine.train_rows(x0, condition, ["a", "b", "c"]).features
+    empty = denoiser.encode_captions([""])
+
+    def direction(xt, t, eps):
+        with torch.no_grad():
+            free = denoiser.network(xt, t, encoder_hidden_states=empty).sample
+        return free + guidance * (eps - free)
+
+    for i in range(3):
+        c, clean = condition[i : i + 1], x0[i : i + 1]
+        with torch.no_grad():
+            eps = direction(clean, 0, denoiser.network(clean, 0, encoder_hidden_states=c).sample)
+        exact, reached = 0, clean
+        for t in timesteps:
+            a = denoiser.alpha_bar[t].double()
+            xt = a.sqrt() * reached + (1 - a).sqrt() * eps
+            loss, eps = dps_loss(denoiser, clean, c, xt, t)
+            eps = direction(xt, t, eps)
+            g = gradient(denoiser, loss)
+            exact = exact + (g / g.norm() if normalise == "probe" else g / 2) / len(timesteps)
+            reached = (xt - (1 - a).sqrt() * eps) / a.sqrt()
+        assert (ours[i] - exact).norm() <= 1e-9 * exact.norm()
+
+
+@pytest.mark.parametrize("base", [None, "a shape"], ids=["base=c+", "other base"])
+def test_a_query_row_is_the_gradient_of_the_slider_loss(denoiser, base):
+    """||sg[eps(c) + eps(c+) - eps(c-)] - eps(c)||^2 at one point (Concept-TRAK section 3.2)."""
+    noise = torch.randn(1, *denoiser.latent_shape).double()
+    plus, minus = (denoiser.encode_captions([text]) for text in ("a red star", "a star"))
+    c = plus if base is None else denoiser.encode_captions([base])
+    machine = unprojected(denoiser, (999,), "none")
+    timesteps = machine.timesteps
+    asked = about_concept(denoiser, noise, plus, minus, None if base is None else c, timesteps)
+    ours = machine.query_rows(asked)[0]
+
+    def predict(text):
+        return denoiser.network(noise, 999, encoder_hidden_states=text).sample
+
+    eps = predict(c)
+    target = (eps + predict(plus) - predict(minus)).detach()
+    exact = gradient(denoiser, (target - eps).square().sum()) / 2
+    assert (ours - exact).norm() <= 1e-9 * exact.norm()
+
+
+def test_a_train_row_under_noising_is_the_gradient_of_the_denoising_loss(denoiser):
+    x0 = torch.randn(1, *denoiser.latent_shape).double()
+    condition = denoiser.encode_captions(["a fish"])
+    machine = unprojected(denoiser, (499,), "none", NOISED)
+    ours = machine.train_rows(x0, condition, ["a"]).features[0]
+    noise = seeded_noise(denoiser.latent_shape, "0|a|499|0").double()
+    a = denoiser.alpha_bar[499].double()
+    xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+    eps = denoiser.network(xt, 499, encoder_hidden_states=condition).sample
+    exact = gradient(denoiser, (eps - noise).square().sum()) / 2
+    assert (ours - exact).norm() <= 1e-9 * exact.norm()
+
+
+GRADIENT = [name for name, m in METHODS.items() if m.train is not None and m.train.gradient]
+
+
+@pytest.mark.parametrize("method", GRADIENT)
+def test_a_row_does_not_depend_on_its_batch(tiny_model, method):
+    """Batches of 1, 3 and 8 and a shuffled order give the same rows, to 1e-4."""
+    denoiser = Denoiser.load(tiny_model)
+    machine = extractor(denoiser, plan(denoiser, method=method, timesteps=4, dim=256))
+    shown = pictures("validation")[:8]
+    ids, captions = [p.id for p in shown], [p.caption for p in shown]
+    x0 = denoiser.encode_images([p.draw() for p in shown])
+    condition = denoiser.encode_captions(captions)
+
+    def rows(order, size):
+        parts = [order[i : i + size] for i in range(0, 8, size)]
+        found = torch.cat([
+            machine.train_rows(x0[p], condition[p], [ids[i] for i in p]).features
+            for p in parts
+        ])  # fmt: skip
+        return found[torch.tensor(order).argsort()]
+
+    together = rows(list(range(8)), 8)
+    for order, batch in ((list(range(8)), 1), (list(range(8)), 3), ([5, 2, 7, 0, 1, 6, 3, 4], 3)):
+        error = (rows(order, batch) - together).norm(dim=1) / together.norm(dim=1)
+        assert error.max() <= 1e-4, (order, batch)
+
+
+def test_two_runs_are_bit_equal(tiny_model):
+    def rows():
+        denoiser = Denoiser.load(tiny_model)
+        machine = extractor(denoiser, plan(denoiser, timesteps=2, dim=128))
+        x0 = denoiser.encode_images([p.draw() for p in pictures("validation")[:3]])
+        condition = denoiser.encode_captions(CAPTIONS)
+        return machine.train_rows(x0, condition, list("abc")).features
+
+    assert torch.equal(rows(), rows())
+
+
+def test_the_mean_of_unit_gradients_is_no_longer_than_one(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    x0 = torch.randn(2, *denoiser.latent_shape)
+    condition = denoiser.encode_captions(CAPTIONS[:2])
+    one = unprojected(denoiser, (499,), "probe", NOISED)
+    rows = one.train_rows(x0, condition, ["a", "b"]).features
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(2))
+    three = unprojected(denoiser, (99, 499, 999), "probe", NOISED)
+    rows = three.train_rows(x0, condition, ["a", "b"]).features
+    assert (rows.norm(dim=1) < 1).all()
+
+
+@pytest.mark.parametrize("delta", ["dps", "dsm"])
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_stays_near_float64(denoiser, tiny_model, delta, dtype, error):
+    """Per probe, over seven orders of magnitude of the input, with no loss scale anywhere."""
+    half = Denoiser.load(tiny_model, dtype=dtype)
+    train = Side("noising", delta)
+    for magnitude in (1e-4, 1, 1e3):
+        x0 = magnitude * torch.randn(2, *denoiser.latent_shape)
+        rows = []
+        for each in (denoiser, half):
+            machine = unprojected(each, (99, 499), "none", train)
+            condition = each.encode_captions(CAPTIONS[:2])
+            probes = machine.train_probes(x0.to(each.latent_dtype), condition, ["a", "b"])
+            rows.append([probe.features.double() for probe in probes])
+        for exact, ours in zip(*rows, strict=True):
+            assert ((ours - exact).norm(dim=1) <= error * exact.norm(dim=1)).all(), magnitude
+
+
+def test_norms_of_probes_are_those_of_each_layer(denoiser):
+    x0 = torch.randn(2, *denoiser.latent_shape).double()
+    machine = unprojected(denoiser, (99, 999))
+    sizes = [size(layer) for layer in machine.layers.values()]
+    condition = denoiser.encode_captions(CAPTIONS[:2])
+    probes = list(machine.train_probes(x0, condition, ["a", "b"]))
+    assert len(probes) == 2
+    for probe in probes:
+        exact = torch.stack([part.norm(dim=1) for part in probe.features.split(sizes, 1)])
+        ours = torch.stack([probe.norms[name] for name in machine.layers])
+        torch.testing.assert_close(ours, exact, rtol=1e-9, atol=0)
+        torch.testing.assert_close(probe.norm(), probe.features.norm(dim=1), rtol=1e-9, atol=0)
+
+
+def test_keys_and_values_are_projected_once_for_a_caption(denoiser):
+    """Over a whole inversion (four forward passes), and the weights see the same gradients."""
+    calls = []
+    layer = denoiser.network.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn2")
+    machine = unprojected(denoiser, (99, 499, 999))
+    x0, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(CAPTIONS[:2])
+    original = nn.Linear.forward
+
+    def counted(self, x):
+        calls.append(self)
+        return original(self, x)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", counted)
+        machine.train_rows(x0, condition, ["a", "b"])
+    assert calls.count(layer.to_k) == calls.count(layer.to_v) == 1
+    assert calls.count(layer.to_q) == 4
+    assert "forward" not in vars(layer.to_k)
+
+
+def test_a_caption_changed_during_a_call_is_another_caption():
+    network = nn.ModuleDict({"attn2": nn.ModuleDict({"to_k": nn.Linear(3, 2)})})
+    wrapped = nn.ModuleDict({"block": network})
+    layer = network["attn2"]["to_k"]
+    with torch.no_grad(), captions_kept(wrapped):
+        for _ in range(20):  # more than are kept, each at an address used before
+            x = torch.randn(1, 3)
+            torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
+
+
+def test_value_and_gate_apart_say_the_same_and_leave_nothing_behind(denoiser):
+    network, t = denoiser.network, 499
+    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(CAPTIONS[:2])
+    gates = [module for module in network.modules() if type(module).__name__ == "GEGLU"]
+    with torch.no_grad():
+        whole = denoiser.predict(xt, t, condition)
+        with gates_apart(network, [gates[0].proj]):
+            assert ["forward" in vars(gate) for gate in gates] == [False] + [True] * len(gates[1:])
+            apart = denoiser.predict(xt, t, condition)
+    torch.testing.assert_close(apart, whole, rtol=1e-10, atol=1e-12)
+    assert len(gates) > 1 and not any("forward" in vars(gate) for gate in gates)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it
+@pytest.mark.parametrize("delta", ["dps", "dsm"])
+def test_compiled_parts_give_the_same_rows(tiny_model, delta):
+    """Without the C++ compiler: what is captured, and twice backward, is the same."""
+    denoiser = Denoiser.load(tiny_model)
+    machine = unprojected(denoiser, (99, 999), "probe", Side("noising", delta))
+    x0, condition = torch.randn(2, *denoiser.latent_shape), denoiser.encode_captions(CAPTIONS[:2])
+    eager = machine.train_rows(x0, condition, ["a", "b"]).features
+    layers = list(machine.layers.values())
+    with compiled(denoiser.network, layers, backend="aot_eager"):
+        parts = [m for m in denoiser.network.modules() if m._compiled_call_impl is not None]
+        assert parts and not {id(layer) for layer in layers} & {id(p) for p in parts}
+        ours = machine.train_rows(x0, condition, ["a", "b"]).features
+    torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-6)
+    assert all(m._compiled_call_impl is None for m in denoiser.network.modules())

@@ -1,0 +1,81 @@
+"""The self-check passes on sound models, and names what is wrong with others."""
+
+import pytest
+import torch
+from torch import nn
+
+from headwater import Denoiser, build_index, load_dataset
+from headwater.errors import SelfCheckError
+from headwater.features.gradcheck import self_check
+from headwater.gradients.parameters import select
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
+
+
+def checked(denoiser, parameters="attn2"):
+    x0 = torch.randn(2, *denoiser.latent_shape)
+    condition = denoiser.encode_captions(["a red star", "a fish"])
+    return self_check(denoiser, select(denoiser.network, parameters), x0, condition)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parameters", ["attn2", "all"])
+def test_a_good_model_passes_and_is_left_as_it_was(tiny_model, parameters, dtype):
+    denoiser = Denoiser.load(tiny_model, dtype=dtype)
+    before = denoiser.fingerprint()
+    said = checked(denoiser, parameters)
+    assert said.startswith(f"self-check: {len(select(denoiser.network, parameters))} layers exact")
+    assert all(p.requires_grad and p.dtype == dtype for p in denoiser.network.parameters())
+    denoiser._fingerprint = None
+    assert denoiser.fingerprint() == before
+
+
+class Doubled(nn.Linear):
+    """Uses its weight once more than it is called."""
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.weight.T
+
+
+def test_a_layer_that_is_not_what_it_seems_is_named(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    layer = denoiser.network.get_submodule(LAYER)
+    layer.__class__ = Doubled
+    with pytest.raises(SelfCheckError, match=f"layer {LAYER} is not what autograd finds"):
+        checked(denoiser)
+
+
+def test_samples_that_see_each_other_are_noticed(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    block = denoiser.network.mid_block
+
+    def mixed(module, args, out):
+        return out + out.mean(0, keepdim=True)
+
+    block.register_forward_hook(mixed)
+    with pytest.raises(SelfCheckError, match="not what autograd finds"):
+        checked(denoiser)
+
+
+def test_a_precision_that_is_too_low_is_named(tiny_model):
+    denoiser = Denoiser.load(tiny_model, dtype=torch.float16)
+
+    def coarse(module, args, out):  # what two bits would hold
+        return out.sign() * out.abs().detach().ceil() if out.dtype == torch.float16 else out
+
+    denoiser.network.conv_in.register_forward_hook(coarse)
+    with pytest.raises(SelfCheckError, match=r"in float16 are off by .* --dtype float32"):
+        checked(denoiser)
+
+
+def test_it_runs_before_a_long_run_only(tmp_path, tiny_model, tiny_images, monkeypatch):
+    from headwater.index import build
+
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
+    monkeypatch.setattr(build, "WORTH_IT", 40)
+    denoiser.network.get_submodule(LAYER).__class__ = Doubled
+    build_index(denoiser, data.first(19), tmp_path / "short", timesteps=2, dim=64)
+    build_index(denoiser, data, tmp_path / "off", timesteps=2, dim=64, self_check=False)
+    with pytest.raises(SelfCheckError):
+        build_index(denoiser, data, tmp_path / "long", timesteps=2, dim=64)
+    assert not (tmp_path / "long").exists()

@@ -1,0 +1,113 @@
+"""Images on their way in: read ahead, encoded once, looked up by content."""
+
+import pytest
+import torch
+from support.tiny import tiny_unconditional
+
+from headwater import Denoiser, load_dataset
+from headwater.data.prefetch import AHEAD, reading
+from headwater.errors import BadImageError
+from headwater.models.encodings import encode
+from headwater.scenes.dataset import pictures
+
+SHOWN = pictures("validation")[:4]
+IMAGES, CAPTIONS = [p.draw() for p in SHOWN], [p.caption for p in SHOWN]
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model):
+    return Denoiser.load(tiny_model)
+
+
+def counted(denoiser, monkeypatch):
+    """How many images and captions were encoded, call by call."""
+    calls = {"images": [], "captions": []}
+    for what in calls:
+        real = getattr(denoiser, f"encode_{what}")
+
+        def encoder(items, real=real, what=what):
+            calls[what].append(len(items))
+            return real(items)
+
+        monkeypatch.setattr(denoiser, f"encode_{what}", encoder)
+    return calls
+
+
+def test_what_is_kept_is_what_was_encoded(tmp_path, denoiser, monkeypatch):
+    x0, condition = encode(denoiser, IMAGES, CAPTIONS)
+    calls = counted(denoiser, monkeypatch)
+    for _ in range(2):
+        kept_x0, kept_condition = encode(denoiser, IMAGES, CAPTIONS, tmp_path)
+        assert torch.equal(kept_x0, x0) and torch.equal(kept_condition, condition)
+    assert calls == {"images": [4], "captions": [4]}
+
+
+def test_only_what_is_new_is_encoded(tmp_path, denoiser, monkeypatch):
+    encode(denoiser, IMAGES[:2], CAPTIONS[:2], tmp_path)
+    calls = counted(denoiser, monkeypatch)
+    order = [3, 0, 2, 1, 0]
+    x0, condition = encode(
+        denoiser, [IMAGES[i] for i in order], [CAPTIONS[i] for i in order], tmp_path
+    )
+    assert calls == {"images": [2], "captions": [2]}
+    monkeypatch.undo()
+    exact_x0, exact_condition = encode(denoiser, IMAGES, CAPTIONS)
+    torch.testing.assert_close(x0, exact_x0[order])
+    torch.testing.assert_close(condition, exact_condition[order])
+
+
+def test_changed_pixels_other_weights_and_damage_are_new(
+    tmp_path, denoiser, tiny_model, monkeypatch
+):
+    encode(denoiser, IMAGES[:1], CAPTIONS[:1], tmp_path)
+    changed = IMAGES[0].copy()
+    changed.putpixel((0, 0), (1, 2, 3))
+    other = Denoiser.load(tiny_model)
+    with torch.no_grad():
+        other.pipe.vae.encoder.conv_in.weight += 1
+    for model, image in ((denoiser, changed), (other, IMAGES[0])):
+        calls = counted(model, monkeypatch)
+        encode(model, [image], CAPTIONS[:1], tmp_path)
+        assert calls["images"] == [1]
+    for file in tmp_path.rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-1] + b"x")
+    calls = counted(denoiser, monkeypatch)
+    encode(denoiser, IMAGES[:1], CAPTIONS[:1], tmp_path)
+    assert calls == {"images": [1], "captions": [1]}
+
+
+def test_a_model_without_captions(tmp_path):
+    denoiser = Denoiser.load(tiny_unconditional(tmp_path / "model"))
+    x0, condition = encode(denoiser, IMAGES, [""] * 4, tmp_path / "kept")
+    assert condition is None
+    torch.testing.assert_close(x0, denoiser.encode_images(IMAGES))
+
+
+def test_pictures_are_opened_ahead_and_once(tiny_images, tmp_path):
+    data, opened = load_dataset(tiny_images), []
+    real = data.open_image
+
+    def open_image(row):
+        opened.append(row)
+        return real(row)
+
+    object.__setattr__(data, "open_image", open_image)
+    with reading(data) as reader:
+        for row in (0, 1, 2, 1, 19):
+            assert reader.image(row).tobytes() == load_dataset(tiny_images).image(row).tobytes()
+    assert opened == list(range(20)) and AHEAD >= 20
+
+
+def test_a_bad_picture_is_named_when_it_is_asked_for(tiny_images, tmp_path):
+    import shutil
+
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_images, folder)
+    data = load_dataset(folder)
+    bad = folder / f"{data.samples[3].id}"
+    (bad if bad.exists() else bad.with_suffix(".png")).write_bytes(b"no image")
+    with reading(data) as reader:
+        reader.image(2)
+        with pytest.raises(BadImageError, match=data.samples[3].id):
+            reader.image(3)
+        reader.image(4)

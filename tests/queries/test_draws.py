@@ -1,0 +1,127 @@
+"""A query's rows: the bar while they are computed, and what is said if there is nothing in them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from support.exact_gradients import unprojected
+from torch import Tensor
+
+from headwater import Denoiser
+from headwater.errors import NonFiniteError
+from headwater.features.spec import Side
+from headwater.queries import draws as drawing
+from headwater.queries.concept import ConceptDrawer
+from headwater.queries.draws import draw_rows
+from headwater.queries.image import PictureDrawer
+from headwater.queries.query import Drawer
+from headwater.runtime.batch_size import BatchSize
+
+TIMESTEPS = (299, 799)
+STAR = ConceptDrawer("star", (("a red star", "a red"),) * 3, None, 0)
+SAME = ConceptDrawer("star", (("a red star", "a red  star"),) * 3, None, 0)
+
+
+@pytest.fixture(scope="module")
+def machine(tiny_model):
+    return unprojected(Denoiser.load(tiny_model, dtype=torch.float64), TIMESTEPS)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A drawer as another kind of question, and one that memory holds one draw of."""
+
+    inner: ConceptDrawer
+    kind: str = "concept"
+    most: int = 9
+    title: str = "odd"
+    limit: int | None = None
+
+    def key(self, draws):
+        return {**self.inner.key(draws), "type": self.kind}
+
+    def probes(self, machine):
+        return self.inner.probes(machine)
+
+    def asked(self, machine, draws) -> Iterator:
+        for asked in self.inner.asked(machine, draws):
+            yield asked
+            if len(draws) > self.most:
+                raise torch.OutOfMemoryError("after the first probe")
+
+
+def rows(machine, drawer: Drawer, folder: Path, draws: int = 3) -> Tensor:
+    made, reused = draw_rows(machine, drawer, range(draws), folder, "an index", False)
+    assert not reused
+    return made
+
+
+# --- the bar ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bars(monkeypatch) -> list[Sequence[int]]:
+    """Totals of all bars, and after them every number that they showed."""
+    made = []
+
+    class Bar:
+        def __init__(self, total, **_):
+            self.n, self.shown = 0, [total]
+            made.append(self.shown)
+
+        def update(self, count):
+            self.n += count
+            self.shown.append(self.n)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(drawing, "tqdm", Bar)
+    return made
+
+
+@pytest.mark.parametrize(
+    "most, said", [(9, [0, 2, 4, 4, 5, 6]), (1, [0, 2, 0, 1, 2, 2, 3, 4, 4, 5, 6])]
+)
+def test_the_bar_counts_what_is_kept(machine, tmp_path, monkeypatch, bars, most, said):
+    """Not the trial of one draw, nor a batch of two that memory did not hold."""
+    monkeypatch.setattr(BatchSize, "LARGEST", 2)
+    made = rows(machine, Odd(STAR, most=most), tmp_path)
+    trial = [0, 1, 2]
+    assert bars == [[6, *trial, *said]]
+    monkeypatch.undo()
+    torch.testing.assert_close(made, rows(machine, STAR, tmp_path / "again"))
+
+
+# --- nothing in them ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind, said",
+    [
+        ("concept", "c+ and c- may look alike to the model, ask for other words"),
+        ("local", "the token may have learned nothing, ask with another picture or mask"),
+        ("preference", "winners and losers may look alike to the model, give other pairs"),
+        ("reward", "leave out what is flat in pictures from 0 to 1 (thresholds, rounding, clip"),
+        ("picture", "the index's layers may have no say in it, build one with other --parameters"),
+        ("of a plug-in", "the index's layers may have no say in it"),
+    ],
+)
+def test_no_gradient_is_refused_in_words_of_the_question(machine, tmp_path, kind, said):
+    with pytest.raises(NonFiniteError) as caught:
+        rows(machine, Odd(SAME, kind), tmp_path)
+    assert str(caught.value).startswith(f"'odd' gave an all-zero gradient: {said}")
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_gradient_that_is_no_number_is_refused(machine, tmp_path):
+    x0 = torch.full((1, *machine.denoiser.latent_shape), float("nan")).double()
+    side, targets = Side("noising", "dsm"), ((x0, TIMESTEPS),)
+    drawer = PictureDrawer("the picture", side, targets, "digest", "a star", 0)
+    with pytest.raises(NonFiniteError, match="'the picture' gave a NaN or infinite gradient: comp"):
+        rows(machine, drawer, tmp_path)

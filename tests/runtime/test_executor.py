@@ -1,0 +1,226 @@
+"""Workers: the same results wherever they are; errors by name; the dead replaced, or reported."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from support.studies import data as pictures  # noqa: F401 - a fixture
+from support.studies import study
+
+from headwater.errors import ParameterError, QueryError, ResourceError
+from headwater.evaluation.retraining.retrain import Task, all_retrained, retrained
+from headwater.runtime.executor import HERE, Engine, run, workers_beside
+from headwater.runtime.ray import TRIES
+
+TWO = Engine(jobs=2)
+ON_RAY = Engine("ray", 2)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine, for all tests that ask for one."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the work below
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        yield ray  # its GPU is a number, which no work here uses
+        ray.shutdown()
+
+
+@pytest.fixture(params=["processes", "ray"])
+def engine(request) -> Engine:
+    if request.param == "processes":
+        return TWO
+    request.getfixturevalue("cluster")
+    return ON_RAY
+
+
+# --- work that other processes can import ---------------------------------------------------------
+
+
+def squares(folder: Path | None = None):
+    """Counts how often it is called, in files."""
+    if folder is not None:
+        (folder / f"started-{os.getpid()}").touch(exist_ok=False)
+    return square
+
+
+def square(item: int) -> tuple[int, int, int, str]:
+    return item * item, os.getpid(), torch.get_num_threads(), str(Path.cwd())
+
+
+def refusing(folder: Path):
+    return partial(refuse, folder)
+
+
+def refuse(folder: Path, item: int) -> int:
+    """Items 0 and 1 begin together; then 1 is refused."""
+    (folder / f"begun-{item}").touch()
+    while not (folder / f"begun-{0 if item == 1 else 1}").exists():
+        time.sleep(0.01)
+    if item == 1:
+        raise QueryError("one is none")
+    time.sleep(0.5)
+    (folder / f"ended-{item}").touch()
+    return item
+
+
+def dying(folder: Path, times: dict[int, int]):
+    return partial(die, folder, times)
+
+
+def die(folder: Path, times: dict[int, int], item: int) -> int:
+    """These items kill their worker so many times."""
+    deaths = folder / f"deaths-{item}"
+    if item in times and (not deaths.exists() or deaths.stat().st_size < times[item]):
+        with deaths.open("a") as file:
+            file.write("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+# --- any work -------------------------------------------------------------------------------------
+
+
+def test_this_process_loads_nothing_before_there_is_work(tmp_path):
+    assert list(run(HERE, partial(squares, tmp_path), [])) == []
+    assert not list(tmp_path.iterdir())
+    found = list(run(HERE, partial(squares, tmp_path), range(3)))
+    assert [each[:2] for each in found] == [(i * i, os.getpid()) for i in range(3)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_where_nothing_is_to_do_nothing_begins(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for engine in (HERE, TWO, ON_RAY):
+        assert list(run(engine, squares, [])) == []
+
+
+def test_workers_load_once_and_give_the_same(tmp_path, engine):
+    found = list(run(engine, partial(squares, tmp_path), range(8)))
+    assert sorted(each[0] for each in found) == [i * i for i in range(8)]
+    workers = {each[1] for each in found}
+    assert os.getpid() not in workers and 1 <= len(workers) <= 2
+    assert {f"started-{each}" for each in workers} <= {path.name for path in tmp_path.iterdir()}
+    assert {each[2] for each in found} == {1}  # thread
+    assert {each[3] for each in found} == {str(Path.cwd())}
+
+
+def test_an_error_in_a_worker_is_that_error_and_what_has_not_begun_does_not(tmp_path, engine):
+    with pytest.raises(QueryError, match=r"^one is none$"):
+        list(run(engine, partial(refusing, tmp_path), range(12)))
+    there = {path.name for path in tmp_path.iterdir()}
+    time.sleep(1)
+    assert {path.name for path in tmp_path.iterdir()} == there
+    begun = {name[6:] for name in there if name.startswith("begun")}
+    assert {"0", "1"} <= begun and len(begun) < 6
+    if engine == TWO:  # what has begun is ended
+        assert {f"ended-{item}" for item in begun - {"1"}} <= there
+
+
+def test_a_process_that_dies_is_reported(tmp_path):
+    with pytest.raises(ResourceError, match=r"a worker died .* finished work is kept"):
+        list(run(TWO, partial(dying, tmp_path, {1: 1}), range(4)))
+
+
+def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
+    found = run(Engine("ray"), partial(dying, tmp_path, {1: 1, 2: 99}), range(4))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(ResourceError, match="a worker died"):
+        next(found)
+    assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
+        "deaths-1": 1,
+        "deaths-2": TRIES,
+    }
+
+
+def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
+    assert sorted(each[0] for each in run(Engine("ray", 5), squares, range(6))) == [
+        i * i for i in range(6)
+    ]
+
+
+def shares():
+    return partial(share, ON_RAY)
+
+
+def share(engine: Engine, device: str) -> int:
+    return workers_beside(engine, device)
+
+
+def test_workers_know_how_many_share_their_memory(cluster):
+    assert list(run(ON_RAY, shares, ["cuda", "cuda"], "cuda")) == [2, 2]
+    assert workers_beside(TWO, "cpu") == min(2, os.cpu_count() or 1)
+
+
+def test_a_cluster_that_is_not_there(monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://nowhere:1")
+    with pytest.raises(ResourceError, match="no Ray cluster at 'ray://nowhere:1'"):
+        list(run(ON_RAY, squares, [1]))
+
+
+def test_ray_workers_that_cannot_begin(cluster, monkeypatch):
+    """As where a node lacks the package: here the folder is not there."""
+    monkeypatch.setattr("headwater.runtime.executor.Path.cwd", lambda: Path("/nowhere"))
+    with pytest.raises(ResourceError, match=r"no worker begins .*/nowhere.*: install the same"):
+        list(run(Engine("ray"), squares, [1]))
+
+
+def test_what_an_engine_cannot_be(monkeypatch):
+    with pytest.raises(ParameterError, match="--engine 'spark' is not one of local, ray"):
+        Engine("spark")
+    with pytest.raises(ParameterError, match="--jobs 0 must be at least 1"):
+        Engine(jobs=0)
+    if importlib.util.find_spec("ray"):
+        with pytest.raises(ParameterError, match="say cuda, Ray chooses which"):
+            list(run(ON_RAY, squares, [1], "cuda:1"))
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ParameterError, match=r"pip install 'headwater\[ray\]'"):
+        list(run(ON_RAY, squares, [1]))
+
+
+# --- a study --------------------------------------------------------------------------------------
+
+
+def test_workers_train_the_same_models(tmp_path, pictures, engine):  # noqa: F811
+    tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
+    one = retrained(study(tmp_path / "alone", pictures), tasks)
+    studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
+    assert all_retrained([(each, tasks) for each in studies], engine) == [one, one]
+
+
+# --- what is left behind --------------------------------------------------------------------------
+
+KILLED = """
+import os, sys
+from functools import partial
+from pathlib import Path
+
+from support.processes import orphans
+
+from headwater.engine import Engine, run
+
+if __name__ == "__main__":
+    list(run(Engine(jobs=2), partial(orphans, Path(sys.argv[1])), range(2)))
+"""
+
+
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, str(script), str(tmp_path / "out")]
+    killed = subprocess.run(command, env=env, capture_output=True, timeout=300)
+    # Its pipes close when the last worker is gone, long before the work would have ended.
+    assert killed.returncode == -signal.SIGKILL and not list((tmp_path / "out").iterdir())

@@ -1,0 +1,470 @@
+"""The index on disk against docs/format.md: exact bytes, damage of every kind, a full disk."""
+
+import copy
+import errno
+import hashlib
+import importlib.util
+import json
+import re
+import shutil
+import struct
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+
+from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.index.index import Index
+from headwater.storage import files
+from headwater.storage import shards as store
+from headwater.storage.manifest import Manifest, Shard, read_manifest, require_same, write_manifest
+
+PAGE = Path(__file__).parents[2] / "docs" / "format.md"
+
+RECIPE = {
+    "method": "concept-trak", "train_path": "inversion", "train_delta": "dps", "normalise": "probe",
+    "parameters": "attn2", "layers": ["a.to_q", "a.to_k"], "timesteps": [499, 999], "draws": 1,
+    "dim": 4, "seed": 0, "projection": "count-sketch", "inversion_guidance": 1.0, "clip": "",
+    "features_version": 2,
+}  # fmt: skip
+
+# Rows whose root mean square is exact, so that each stored number is too: +-1 times a scale.
+SIGNS = [[1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, -1.0], [1.0, 1.0, -1.0, -1.0]]
+MAGNITUDES = [1.0, 1e-20, 1e20]
+
+
+def manifest(rows: int = 3, **changes) -> Manifest:
+    return Manifest(**{
+        "recipe": RECIPE,
+        "model": {"source": "m", "dtype": "float32", "fingerprint": "ab" * 32},
+        "data": {"source": "d", "options": {}, "fingerprint": "cd" * 32, "rows": rows},
+        "versions": {"torch": "2"},
+        "shard_rows": 2,
+        **changes,
+    })  # fmt: skip
+
+
+def write_index(folder: Path, rows: torch.Tensor) -> Manifest:
+    """A finished index with two rows a shard."""
+    shards = []
+    for number, first in enumerate(range(0, len(rows), 2)):
+        part = rows[first : first + 2]
+        positions = range(first, first + len(part))
+        shards.append(store.write_shard(folder, number, first, part, positions, []))
+    names = [f"row-{row}" for row in range(len(rows))]
+    table = {"row": range(len(rows)), "id": names, "caption": names, "uri": names}
+    files.write_table(folder / "samples.parquet", pa.table(table))
+    return store.finish(folder, manifest(len(rows)), shards)
+
+
+def plain_store():
+    """A second copy of the module, without the type checks that the test run adds to the first."""
+    spec = importlib.util.spec_from_file_location("plain_store", store.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["plain_store"] = module  # where dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(folder: Path) -> torch.Tensor:
+    """All rows, as anybody reads them, with nothing but the module itself to catch bad types."""
+    return torch.cat(list(PLAIN.read_blocks(folder, PLAIN.read_manifest(folder))))
+
+
+PLAIN = plain_store()
+ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An index of five rows in three shards; tests that change it put it back."""
+    folder = tmp_path_factory.mktemp("store") / "index"
+    write_index(folder, ROWS)
+    return folder
+
+
+@pytest.fixture
+def index(whole, tmp_path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "index"))
+
+
+# --- exact bytes --------------------------------------------------------------------------------
+
+
+def test_golden_shard(tmp_path):
+    rows = torch.tensor(SIGNS) * torch.tensor(MAGNITUDES)[:, None]
+    shard = store.write_shard(tmp_path, 7, 14, rows, [14, 16, 17], ["bad.png"])
+    data = (tmp_path / "features/00007.safetensors").read_bytes()
+
+    size = struct.unpack("<Q", data[:8])[0]
+    header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    said = {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
+    assert said == {"features": ("F16", [3, 4]), "scale": ("F32", [3]), "position": ("I64", [3])}
+    golden = {
+        "features": np.array(SIGNS, "<f2"),
+        "scale": np.array(MAGNITUDES, "<f4"),
+        "position": np.array([14, 16, 17], "<i8"),
+    }
+    for name, expected in golden.items():
+        start, end = header[name]["data_offsets"]
+        assert body[start:end] == expected.tobytes(), name
+    assert len(body) == sum(expected.nbytes for expected in golden.values())
+
+    whole = (shard.file, shard.first, shard.rows, shard.skipped, shard.bytes, shard.sha256)
+    digest = hashlib.sha256(data).hexdigest()
+    assert whole == ("features/00007.safetensors", 14, 3, ("bad.png",), len(data), digest)
+    note = json.loads((tmp_path / "features/00007.json").read_text())
+    assert tuple(note.values()) == (*whole[:3], ["bad.png"], *whole[4:])
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 1e-42, 1e-30, 1e-20, 1.0, 1e20, 1e37])
+def test_rows_of_any_magnitude_read_back_to_half_precision(tmp_path, magnitude):
+    rows = magnitude * torch.cat([ROWS, torch.tensor([[1.0, 1e-3, 1e-6, 0.0]])])
+    write_index(tmp_path, rows)
+    got = read(tmp_path).double()
+    scale = rows.double().square().mean(1, keepdim=True).sqrt().clamp_min(2.0**-126)
+    bound = torch.maximum(2.0**-11 * rows.double().abs(), 2.0**-25 * scale)
+    assert ((got - rows.double()).abs() <= 1.001 * bound).all()
+
+
+def test_manifest_round_trip(tmp_path):
+    shard = Shard("features/00000.safetensors", 0, 2, ("zürich.png",), 10, "ef" * 32)
+    written = manifest(shards=(shard,), complete=True)
+    write_manifest(tmp_path, written)
+    assert read_manifest(tmp_path) == written
+    raw = json.loads((tmp_path / "index.json").read_text("utf-8"))
+    assert set(raw) == {
+        "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
+        "complete", "samples_sha256",
+        "shards",
+    }  # fmt: skip
+    assert (raw["format"], raw["version"]) == ("headwater-index", 1)
+    assert raw["shards"][0]["skipped"] == ["zürich.png"]
+    assert (written.rows, written.skipped) == (2, ["zürich.png"])
+
+
+def test_the_reader_in_the_specification_reads_the_same(whole):
+    (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(source, names)
+    theirs = np.concatenate(list(names["read_rows"](whole)))
+    assert np.array_equal(theirs, read(whole).numpy())
+    assert np.allclose(theirs, ROWS.numpy(), rtol=2**-10)
+
+
+@pytest.mark.parametrize(
+    "rows, shard_rows, expected",
+    [(5, 2, [range(0, 2), range(2, 4), range(4, 5)]), (4, 4, [range(4)]), (1, 9, [range(1)])],
+)
+def test_shard_ranges(rows, shard_rows, expected):
+    assert store.shard_ranges(rows, shard_rows) == expected
+
+
+@pytest.mark.parametrize("rows, expected", [(1, 64), (2048, 64), (6401, 201), (10**7, 4096)])
+def test_default_shard_rows(rows, expected):
+    assert store.default_shard_rows(rows) == expected
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(place: float):
+    """Flip one bit at this share of the file's length."""
+
+    def change(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[int(place * (len(data) - 1))] ^= 0x10
+        path.write_bytes(data)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (truncate, "is damaged"),
+        (Path.unlink, "is missing"),
+        *((flip(place), "is damaged") for place in (0, 0.1, 0.5, 0.7, 0.9, 1)),
+    ],
+)
+def test_a_damaged_shard_is_refused_by_name(index, damage, said):
+    damage(index / "features/00001.safetensors")
+    with pytest.raises(StoreError, match=rf"00001\.safetensors {said}.*same `headwater index`"):
+        read(index)
+    assert sorted(store.finished_shards(index, read_manifest(index))) == [0, 4]
+
+
+def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(index):
+    files.write_tensors(index / "features/00000.safetensors", {"features": ROWS[:2]}, {})
+    data = (index / "features/00000.safetensors").read_bytes()
+    old = read_manifest(index)
+    entry = replace(old.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    write_manifest(index, replace(old, shards=(entry, *old.shards[1:])))
+    with pytest.raises(StoreError, match="cannot be read"):
+        read(index)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (b"", "damaged"),
+        (b"{", "damaged"),
+        (b"[]", "damaged"),
+        (b"\xff\xfe", "cannot read"),
+        (b'"headwater-index"', "damaged"),
+        (b"{}", "damaged"),
+        (b'{"format": "other"}', "no headwater index"),
+        (b'{"format": "headwater-index", "version": 2}', "format version 2"),
+        (b'{"format": "headwater-index", "version": 1}', "damaged"),
+        (None, "no index at"),
+    ],
+)
+def test_what_is_no_manifest(index, text, said):
+    path = index / "index.json"
+    path.unlink() if text is None else path.write_bytes(text)
+    with pytest.raises(StoreError, match=said) as caught:
+        read(index)
+    assert "\n" not in str(caught.value)
+
+
+WRONG = [None, -1, "x", [], {}]
+KEYS = [
+    "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
+    "complete", "samples_sha256", "shards",
+]  # fmt: skip
+ENTRY = ["file", "first", "rows", "skipped", "bytes", "sha256"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *((key,) for key in KEYS),
+        *(("shards", 1, key) for key in ENTRY),
+        *(("recipe", key) for key in RECIPE),
+        *((part, "fingerprint") for part in ("model", "data")),
+        ("data", "rows"),
+    ],
+    ids=lambda path: ".".join(map(str, path)),
+)
+def test_a_manifest_without_a_key_or_with_another_type(index, path):
+    raw = json.loads((index / "index.json").read_text())
+    *parents, key = path
+    changes = ["lost"] if parents in (["recipe"], ["model"]) or "fingerprint" in path else []
+    for wrong in changes or ["lost", *WRONG]:
+        broken = copy.deepcopy(raw)
+        place = broken
+        for step in parents:
+            place = place[step]
+        if wrong == "lost":
+            del place[key]
+        elif type(wrong) is type(place[key]) and key != "rows":
+            continue
+        elif key == "skipped" and wrong == {}:
+            continue  # reads as no ids, which it says too
+        else:
+            place[key] = wrong
+        (index / "index.json").write_text(json.dumps(broken))
+        with pytest.raises(StoreError):
+            read(index)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda shards: shards.pop(),
+        lambda shards: shards.insert(0, shards[0]),
+        lambda shards: shards.reverse(),
+        lambda shards: shards[2].update(skipped=["x"]),
+        lambda shards: shards[0].update(first=1),
+        lambda shards: shards.__setitem__(1, shards[0]),
+    ],
+    ids=["lost", "twice", "reversed", "skipped", "first", "repeated"],
+)
+def test_shards_that_do_not_add_up(index, change):
+    raw = json.loads((index / "index.json").read_text())
+    change(raw["shards"])
+    (index / "index.json").write_text(json.dumps(raw))
+    with pytest.raises(StoreError, match="add up"):
+        read(index)
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@given(
+    name=st.sampled_from(["index.json", "features/00000.safetensors"]),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.one_of(st.none(), st.floats(0, 1)),
+)
+def test_fuzzed_files_give_the_same_numbers_or_a_store_error(whole, name, edits, cut):
+    path = whole / name
+    good, numbers = path.read_bytes(), read(whole)
+    bad = bytearray(good)
+    for place, byte in edits:
+        bad[int(place * (len(bad) - 1))] = byte
+    try:
+        path.write_bytes(bad if cut is None else bad[: int(cut * len(bad))])
+        assert torch.equal(read(whole), numbers)
+    except StoreError:
+        pass
+    finally:
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        b"not parquet",
+        {"row": [0], "id": ["a"], "caption": [""], "uri": [""]},
+        {"row": range(5), "id": "abcde", "caption": [""] * 5},
+    ],
+    ids=["missing", "not parquet", "too few rows", "a column less"],
+)
+def test_damaged_samples(index, table):
+    path = index / "samples.parquet"
+    path.unlink()
+    if isinstance(table, bytes):
+        path.write_bytes(table)
+    elif table is not None:
+        files.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
+    with pytest.raises(StoreError, match=r"samples\.parquet.*--overwrite"):
+        Index.open(index)
+
+
+def test_other_features_are_refused(index):
+    old = read_manifest(index)
+    write_manifest(index, replace(old, recipe={**RECIPE, "features_version": 3}))
+    with pytest.raises(StoreError, match="features of version 3"):
+        Index.open(index).recipe  # noqa: B018 - a property that raises
+
+
+# --- going on -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "part, change, said",
+    [
+        ("recipe", {"seed": 1}, "recipe seed = 0, this run has 1"),
+        ("recipe", {"layers": ["a.to_q"]}, "recipe layers = .*to_k.*, this run has .*to_q"),
+        ("recipe", {"new": 1}, "recipe new = None, this run has 1"),
+        ("recipe", {"seed": 1, "dim": 3}, "recipe dim = 4"),
+        ("model", {"fingerprint": "f" * 64}, "model fingerprint"),
+        ("data", {"rows": 9}, "data rows = 3, this run has 9"),
+    ],
+)
+def test_the_first_difference_is_named(tmp_path, part, change, said):
+    new = manifest(**{part: {**getattr(manifest(), part), **change}})
+    with pytest.raises(MismatchError, match=said):
+        require_same(tmp_path, manifest(), new)
+
+
+def test_where_it_came_from_is_no_difference(tmp_path):
+    moved = {part: {**getattr(manifest(), part), "source": "moved"} for part in ("model", "data")}
+    as_stored = {"recipe": {**RECIPE, "layers": ("a.to_q", "a.to_k")}}  # JSON has no tuples
+    require_same(tmp_path, manifest(), manifest(**moved, **as_stored))
+
+
+def test_finished_shards_of_a_build_that_was_killed(tmp_path):
+    for number in range(3):
+        store.write_shard(tmp_path, number, 2 * number, ROWS[:2], [0, 1], [])
+    features = tmp_path / "features"
+    (features / "00001.json").write_bytes(b'{"file": \xff')  # a note that is none
+    (features / "00003.json").write_text("[]")
+    (features / "00004.safetensors.1.part").write_bytes(b"half")
+    assert sorted(store.finished_shards(tmp_path, manifest())) == [0, 4]
+    (features / "00000.safetensors").write_bytes(b"changed")
+    assert sorted(store.finished_shards(tmp_path, manifest())) == [4]
+
+
+def test_finish_leaves_nothing_but_the_index(tmp_path):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features/00000.safetensors.99.part").write_bytes(b"half")
+    (tmp_path / "index.json.99.part").write_bytes(b"half")
+    write_index(tmp_path, ROWS)
+    left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    shards = {f"features/0000{number}.safetensors" for number in range(3)}
+    assert left == {"index.json", "samples.parquet", *shards}
+    assert store.read_positions(tmp_path, read_manifest(tmp_path).shards) == [*range(5)]
+
+
+# --- a full disk --------------------------------------------------------------------------------
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+FULL_IN_RUST = SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+def half_then(error: BaseException):
+    """A write that fails in the middle, whichever of the writers it stands for."""
+
+    def write(*args, **_):
+        for path in (arg for arg in args if isinstance(arg, Path)):
+            path.write_bytes(b"half")
+        raise error
+
+    return write
+
+
+WRITES = {
+    "shard": (store, "save_file", lambda f: store.write_shard(f, 0, 0, ROWS, range(5), [])),
+    "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
+    "table": (files.pq, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
+    "text": (Path, "write_text", lambda f: write_manifest(f, manifest())),
+    "sync": (files.os, "fsync", lambda f: write_manifest(f, manifest())),
+}
+
+
+@pytest.mark.parametrize(
+    "error, raised, said",
+    [
+        (FULL, ResourceError, "no space left to write .*; what was finished is kept"),
+        (FULL_IN_RUST, ResourceError, "no space left to write"),
+        (OSError(errno.EIO, "Input/output error"), StoreError, "cannot write .*Input/output"),
+        (KeyboardInterrupt("ctrl-c"), KeyboardInterrupt, "ctrl-c"),
+    ],
+    ids=["full", "full in safetensors", "broken", "interrupted"],
+)
+@pytest.mark.parametrize("write", WRITES)
+def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch, write, error, raised, said):
+    module, name, call = WRITES[write]
+    monkeypatch.setattr(module, name, half_then(error))
+    with pytest.raises(raised, match=said):
+        call(tmp_path)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_full_disk_keeps_what_was_there(index, monkeypatch):
+    before = (index / "index.json").read_bytes()
+    monkeypatch.setattr(Path, "write_text", half_then(FULL))
+    with pytest.raises(ResourceError):
+        write_manifest(index, manifest())
+    assert (index / "index.json").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "features").write_text("a file")
+    with pytest.raises(StoreError, match="cannot write"):
+        store.write_shard(tmp_path, 0, 0, ROWS, range(5), [])
+
+
+def test_a_flipped_bit_in_a_cache_counts_as_absent(tmp_path):
+    path = tmp_path / "kept.safetensors"
+    files.write_tensors(path, {"a": ROWS, "b": ROWS[:2].clone()}, {"concept": "star"})
+    whole = path.read_bytes()
+    kept = files.read_tensors(path)
+    assert kept is not None and torch.equal(kept["a"], ROWS) and torch.equal(kept["b"], ROWS[:2])
+    for place in range(len(whole) - 4 * ROWS.numel(), len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert files.read_tensors(path) is None
+    path.unlink()
+    assert files.read_tensors(path) is None

@@ -1,0 +1,68 @@
+"""The command line as a test runs it, and what a refusal looks like."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from unittest import mock
+
+from headwater.cli import main
+
+FAST = ["--timesteps", "2", "--dim", "64"]
+
+
+PROMPT = "a red star in hatched style"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+def headwater(*args: object) -> Result:
+    """Run the command line in this process, where the imports are done already."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["headwater", *map(str, args)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        warnings.catch_warnings(),
+    ):
+        try:
+            main.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def shell(*args: object) -> Result:
+    """Run it in a process of its own, as it is installed."""
+    command = [Path(sys.executable).with_name("headwater"), *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=env)
+    return Result(run.returncode, run.stdout, run.stderr)
+
+
+def files(*folders: Path) -> dict[Path, bytes]:
+    """Every file, but for what an index keeps of queries."""
+    paths = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+    kept = {"queries", "kernels"}
+    return {path: path.read_bytes() for path in paths if path.parent.name not in kept}
+
+
+CHOSEN = "batches of 32\n"
+
+
+def assert_refused(result: Result, said: str) -> None:
+    """One line on stderr that names the thing; nothing on stdout; exit code 2."""
+    result = replace(result, err=result.err.removeprefix(CHOSEN))  # a run that had begun
+    assert result.err.startswith("headwater: ") and result.err.count("\n") == 1, result.err
+    assert said in result.err
+    assert (result.code, result.out) == (2, "")
