@@ -13,8 +13,8 @@ from headwater.errors import ParameterError, QueryError
 if TYPE_CHECKING:
     import torch
 
+    from headwater.attribution.session import Session
     from headwater.data.training_set import TrainingSet
-    from headwater.index.index import Index
 
 
 IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
@@ -96,11 +96,11 @@ def dtype_named(text: str) -> torch.dtype:
     return getattr(torch, text)
 
 
-def opened(index: Path, device: str | None, clip: Path | None = None) -> Index:
-    """The index, with the CLIP model of --clip."""
-    from headwater.index.index import Index
+def open_session(index: Path, device: str | None, clip: Path | None = None) -> Session:
+    """A session on the index, with the CLIP model of --clip."""
+    from headwater.attribution.session import Session
     from headwater.models.clip import Clip
     from headwater.runtime.memory import usable_device
 
     own = None if clip is None else Clip(clip, usable_device(device))
-    return Index.open(index, device=device, clip=own)
+    return Session.open(index, device=device, clip=own)
