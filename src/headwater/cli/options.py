@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from headwater.errors import ParameterError, QueryError
 
@@ -50,6 +51,12 @@ Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradient again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+class Command(typer.core.TyperCommand):
+    """A command that may ask for its `typer.Context`, which is of that type then."""
+
+    context_class = typer.Context
 
 
 def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:
