@@ -1,20 +1,12 @@
 """Gradients by plain float64 autograd."""
 
-import pytest
 import torch
 
-from headwater import Denoiser
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
-
-
-@pytest.fixture(scope="module")
-def denoiser(tiny_model):
-    return Denoiser.load(tiny_model, dtype=torch.float64)
-
 
 INVERTED, NOISED = Side("inversion", "dps"), Side("noising", "dsm")
 
