@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from support.report import ParsedPage, answer, colour, embedded, entry, report
 
+from headwater.report.page import flatten
+
 
 def test_nothing_is_loaded_from_elsewhere():
     page = report(
@@ -78,3 +80,15 @@ def test_provenance_is_flat_and_complete():
         "shards.1.rows": "20",
         "nothing": "—",
     }
+
+
+def test_no_entry_of_the_provenance_is_left_out():
+    provenance = {"none": {}, "list": [], "deep": [["a", []], "b"], "parts": [{"x": 0}, "whole"]}
+    assert dict(flatten(provenance)) == {
+        "none": ["—"],
+        "list": ["—"],
+        "deep": ["a", "—", "b"],
+        "parts.0.x": ["0"],
+        "parts.1": ["whole"],
+    }
+    assert "All entries" not in report(provenance={})
