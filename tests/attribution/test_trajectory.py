@@ -1,6 +1,7 @@
 """A journey is the same question at every step, and what compares the steps is right."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,12 +9,11 @@ from PIL import Image as Pillow
 from scipy.stats import spearmanr
 from support.command_line import assert_refused, headwater
 
-from headwater import Denoiser, build_index, load_dataset
+from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.attribution.bootstrap import correlations
-from headwater.attribution.trajectory import aims, journey, likelihoods, overlaps
+from headwater.attribution.trajectory import aims, likelihoods, overlaps
 from headwater.errors import MethodError, QueryError
-from headwater.index import index as index_module
-from headwater.index.index import Index
+from headwater.queries import image as image_module
 from headwater.queries.image import Image
 from headwater.report.trajectory import write_journey
 
@@ -33,8 +33,8 @@ def folder(tmp_path_factory, tiny_model, tiny_images):
 
 
 @pytest.fixture(scope="module")
-def index(folder) -> Index:
-    return Index.open(folder / "trak")
+def session(folder) -> Session:
+    return Session.open(folder / "trak")
 
 
 # --- the pure part ------------------------------------------------------------------------------
@@ -69,40 +69,41 @@ def test_overlaps_are_shares_of_sets(count, lowest):
 # --- the question -------------------------------------------------------------------------------
 
 
-def test_a_journey_is_the_question_at_every_step(index, monkeypatch):
-    drawn = []
-    original = index_module.picture_of
-    monkeypatch.setattr(
-        index_module, "picture_of", lambda *args: drawn.append(1) or original(*args)
-    )
-    fresh = Index.open(index.path, index.denoiser)
-    found = journey(fresh, ASK)
+def test_a_journey_is_the_question_at_every_step(session, tmp_path, monkeypatch):
+    """And its picture is drawn once."""
+    drawn, draw = [], image_module.draw
+    monkeypatch.setattr(image_module, "draw", lambda *args: drawn.append(1) or draw(*args))
+    path = shutil.copytree(session.index.path, tmp_path / "index")
+    shutil.rmtree(path / "queries", ignore_errors=True)
+    fresh = Session.open(path, denoiser=session.denoiser)
+    found = fresh.attribute_steps(ASK)
     assert len(drawn) == 1
     assert [each.query.step for each in found] == PASSED
     assert len(found) == 4 and {each.method for each in found} == {"journey-trak"}
     for each in found:
-        single = index.attribute(each.query, method="journey-trak")
+        single = session.attribute(each.query, method="journey-trak")
         np.testing.assert_array_equal(each.scores, single.scores)
     assert len({each.scores.tobytes() for each in found}) == 4
 
 
-def test_steps_that_the_making_does_not_pass_give_way_to_the_nearest(index):
-    found = journey(index, Image(PROMPT, draws=1, steps=3))  # passes 332, 665, 999
+def test_steps_that_the_making_does_not_pass_give_way_to_the_nearest(session):
+    found = session.attribute_steps(Image(PROMPT, draws=1, steps=3))  # passes 332, 665, 999
     assert [each.query.step for each in found] == [999, 665, 332]
 
 
-def test_likelihoods_are_of_what_each_step_aimed_at(index):
-    found = journey(index, ASK)
-    x0hats = index.picture(ASK).x0hats
+def test_likelihoods_are_of_what_each_step_aimed_at(session):
+    found = session.attribute_steps(ASK)
+    x0hats = session.picture(ASK).x0hats
 
     def brightness(images):
         assert all(isinstance(image, Pillow.Image) for image in images)
         return {"bright": np.array([np.asarray(i).mean() / 255 for i in images]), "half": [0.5] * 4}
 
     exact = [
-        np.asarray(index.denoiser.decode(x0hats[t])[0]).mean() / 255 for t, _ in aims(index, found)
+        np.asarray(session.denoiser.decode(x0hats[t])[0]).mean() / 255
+        for t, _ in aims(session, found)
     ]
-    measured = likelihoods(index, found, brightness)
+    measured = likelihoods(session, found, brightness)
     assert measured == {"bright": pytest.approx(exact), "half": [0.5] * 4}
     assert len(set(exact)) > 1
 
@@ -122,32 +123,32 @@ def fails(images):
         (lambda images: {"a": 0.5}, "'a' a finite number for each of 4 pictures, not 0.5"),
     ],
 )
-def test_judges_that_do_not_judge(index, tmp_path, judge, said):
+def test_judges_that_do_not_judge(session, tmp_path, judge, said):
     with pytest.raises(QueryError, match=said) as caught:
-        write_journey(tmp_path / "out", ASK, journey(index, ASK), 3, judge)
+        write_journey(session, ASK, session.attribute_steps(ASK), tmp_path / "out", 3, judge)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_what_has_no_journey_is_refused(index, folder, tiny_images):
+def test_what_has_no_journey_is_refused(session, folder, tiny_images):
     file = next(tiny_images.glob("*.png"))
     with pytest.raises(QueryError, match=r"--journey is of the making .* --prompt and --seed"):
-        journey(index, Image(file=file))
+        session.attribute_steps(Image(file=file))
     with pytest.raises(QueryError, match="--journey is of every step: leave --step out"):
-        journey(index, Image(PROMPT, step=999))
+        session.attribute_steps(Image(PROMPT, step=999))
     with pytest.raises(MethodError, match=r"trak cannot be asked for every step .* journey-trak"):
-        journey(index, ASK, method="trak")
-    other = Index.open(folder / "concept-trak", index.denoiser)
+        session.attribute_steps(ASK, method="trak")
+    other = Session.open(folder / "concept-trak", denoiser=session.denoiser)
     with pytest.raises(MethodError, match="build one for journey-trak"):
-        journey(other, ASK)
+        other.attribute_steps(ASK)
     with pytest.raises(MethodError, match="build one with `--method journey-trak`"):
-        journey(other, ASK, method="journey-trak")
+        other.attribute_steps(ASK, method="journey-trak")
 
 
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_the_command(index, tmp_path):
-    ask = ("image", index.path, "--prompt", PROMPT, "--seed", 2, "--draws", 3, "--journey")
+def test_the_command(session, tmp_path):
+    ask = ("image", session.index.path, "--prompt", PROMPT, "--seed", 2, "--draws", 3, "--journey")
     result = headwater(*ask, "--out", tmp_path / "a", "--json")
     assert result.code == 0 and result.out.count("\n") == 1
     answer = json.loads(result.out)
@@ -174,9 +175,9 @@ def test_the_command(index, tmp_path):
         ([], "give a picture: a file, or --prompt"),
     ],
 )
-def test_refused(index, tmp_path, tiny_images, options, said):
+def test_refused(session, tmp_path, tiny_images, options, said):
     file = next(tiny_images.glob("*.png"))
     given = [option.format(file=file) for option in options]
     out = tmp_path / "out"
-    assert_refused(headwater("image", index.path, *given, "--journey", "--out", out), said)
+    assert_refused(headwater("image", session.index.path, *given, "--journey", "--out", out), said)
     assert not out.exists()

@@ -27,6 +27,8 @@ def test_which_rules_square_their_scores():
     """A rule whose scores are never negative, whatever the query, has none to call opponents."""
     phi, psi, errors = made(60, 20)
     kernel = kernel_of(phi, 0.1, errors)
-    squares = {name for name, rule in RULES.items() if (rule(kernel, psi).answer() >= 0).all()}
+    squares = {
+        name for name, rule in RULES.items() if (rule.score(kernel, psi).answer() >= 0).all()
+    }
     for name, method in METHODS.items():
         assert (measure(name) == "strength") == (method.rule in squares)
