@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwater.attribution.result import Attribution
-    from headwater.data.sources import from_hf_dataset, from_images, load_dataset
+    from headwater.data.memory import from_images
+    from headwater.data.sources import load_dataset
+    from headwater.data.tables.hugging_face import from_hf_dataset
     from headwater.data.training_set import TrainingSet
     from headwater.index.build import build_index
     from headwater.index.index import Index
@@ -22,8 +24,8 @@ _HOME = {
     "Denoiser": "models.denoiser",
     "TrainingSet": "data.training_set",
     "load_dataset": "data.sources",
-    "from_images": "data.sources",
-    "from_hf_dataset": "data.sources",
+    "from_images": "data.memory",
+    "from_hf_dataset": "data.tables.hugging_face",
     "build_index": "index.build",
     "Index": "index.index",
     "Concept": "queries.concept",
