@@ -1,6 +1,6 @@
 """How sure is an answer? A query's probes are random draws; other draws would rank otherwise.
 
-Everything comes from the scores draw by draw (`rules.Scored`): nothing is computed anew.
+Everything comes from the scores draw by draw (`scores.Scored`): nothing is computed anew.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ class Attribution:
         among: the rows of the candidates, where not all images competed; none of the others ranks
             above one of them, whatever it scores.
         unsure: why there is no certainty, in words; "" where there is.
+        remarks: what a reader must know of the question, sentence by sentence.
     """
 
     query: Question
@@ -59,6 +60,7 @@ class Attribution:
     sweep: dict[float, Float[np.ndarray, " n"]] = field(default_factory=dict)
     among: tuple[int, ...] | None = None
     unsure: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def competing(self) -> Int[np.ndarray, " m"]:

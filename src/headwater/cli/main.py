@@ -12,7 +12,7 @@ import typer
 from headwater.cli.evaluate import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
-from headwater.cli.options import Json
+from headwater.cli.options import Command, Json
 from headwater.cli.output import answer
 from headwater.cli.query import concept, image, preference
 from headwater.errors import HeadwaterError
@@ -91,7 +91,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for command in (demo, index, concept, image, preference, methods, info):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(evaluate, name="evaluate")
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from headwater.errors import ParameterError, QueryError
 
 if TYPE_CHECKING:
     import torch
 
+    from headwater.attribution.session import Session
     from headwater.data.training_set import TrainingSet
-    from headwater.index.index import Index
 
 
 IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
@@ -50,6 +51,12 @@ Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradient again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+class Command(typer.core.TyperCommand):
+    """A command that may ask for its `typer.Context`, which is of that type then."""
+
+    context_class = typer.Context
 
 
 def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:
@@ -96,11 +103,11 @@ def dtype_named(text: str) -> torch.dtype:
     return getattr(torch, text)
 
 
-def opened(index: Path, device: str | None, clip: Path | None = None) -> Index:
-    """The index, with the CLIP model of --clip."""
-    from headwater.index.index import Index
+def open_session(index: Path, device: str | None, clip: Path | None = None) -> Session:
+    """A session on the index, with the CLIP model of --clip."""
+    from headwater.attribution.session import Session
     from headwater.models.clip import Clip
     from headwater.runtime.memory import usable_device
 
     own = None if clip is None else Clip(clip, usable_device(device))
-    return Index.open(index, device=device, clip=own)
+    return Session.open(index, device=device, clip=own)

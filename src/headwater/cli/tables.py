@@ -16,7 +16,6 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     A score stands with its standard error, a caption with how many near-copies the image has.
     """
     from headwater.report.contact_sheet import format_error, format_score, said_copies
-    from headwater.report.figures import name
 
     query = attribution.query
     width = min(24, max(len(entry["id"]) for entry in entries))
@@ -24,7 +23,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     room = 80 - 4 - 2 - 9 - spread - 2 - width - 2
     lines = [
         "",
-        _asked(*name(query), query.prompt, query.kind),
+        _asked(*query.name(), query.prompt, query.kind),
         f"{attribution.method}, asked {attribution.asked}",
         *_sure(attribution),
         *(line for remark in _remarks(attribution) for line in wrap(remark, 80)),

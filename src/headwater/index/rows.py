@@ -15,7 +15,7 @@ from torch import Tensor
 from headwater.data.prefetch import Reader
 from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, NonFiniteError
-from headwater.features.spec import Rows
+from headwater.features.batch import Rows
 from headwater.index.config import Machine
 from headwater.runtime.batch_size import BatchSize
 

@@ -198,21 +198,28 @@ class Denoiser:
         ])  # fmt: skip
         return embedded[[unique[caption] for caption in captions]].to(self.dtype)
 
-    def warn_of_lost_words(self, captions: Sequence[str]) -> None:
-        """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
-        if not self.conditional or not captions:
-            return
+    def cut_prompts(self, prompts: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """(words read, words lost) of each prompt that is longer than the text encoder takes."""
+        if not self.conditional or not prompts:
+            return {}
         tokenizer = self.pipe.tokenizer
         limit = tokenizer.model_max_length
-        lost = {}
-        for caption, ids in zip(captions, tokenizer(list(captions)).input_ids, strict=True):
-            if len(ids) > limit:
-                lost[caption] = tokenizer.decode(ids[limit - 1 : -1])
-        if lost:
-            caption, words = next(iter(lost.items()))
+        unique = list(dict.fromkeys(prompts))
+        return {
+            prompt: (tokenizer.decode(ids[1 : limit - 1]), tokenizer.decode(ids[limit - 1 : -1]))
+            for prompt, ids in zip(unique, tokenizer(unique).input_ids, strict=True)
+            if len(ids) > limit
+        }
+
+    def warn_of_lost_words(self, captions: Sequence[str]) -> None:
+        """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
+        cut = self.cut_prompts(captions)
+        if cut:
+            caption, (_, words) = next(iter(cut.items()))
             warnings.warn(
-                f"{len(lost)} caption(s) longer than the {limit} tokens that the text encoder "
-                f"takes; {caption[:60]!r} lost the words {words[:60]!r}",
+                f"{len(cut)} caption(s) longer than the {self.pipe.tokenizer.model_max_length} "
+                f"tokens that the text encoder takes; {caption[:60]!r} lost the words "
+                f"{words[:60]!r}",
                 HeadwaterWarning,
                 stacklevel=2,
             )

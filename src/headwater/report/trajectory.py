@@ -13,6 +13,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from headwater.attribution.bootstrap import correlations
+from headwater.attribution.pictures import making_of, write_picture
+from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import Judge, aims, likelihoods, overlaps
 from headwater.errors import StoreError
@@ -25,12 +27,11 @@ from headwater.report.export import (
     candidate_column,
     ends,
     entries,
-    origin,
     remarks,
+    shared_provenance,
     to_json,
-    write_picture,
 )
-from headwater.report.figures import figures, name
+from headwater.report.figures import draw_figures, name
 from headwater.report.html import remarked, training_image
 from headwater.report.page import GRID_SIDE, page, picture, score, text
 from headwater.report.wording import WORDING, Wording, reading
@@ -41,9 +42,10 @@ SHOWN = 5
 
 
 def write_journey(
-    out: Path,
+    resources: Resources,
     query: Image,
     attributions: Sequence[Attribution],
+    out: Path,
     top: int = 10,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
@@ -59,10 +61,10 @@ def write_journey(
         QueryError: the judge fails, or returns something else.
     """
     index = attributions[0].index
-    made = index.picture(query)
-    likely = None if judge is None else likelihoods(index, attributions, judge)
+    made = resources.picture(query)
+    likely = None if judge is None else likelihoods(resources, attributions, judge)
     write_picture(out, made)
-    aimed = aims(index, attributions)
+    aimed = aims(resources, attributions)
     steps = [step for step, _ in aimed]
     both = [ends(attribution, top) for attribution in attributions]
     scores = np.stack([attribution.scores for attribution in attributions])
@@ -74,7 +76,7 @@ def write_journey(
     }
     if likely is not None:
         compared["likelihood"] = likely
-    provenance = origin(attributions[0], made)
+    provenance = shared_provenance(attributions[0], making_of(made, query))
     answer = {
         "index": str(index.path),
         "prompt": query.prompt,
@@ -93,7 +95,10 @@ def write_journey(
         write_image(out / "journey.png", _sheet(query, attributions, columns))
         write_table(out / "scores.parquet", _scores(steps, attributions))
         write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
-        write_text(out / "report.html", _html(query, attributions, columns, compared, provenance))
+        write_text(
+            out / "report.html",
+            _html(resources, query, attributions, columns, compared, provenance),
+        )
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     return answer
@@ -144,6 +149,7 @@ def _sheet(
 
 
 def _html(
+    resources: Resources,
     query: Image,
     attributions: Sequence[Attribution],
     columns: Sequence[Column],
@@ -165,7 +171,7 @@ def _html(
             "Training images": f"{len(index):,}",
             "Steps": f"{len(steps)}, from {steps[0]} (noise) to {steps[-1]}",
         },
-        pictures=figures(query, index.picture(query), index.denoiser),
+        pictures=draw_figures(resources, query, attributions[0].method),
         prompt=query.prompt,
         sections=[_steps(columns, attributions), _comparison(steps, compared, words)],
         reading=reading(

@@ -49,14 +49,23 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
     """What `write_tensors` wrote; None where it is missing, damaged or of other making."""
+    read = read_tensors_and_metadata(path)
+    return None if read is None else read[0]
+
+
+def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The tensors and the metadata that `write_tensors` wrote; None as for `read_tensors`.
+
+    The checksum is of the tensors alone.
+    """
     try:
         with safe_open(path, "pt") as file:
             # Copied out of the file's mapping, whose alignment would change how products round.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-            expected = (file.metadata() or {}).get("sha256")
+            metadata = file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    return tensors if expected == _digest(tensors) else None
+    return (tensors, metadata) if metadata.get("sha256") == _digest(tensors) else None
 
 
 def keep(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from headwater.errors import NonFiniteError, ParameterError
-from headwater.features.objectives import Asked, about_images
-from headwater.features.spec import Side
+from headwater.features.batch import Batch
+from headwater.features.objectives import Objective, image_objectives
+from headwater.features.spec import ProbeSpec, Side
 from headwater.gradients.parameters import select
 from headwater.gradients.vjp import TINY, Tape, unit_rms
 from headwater.models.denoiser import Denoiser
@@ -69,21 +70,6 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Clean latents, their prompts' conditions, and what their noise is drawn for."""
-
-    x0: Float[Tensor, "b c h w"]
-    condition: Float[Tensor, "b l e"] | None
-    ids: tuple[str, ...]
-
-    def part(self, rows: Sequence[int]) -> Batch:
-        """Some of it."""
-        chosen = list(rows)
-        condition = None if self.condition is None else self.condition[chosen]
-        return Batch(self.x0[chosen], condition, tuple(self.ids[row] for row in chosen))
-
-
 # --- losses and their gradients -------------------------------------------------------------------
 
 
@@ -95,17 +81,10 @@ class Loss:
     timesteps: tuple[int, ...]
     seed: int = 0
 
-    def asked(self, batch: Batch) -> Iterator[Asked]:
+    def objectives(self, batch: Batch) -> Iterator[Objective]:
         """The prediction at each timestep, its gradient and its error."""
-        return about_images(
-            self.denoiser,
-            _NOISED,
-            batch.x0,
-            batch.condition,
-            self.timesteps,
-            ids=batch.ids,
-            seed=self.seed,
-        )
+        spec = ProbeSpec(self.timesteps, self.seed)
+        return image_objectives(self.denoiser, _NOISED, batch, spec)
 
 
 def losses(loss: Loss, batch: Batch) -> Float[Tensor, " b"]:
@@ -113,12 +92,12 @@ def losses(loss: Loss, batch: Batch) -> Float[Tensor, " b"]:
     network = loss.denoiser.network
     # A path asks for a graph; inference mode does without, in two thirds of the time.
     with frozen(network), captions_kept(network), torch.inference_mode():
-        return torch.stack([_error(asked) for asked in loss.asked(batch)]).mean(0)
+        return torch.stack([_error(each) for each in loss.objectives(batch)]).mean(0)
 
 
-def _error(asked: Asked) -> Tensor:
-    assert asked.residual is not None, "noising knows its noise"
-    return asked.residual
+def _error(objective: Objective) -> Tensor:
+    assert objective.residual is not None, "noising knows its noise"
+    return objective.residual
 
 
 def gradient_sums(
@@ -134,7 +113,7 @@ def gradient_sums(
     network = loss.denoiser.network
     total: dict[str, Tensor] = {}
     with frozen(network), captions_kept(network), Tape(layers) as tape:
-        for eps, delta, _ in loss.asked(batch):
+        for eps, delta, _ in loss.objectives(batch):
             unit, scale = unit_rms(delta)
             for name, rows in tape.gradients(eps, unit):
                 summed = of(rows * scale[:, None]).sum(0)

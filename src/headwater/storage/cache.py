@@ -1,0 +1,94 @@
+"""What was computed once and need not be again: files named after the facts that decide them.
+
+The facts are everything that a number depends on, as JSON; their sha256 is the file's name. Other
+facts are another file, so nothing that is out of date can be read, and nothing has to be deleted
+for a number to be right. A cache is never worth an error: a file that is missing or damaged is
+computed again, and a folder that cannot be written to costs a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from headwater.storage.files import keep, read_tensors_and_metadata
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+Computed: TypeAlias = Tensors | tuple[Tensors, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a cache holds for some facts.
+
+    `note` is what was said of the tensors where they were computed, as JSON; `cached` whether they
+    were read, and not computed by this call.
+    """
+
+    tensors: dict[str, Tensor]
+    note: dict[str, Any] = field(default_factory=dict)
+    cached: bool = False
+
+
+def key(facts: Any) -> str:
+    """The sha256 of facts that JSON can hold, in hex. The order of dictionary keys is no fact.
+
+    >>> key({"seed": 0, "steps": 20}) == key({"steps": 20, "seed": 0})
+    True
+    """
+    return _sha256(json.dumps(facts, sort_keys=True, ensure_ascii=False))
+
+
+def path_of(folder: Path, facts: Any) -> Path:
+    """Where a cache keeps what belongs to these facts."""
+    return folder / f"{key(facts)[:32]}.safetensors"
+
+
+def read(folder: Path, facts: Any) -> Entry | None:
+    """What is kept for these facts; None where it is missing or damaged."""
+    read_file = read_tensors_and_metadata(path_of(folder, facts))
+    if read_file is None:
+        return None
+    tensors, metadata = read_file
+    note = metadata.get("note", "")
+    if metadata.get("note_sha256") != _sha256(note):  # the file's own checksum sees tensors only
+        return None
+    return Entry(tensors, json.loads(note), cached=True)
+
+
+def remember(
+    folder: Path, facts: Any, compute: Callable[[], Computed], *, fresh: bool = False
+) -> Entry:
+    """What is kept for these facts, computed and kept where it is not.
+
+    What is computed comes back as it would be read, on the CPU, contiguous and with its note passed
+    through JSON, so that the first answer and all later ones are the same.
+
+    Args:
+        folder: where the files are; made when the first one is written.
+        facts: everything that the tensors depend on, as JSON.
+        compute: makes the tensors, or the tensors and a note on them.
+        fresh: compute again whatever is kept, and keep that instead.
+
+    Raises:
+        TypeError: JSON cannot hold the facts or the note.
+    """
+    entry = None if fresh else read(folder, facts)
+    if entry is not None:
+        return entry
+    computed = compute()
+    tensors, note = computed if isinstance(computed, tuple) else (computed, {})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(note)
+    keep(path_of(folder, facts), tensors, {"note": text, "note_sha256": _sha256(text)})
+    return Entry(tensors, json.loads(text))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
