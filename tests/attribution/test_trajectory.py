@@ -63,7 +63,7 @@ def test_overlaps_are_shares_of_sets(count, lowest):
         set(sorted(range(20), key=lambda i: row[i], reverse=not lowest)[:count]) for row in scores
     ]
     exact = [[len(a & b) / len(a) for b in tops] for a in tops]
-    np.testing.assert_allclose(overlaps(scores, count, lowest), exact)
+    np.testing.assert_allclose(overlaps(-scores if lowest else scores, count), exact)
 
 
 # --- the question -------------------------------------------------------------------------------

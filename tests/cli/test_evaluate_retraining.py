@@ -51,7 +51,7 @@ def test_a_split_loses_nothing(tiny_images):
     assert [s.id for s in held.samples] == sorted(s.id for s in held.samples)
     row = ids.index(held.samples[2].id)
     assert held.image(2).tobytes() == data.image(row).tobytes()
-    assert held.byte_lengths[2] == data.byte_lengths[row]
+    assert held.contents[2] == data.contents[row]
     assert split(data, 6)[0].fingerprint == trained.fingerprint != split(data, 6, 1)[0].fingerprint
     for held_out in (0, 17):
         with pytest.raises(QueryError, match=f"--held-out {held_out} of 20 images: at least 1"):

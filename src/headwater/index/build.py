@@ -16,8 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from headwater.data.prefetch import reading
-from headwater.data.sources import IN_MEMORY
-from headwater.data.training_set import TrainingSet
+from headwater.data.training_set import IN_MEMORY, TrainingSet
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
@@ -167,7 +166,7 @@ def _build(
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
     try:
         with (
-            reading(data) as reader,
+            reading(data, [row for _, rows in left for row in rows]) as reader,
             compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
         ):
             source = Source(machine, data, reader, how.encodings)
