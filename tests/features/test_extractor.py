@@ -12,7 +12,7 @@ from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.index.config import extractor, plan
 from headwater.methods import METHODS
-from headwater.models.patches import captions_kept, compiled, gates_apart
+from headwater.models.patches import compiled
 from headwater.models.sampling import seeded_noise
 from headwater.scenes.dataset import pictures
 
@@ -200,29 +200,6 @@ def test_keys_and_values_are_projected_once_for_a_caption(denoiser):
     assert calls.count(layer.to_k) == calls.count(layer.to_v) == 1
     assert calls.count(layer.to_q) == 4
     assert "forward" not in vars(layer.to_k)
-
-
-def test_a_caption_changed_during_a_call_is_another_caption():
-    network = nn.ModuleDict({"attn2": nn.ModuleDict({"to_k": nn.Linear(3, 2)})})
-    wrapped = nn.ModuleDict({"block": network})
-    layer = network["attn2"]["to_k"]
-    with torch.no_grad(), captions_kept(wrapped):
-        for _ in range(20):  # more than are kept, each at an address used before
-            x = torch.randn(1, 3)
-            torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
-
-
-def test_value_and_gate_apart_say_the_same_and_leave_nothing_behind(denoiser):
-    network, t = denoiser.network, 499
-    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(CAPTIONS[:2])
-    gates = [module for module in network.modules() if type(module).__name__ == "GEGLU"]
-    with torch.no_grad():
-        whole = denoiser.predict(xt, t, condition)
-        with gates_apart(network, [gates[0].proj]):
-            assert ["forward" in vars(gate) for gate in gates] == [False] + [True] * len(gates[1:])
-            apart = denoiser.predict(xt, t, condition)
-    torch.testing.assert_close(apart, whole, rtol=1e-10, atol=1e-12)
-    assert len(gates) > 1 and not any("forward" in vars(gate) for gate in gates)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it

@@ -11,7 +11,6 @@ from headwater.features import guidance, objectives, probes
 from headwater.features.batch import Batch
 from headwater.features.guidance import DELTAS
 from headwater.features.spec import ProbeSpec, Side
-from headwater.gradients.parameters import select
 from headwater.models.sampling import seeded_noise
 
 CAPTIONS = ["a red star", "a fish on a wavy background"]
@@ -39,7 +38,7 @@ def noised(denoiser, x0, condition, t=499, seed=0, ids=IDS, draws=1):
 
 def gradient(denoiser, eps, upstream=None):
     """(d eps / d weights)^T upstream, or the gradient of a number, of one small layer."""
-    weights = [p for m in select(denoiser.network, r"mid_block.*attn2").values() for p in
+    weights = [p for m in denoiser.layers(r"mid_block.*attn2").values() for p in
                m.parameters()]  # fmt: skip
     found = torch.autograd.grad(eps, weights, upstream, retain_graph=True)
     return torch.cat([g.flatten() for g in found])

@@ -20,7 +20,6 @@ from headwater.errors import MethodError, QueryError
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
 from headwater.models import textual_inversion
 from headwater.queries import lesson
@@ -99,7 +98,7 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
     """||sg[eps(c) + eps(c+) - eps(c-)] - eps(c)||^2 at x_T, by autograd in diffusers' own model."""
     asked = star(picture, **query)
     drawer = drawer_of(asked, denoiser, tmp_path / "kept")
-    layers = select(denoiser.network, "attn2")
+    layers = denoiser.layers("attn2")
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     machine = Extractor(denoiser, layers, kept, Side("inversion", "dps"), (999,), "none", 0)
     ours = machine.query_rows(drawer.objectives(machine, [3]))[0]
@@ -113,7 +112,7 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
 
     eps = predict(plus if base is None else base)
     target = (eps + predict(plus) - predict(minus)).detach()
-    weights = [p for m in select(theirs.network, "attn2").values() for p in m.parameters()]
+    weights = [p for m in theirs.layers("attn2").values() for p in m.parameters()]
     loss = (target - eps).square().sum() / 2
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
     assert exact.any() and (ours - exact).norm() <= 1e-9 * exact.norm()
@@ -269,7 +268,10 @@ def test_refused(index, tmp_path, picture, command, said):
 def quick(monkeypatch):
     """Learning in a few steps."""
     learn = textual_inversion.learn_token
-    few = lambda *args, **options: learn(*args, **(options | {"steps": STEPS}))  # noqa: E731
+
+    def few(denoiser, x0, name, prompts, learning, **options):
+        return learn(denoiser, x0, name, prompts, replace(learning, steps=STEPS), **options)
+
     monkeypatch.setattr(lesson, "learn_token", few)
 
 

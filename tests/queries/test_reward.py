@@ -18,7 +18,6 @@ from headwater.features import objectives
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
 from headwater.models.clip import Clip
 from headwater.models.sampling import sample
@@ -108,7 +107,7 @@ def test_a_row_is_the_gradient_of_the_reward_loss(denoiser, normalise):
 def test_nearness_as_a_reward_gives_the_row_of_dps(tmp_path):
     """On a model of pixels R = -||x0 - x0hat||^2 has the gradient of the DPS loss, and its sign."""
     denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"), dtype=torch.float64)
-    layers = select(denoiser.network, "attentions")
+    layers = denoiser.layers("attentions")
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     machine = Extractor(denoiser, layers, kept, Side("inversion", "dps"), (99,), "probe", 0)
     # near grey, so that no pixel is cut off
