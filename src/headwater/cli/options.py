@@ -34,14 +34,16 @@ Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's pic
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
-Split = Annotated[str, typer.Option(help="Of a data set that has several.")]
+Split = Annotated[
+    str, typer.Option(help="Of a data set that has several; all takes every one of a folder.")
+]
 ImageColumn = Annotated[
     str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
 ]
 CaptionColumn = Annotated[
     str | None,
     typer.Option(
-        help="Of the same, or a key of metadata.jsonl; default caption, text, prompt or "
+        help="Of the same, or a key of metadata files; default caption, text, prompt or "
         "description."
     ),
 ]
