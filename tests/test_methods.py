@@ -28,7 +28,6 @@ from headwater.features.extractor import Extractor, ProbeRow, mean_over_probes
 from headwater.features.guidance import DELTAS
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
 from headwater.methods import METHODS, QUESTIONS, Method
 from headwater.models.sampling import seeded_noise
@@ -62,7 +61,7 @@ def world(tmp_path_factory, tiny_model, tiny_images):
 
 
 def weights(model):
-    return [p for layer in select(model.network, PARAMETERS).values() for p in layer.parameters()]
+    return [p for layer in model.layers(PARAMETERS).values() for p in layer.parameters()]
 
 
 def flat_gradient(model, number):
@@ -402,7 +401,7 @@ def test_the_mean_over_probes_in_explicit_loops(normalise):
 
 
 def extractor_of(model, side, normalise, draws=1):
-    layers = select(model.network, PARAMETERS)
+    layers = model.layers(PARAMETERS)
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     return Extractor(model, layers, kept, side, TIMESTEPS, normalise, 0, draws)
 

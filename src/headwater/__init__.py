@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from headwater.attribution.attributor import Options
     from headwater.attribution.result import Attribution, Ranked
     from headwater.attribution.session import Session
-    from headwater.data.sources import from_hf_dataset, from_images, load_dataset
+    from headwater.data.memory import from_images
+    from headwater.data.sources import load_dataset
+    from headwater.data.tables.hugging_face import from_hf_dataset
     from headwater.data.training_set import Sample, TrainingSet
     from headwater.index.build import build_index
     from headwater.index.index import Index
@@ -32,8 +34,8 @@ _HOME = {
     "TrainingSet": "data.training_set",
     "Sample": "data.training_set",
     "load_dataset": "data.sources",
-    "from_images": "data.sources",
-    "from_hf_dataset": "data.sources",
+    "from_images": "data.memory",
+    "from_hf_dataset": "data.tables.hugging_face",
     "build_index": "index.build",
     "Index": "index.index",
     "Session": "attribution.session",

@@ -1,11 +1,9 @@
 """A journey is the same question at every step, and what compares the steps is right."""
 
 import json
-import re
 import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 from scipy.stats import spearmanr
@@ -17,8 +15,7 @@ from headwater.attribution.trajectory import aims, likelihoods, overlaps
 from headwater.errors import MethodError, QueryError
 from headwater.queries import image as image_module
 from headwater.queries.image import Image
-from headwater.report.charts import CEILING, FLOOR, LEFT, RIGHT, curves
-from headwater.report.trajectory import SHOWN, write_journey
+from headwater.report.trajectory import write_journey
 
 PROMPT = "a red star in hatched style"
 FEW = {"timesteps": 4, "dim": 64}
@@ -66,7 +63,7 @@ def test_overlaps_are_shares_of_sets(count, lowest):
         set(sorted(range(20), key=lambda i: row[i], reverse=not lowest)[:count]) for row in scores
     ]
     exact = [[len(a & b) / len(a) for b in tops] for a in tops]
-    np.testing.assert_allclose(overlaps(scores, count, lowest), exact)
+    np.testing.assert_allclose(overlaps(-scores if lowest else scores, count), exact)
 
 
 # --- the question -------------------------------------------------------------------------------
@@ -132,30 +129,6 @@ def test_judges_that_do_not_judge(session, tmp_path, judge, said):
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_curves_go_through_their_values():
-    steps, lines = [999, 499, 249], {"star": [0.0, 0.5, 1.0], "<b>": [1.0, 1.0, 0.25]}
-    drawn = curves(steps, lines, "how likely")
-    paths = re.findall(r'class="curve c(\d)".* d="M([\d. L]+)"', drawn)
-    assert [colour for colour, _ in paths] == ["0", "1"]
-    for (_, path), values in zip(paths, lines.values(), strict=True):
-        points = np.array([list(map(float, point.split())) for point in path.split("L")])
-        x, y = points.T
-        np.testing.assert_allclose(x, np.interp(steps, [249, 999], [RIGHT, LEFT]), atol=0.01)
-        np.testing.assert_allclose(y, np.interp(values, [0, 1], [FLOOR, CEILING]), atol=0.01)
-    assert re.findall("</svg>(.*?)</li>", drawn) == ["star", "&lt;b&gt;"] and "<b>" not in drawn
-
-
-def test_many_curves_can_be_told_apart():
-    drawn = curves([9, 4], {f"feature {i}": [-0.5, 2.0] for i in range(14)}, "how likely")
-    styles = re.findall(r'class="curve (.*?) d="M0 5H28"', drawn)
-    assert len(set(styles)) == len(styles) == 14
-    dashes = [style.partition("dasharray")[2] for style in styles]
-    assert len(set(dashes[:4])) == 4  # where lines cover each other, both are seen
-    assert all(label in drawn for label in (">\N{MINUS SIGN}0.5<", ">0.75<", ">2<"))
-    heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)\"", drawn)]
-    assert heights == [CEILING] * 14
-
-
 def test_what_has_no_journey_is_refused(session, folder, tiny_images):
     file = next(tiny_images.glob("*.png"))
     with pytest.raises(QueryError, match=r"--journey is of the making .* --prompt and --seed"):
@@ -172,68 +145,6 @@ def test_what_has_no_journey_is_refused(session, folder, tiny_images):
 
 
 # --- what is written ----------------------------------------------------------------------------
-
-
-def test_the_folder_of_a_journey(session, tmp_path):
-    found = session.attribute_steps(ASK)
-    likely = {"a star": [0.0, 0.25, 0.5, 1.0], "neon": [0.1] * 4}
-    answer = write_journey(session, ASK, found, tmp_path, 3, lambda images: likely)
-    names = {path.name for path in tmp_path.iterdir()}
-    files = {"journey.json", "journey.png", "query.png", "query.safetensors", "report.html"}
-    assert names == files | {"scores.parquet"}
-    assert json.loads((tmp_path / "journey.json").read_text()) == answer
-    assert [step["step"] for step in answer["steps"]] == PASSED
-    scores = np.stack([each.scores for each in found])
-    np.testing.assert_allclose(answer["correlation"], correlations(scores), atol=1e-4)
-    np.testing.assert_allclose(answer["overlap of top"], overlaps(scores, 3), atol=1e-4)
-    lowest = overlaps(scores, 3, lowest=True)
-    np.testing.assert_allclose(answer["overlap of bottom"], lowest, atol=1e-4)
-    assert answer["likelihood"] == likely
-    page = (tmp_path / "report.html").read_text()
-    assert "When does each feature appear?" in page and page.count('class="curve c') == 4
-    assert ">a star</li>" in page and ">neon</li>" in page
-    for step, each in zip(answer["steps"], found, strict=True):
-        assert [entry["id"] for entry in step["top"]] == [entry.id for entry in each.top(3)]
-        assert step["certainty"]["draws"] == 3
-    stored = pq.read_table(tmp_path / "scores.parquet")
-    steps = [f"score at step {t}" for t in PASSED]
-    assert stored.column_names == ["id", *steps, "caption", "uri"]
-    np.testing.assert_array_equal(np.stack([stored[name] for name in steps]), scores)
-
-
-def test_only_candidates_overlap(session, tmp_path):
-    found = session.attribute_steps(ASK, candidates="pixel:4")
-    answer = write_journey(session, ASK, found, tmp_path, 2)
-    among = sorted(found[0].among)
-    scores = np.stack([each.scores for each in session.attribute_steps(ASK)])
-    np.testing.assert_array_equal(np.stack([each.scores for each in found]), scores)
-    exact = overlaps(scores[:, among], 2)
-    np.testing.assert_allclose(answer["overlap of top"], exact, atol=1e-4)
-    stored = pq.read_table(tmp_path / "scores.parquet")["candidate"].to_pylist()
-    assert [row for row, candidate in enumerate(stored) if candidate] == among
-    assert "Only 4 of the 9 images competed" in (tmp_path / "report.html").read_text()
-
-
-def test_a_journey_by_chance_claims_nothing(session, tmp_path):
-    write_journey(session, ASK, session.attribute_steps(ASK, method="random"), tmp_path, 3)
-    page = (tmp_path / "report.html").read_text()
-    assert "The scores are random numbers" in page and "Highest 1" in page
-    assert not re.search("[Pp]roponent|[Oo]pponent|pushed", page)
-
-
-def test_the_report_shows_every_step(session, tmp_path):
-    write_journey(session, ASK, session.attribute_steps(ASK), tmp_path, 10)
-    page = (tmp_path / "report.html").read_text()
-    assert "taught the model <em>this picture</em> at each step of its making?" in page
-    assert "4, from 999 (noise) to 239" in page and "When does each feature" not in page
-    assert "<code>query.seed</code>" in page and "Opponent 1" in page
-    # The query, what each of four steps aimed at, and both ends below it.
-    assert page.count("<img") == 1 + 4 * (1 + 2 * SHOWN)
-    assert not re.search(r"https?:|<script|url\(", page)
-    tinted = [int(share) for share in re.findall(r"--share: (\d+)%", page)]
-    assert len(tinted) == 3 * 16 and tinted.count(100) >= 12
-    with Pillow.open(tmp_path / "journey.png") as sheet:
-        assert sheet.width > 4 * 128 and sheet.height > (1 + 2 * SHOWN) * 128
 
 
 def test_the_command(session, tmp_path):

@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 
 import datasets
-import headwater.dataset
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from headwater.data.sources import from_hf_dataset, from_images, load_dataset
+import headwater
+from headwater.data.memory import from_images
+from headwater.data.sources import load_dataset
+from headwater.data.tables.hugging_face import from_hf_dataset
 from headwater.data.training_set import joined
 from headwater.errors import BadImageError, DatasetError
 from headwater.scenes.dataset import SPLITS, Split, pictures, write_image_folder
@@ -626,8 +628,8 @@ def test_a_hub_name_is_loaded_by_datasets(monkeypatch):
 
 
 def test_importing_it_is_light():
-    code = "import sys, headwater.dataset; print(*sys.modules)"
-    path = str(Path(headwater.dataset.__file__).parents[1])
+    code = "import sys, headwater.data.sources; print(*sys.modules)"
+    path = str(Path(headwater.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path}
     )

@@ -18,7 +18,8 @@ from support.index_files import RECIPE, files, rows, state
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
 from headwater import Session
-from headwater.data.sources import IN_MEMORY, load_dataset
+from headwater.data.sources import load_dataset
+from headwater.data.training_set import IN_MEMORY
 from headwater.errors import (
     BadImageError,
     DatasetError,

@@ -39,7 +39,7 @@ ASKED = {
 
 
 def golden_scores(built_for: str, folder: Path) -> dict[str, list[float]]:
-    """ "method, kind of question" -> the scores of all images, by one index, made in a folder."""
+    """("method, kind of question" -> the scores of all images, by one index, made in a folder)."""
     denoiser, data = Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(IMAGES)
     recipe = {} if built_for.startswith("pixel") else {"timesteps": 4, "dim": 256}
     index = build_index(denoiser, data, folder, method=built_for, batch_size=8, **recipe)

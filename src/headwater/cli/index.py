@@ -21,6 +21,7 @@ from headwater.cli.options import (
     number_or_auto,
 )
 from headwater.cli.tables import print_facts
+from headwater.models.families.sets import UNET
 from headwater.runtime.console import quiet_libraries, say
 
 
@@ -32,8 +33,12 @@ def index(
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
     parameters: Annotated[
-        str, typer.Option(help="attn2, attn2-kv, attn2-qo, attn, up_blocks, lora, all, or a regex.")
-    ] = "attn2",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(UNET)}, lora, all, or a regex over layer names; default by what the "
+            "model has."
+        ),
+    ] = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
         int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
@@ -89,7 +94,7 @@ def index(
 
     workers = Engine(engine, jobs)
     from headwater.index.build import build_index
-    from headwater.index.config import planned_of_all
+    from headwater.index.config import note_on_parameters, planned_of_all
     from headwater.index.estimate import estimate
     from headwater.models.clip import Clip
     from headwater.models.denoiser import Denoiser
@@ -109,6 +114,9 @@ def index(
     )
     if dry_run:
         planned = planned_of_all(denoiser, checkpoint or (), **recipe)
+        chosen = note_on_parameters(denoiser, planned[0], recipe)
+        if chosen:
+            say(chosen)
         print_facts(
             estimate(denoiser, images, planned[0], size, recipe["clip"], models=len(planned))
         )

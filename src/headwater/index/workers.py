@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from headwater.data.prefetch import Reader
+from headwater.data.prefetch import reading
+from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
 from headwater.index.config import extractor
@@ -101,7 +101,19 @@ def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], 
         life = ExitStack()
         atexit.register(life.close)  # compiled as long as the process lives
         life.enter_context(compiled(denoiser.network, list(machine.layers.values())))
-    reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
-    source = Source(machine, data, reader, how.encodings)
     batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.engine, device))
-    return partial(write_shard, out, source, how, batch, lambda rows: None)
+    return partial(_open_and_write, out, machine, data, how, batch)
+
+
+def _open_and_write(
+    out: Path,
+    machine: Extractor,
+    data: TrainingSet,
+    how: Computing,
+    batch: BatchSize,
+    missing: Missing,
+) -> Shard:
+    """`write_shard`, with a reader of the rows of this shard alone."""
+    with reading(data, missing[1]) as reader:
+        source = Source(machine, data, reader, how.encodings)
+        return write_shard(out, source, how, batch, lambda rows: None, missing)

@@ -17,6 +17,7 @@ from headwater.models.sampling import Picture
 from headwater.models.textual_inversion import (
     BATCH,
     LEARNING_RATE,
+    Learning,
     Token,
     learn_token,
     new_name,
@@ -83,10 +84,7 @@ class Lesson:
                 x0,
                 name,
                 [prompt],
-                self.words or "",
-                steps=self.steps,
-                seed=self.seed,
-                mask=self._mask(denoiser),
+                Learning(self.words or "", self.steps, seed=self.seed, mask=self._mask(denoiser)),
                 tick=lambda loss: bar.update(),
             )
 

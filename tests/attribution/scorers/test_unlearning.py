@@ -106,7 +106,7 @@ def test_a_small_step_changes_losses_as_the_first_order_says(session, target):
 
 def test_the_step_is_a_share_of_the_weights_and_goes_uphill(session, target):
     denoiser, before = session.denoiser, state(session.denoiser)
-    loss, layers = Loss(denoiser, (299, 799)), natural_gradient.layers_of(denoiser.network)
+    loss, layers = Loss(denoiser, (299, 799)), natural_gradient.layers_of(denoiser)
     fisher = unlearning.fisher_information(session, loss, layers, 5)
     for steps in (1, 4):
         options = Options(step=1e-3, steps=steps)
@@ -151,7 +151,7 @@ def test_the_weights_are_restored_bit_for_bit(session, target):
     fingerprint = Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint()
     unlearning.loss_rises(session, target, replace(SMALL, step=0.3, steps=2))
     assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
-    layers = natural_gradient.layers_of(denoiser.network)
+    layers = natural_gradient.layers_of(denoiser)
     with pytest.raises(RuntimeError, match="on the way"), natural_gradient.restored(layers):
         natural_gradient.move(
             layers, {name: torch.ones(_size(m)) for name, m in layers.items()}, 1.0
@@ -252,7 +252,7 @@ def test_a_concept_is_unlearned_as_pictures_of_its_prompts(session, monkeypatch)
 
 def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
     denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"))
-    layers = natural_gradient.layers_of(denoiser.network)
+    layers = natural_gradient.layers_of(denoiser)
     assert layers and all(name.endswith(("to_k", "to_v")) for name in layers)
     index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
     attribution = index.attribute(Image(steps=3, draws=2), method="unlearning")
