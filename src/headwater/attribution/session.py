@@ -11,7 +11,7 @@ from headwater.storage.files import keep, read_tensors
 
 def spectrum_of(index: Index) -> Spectrum:
     """The kernel's eigendecomposition, computed once for these shards and kept."""
-    shards = "\n".join(shard.sha256 for shard in index.manifest.shards)
+    shards = "\n".join(shard.checksum for shard in index.manifest.shards)
     key = hashlib.sha256(shards.encode()).hexdigest()[:32]
     path = index.path / "kernels" / f"{key}.safetensors"
     kept = read_tensors(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +15,24 @@ from headwater.cli.info import info
 from headwater.cli.options import Json
 from headwater.cli.output import answer
 from headwater.cli.query import concept, image, preference
-from headwater.errors import HeadwaterError
-from headwater.runtime.console import quiet_libraries, say, warn_plainly
+from headwater.errors import HeadwaterError, ParameterError
+from headwater.runtime.console import (
+    accept_any_text,
+    complain,
+    json_line,
+    quiet_libraries,
+    remarks_on_stderr,
+    say,
+    set_verbosity,
+    warn_plainly,
+)
 
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
 DEMO_GUIDANCE = 3.0
+INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
 
 # What all complaints about a command line are, in whichever version of typer.
 _UsageError: Any = typer.BadParameter.__base__
@@ -28,32 +40,59 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the command line: errors that the user can mend are one line, exit code 2."""
+    accept_any_text()
+    quiet_libraries()
     warn_plainly()
-    try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except _UsageError as error:
-        said = error.format_message().partition("\n")[0].rstrip(".?")
-        say(f"headwater: {said[:1].lower()}{said[1:]}; see {_command(sys.argv[1:])} --help")
-        code = 2
-    except HeadwaterError as error:
-        say(f"headwater: {error}")
-        code = 2
-    except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
-        code = 130
-    if code == 130:
-        say("headwater: interrupted; finished work is kept, the same command goes on from there")
+    with remarks_on_stderr():
+        code = _run(sys.argv[1:] or ["--help"])
+        if code == INTERRUPTED:
+            complain(
+                "headwater: interrupted; finished work is kept, the same command goes on from there"
+            )
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int | None:
+    """The exit code of a command line, None where all went well."""
+    try:
+        return app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        reason = error.format_message().partition("\n")[0].rstrip(".?")
+        reason = f"{reason[:1].lower()}{reason[1:]}"
+        complain(f"headwater: {reason}; see {_command(arguments)} --help")
+    except HeadwaterError as error:
+        log.debug("where it was raised", exc_info=True)
+        complain(f"headwater: {error}")
+    except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
+        return INTERRUPTED
+    return 2
 
 
 def _command(arguments: list[str]) -> str:
     """The command, or the group of commands, that these arguments begin with."""
     command, name = typer.main.get_command(app), "headwater"
     for argument in arguments:
+        if argument.startswith("-"):  # --quiet, which stands before the command
+            continue
         command = getattr(command, "commands", {}).get(argument)
         if command is None:
             break
         name += f" {argument}"
     return name
+
+
+def verbosity(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say in detail what is done.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No remarks and no bars: warnings, errors.")
+    ] = False,
+) -> None:
+    """How much is said on stderr; stands before the command."""
+    if verbose and quiet:
+        raise ParameterError("--verbose and --quiet contradict each other: give one of them")
+    set_verbosity(verbose=verbose, quiet=quiet)
 
 
 def demo(
@@ -62,7 +101,6 @@ def demo(
     ),
 ) -> None:
     """Index the bundled scenes; ask for an object and for a style."""
-    quiet_libraries()
     from headwater.data.sources import load_dataset
     from headwater.index.build import build_index
     from headwater.models.denoiser import Denoiser
@@ -81,7 +119,7 @@ def methods(as_json: Json = False) -> None:
     from headwater.methods import METHODS
 
     rows = [method.facts() for method in METHODS.values()]
-    print(json.dumps(rows) if as_json else methods_table(rows))
+    print(json_line(rows) if as_json else methods_table(rows))
 
 
 app = typer.Typer(
@@ -90,6 +128,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text, as everything else that is printed
     pretty_exceptions_enable=False,
 )
+app.callback()(verbosity)
 for command in (demo, index, concept, image, preference, methods, info):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")

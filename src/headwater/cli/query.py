@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater.cli.options import (
+    DRAWS,
     GUIDANCE,
     Candidates,
     ClipFolder,
@@ -28,7 +29,6 @@ from headwater.cli.options import (
 )
 from headwater.cli.output import answer, answer_journey, default_folder
 from headwater.errors import QueryError
-from headwater.features.spec import DRAWS
 from headwater.runtime.console import quiet_libraries
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import HERE, Engine, run, workers_beside
 from headwater.storage import shards
 from headwater.storage.manifest import Shard, read_manifest
+from headwater.storage.shards import ShardRows
 
 # A shard that is not there: its number, and the rows of the data set that it covers.
 Missing = tuple[int, range]
@@ -74,7 +75,8 @@ def write_shard(
     """Compute one shard and write it."""
     number, rows = missing
     made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
-    return shards.write_shard(out, number, rows.start, made.features, good, skipped, made.residuals)
+    shard = ShardRows(made.features, good, skipped, made.residuals)
+    return shards.write_shard(out, number, rows.start, shard)
 
 
 def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], Shard]:

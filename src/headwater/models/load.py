@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from headwater.errors import ModelError, first_line
+from headwater.runtime.console import obey_bar_setting
 
 BUNDLED_MODEL = Path(__file__).parents[1] / "scenes" / "model"
 
@@ -41,6 +42,7 @@ def load_pipeline(model: str | Path, lora: str | Path | None = None) -> Any:
     """
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    obey_bar_setting()
     path = str(BUNDLED_MODEL if str(model) == "scenes" else model)
     try:
         config = DiffusionPipeline.load_config(path)
