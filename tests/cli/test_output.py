@@ -110,6 +110,26 @@ def test_quiet_leaves_no_bars_and_no_trace(monkeypatch):
     assert (log.handlers, log.level, log.propagate) == ([], logging.NOTSET, True)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_out_of_memory_is_one_line(monkeypatch, error):
+    def too_much(index):
+        raise error
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", too_much)
+    assert_refused(headwater("info", "here"), "out of memory (")
+
+
+def test_a_fault_of_ours_keeps_its_trace(monkeypatch):
+    def wrong(index):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        headwater("info", "here")
+
+
 def test_quiet_and_verbose():
     assert_refused(
         headwater("-q", "-v", "info", "x"), "--verbose and --quiet contradict each other"

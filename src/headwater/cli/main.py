@@ -15,7 +15,7 @@ from headwater.cli.info import info
 from headwater.cli.options import Json
 from headwater.cli.output import answer
 from headwater.cli.query import concept, image, preference
-from headwater.errors import HeadwaterError, ParameterError
+from headwater.errors import HeadwaterError, ParameterError, first_line
 from headwater.runtime.console import (
     accept_any_text,
     complain,
@@ -65,7 +65,21 @@ def _run(arguments: list[str]) -> int | None:
         complain(f"headwater: {error}")
     except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
         return INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        _complain_of_memory(error)
     return 2
+
+
+def _complain_of_memory(error: Exception) -> None:
+    """Say that memory ran out where no batch could be halved; raise any other error again."""
+    from headwater.runtime.batch_size import out_of_memory
+
+    if not out_of_memory(error):
+        raise error
+    complain(
+        f"headwater: out of memory ({first_line(error)}): use a machine with more, or fewer --dim "
+        "or --parameters; finished work is kept"
+    )
 
 
 def _command(arguments: list[str]) -> str:

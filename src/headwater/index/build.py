@@ -250,7 +250,7 @@ def _begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
             raise MismatchError(
                 f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
             )
-        shutil.rmtree(out)
+        shutil.rmtree(out.resolve())  # of a link what it leads to: the link stays
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -34,7 +34,7 @@ from headwater.models.textual_inversion import (
 from headwater.queries.concept import Concept, Contexts, contexts
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.image import digests, latent_mask, opened
-from headwater.queries.prompts import _pattern, contains, without
+from headwater.queries.prompts import contains, without, word_pattern
 from headwater.storage.files import keep, read_tensors
 
 if TYPE_CHECKING:
@@ -297,4 +297,4 @@ class LocalDrawer:
 
 def replaced(text: str, words: str, by: str) -> str:
     """`text` with every occurrence of `words` replaced."""
-    return _pattern(words).sub(lambda match: by, text)
+    return word_pattern(words).sub(lambda match: by, text)
