@@ -387,7 +387,7 @@ def test_damaged_samples(index, table):
         path.write_bytes(table)
     elif table is not None:
         files.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
-    with pytest.raises(StoreError, match=r"samples\.parquet.*--overwrite"):
+    with pytest.raises(StoreError, match=r"samples\.parquet.*run the same `headwater index`"):
         Index.open(index)
 
 

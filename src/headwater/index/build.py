@@ -51,6 +51,7 @@ from headwater.storage.shards import (
     default_shard_rows,
     finish,
     finished_shards,
+    has_samples,
     read_positions,
     shard_ranges,
 )
@@ -153,7 +154,7 @@ def _build(
     manifest = _begin(out, new, overwrite)
     done = finished_shards(out, manifest)
     ranges = shard_ranges(len(data), manifest.shard_rows)
-    if manifest.complete and len(done) == len(ranges):
+    if manifest.complete and len(done) == len(ranges) and has_samples(out, manifest):
         return Index.open(out, denoiser, data, clip=clip)
     if done:
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
@@ -250,13 +251,22 @@ def _begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
             raise MismatchError(
                 f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
             )
-        shutil.rmtree(out.resolve())  # of a link what it leads to: the link stays
+        _empty(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
     write_manifest(out, manifest)
     return manifest
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder; the folder itself may be a link to another disk, and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:

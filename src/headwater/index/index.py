@@ -105,7 +105,7 @@ class Index:
         except (OSError, KeyError, ValueError, pa.ArrowException) as error:
             raise StoreError(
                 f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
-                "build the index again with --overwrite"
+                "run the same `headwater index` command again to write it again"
             ) from None
         samples = [Sample(*values) for values in zip(*columns, strict=True)]
         return cls(path, manifest, samples, row, denoiser, training_set, device, clip)

@@ -117,6 +117,12 @@ def _is_same(path: Path, shard: Shard) -> bool:
     return path.stat().st_size == shard.bytes and has_checksum(path, shard.checksum)
 
 
+def has_samples(folder: Path, manifest: Manifest) -> bool:
+    """Whether `samples.parquet` is the one that the manifest lists; shards can be read without."""
+    path = folder / "samples.parquet"
+    return path.exists() and sha256_of(path) == manifest.samples_sha256
+
+
 def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
     """List what is there in the manifest, mark it complete, drop notes and what kills left."""
     samples = sha256_of(folder / "samples.parquet")
