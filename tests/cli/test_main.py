@@ -538,6 +538,22 @@ def test_the_package_can_be_run():
     assert run.stderr.startswith("headwater: no index at nowhere")
 
 
+def test_ctrl_c_before_it_has_begun():
+    """Importing the command line takes a moment."""
+    script = (
+        "import builtins, headwater.__main__\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *args):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return load(name, *args)\n"
+        "builtins.__import__ = interrupted\n"
+        "headwater.__main__.main()"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (130, "", 1)
+    assert run.stderr.startswith("headwater: interrupted; finished work is kept")
+
+
 def encoded(encoding: str, *args: object) -> subprocess.CompletedProcess:
     """The command line where stdout and stderr are of this encoding."""
     command = [sys.executable, "-m", "headwater", *map(str, args)]

@@ -90,9 +90,9 @@ def index(
     """Compute the features of every training image. Run again, it goes on where it stopped."""
     size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
     from headwater.models.denoiser import Denoiser
-    from headwater.runtime.executor import Engine
+    from headwater.runtime.executor import Executor
 
-    workers = Engine(engine, jobs)
+    workers = Executor(engine, jobs)
     images = images_of(data, split, image_column, caption_column, limit)
     denoiser = Denoiser.load(model, device, precision, lora)
     recipe: dict[str, Any] = dict(
@@ -117,7 +117,7 @@ def index(
         self_check=self_check,
         compile=compile,
         encodings=encodings,
-        engine=workers,
+        executor=workers,
     )
     _build(denoiser, images, out, checkpoints=checkpoints, **how, **recipe)
 

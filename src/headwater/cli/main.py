@@ -15,7 +15,7 @@ from headwater.cli.info import info
 from headwater.cli.options import Json
 from headwater.cli.output import answer
 from headwater.cli.query import concept, image, preference
-from headwater.errors import HeadwaterError, ParameterError, first_line
+from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
 from headwater.runtime.console import (
     accept_any_text,
     complain,
@@ -30,7 +30,7 @@ from headwater.runtime.console import (
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
 DEMO_GUIDANCE = 3.0
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,8 @@ def main() -> None:
     warn_plainly()
     with remarks_on_stderr():
         code = _run(sys.argv[1:] or ["--help"])
-        if code == INTERRUPTED:
-            complain(
-                "headwater: interrupted; finished work is kept, the same command goes on from there"
-            )
+        if code == EXIT_INTERRUPTED:
+            complain(f"headwater: {INTERRUPTED}")
     sys.exit(code)
 
 
@@ -64,7 +62,7 @@ def _run(arguments: list[str]) -> int | None:
         log.debug("where it was raised", exc_info=True)
         complain(f"headwater: {error}")
     except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except (MemoryError, RuntimeError) as error:
         _complain_of_memory(error)
     return 2

@@ -38,7 +38,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import HERE, Engine
+from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.storage.files import write_table
 from headwater.storage.manifest import (
     Manifest,
@@ -74,7 +74,7 @@ def build_index(
     compile: bool = False,
     encodings: str | Path | None = None,
     checkpoints: Sequence[str | Path] = (),
-    engine: Engine = HERE,
+    executor: Executor = THIS_PROCESS,
     note: Callable[[str], None] = lambda line: None,
     **recipe: Any,
 ) -> Index:
@@ -94,7 +94,7 @@ def build_index(
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         checkpoints: more models, of the same kind, whose scores are averaged with this one's.
             Each gets an index of its own inside `out`. All are looked at before anything is built.
-        engine: who computes the shards. Workers load the model and the images again, from where
+        executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
         note: called with one line of text on what was chosen.
         **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
@@ -104,13 +104,13 @@ def build_index(
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
-    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, engine)
+    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, executor)
     planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
     if not planned.train.gradient:
         given = dict(compile=compile, encodings=bool(encodings))
-        given |= dict(engine=engine.name != HERE.name, jobs=engine.jobs != HERE.jobs)
+        given |= dict(engine=executor.name != THIS_PROCESS.name, jobs=executor.jobs > 1)
         refuse_ignored(method_named(planned.method), **given)
-    if engine != HERE and (not denoiser.source or training_set.source == IN_MEMORY):
+    if executor != THIS_PROCESS and (not denoiser.source or training_set.source == IN_MEMORY):
         raise ParameterError(
             "workers (--engine, --jobs) load the model and the images themselves: save what is in "
             "memory and load it from there, or leave them out"

@@ -21,7 +21,7 @@ from headwater.index.index import Index
 from headwater.index.rows import Source, shard_rows
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import HERE, Engine, run, workers_beside
+from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.storage import shards
 from headwater.storage.manifest import Shard, read_manifest
 from headwater.storage.shards import ShardRows
@@ -40,7 +40,7 @@ class Computing:
     skip_bad: bool
     compile: bool
     encodings: Path | None
-    engine: Engine
+    executor: Executor
 
 
 def write_shards(
@@ -54,12 +54,12 @@ def write_shards(
     total, machine = len(source.data), source.machine
     first = total - sum(len(rows) for _, rows in left)
     with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
-        if how.engine == HERE:
+        if how.executor == THIS_PROCESS:
             yield from map(partial(write_shard, out, source, how, batch, bar.update), left)
             return
         assert isinstance(machine, Extractor), NO_WORKERS
         device = str(machine.denoiser.device)
-        for shard in run(how.engine, partial(shard_writer, out, how, device), left, device):
+        for shard in run(how.executor, partial(shard_writer, out, how, device), left, device):
             bar.update(shard.rows + len(shard.skipped))
             yield shard
 
@@ -103,5 +103,5 @@ def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], 
         life.enter_context(compiled(index.denoiser.network, list(machine.layers.values())))
     reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
     source = Source(machine, data, reader, how.encodings)
-    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.engine, device))
+    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
     return partial(write_shard, out, source, how, batch, lambda rows: None)
