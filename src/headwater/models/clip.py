@@ -77,6 +77,11 @@ class Clip:
         out = self._model.get_text_features(tokens.input_ids, tokens.attention_mask)
         return getattr(out, "pooler_output", out)
 
+    @property
+    def logit_scale(self) -> Float[Tensor, ""]:
+        """What it multiplies cosines by: the temperature that it learned."""
+        return self._model.logit_scale.exp()
+
     def fingerprint(self) -> str:
         """sha256 over the weights, and over how pictures and words are brought to them."""
         seen = [self._size, self._mean, self._std, self._tokenizer.get_vocab()]
