@@ -30,10 +30,10 @@ from headwater import Denoiser, Index, build_index, load_dataset
 from headwater.attribution.bootstrap import correlations
 from headwater.attribution.trajectory import aims, journey
 from headwater.evaluation.metrics.intervals import mean_interval
-from headwater.evaluation.metrics.retrieval import best
-from headwater.evaluation.retraining.bundled import images_to_tensor
+from headwater.evaluation.metrics.retrieval import top_rows
+from headwater.evaluation.retraining.bundled import stack_images
 from headwater.queries.image import Image
-from headwater.scenes.classifier import load_judge
+from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
@@ -69,15 +69,15 @@ def main() -> int:
 
 def measure(index: Index, source: Picture, shown: list[Picture], draws: int) -> dict[str, Any]:
     """One journey: what each step's top ten show, and how its scores go with the others'."""
-    words = {name: getattr(source.scene, name) for name in ATTRIBUTES}
+    words = source.scene.attributes
     seed = shown.index(source)
     steps = journey(index, Image(describe(**words), seed=seed, guidance=GUIDANCE, draws=draws))
     scores = np.stack([step.scores for step in steps])
-    tops = [best(row, K) for row in scores]
+    tops = [top_rows(row, K) for row in scores]
     truth = {name: np.array([p.shows(word) for p in shown]) for name, word in words.items()}
     aimed = aims(index, steps)
     with torch.no_grad():
-        seen = load_judge()(images_to_tensor([image for _, image in aimed]))
+        seen = load_classifier()(stack_images([image for _, image in aimed]))
     place = {name: ATTRIBUTES[name].index(word) for name, word in words.items()}
     return {
         "steps": [step for step, _ in aimed],

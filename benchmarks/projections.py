@@ -41,7 +41,7 @@ from headwater.attribution import kernel
 from headwater.attribution.attributor import DAMPING
 from headwater.evaluation.ground_truth.concepts import scene_prompts
 from headwater.evaluation.metrics.intervals import mean_interval
-from headwater.evaluation.metrics.retrieval import best, isolation, precision_at
+from headwater.evaluation.metrics.retrieval import isolation, precision_at, top_rows
 from headwater.features import guidance, probes
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import Call, per_sample, size
@@ -216,7 +216,7 @@ def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:
 
 
 def overlap(answer: np.ndarray, truth: np.ndarray) -> float:
-    return len({*best(answer, 10).tolist()} & {*best(truth, 10).tolist()}) / 10
+    return len({*top_rows(answer, 10).tolist()} & {*top_rows(truth, 10).tolist()}) / 10
 
 
 def retrieval(answer: np.ndarray, question: Question, shown: list[Picture]) -> dict[str, float]:

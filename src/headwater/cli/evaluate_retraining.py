@@ -14,6 +14,7 @@ from headwater.cli.evaluate_options import (
     Data,
     Draws,
     HeldOut,
+    Options,
     Out,
     Parameters,
     Ratio,
@@ -21,8 +22,9 @@ from headwater.cli.evaluate_options import (
     Subsets,
     Truths,
     about,
-    at_least,
-    listed,
+    require_at_least,
+    split_names,
+    with_options,
 )
 from headwater.cli.options import (
     CaptionColumn,
@@ -40,15 +42,19 @@ from headwater.errors import ParameterError, QueryError
 from headwater.runtime.console import quiet_libraries
 
 if TYPE_CHECKING:
-    from headwater.evaluation.counterfactual.plan import Setting as Removals
-    from headwater.evaluation.studies.lds import Setting, Table
-    from headwater.evaluation.studies.method_scores import Asking
+    from headwater.evaluation.counterfactual.plan import RemovalPlan
+    from headwater.evaluation.ground_truth.concepts import Truth
+    from headwater.evaluation.studies.lds import LDSStudy, Table
+    from headwater.evaluation.studies.method_scores import QuestionOptions
+    from headwater.models.clip import Clip
 
 
 FEWEST = 4  # halves that a rank correlation can say anything of
 
 
+@with_options
 def lds(
+    options: Options,
     config: Config,
     data: Data,
     out: Out,
@@ -69,16 +75,17 @@ def lds(
     device: Device = None,
 ) -> None:
     """Do scores of pictures predict losses of models that half of the images are kept from?"""
-    given = locals().copy()
-    setting, names, asking = _study(given)
+    study, names, questions = _study(options)
     from headwater.evaluation.studies.lds import lds_of_pictures
 
-    table = lds_of_pictures(setting, names, asking)
-    title = f"LDS: {held_out} pictures, {subsets} halves of {len(setting.trained)} images"
-    _write(setting, out, title, about("lds", given), table)
+    table = lds_of_pictures(study, names, questions)
+    title = f"LDS: {held_out} pictures, {subsets} halves of {len(study.trained)} images"
+    _write(study, out, title, about("lds", options), table)
 
 
+@with_options
 def concept_lds(
+    options: Options,
     config: Config,
     data: Data,
     truth: Truths,
@@ -102,47 +109,51 @@ def concept_lds(
     device: Device = None,
 ) -> None:
     """Do scores of concepts predict how much of them models of half of the images learn?"""
-    given = locals().copy()
-    setting, names, asking = _study(given)
+    study, names, questions = _study(options)
     from headwater.evaluation.studies.lds import lds_of_concepts
 
-    for output, table in lds_of_concepts(setting, names, truth, asking).items():
-        title = f"Concept LDS, output {output}: {subsets} halves of {len(setting.trained)} images"
-        _write(setting, out / output, title, about("concept-lds", given), table)
+    stated = about("concept-lds", options)
+    for output, table in lds_of_concepts(study, names, truth, questions).items():
+        title = f"Concept LDS, output {output}: {subsets} halves of {len(study.trained)} images"
+        _write(study, out / output, title, stated, table)
 
 
-def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
+def _study(options: Options) -> tuple[LDSStudy, list[str], QuestionOptions]:
     """What a study of halves needs, from its command line."""
-    asking = _asking(given)
-    at_least(given, subsets=FEWEST, again=0)
-    if 0 < given["again"] < FEWEST:
-        raise ParameterError(
-            f"--again {given['again']}: so few say nothing of noise; give 0, or at least {FEWEST}"
-        )
-    names = listed(given["methods"])
+    questions = _questions(options)
+    _require_halves(options)
+    names = split_names(options["methods"])
     if not names:
         raise ParameterError("--methods names none: give names with commas")
     quiet_libraries()
     from headwater.evaluation.reporting.plots import require_matplotlib
     from headwater.evaluation.retraining.config import read_config
-    from headwater.evaluation.studies.lds import Setting, split
-    from headwater.evaluation.studies.method_indexes import of_gradients
-    from headwater.evaluation.studies.subset_plan import Plan
+    from headwater.evaluation.studies.lds import LDSStudy, hold_out
+    from headwater.evaluation.studies.method_indexes import gradient_methods
+    from headwater.evaluation.studies.subset_plan import SubsetPlan
     from headwater.runtime.executor import Engine
     from headwater.runtime.memory import usable_device
 
     require_matplotlib()
-    engine = Engine(given["engine"], given["jobs"])
-    trained, held = split(images_of(given), given["held_out"], given["seed"])
-    plan = Plan(
-        len(trained), given["subsets"], min(given["again"], given["subsets"]), given["seed"]
-    )
-    device = str(usable_device(given["device"]))
-    config = read_config(given["config"])
-    parameters = given["parameters"]
-    _refuse_ignored(parameters, of_gradients(names))
-    setting = Setting(given["out"], config, trained, held, plan, engine, device, parameters)
-    return setting, names, asking
+    engine = Engine(options["engine"], options["jobs"])
+    seed, subsets = options["seed"], options["subsets"]
+    trained, held = hold_out(images_of(options), options["held_out"], seed)
+    plan = SubsetPlan(len(trained), subsets, min(options["again"], subsets), seed)
+    device = str(usable_device(options["device"]))
+    config = read_config(options["config"])
+    parameters = options["parameters"]
+    _refuse_ignored(parameters, gradient_methods(names))
+    study = LDSStudy(options["out"], config, trained, held, plan, engine, device, parameters)
+    return study, names, questions
+
+
+def _require_halves(options: Options) -> None:
+    """Refuse so few halves that nothing can be said of them."""
+    require_at_least(options, subsets=FEWEST, again=0)
+    if 0 < options["again"] < FEWEST:
+        raise ParameterError(
+            f"--again {options['again']}: so few say nothing of noise; give 0, or at least {FEWEST}"
+        )
 
 
 def _refuse_ignored(parameters: str, gradients: list[str]) -> None:
@@ -155,23 +166,23 @@ def _refuse_ignored(parameters: str, gradients: list[str]) -> None:
         )
 
 
-def _asking(given: Mapping[str, Any]) -> Asking:
+def _questions(options: Options) -> QuestionOptions:
     """How questions are asked, from a command line."""
-    draws = number_or_auto("--draws", given["draws"])
-    from headwater.evaluation.studies.method_scores import Asking
+    draws = number_or_auto("--draws", options["draws"])
+    from headwater.evaluation.studies.method_scores import QuestionOptions
 
-    return Asking(draws, given["seed"], damping=given["damping"])
+    return QuestionOptions(draws, options["seed"], damping=options["damping"])
 
 
-def _write(setting: Setting, out: Path, title: str, about: Mapping[str, Any], table: Table) -> None:
-    from headwater.evaluation.reporting.plots import bars
+def _write(study: LDSStudy, out: Path, title: str, about: Mapping[str, Any], table: Table) -> None:
+    from headwater.evaluation.reporting.plots import plot_bars
     from headwater.evaluation.reporting.results import markdown, write_results
-    from headwater.evaluation.retraining.retrain import devices
+    from headwater.evaluation.retraining.retrain import device_notes
 
     rows, values = table
-    notes = [*NOTES, *devices(setting.out, setting.plan.tasks())]
+    notes = [*NOTES, *device_notes(study.out, study.plan.tasks())]
     write_results(out, title, about, rows, notes, values=values)
-    bars(out / "lds.png", rows, "LDS", title=title)
+    plot_bars(out / "lds.png", rows, "LDS", title=title)
     print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
 
 
@@ -186,7 +197,9 @@ NOTES = (
 # --- counterfactual -------------------------------------------------------------------------------
 
 
+@with_options
 def counterfactual(
+    options: Options,
     config: Config,
     data: Data,
     truth: Truths,
@@ -224,81 +237,94 @@ def counterfactual(
     device: Device = None,
 ) -> None:
     """Does a model forget the concept without the images that a method names?"""
-    given = locals().copy()
-    setting = _removals(given)
-    from headwater.evaluation.counterfactual.report import write
-    from headwater.evaluation.counterfactual.study import outcomes
+    plan = _removal_plan(options)
+    from headwater.evaluation.counterfactual.report import write_report
+    from headwater.evaluation.counterfactual.study import run_counterfactual
     from headwater.evaluation.reporting.results import markdown
 
-    rows, _ = write(setting, outcomes(setting), about("counterfactual", given))
+    stated = about("counterfactual", options)
+    rows, _ = write_report(plan, run_counterfactual(plan), stated)
     print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
 
 
-def _removals(given: Mapping[str, Any]) -> Removals:
+def _removal_plan(options: Options) -> RemovalPlan:
     """What `counterfactual` needs, from its command line."""
-    asking = _asking(given)
-    remove = _numbers("--remove", given["remove"])
-    at_least(given, samples=1, seeds=1)
+    questions = _questions(options)
+    remove = _numbers("--remove", options["remove"])
+    require_at_least(options, samples=1, seeds=1)
     quiet_libraries()
-    from headwater.evaluation.counterfactual.plan import Setting
+    from headwater.evaluation.counterfactual.plan import RemovalPlan
     from headwater.evaluation.counterfactual.regenerate import read_windows
-    from headwater.evaluation.ground_truth.classifiers import judge_of
+    from headwater.evaluation.ground_truth.classifiers import classifier_for
     from headwater.evaluation.ground_truth.concepts import read_truths
-    from headwater.evaluation.ground_truth.oracles import CAPTION
     from headwater.evaluation.reporting.plots import require_matplotlib
     from headwater.evaluation.retraining.config import read_config
-    from headwater.evaluation.studies.method_indexes import by_clip, of_gradients
-    from headwater.models.clip import Clip
+    from headwater.evaluation.studies.method_indexes import gradient_methods
     from headwater.runtime.executor import Engine
     from headwater.runtime.memory import usable_device
 
     require_matplotlib()
-    engine = Engine(given["engine"], given["jobs"])
-    config, device = read_config(given["config"]), str(usable_device(given["device"]))
-    data = images_of(given)
-    truths = read_truths(given["truth"], data.samples)
-    methods = listed(given["methods"])
-    judged_by_clip = given["truth"].partition(":")[0] != "scenes"
-    if given["clip"] is not None and methods and not (judged_by_clip or by_clip(methods)):
-        raise ParameterError("--clip: neither the judge nor a method here needs it: leave it out")
-    clip = None if given["clip"] is None else Clip(given["clip"], device)
-    similar = [] if clip is None else ["clip-cosine"]
-    methods = methods or ["concept-trak", *similar, CAPTION, "random"]
-    gradients, parameters = of_gradients(methods), str(given["parameters"])
-    _refuse_ignored(parameters, gradients)
-    return Setting(
-        given["out"],
-        config,
-        data,
-        _chosen(truths, listed(given["concepts"]), given["truth"]),
-        judge_of(given["truth"], [each.concept for each in truths], clip, device),
-        methods,
-        remove,
-        given["samples"],
-        given["seeds"],
-        asking,
-        clip,
-        [] if given["window"] is None else read_windows(given["window"]),
-        engine,
-        device,
-        dict.fromkeys(gradients, parameters),
+    engine = Engine(options["engine"], options["jobs"])
+    config, device = read_config(options["config"]), str(usable_device(options["device"]))
+    data, truth = images_of(options), options["truth"]
+    truths = read_truths(truth, data.samples)
+    methods, clip = _removing_methods(options, device)
+    gradients = gradient_methods(methods)
+    _refuse_ignored(options["parameters"], gradients)
+    return RemovalPlan(
+        out=options["out"],
+        config=config,
+        data=data,
+        truths=_choose_truths(truths, split_names(options["concepts"]), truth),
+        classifier=classifier_for(truth, [t.concept for t in truths], clip, device),
+        methods=methods,
+        remove=remove,
+        samples=options["samples"],
+        seeds=options["seeds"],
+        options=questions,
+        clip=clip,
+        windows=[] if options["window"] is None else read_windows(options["window"]),
+        engine=engine,
+        device=device,
+        parameters=dict.fromkeys(gradients, str(options["parameters"])),
     )
+
+
+def _removing_methods(options: Options, device: str) -> tuple[list[str], Clip | None]:
+    """What names the images that are taken out, and the CLIP model of --clip.
+
+    Raises:
+        ParameterError: nothing here needs the CLIP model.
+    """
+    from headwater.evaluation.ground_truth.classifiers import is_of_scenes
+    from headwater.evaluation.ground_truth.oracles import CAPTION
+    from headwater.evaluation.studies.method_indexes import clip_methods
+    from headwater.models.clip import Clip
+
+    methods, folder = split_names(options["methods"]), options["clip"]
+    judged_by_clip = not is_of_scenes(options["truth"])
+    if folder is not None and methods and not (judged_by_clip or clip_methods(methods)):
+        raise ParameterError("--clip: neither the judge nor a method here needs it: leave it out")
+    clip = None if folder is None else Clip(folder, device)
+    similar = [] if clip is None else ["clip-cosine"]
+    return methods or ["concept-trak", *similar, CAPTION, "random"], clip
 
 
 def _numbers(option: str, text: str) -> list[int]:
     """Numbers from 1 up, with commas; each once, the smallest first."""
-    parts = listed(text)
+    parts = split_names(text)
     if not parts or not all(part.isdecimal() and int(part) for part in parts):
         raise ParameterError(f"{option} {text!r} must be numbers from 1 up, with commas")
     return sorted({int(part) for part in parts})
 
 
-def _chosen(truths: list[Any], concepts: list[str], source: str) -> list[Any]:
+def _choose_truths(truths: list[Truth], concepts: list[str], source: str) -> list[Truth]:
     """The truths of these concepts; of none, all."""
-    there = {truth.concept: truth for truth in truths}
+    by_concept = {truth.concept: truth for truth in truths}
     for concept in concepts:
-        if concept not in there:
+        if concept not in by_concept:
             raise QueryError(
-                f"--concepts: {source} has no {concept!r} to ask for; it has {', '.join(there)}"
+                f"--concepts: {source} has no {concept!r} to ask for; it has "
+                f"{', '.join(by_concept)}"
             )
-    return [there[concept] for concept in dict.fromkeys(concepts)] or truths
+    return [by_concept[concept] for concept in dict.fromkeys(concepts)] or truths

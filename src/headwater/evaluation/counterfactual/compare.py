@@ -22,7 +22,6 @@ from headwater.evaluation.counterfactual.regenerate import (
     Swap,
     Window,
     make_pictures,
-    make_swapped_pictures,
 )
 from headwater.evaluation.ground_truth.classifiers import Classifier
 from headwater.evaluation.metrics.frechet import frechet_distance
@@ -107,7 +106,7 @@ class PictureChange:
         changes = compare_pictures(self.classifier, self.prompts, now, before)
         full = Denoiser.load(self.full, denoiser.device) if self.windows else denoiser
         for window in self.windows:
-            now = make_swapped_pictures(Swap(full, denoiser, window), self.prompts)
+            now = make_pictures(Swap(full, denoiser, window), self.prompts)
             first[str(window)] = now[:SHEET_PICTURES]
             of_window = compare_pictures(self.classifier, self.prompts, now, before)
             changes |= rename_for_window(window, of_window)

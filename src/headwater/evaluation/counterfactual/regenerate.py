@@ -151,20 +151,17 @@ class Swap:
         return self.other if t in self.window else self.full
 
 
-def make_pictures(model: Denoiser, prompts: ConceptPrompts) -> Pictures:
-    """The model's pictures of all prompts."""
-    latents = samples(model, prompts.prompts, seeds=prompts.seeds, sampler=SAMPLER)
-    return _decode(model, latents)
-
-
-def make_swapped_pictures(swap: Swap, prompts: ConceptPrompts) -> Pictures:
-    """The same of the two models, taking turns."""
-    latents = []
+def make_pictures(made_by: Denoiser | Swap, prompts: ConceptPrompts) -> Pictures:
+    """A model's pictures of all prompts, or those of two that take turns."""
+    if not isinstance(made_by, Swap):
+        latents = samples(made_by, prompts.prompts, seeds=prompts.seeds, sampler=SAMPLER)
+        return _decode(made_by, latents)
+    parts = []
     for start in range(0, len(prompts.prompts), BATCH):
         rows = slice(start, start + BATCH)
-        noise = starting_noise(swap.full, prompts.seeds[rows])
-        latents.append(sample_swapped(swap, noise, prompts.prompts[rows], SAMPLER))
-    return _decode(swap.full, torch.cat(latents))
+        noise = starting_noise(made_by.full, prompts.seeds[rows])
+        parts.append(sample_swapped(made_by, noise, prompts.prompts[rows], SAMPLER))
+    return _decode(made_by.full, torch.cat(parts))
 
 
 @torch.no_grad()
@@ -232,22 +229,19 @@ class PictureFile:
         return entry.tensors["pictures"]
 
 
-def cached_pictures(folder: Path, prompts: ConceptPrompts, model: Denoiser) -> PictureFile:
-    """A model's pictures, made once for all that they depend on."""
-    facts = _facts([model], None, prompts)
-    remember(folder, facts, lambda: {"pictures": make_pictures(model, prompts)})
-    return PictureFile(folder, facts, prompts.concept)
-
-
-def cached_swapped_pictures(folder: Path, prompts: ConceptPrompts, swap: Swap) -> PictureFile:
-    """The same of two models, taking turns."""
-    facts = _facts([swap.full, swap.other], swap.window, prompts)
-    remember(folder, facts, lambda: {"pictures": make_swapped_pictures(swap, prompts)})
-    return PictureFile(folder, facts, prompts.concept)
-
-
-def _facts(
-    models: Sequence[Denoiser], window: Window | None, prompts: ConceptPrompts
-) -> tuple[Any, ...]:
+def picture_file(folder: Path, prompts: ConceptPrompts, made_by: Denoiser | Swap) -> PictureFile:
+    """Where the pictures of a model, or of two that take turns, are kept, or will be."""
+    if isinstance(made_by, Swap):
+        models, window = [made_by.full, made_by.other], str(made_by.window)
+    else:
+        models, window = [made_by], str(None)
     fingerprints = [model.fingerprint() for model in models]
-    return (fingerprints, str(window), prompts.facts(), SAMPLER.steps, SAMPLER.guidance)
+    facts = (fingerprints, window, prompts.facts(), SAMPLER.steps, SAMPLER.guidance)
+    return PictureFile(folder, facts, prompts.concept)
+
+
+def cached_pictures(folder: Path, prompts: ConceptPrompts, made_by: Denoiser | Swap) -> PictureFile:
+    """Those pictures, made once for all that they depend on."""
+    file = picture_file(folder, prompts, made_by)
+    remember(folder, file.facts, lambda: {"pictures": make_pictures(made_by, prompts)})
+    return file

@@ -29,7 +29,6 @@ from headwater.evaluation.counterfactual.regenerate import (
     PictureFile,
     Swap,
     cached_pictures,
-    cached_swapped_pictures,
     prompts_for,
     require_step,
 )
@@ -201,7 +200,7 @@ def _measure_full(
     other = compare_pictures(plan.classifier, prompts, now, old)
     for window in plan.windows:
         swap = Swap(models.full, models.again, window)
-        mixed = cached_swapped_pictures(folder, prompts, swap).read()
+        mixed = cached_pictures(folder, prompts, swap).read()
         of_window = compare_pictures(plan.classifier, prompts, mixed, old)
         other |= rename_for_window(window, of_window)
         own |= rename_for_window(window, unchanged)

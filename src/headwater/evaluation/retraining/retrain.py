@@ -216,13 +216,17 @@ def study_of(
         encoder: of the images; where the configuration begins with the base's own network, that
             base too.
     """
-    encoded, source = cached_encoding(folder / "encoded", encoder, data), _source(encoder, data)
+    encoded, source = (
+        cached_encoding(folder / "encoded", encoder, data),
+        encoding_source(encoder, data),
+    )
     if config.unet is None:
         source += f" {encoder.fingerprint()}"
     return Study(folder, config, encoded, source, measure, device)
 
 
-def _source(encoder: Denoiser, data: TrainingSet) -> str:
+def encoding_source(encoder: Denoiser, data: TrainingSet) -> str:
+    """What an encoding is of, and by what: fingerprints."""
     return f"{data.fingerprint} {encoder.encoders_fingerprint()}"
 
 
@@ -234,5 +238,5 @@ def cached_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> Encod
         tokens = {} if encoded.tokens is None else {"tokens": encoded.tokens}
         return {"x0": encoded.x0, **tokens}
 
-    tensors = remember(folder, {"encoded": _source(encoder, data)}, compute).tensors
+    tensors = remember(folder, {"encoded": encoding_source(encoder, data)}, compute).tensors
     return EncodedData(tensors["x0"], tensors.get("tokens"))
