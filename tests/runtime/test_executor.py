@@ -15,7 +15,7 @@ from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
 
 from headwater.errors import ParameterError, QueryError, ResourceError
-from headwater.evaluation.retraining.retrain import Task, all_retrained, retrained
+from headwater.evaluation.retraining.retrain import Task, retrain, retrain_all
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.runtime.ray import TRIES
 
@@ -194,9 +194,9 @@ def test_what_an_engine_cannot_be(monkeypatch):
 
 def test_workers_train_the_same_models(tmp_path, pictures, executor):  # noqa: F811
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
-    one = retrained(study(tmp_path / "alone", pictures), tasks)
+    one = retrain(study(tmp_path / "alone", pictures), tasks)
     studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
-    assert all_retrained([(each, tasks) for each in studies], executor) == [one, one]
+    assert retrain_all([(each, tasks) for each in studies], executor) == [one, one]
 
 
 # --- what is left behind --------------------------------------------------------------------------

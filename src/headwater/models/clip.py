@@ -72,7 +72,7 @@ class Clip:
         return getattr(out, "pooler_output", out)
 
     @property
-    def logit_scale(self) -> Tensor:
+    def logit_scale(self) -> Float[Tensor, ""]:
         """What cosines are multiplied by before a softmax; one over the learned temperature."""
         return self._model.logit_scale.exp()
 
