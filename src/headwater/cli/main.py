@@ -13,7 +13,7 @@ from headwater.cli.evaluate import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
 from headwater.cli.options import Command, Json
-from headwater.cli.output import answer
+from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
 from headwater.errors import HeadwaterError
 from headwater.runtime.console import quiet_libraries, say, warn_plainly
@@ -21,6 +21,7 @@ from headwater.runtime.console import quiet_libraries, say, warn_plainly
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
 DEMO_GUIDANCE = 3.0
+DEMO_TOP = 10
 
 # What all complaints about a command line are, in whichever version of typer.
 _UsageError: Any = typer.BadParameter.__base__
@@ -63,6 +64,7 @@ def demo(
 ) -> None:
     """Index the bundled scenes; ask for an object and for a style."""
     quiet_libraries()
+    from headwater.attribution.session import Session
     from headwater.data.sources import load_dataset
     from headwater.index.build import build_index
     from headwater.models.denoiser import Denoiser
@@ -72,7 +74,7 @@ def demo(
         Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
     queries = [Concept(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
-    answer(index, queries, out / "answers", guidance=DEMO_GUIDANCE)
+    answer(Session(index), queries, Output(out / "answers", DEMO_TOP, False), DEMO_GUIDANCE, {})
 
 
 def methods(as_json: Json = False) -> None:
