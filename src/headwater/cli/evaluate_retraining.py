@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from headwater.evaluation.studies.method_scores import Asking
 
 
+OF_IMAGES = ("data", "split", "image_column", "caption_column", "limit")
 FEWEST = 4  # halves that a rank correlation can say anything of
 
 
@@ -133,7 +134,8 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
-    trained, held = split(images_of(given), given["held_out"], given["seed"])
+    images = images_of(*(given[name] for name in OF_IMAGES))
+    trained, held = split(images, given["held_out"], given["seed"])
     plan = Plan(
         len(trained), given["subsets"], min(given["again"], given["subsets"]), given["seed"]
     )
@@ -253,7 +255,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
     config, device = read_config(given["config"]), str(usable_device(given["device"]))
-    data = images_of(given)
+    data = images_of(*(given[name] for name in OF_IMAGES))
     truths = read_truths(given["truth"], data.samples)
     methods = listed(given["methods"])
     judged_by_clip = given["truth"].partition(":")[0] != "scenes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,14 +33,16 @@ Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's pic
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
-Split = Annotated[str, typer.Option(help="Of a data set that has several.")]
+Split = Annotated[
+    str, typer.Option(help="Of a data set that has several; all takes every one of a folder.")
+]
 ImageColumn = Annotated[
     str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
 ]
 CaptionColumn = Annotated[
     str | None,
     typer.Option(
-        help="Of the same, or a key of metadata.jsonl; default caption, text, prompt or "
+        help="Of the same, or a key of metadata files; default caption, text, prompt or "
         "description."
     ),
 ]
@@ -81,17 +82,20 @@ def number_or_auto(option: str, text: str) -> int | None:
         raise ParameterError(f"{option} {text!r} must be a number, or `auto`") from None
 
 
-def images_of(given: Mapping[str, Any]) -> TrainingSet:
-    """The images of a command's DATA, `--split`, `--image-column`, `--caption-column`, `--limit`.
-
-    Args:
-        given: the command's parameters by name.
-    """
+def images_of(
+    data: str,
+    split: str,
+    image_column: str | None,
+    caption_column: str | None,
+    limit: int | None,
+) -> TrainingSet:
+    """The images that a command names, by its options of these names."""
     from headwater.data.sources import load_dataset
 
-    options = {name: given[name] for name in ("split", "image_column", "caption_column")}
-    images = load_dataset(given["data"], **options)
-    return images if given["limit"] is None else images.first(given["limit"])
+    images = load_dataset(
+        data, split=split, image_column=image_column, caption_column=caption_column
+    )
+    return images if limit is None else images.first(limit)
 
 
 def dtype_named(text: str) -> torch.dtype:

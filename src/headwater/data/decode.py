@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from headwater.errors import HeadwaterWarning
+from headwater.errors import HeadwaterWarning, first_line
 
 # What Pillow is asked to recognise, as far as it is built with it. Left out are PostScript and
 # Windows metafiles, for which it starts other programs, and formats that hold no photographs.
@@ -67,12 +67,16 @@ def open_picture(source: str | Path | Any) -> Image.Image:
     Raises:
         OSError: there is no such file, or it is no regular one.
         UnidentifiedImageError: says what it is instead of a picture.
+        DecompressionBombError: it has more pixels than Pillow opens.
     """
     in_file = isinstance(source, (str, Path))
     if in_file:
         _require_regular(source)
     try:
         return Image.open(source if in_file else io.BytesIO(source), formats=_formats())
+    except Image.DecompressionBombError as error:
+        too_large = f"{first_line(error).rstrip('.')}: scale it down"
+        raise Image.DecompressionBombError(too_large) from None
     except UnidentifiedImageError:
         raise UnidentifiedImageError(_what_it_is(source, in_file)) from None
 

@@ -51,7 +51,9 @@ class Reader:
             self._asked = place
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._closed or place in self._held)
-            opened = self._held[place]
+            opened = self._held.get(place)
+        if opened is None:  # the reader is closed
+            return self._data.image(row)
         if isinstance(opened, BaseException):
             raise opened
         return opened

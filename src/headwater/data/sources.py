@@ -50,7 +50,10 @@ def load_dataset(
     """
     _require_name(source)
     request = Request(source, split, image_column, caption_column)
-    opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
+    try:
+        opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
+    except PermissionError as error:
+        raise DatasetError(f"cannot read {error.filename}: make it readable") from error
     if opened.source.startswith("scenes"):  # which names its split itself
         return opened
     return replace(opened, options=request.options)

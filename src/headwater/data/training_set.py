@@ -40,7 +40,8 @@ class Sample:
 def make_sample(id: str, captions: Sequence[str], uri: str) -> Sample:
     """A sample with none, one or several captions; the same one twice counts once."""
     unique = tuple(dict.fromkeys(captions))
-    return Sample(id, unique[0] if unique else "", uri, unique if len(unique) > 1 else ())
+    several = unique if len(unique) > 1 else ()
+    return Sample(id, unique[0] if unique else "", as_text(uri), several)
 
 
 def caption_of(sample: Sample, key: str) -> str:
@@ -150,6 +151,14 @@ def _require_text(source: str, sample: Sample) -> None:
 def is_text(text: str) -> bool:
     """Whether it is Unicode without line breaks and control characters: what a name may be."""
     return text.isprintable() or not any(unicodedata.category(c) in _NO_TEXT for c in text)
+
+
+def as_text(name: str) -> str:
+    """A file name as text: bytes that are no UTF-8 and control characters become escapes."""
+    if is_text(name):
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if is_text(c) else ascii(c)[1:-1] for c in text)
 
 
 def is_unicode(text: str) -> bool:

@@ -21,6 +21,7 @@ from headwater.models.weights import (
     require_no_code,
     require_no_pointers,
 )
+from headwater.runtime.console import obey_bar_setting
 
 BUNDLED_MODEL = Path(__file__).parents[1] / "scenes" / "model"
 
@@ -87,6 +88,7 @@ def model_errors(what: str, mend: str) -> Iterator[None]:
 def _loaded(folder: Path) -> Any:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+    obey_bar_setting()
     index = _index(folder)
     require_no_code(folder, index)
     given: dict[str, Any] = {name: None for name in _LEFT_OUT if name in index}

@@ -23,7 +23,7 @@ from headwater.models.textual_inversion import (
     new_name,
 )
 from headwater.queries.image import latent_mask
-from headwater.queries.prompts import _pattern
+from headwater.queries.prompts import word_pattern
 from headwater.storage import cache
 
 
@@ -97,4 +97,4 @@ def with_token(text: str, words: str | None, name: str) -> str:
     """The text with the token in the words' place, or after it where there are no words."""
     if words is None:
         return f"{text} {name}".strip()
-    return _pattern(words).sub(lambda match: name, text)
+    return word_pattern(words).sub(lambda match: name, text)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from headwater.data.captions import warn_of_several
 from headwater.data.folders import splits
 from headwater.data.folders.listing import IMAGE_KINDS, Listing, file_size, warn_of_skipped_folders
 from headwater.data.folders.metadata import METADATA_FILES, caption_files, folder_captions
 from headwater.data.images import to_rgb
 from headwater.data.request import Request
-from headwater.data.training_set import TrainingSet, is_text, make_sample, make_training_set
+from headwater.data.training_set import TrainingSet, as_text, make_sample, make_training_set
 from headwater.errors import DatasetError, HeadwaterWarning
 
 # What people keep beside images and nobody takes for data.
@@ -47,13 +47,14 @@ def open_image_folder(request: Request) -> TrainingSet:
         make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")
         for id, name in zip(ids, names, strict=True)
     ]
+    warn_of_several(str(folder), samples)
     sizes = [file_size(folder / name) for name in names]
     return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
 
 
 def _ids(folder: Path, names: Sequence[str]) -> list[str]:
     """File names; what is no text in one is written as an escape."""
-    ids = [name if is_text(name) else _escaped(name) for name in names]
+    ids = [as_text(name) for name in names]
     escaped = [id for id, name in zip(ids, names, strict=True) if id != name]
     if escaped:
         text = (
@@ -62,11 +63,6 @@ def _ids(folder: Path, names: Sequence[str]) -> list[str]:
         )
         warnings.warn(text, HeadwaterWarning, stacklevel=3)
     return ids
-
-
-def _escaped(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if is_text(c) else ascii(c)[1:-1] for c in text)
 
 
 def _warn_of_unread_files(listing: Listing) -> None:

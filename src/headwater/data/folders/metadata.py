@@ -139,7 +139,7 @@ def _add_files_beside(
     if several:
         _warn(
             f"{listing.folder}: {len(several)} caption file(s) have several lines, such as "
-            f"{several[0]!r}; each line is read as one caption, and the first is used"
+            f"{several[0]!r}; each line is one caption"
         )
     if unread:
         _warn(
