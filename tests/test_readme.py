@@ -29,5 +29,5 @@ def test_the_five_lines(tmp_path, monkeypatch):
 
 def test_the_questions_of_the_guide(tmp_path, monkeypatch):
     names = ran("docs/guide.md", tmp_path, monkeypatch)
-    assert len(names["top"]) == 10
+    assert len(names["top"]) == 10 and (tmp_path / "answer/report.html").is_file()
     assert [question.kind for question in names["others"]] == ["image", "image", "local"]

@@ -260,7 +260,7 @@ def test_methods_in_a_terminal():
     for name, row in zip(METHODS, rows, strict=True):  # paper and questions of each
         own = table.split(f"\n{row}\n")[1]
         own = "\n".join(takewhile(lambda line: line.startswith("  "), own.splitlines()))
-        assert METHODS[name].paper in own
+        assert METHODS[name].facts()["paper"] in own
         takes = METHODS[name].takes
         assert "any" in own if name == "random" else all(kind in own for kind in takes), name
 

@@ -1,5 +1,7 @@
 """How an error says that memory ran out, and what is done about it."""
 
+import logging
+
 import pyarrow as pa
 import pytest
 import torch
@@ -60,6 +62,17 @@ def test_what_is_no_lack_of_memory_is_raised(error):
 
 
 def test_what_was_chosen_is_logged_where_nobody_is_told(caplog):
-    with caplog.at_level("INFO", logger="headwater"):
+    """As a detail: who asks a question needs no word of it."""
+    with caplog.at_level("DEBUG", logger="headwater"):
         list(BatchSize(None).over(range(3), list))
-    assert caplog.messages == ["batches of 32"]
+    assert caplog.record_tuples[-1][1:] == (logging.DEBUG, "batches of 32")
+
+
+def test_that_memory_ran_out_is_logged_where_nobody_is_told(caplog):
+    def compute(part):
+        if len(part) > 16:
+            raise MemoryError
+
+    with caplog.at_level("INFO", logger="headwater"):
+        list(BatchSize(None).over(range(32), compute))
+    assert caplog.messages == ["out of memory: going on with batches of 16"]

@@ -20,8 +20,14 @@ class Session(Resources):
 
     The live model, CLIP, the kernel's spectrum and drawn pictures stay in memory between questions.
 
-    >>> session = Session.open(index_folder)  # doctest: +SKIP
-    >>> session.attribute(Concept("a red star", "star")).top(3)  # doctest: +SKIP
+    >>> import tempfile
+    >>> from headwater import Concept, Denoiser, build_index, load_dataset
+    >>> model, images = Denoiser.load("scenes"), load_dataset("scenes").first(8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     session = Session(build_index(model, images, folder, timesteps=1, dim=64))
+    ...     attribution = session.attribute(Concept("a red star", "star", draws=2))
+    >>> [entry.rank for entry in attribution.top(3)]
+    [1, 2, 3]
     """
 
     @classmethod

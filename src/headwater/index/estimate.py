@@ -59,6 +59,7 @@ def estimate(
         seconds, rows = timed(list(images)[: batch.size])  # warm, and of the size that was found
     probes = len(recipe.timesteps) * recipe.draws
     residuals = 4 * probes if recipe.train_path == "noising" else 0
+    beside = min(models - 1, 1)  # a session keeps its own spectrum, and of checkpoints one
     kernel = min(len(data), recipe.dim) ** 2 if recipe.train.gradient else 0
     return {
         "models": models,
@@ -72,5 +73,5 @@ def estimate(
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
         "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) * models / 60, 1),
         "kernel disk (MB)": round(4 * kernel * models / 1e6, 1),
-        "kernel memory (MB)": round((8 * AT_ONCE + 4 * (models - 1)) * kernel / 1e6, 1),
+        "kernel memory (MB)": round((8 * AT_ONCE + 4 * beside) * kernel / 1e6, 1),
     }

@@ -75,7 +75,7 @@ def _grouped(index: Index, ranking: Sequence[Ranked], count: int) -> list[Shown]
 def write_answers(
     resources: Resources,
     attributions: Sequence[Attribution],
-    out: Path,
+    out: str | Path,
     *,
     guidance: float = 5.0,
     top: int = 10,
@@ -94,7 +94,7 @@ def write_answers(
     Raises:
         StoreError: `out` cannot be written.
     """
-    first = attributions[0]
+    out, first = Path(out), attributions[0]
     picture = resources.picture(shown(first.query, guidance))
     write_picture(out, picture)
     origin = shared_provenance(first, making_of(picture, first.query))

@@ -92,7 +92,7 @@ def write_journey(
     resources: Resources,
     query: Image,
     attributions: Sequence[Attribution],
-    out: Path,
+    out: str | Path,
     top: int = 10,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def write_journey(
         StoreError: `out` cannot be written.
         QueryError: the judge fails, or returns something else.
     """
-    picture = resources.picture(query)
+    out, picture = Path(out), resources.picture(query)
     compared = _compare(attributions, top)
     if judge is not None:
         compared["likelihood"] = likelihoods(resources, attributions, judge)

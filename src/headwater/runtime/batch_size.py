@@ -28,7 +28,8 @@ class BatchSize:
 
     Args:
         given: a fixed size, or None to find the largest that is safe, up to 32 (256 on a GPU).
-        note: called with one line when the size has been found, and when it must change.
+        note: called with one line when the size has been found, and when it must change; by default
+            the log hears of it, of a size that was found as of a detail.
         device: whose memory counts.
         sharing: how many processes share it.
 
@@ -42,7 +43,7 @@ class BatchSize:
     def __init__(
         self,
         given: int | None,
-        note: Callable[[str], None] = log.info,
+        note: Callable[[str], None] | None = None,
         device: torch.device | str = "cpu",
         sharing: int = 1,
     ) -> None:
@@ -50,7 +51,7 @@ class BatchSize:
             raise ParameterError(f"--batch-size {given} must be at least 1, or auto")
         self.size = given or 1
         self._automatic = self._unknown = given is None
-        self._note = note
+        self._note_size, self._note_change = note or log.debug, note or log.info
         self._device = torch.device(device)
         self._safe = SAFE_SHARE / sharing
 
@@ -105,7 +106,7 @@ class BatchSize:
             self.size //= 2
         self._unknown = False
         log.debug("one item keeps %d bytes, there is room for %s", needed, room)
-        self._note(f"batches of {self.size}")
+        self._note_size(f"batches of {self.size}")
 
     def _halve(self, error: Exception) -> None:
         if not self._automatic or self.size == 1:
@@ -118,7 +119,7 @@ class BatchSize:
                 f"out of memory at batch size {self.size}: {fits}; finished work is kept"
             ) from error
         self.size //= 2
-        self._note(f"out of memory: going on with batches of {self.size}")
+        self._note_change(f"out of memory: going on with batches of {self.size}")
 
 
 # How libraries under torch say that memory ran out, who have no exception of that name: torch's

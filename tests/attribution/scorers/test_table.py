@@ -16,7 +16,7 @@ from headwater import Concept, Denoiser, Image, Session, build_index, load_datas
 from headwater.attribution.scorers.scoring import Scoring
 from headwater.attribution.scorers.table import SCORERS
 from headwater.attribution.scores import RULES, Scored, inverts_kernel
-from headwater.errors import MethodError
+from headwater.errors import HeadwaterWarning, MethodError
 from headwater.features.objectives import Objective
 from headwater.features.probes import generation
 from headwater.features.spec import Side
@@ -104,86 +104,89 @@ def test_a_toy_method_is_a_method_of_the_command_line(session, toy_method, tmp_p
 
 
 @dataclass(frozen=True)
-class Blank(Question):
-    """What does the model make of no words at all? Larger predictions are what is asked for."""
+class Size(Question):
+    """Which images taught the model to predict much noise in pictures of this prompt?"""
 
+    prompt: str = "a house"
     draws: int = 2
     seed: int = 0
 
-    kind, title, prompt = "blank", "nothing in particular", ""
+    kind, title = "size", "large predictions"
 
     def drawer(self, setting):
-        return BlankDrawer(self, setting.side)
+        return SizeDrawer(self, setting.side)
 
 
 @dataclass(frozen=True)
-class BlankDrawer:
-    query: Blank
+class SizeDrawer:
+    query: Size
     side: Side
-    title: str = "nothing in particular"
+    title: str = Size.title
     limit: int | None = None
     once: str = ""
 
     def describe(self, draws: int) -> Description:
-        return Description(f"of the empty prompt, by {self.side.delta}", {"words": 0})
+        return Description(f"under the prompt, by {self.side.delta}", {"toy": True})
 
     def key(self, draws: range) -> Mapping[str, object]:
-        return {"type": "blank", "seed": self.query.seed}
+        return {"type": "size", "prompt": self.query.prompt, "seed": self.query.seed}
 
     def check(self, denoiser):
-        return ["There were no words"]
+        return ["This is a toy"]
 
     def probes(self, extractor):
         return len(extractor.timesteps)
 
     def objectives(self, extractor, draws):
         denoiser = extractor.denoiser
-        empty = denoiser.encode_captions([""] * len(draws))
+        condition = denoiser.encode_captions([self.query.prompt] * len(draws))
         noise = trajectory_noise(denoiser, self.query.seed, draws)
-        for probe in generation(denoiser, noise, empty, extractor.timesteps):
+        for probe in generation(denoiser, noise, condition, extractor.timesteps):
             yield Objective(probe.eps, -probe.eps.detach())
 
 
 @pytest.fixture
 def toy_question(monkeypatch):
     """Two entries: what it is called, and what methods of gradients ask of it."""
-    monkeypatch.setitem(QUESTIONS, "blank", "no words at all")
-    monkeypatch.setitem(OWN, "blank", Side("generation", "size"))
+    monkeypatch.setitem(QUESTIONS, "size", "the size of predictions")
+    monkeypatch.setitem(OWN, "size", Side("generation", "norm"))
     for name in ("concept-trak", "random"):  # made of these two tables when they were read
         row = METHODS[name]
-        monkeypatch.setitem(METHODS, name, replace(row, takes=(*row.takes, "blank")))
+        monkeypatch.setitem(METHODS, name, replace(row, takes=(*row.takes, "size")))
 
 
+@pytest.mark.filterwarnings("ignore:This is a toy")  # said again of every answer
 def test_a_toy_question_is_answered(session, toy_question, tmp_path):
-    answer = session.attribute(Blank())
+    with pytest.warns(HeadwaterWarning, match="This is a toy"):
+        answer = session.attribute(Size())
     assert answer.method == "concept-trak" and answer.certainty.draws == 2
-    assert answer.asked == "of the empty prompt, by size"
-    assert answer.provenance["query"] == {"words": 0, "draws": 2, "seed": 0}
-    assert answer.remarks == ("There were no words",) and np.ptp(answer.scores) > 0
-    again = session.attribute(Blank())
+    assert answer.asked == "under the prompt, by norm"
+    assert answer.provenance["query"] == {"toy": True, "draws": 2, "seed": 0}
+    assert answer.remarks == ("This is a toy",) and np.ptp(answer.scores) > 0
+    again = session.attribute(Size())
     assert again.provenance["reused_query_gradient"] and again.remarks == answer.remarks
     np.testing.assert_array_equal(again.scores, answer.scores)
-    assert not np.allclose(session.attribute(Blank(seed=1)).scores, answer.scores)
-    assert isinstance(BlankDrawer(Blank(), OWN["blank"]), Drawer)
+    assert not np.allclose(session.attribute(Size(seed=1)).scores, answer.scores)
+    assert isinstance(SizeDrawer(Size(), OWN["size"]), Drawer)
 
     written = write_answers(session, [answer], tmp_path, guidance=1.0, top=3)
     (result,) = written["results"]
-    assert (result["question"], result["title"]) == ("blank", "nothing in particular")
-    folder = tmp_path / "nothing-in-particular"
-    assert json.loads((folder / "result.json").read_text())["question"] == "blank"
+    assert (result["question"], result["title"]) == ("size", "large predictions")
+    folder = tmp_path / "large-predictions"
+    assert json.loads((folder / "result.json").read_text())["question"] == "size"
     page = (tmp_path / "report.html").read_text()
-    assert "Asked of the empty prompt, by size." in page and "There were no words." in page
+    assert "Asked under the prompt, by norm." in page and "This is a toy." in page
 
 
 def test_a_toy_question_costs_and_is_listed_like_any_other(session, toy_question):
-    row = METHODS["concept-trak"].facts()["queries"]["blank"]
+    row = METHODS["concept-trak"].facts()["queries"]["size"]
     assert row == {
-        "guidance": "generation/size",
+        "guidance": "generation/norm",
         "draws": 32,
         "units per draw": 20,
         "units per image": 0,
         "cost": "32x20",
     }
-    assert session.attribute(Blank(), method="random").method == "random"
-    with pytest.raises(MethodError, match="trak cannot be asked for no words at all: that take"):
-        session.attribute(Blank(), method="trak")
+    assert session.attribute(Size(), method="random").method == "random"
+    with pytest.raises(MethodError, match="trak cannot be asked for the size of predictions"):
+        session.attribute(Size(), method="trak")
