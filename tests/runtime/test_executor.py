@@ -19,6 +19,7 @@ from headwater.evaluation.retraining.retrain import Task, all_retrained, retrain
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.runtime.ray import TRIES
 
+TESTS = str(Path(__file__).parents[1])
 TWO = Executor(jobs=2)
 ON_RAY = Executor("ray", 2)
 
@@ -29,7 +30,7 @@ def cluster():
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import the work below
+        patch.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)  # workers import the work below
         ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         yield ray  # its GPU is a number, which no work here uses
         ray.shutdown()
@@ -216,7 +217,8 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_the_process_that_they_work_for(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     script = tmp_path / "script.py"
     script.write_text(KILLED)
     (tmp_path / "out").mkdir()
