@@ -7,40 +7,77 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwater.attribution.result import Attribution
-    from headwater.data.sources import from_hf_dataset, from_images, load_dataset
-    from headwater.data.training_set import TrainingSet
+    from headwater.attribution.attributor import Options
+    from headwater.attribution.result import Attribution, Ranked
+    from headwater.attribution.session import Session
+    from headwater.data.memory import from_images
+    from headwater.data.sources import load_dataset
+    from headwater.data.tables.hugging_face import from_hf_dataset
+    from headwater.data.training_set import Sample, TrainingSet
     from headwater.index.build import build_index
     from headwater.index.index import Index
     from headwater.methods import METHODS
     from headwater.models.denoiser import Denoiser
     from headwater.queries.concept import Concept
+    from headwater.queries.image import Image
+    from headwater.queries.local_concept import Local, whole_picture
+    from headwater.queries.preference import Preference, load_pairs
+    from headwater.queries.reward import Reward, Scorer
+    from headwater.report.export import write_answers
+    from headwater.report.trajectory import write_journey
 
 __version__ = "0.1.0"
 
+# Public name -> where it lives.
 _HOME = {
     "Denoiser": "models.denoiser",
     "TrainingSet": "data.training_set",
+    "Sample": "data.training_set",
     "load_dataset": "data.sources",
-    "from_images": "data.sources",
-    "from_hf_dataset": "data.sources",
+    "from_images": "data.memory",
+    "from_hf_dataset": "data.tables.hugging_face",
     "build_index": "index.build",
     "Index": "index.index",
+    "Session": "attribution.session",
     "Concept": "queries.concept",
+    "Image": "queries.image",
+    "Local": "queries.local_concept",
+    "whole_picture": "queries.local_concept",
+    "Reward": "queries.reward",
+    "Scorer": "queries.reward",
+    "Preference": "queries.preference",
+    "load_pairs": "queries.preference",
+    "Options": "attribution.attributor",
     "Attribution": "attribution.result",
+    "Ranked": "attribution.result",
+    "write_answers": "report.export",
+    "write_journey": "report.trajectory",
     "METHODS": "methods",
 }
 
 __all__ = [
     "Denoiser",
     "TrainingSet",
+    "Sample",
     "load_dataset",
     "from_images",
     "from_hf_dataset",
     "build_index",
     "Index",
+    "Session",
     "Concept",
+    "Image",
+    "Local",
+    "whole_picture",
+    "Reward",
+    "Scorer",
+    "Preference",
+    "load_pairs",
+    "Options",
     "Attribution",
+    "Ranked",
+    "write_answers",
+    "write_journey",
     "METHODS",
 ]
 
@@ -49,3 +86,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"headwater.{_HOME[name]}"), name)
     raise AttributeError(f"module 'headwater' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME]

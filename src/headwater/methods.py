@@ -1,7 +1,9 @@
 """The table of methods: what is computed of a training image and of a query, and a score rule.
 
-A method is one row. Paths are generators of `probes`, deltas functions of `guidance` (a concept's,
-of `asking`), rules functions of `rules`. Methods whose train sides are the same share an index.
+A method is one row, with all that is said of it anywhere. Paths are generators of
+`features.probes`, deltas functions of `features.guidance`, rules rows of `attribution.scores`; the
+scorer, a name of `attribution.scorers`, joins them. Methods whose train sides are the same share an
+index.
 """
 
 from __future__ import annotations
@@ -11,9 +13,6 @@ from typing import Any
 
 from headwater.errors import MethodError
 from headwater.features.spec import DRAWS, TIMESTEPS, Side
-
-# Rules of `rules.RULES` whose scores are squares.
-SQUARED = ("das", "das-code")
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,19 @@ class Method:
         train: what an index holds; None where any index will do (its images are enough).
         query: what is asked of an image; None where the method takes none. Other questions bring
             their own guidance (`OWN`) to methods of gradients.
-        rule: a name of `rules.RULES`.
+        rule: a name of `attribution.scores.RULES`, or of the scorer where it has a rule of its own.
         takes: the kinds of question, of `QUESTIONS`.
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
             is divided, feature by feature, by its l2 norm over the probes (DAS eq. 17); or "none".
         checkpoints: how many checkpoints the index must have, at least.
         part: what is asked of a part of an image that has a prompt, if not `query`.
         concept: what is asked of a concept, if not `OWN`.
+        scorer: a name of `attribution.scorers.SCORERS`: what answers questions by this method.
+        measure: what scores measure, a key of `report.wording.WORDING`.
+        alias_of: the method that this is a second name of.
+        one_model: whether several checkpoints mean nothing to it.
+        passes: forward passes for each training image, where the method makes them itself.
+        costs: (kind of question, cost), where sides do not say it.
     """
 
     name: str
@@ -68,6 +73,17 @@ class Method:
     checkpoints: int = 1
     part: Side | None = None
     concept: Side | None = None
+    scorer: str = "gradient"
+    measure: str = "influence"
+    alias_of: str = ""
+    one_model: bool = False
+    passes: int = 0
+    costs: tuple[tuple[str, Cost], ...] = ()
+
+    @property
+    def slow(self) -> bool:
+        """Whether each question costs forward passes of every training image."""
+        return any(cost.image for _, cost in self.costs)
 
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.
@@ -83,10 +99,9 @@ class Method:
 
     def cost(self, question: str, timesteps: int = TIMESTEPS) -> Cost:
         """What a question of this kind costs."""
+        if own := dict(self.costs).get(question):
+            return own
         side = self.asks(question)
-        if self.rule == "unlearning":
-            made = _MADE if question == "concept" else 0
-            return Cost(_UNLEARNED + made, DRAWS, _LOSSES)
         if side is None or not side.gradient:
             return Cost()
         if question == "preference":
@@ -96,16 +111,15 @@ class Method:
 
     def facts(self) -> dict[str, Any]:
         """The row as `headwater methods` shows it."""
-        learned = _LOSSES if self.rule == "unlearning" else 0  # kept for all questions
         return {
             "name": self.name,
-            "paper": self.paper,
+            "paper": f"the same as {self.alias_of}" if self.alias_of else self.paper,
             "train": str(self.train or "-"),
             "normalise": self.normalise,
             "rule": self.rule,
             "takes": list(self.takes),
             "checkpoints": self.checkpoints,
-            "units per image": learned if self.train is None else self.train.units(),
+            "units per image": self.passes if self.train is None else self.train.units(),
             "queries": {question: self._query(question) for question in self.takes},
         }
 
@@ -138,12 +152,16 @@ OWN = {
     "reward": Side("generation", "reward"),
     "preference": Side("inversion", "preference"),
 }
-CAPTIONS = Side("captions")
 _PICTURE = ("image", "patch")
 
 # Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
 # back; a concept's draws are pictures, made in 25 steps with guidance.
-_LOSSES, _UNLEARNED, _MADE = 4, 2 * 4, 2 * 25
+_LOSSES = 4
+_UNLEARNING = (
+    ("image", Cost(2 * _LOSSES, DRAWS, _LOSSES)),
+    ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
+)
+_SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 
 _NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
 
@@ -154,18 +172,26 @@ def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options:
     return Method(name, paper, side, side, rule, (*_PICTURE, "step"), **options)
 
 
-def _concept_trak(name: str, paper: str, side: Side, normalise: str = "none") -> Method:
+def _concept_trak(
+    name: str, paper: str, side: Side, normalise: str = "none", **options: Any
+) -> Method:
     """Concept-TRAK with this train side. Asked of an image, plain noising would be TRAK."""
     if side == _NOISED:
-        return Method(name, paper, side, None, "trak", tuple(OWN), normalise)
-    part = Side("noising", "concept")
-    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise, part=part)
+        return Method(name, paper, side, None, "trak", tuple(OWN), normalise, **options)
+    options |= {"part": Side("noising", "concept")}
+    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise, **options)
 
 
-def _concept_d_trak(name: str, concept: Side) -> Method:
+def _concept_d_trak(name: str, concept: Side, **options: Any) -> Method:
     """Features of D-TRAK, asked for a concept."""
     side = Side("noising", "square")
-    return Method(name, "ours", side, None, "trak", ("concept",), concept=concept)
+    return Method(name, "ours", side, None, "trak", ("concept",), concept=concept, **options)
+
+
+def _similarity(name: str, path: str, rule: str, takes: tuple[str, ...]) -> Method:
+    """A method that compares pictures, and asks nothing of the model."""
+    own = dict(scorer="similarity", measure="similarity")
+    return Method(name, "similarity", Side(path), Side(path), rule, takes, **own)
 
 
 METHODS = {
@@ -175,20 +201,18 @@ METHODS = {
         _concept_trak("concept-trak-a", "Park 2025, ablation", _NOISED),
         _concept_trak("concept-trak-b", "Park 2025, ablation", Side("noising", "dps")),
         _concept_trak("concept-trak-c", "Park 2025, ablation", _INVERTED),
-        _concept_trak("concept-trak-d", "the same as concept-trak", _INVERTED, "probe"),
+        _concept_trak("concept-trak-d", "Park 2025", _INVERTED, "probe", alias_of="concept-trak"),
         _on_images("trak", "Park 2023", "dsm"),
         _on_images("d-trak", "Zheng 2024", "square"),
-        _on_images("d-trak-square", "the same as d-trak", "square"),
+        _on_images("d-trak-square", "Zheng 2024", "square", alias_of="d-trak"),
         _on_images("d-trak-mean", "Zheng 2024", "mean"),
         _on_images("d-trak-l1", "Zheng 2024", "l1"),
         _on_images("d-trak-l2", "Zheng 2024", "l2"),
         _on_images("d-trak-linf", "Zheng 2024", "linf"),
         _on_images("d-trak-weighted", "Zheng 2024", "weighted"),
-        _on_images("das", "Lin 2025, eq. 18", "random", "das", normalise="over_time"),
-        _on_images("das-code", "Lin 2025, their code", "l1", "das-code", normalise="over_time"),
-        _on_images(
-            "das-concept-trak", "Park 2025, baseline", "l1", "das-concept-trak", normalise="none"
-        ),
+        _on_images("das", "Lin 2025, eq. 18", "random", "das", **_SQUARES),
+        _on_images("das-code", "Lin 2025, their code", "l1", "das-code", **_SQUARES),
+        _on_images("das-concept-trak", "Park 2025, baseline", "l1", "das-concept-trak"),
         Method(
             "journey-trak",
             "Georgiev 2023",
@@ -204,13 +228,11 @@ METHODS = {
         _on_images("relative-influence", "Barshan 2020", "dsm", "relative"),
         _on_images("renormalised-influence", "Hammoudeh 2022", "dsm", "renormalised"),
         _concept_d_trak("concept-d-trak", Side("generation", "contrast")),
-        _concept_d_trak("caption-d-trak", CAPTIONS),
-        Method("pixel-dot", "similarity", Side("pixels"), Side("pixels"), "dot", ("image",)),
-        Method("pixel-cosine", "similarity", Side("pixels"), Side("pixels"), "cosine", ("image",)),
-        Method("clip-dot", "similarity", Side("clip"), Side("clip"), "dot", ("image", "concept")),
-        Method(
-            "clip-cosine", "similarity", Side("clip"), Side("clip"), "cosine", ("image", "concept")
-        ),
+        _concept_d_trak("caption-d-trak", Side("captions"), scorer="captions", measure="captions"),
+        _similarity("pixel-dot", "pixels", "dot", ("image",)),
+        _similarity("pixel-cosine", "pixels", "cosine", ("image",)),
+        _similarity("clip-dot", "clip", "dot", ("image", "concept")),
+        _similarity("clip-cosine", "clip", "cosine", ("image", "concept")),
         Method(
             "unlearning",
             "Wang 2024",
@@ -218,8 +240,14 @@ METHODS = {
             _NOISED,
             "unlearning",
             ("image", "concept"),
+            scorer="unlearning",
+            one_model=True,
+            passes=_LOSSES,  # kept for all questions
+            costs=_UNLEARNING,
         ),
-        Method("random", "-", None, None, "random", tuple(QUESTIONS)),
+        Method(
+            "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"
+        ),
     )
 }
 
@@ -240,8 +268,8 @@ def served_by(train: Side, normalise: str, checkpoints: int = 1) -> list[str]:
     """Names of the methods that an index of these features can serve."""
 
     def serves(method: Method) -> bool:
-        if method.train is None:  # no features; but unlearning is of one model
-            return checkpoints == 1 or method.rule != "unlearning"
+        if method.train is None:  # no features
+            return checkpoints == 1 or not method.one_model
         same = (method.train, method.normalise) == (train, normalise)
         return same and checkpoints >= method.checkpoints
 
@@ -289,11 +317,4 @@ def _listed(question: str) -> str:
 
 def measure(method: str) -> str:
     """What a method's scores are of: a key of `WORDING`."""
-    row = method_named(method)
-    if row.rule == "random":
-        return "chance"
-    if row.rule in SQUARED:
-        return "strength"
-    if row.concept == CAPTIONS:
-        return "captions"
-    return "similarity" if row.train is not None and not row.train.gradient else "influence"
+    return method_named(method).measure

@@ -1,6 +1,7 @@
 """Training sets: every source against what the test itself put there, and every refusal."""
 
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -10,41 +11,22 @@ import sys
 from pathlib import Path
 
 import datasets
-import headwater.dataset
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.pictures import encoded, loaded, message, noise, same
 
-from headwater.data.sources import from_hf_dataset, from_images, load_dataset
+import headwater
+from headwater.data.memory import from_images
+from headwater.data.sources import load_dataset
+from headwater.data.tables.hugging_face import from_hf_dataset
 from headwater.data.training_set import joined
 from headwater.errors import BadImageError, DatasetError
 from headwater.scenes.dataset import SPLITS, Split, pictures, write_image_folder
 
 datasets.disable_progress_bars()
-
-
-def noise(seed: int, size: int = 8) -> Image.Image:
-    rng = np.random.default_rng(seed)
-    return Image.fromarray(rng.integers(0, 256, (size, size, 3), np.uint8))
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
-
-
-def same(one: Image.Image, other: Image.Image) -> bool:
-    return one.mode == other.mode == "RGB" and one.tobytes() == other.tobytes()
-
-
-def message(excinfo) -> str:
-    """The error's text, which is one line and no dump of Python objects."""
-    text = str(excinfo.value)
-    assert "\n" not in text and " at 0x" not in text
-    return text
 
 
 CAPTIONS = ["a cat", "", "a red dog", "two birds", "a cat"]
@@ -113,7 +95,12 @@ def test_folder_ids_are_sorted_paths_and_captions_come_from_metadata_then_text(t
     (root / ".thumbs" / "b.png").write_bytes(b"hidden")
     (root / "notes.md").write_text("no image")
 
-    data = load_dataset(str(root))
+    data, said = loaded(root)
+    assert said == [
+        "1 caption file(s) are not read, such as 'b.txt': the caption of their image stands in a "
+        "metadata file or in a .txt file",
+        "1 of 5 images have no caption, such as 'A.JPG', and are taken with an empty one",
+    ]
     assert [(s.id, s.caption, s.uri) for s in data.samples] == [
         ("A.JPG", "", "pets/A.JPG"),
         ("b.png", "text", "pets/b.png"),
@@ -123,7 +110,7 @@ def test_folder_ids_are_sorted_paths_and_captions_come_from_metadata_then_text(t
     ]
     for row, sample in enumerate(data.samples):
         assert same(data.image(row), Image.open(root / sample.id).convert("RGB"))
-    by_key = load_dataset(root, caption_column="prompt")
+    by_key, _ = loaded(root, caption_column="prompt")
     assert [s.caption for s in by_key.samples][:2] == ["", "prompt"]
 
 
@@ -256,18 +243,17 @@ def sharded(tmp_path: Path) -> Path:
     ],
 )
 def test_tables_give_the_originals_back(tmp_path, make, uri):
-    data = load_dataset(make(tmp_path))
+    data, _ = loaded(make(tmp_path))
     assert rows_are_the_originals(data)
     assert [sample.id for sample in data.samples] == [f"row-0000000{row}" for row in range(5)]
     assert data.samples[3].uri == uri.format(name=tmp_path.name)
-    assert list(data.byte_lengths) == [len(encoded(image)) for image in IMAGES]
 
 
 @pytest.mark.parametrize(
     "make, split, row", [(saved_splits, "test", 4), (sharded, "validation", 1)]
 )
 def test_a_split_can_be_chosen(tmp_path, make, split, row):
-    assert rows_are_the_originals(load_dataset(make(tmp_path), split=split), [row])
+    assert rows_are_the_originals(loaded(make(tmp_path), split=split)[0], [row])
 
 
 @pytest.mark.parametrize("ids", [list("edcba"), [5, 4, 3, 2, 1]])
@@ -304,8 +290,9 @@ def test_a_dataset_in_memory_may_be_shuffled_and_formatted():
 
 def test_missing_captions_are_empty(tmp_path):
     pq.write_table(plain_table(caption=["a", None, "b", None, "c"]), tmp_path / "a.parquet")
-    captions = [sample.caption for sample in load_dataset(tmp_path / "a.parquet").samples]
-    assert captions == ["a", "", "b", "", "c"]
+    data, said = loaded(tmp_path / "a.parquet")
+    assert [sample.caption for sample in data.samples] == ["a", "", "b", "", "c"]
+    assert len(said) == 1 and "2 caption(s) are no text" in said[0] and "'None' (row 1)" in said[0]
 
 
 def test_never_are_all_images_of_a_parquet_file_in_memory(tmp_path):
@@ -391,8 +378,8 @@ def test_sets_are_joined_one_after_the_other(tmp_path):
     last = len(folder)
     for row, (data, own) in {0: (folder, 0), last: (table, 3), last + 1: (table, 1)}.items():
         assert same(both.image(row), data.image(own))
-    lengths = [table.byte_lengths[row] for row in (3, 1)]
-    assert list(both.byte_lengths) == [*folder.byte_lengths, *lengths]
+    contents = [table.contents[row] for row in (3, 1)]
+    assert list(both.contents) == [*folder.contents, *contents]
     with pytest.raises(DatasetError, match="make it unique"):
         joined("twice", [folder, folder])
 
@@ -431,7 +418,9 @@ def test_a_file_that_is_gone_is_a_bad_image(tmp_path):
     (tmp_path / "3.png").symlink_to(tmp_path / "nowhere.png")
     with pytest.raises(BadImageError, match=r"1\.bmp.*No such file"):
         data.image(1)
-    assert load_dataset(tmp_path).byte_lengths[-1] == 0
+    data, said = loaded(tmp_path)
+    assert data.contents[-1] == 0
+    assert len(said) == 2 and "left out (1 .txt)" in said[0]  # whose image is gone
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::PIL.Image.DecompressionBombWarning")
@@ -479,12 +468,6 @@ def written(tmp_path: Path, name: str, content: bytes) -> Path:
 def damaged_save(tmp_path: Path, name: str) -> Path:
     saved(tmp_path)
     return written(tmp_path / "set", name, b"garbage").parent
-
-
-def damaged_parquet(tmp_path: Path) -> Path:
-    file = plain_parquet(tmp_path)
-    content = file.read_bytes()
-    return written(tmp_path, file.name, content[:4] + b"\xff" * 300 + content[304:])
 
 
 def lacking(tmp_path: Path) -> Path:
@@ -563,7 +546,6 @@ REFUSED = {
     ),
     "no rows": (lambda p: parquet_of(p, image=pa.array([], pa.binary())), {}, ["no images"]),
     "no parquet": (lambda p: written(p, "a.parquet", b"PAR1"), {}, ["a.parquet"]),
-    "damaged parquet": (damaged_parquet, {}, ["cannot read", "a.parquet"]),
     "lacking column": (lacking, {}, ["cannot read", "id"]),
     "damaged save": (
         lambda p: damaged_save(p, "data-00000-of-00001.arrow"),
@@ -606,6 +588,15 @@ def test_python_users_are_refused_likewise(call, words):
     assert all(word in message(excinfo) for word in words), message(excinfo)
 
 
+@pytest.mark.parametrize(
+    "source", [["a.png"], None, 3, hf_dataset(), b"a", "", "  "], ids=lambda s: type(s).__name__
+)
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(DatasetError, match="load_dataset takes a path or a name, not") as excinfo:
+        inspect.unwrap(load_dataset)(source)  # without the type check of the tests
+    assert "from_hf_dataset" in message(excinfo)
+
+
 def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):
     source = saved(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -626,8 +617,8 @@ def test_a_hub_name_is_loaded_by_datasets(monkeypatch):
 
 
 def test_importing_it_is_light():
-    code = "import sys, headwater.dataset; print(*sys.modules)"
-    path = str(Path(headwater.dataset.__file__).parents[1])
+    code = "import sys, headwater.data.sources; print(*sys.modules)"
+    path = str(Path(headwater.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path}
     )

@@ -12,7 +12,7 @@ from support.index_files import RECIPE, files, rows, state
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, load_dataset
-from headwater.data.sources import from_images
+from headwater.data.memory import from_images
 from headwater.errors import BadImageError, MethodError, MismatchError, ParameterError
 from headwater.index.build import build_index
 from headwater.index.index import Index

@@ -1,12 +1,10 @@
-"""Images on their way in: read ahead, encoded once, looked up by content."""
+"""Images on their way in: encoded once, looked up by content."""
 
 import pytest
 import torch
 from support.tiny import tiny_unconditional
 
-from headwater import Denoiser, load_dataset
-from headwater.data.prefetch import AHEAD, reading
-from headwater.errors import BadImageError
+from headwater import Denoiser
 from headwater.models.encodings import encode
 from headwater.scenes.dataset import pictures
 
@@ -81,33 +79,3 @@ def test_a_model_without_captions(tmp_path):
     x0, condition = encode(denoiser, IMAGES, [""] * 4, tmp_path / "kept")
     assert condition is None
     torch.testing.assert_close(x0, denoiser.encode_images(IMAGES))
-
-
-def test_pictures_are_opened_ahead_and_once(tiny_images, tmp_path):
-    data, opened = load_dataset(tiny_images), []
-    real = data.open_image
-
-    def open_image(row):
-        opened.append(row)
-        return real(row)
-
-    object.__setattr__(data, "open_image", open_image)
-    with reading(data) as reader:
-        for row in (0, 1, 2, 1, 19):
-            assert reader.image(row).tobytes() == load_dataset(tiny_images).image(row).tobytes()
-    assert opened == list(range(20)) and AHEAD >= 20
-
-
-def test_a_bad_picture_is_named_when_it_is_asked_for(tiny_images, tmp_path):
-    import shutil
-
-    folder = tmp_path / "images"
-    shutil.copytree(tiny_images, folder)
-    data = load_dataset(folder)
-    bad = folder / f"{data.samples[3].id}"
-    (bad if bad.exists() else bad.with_suffix(".png")).write_bytes(b"no image")
-    with reading(data) as reader:
-        reader.image(2)
-        with pytest.raises(BadImageError, match=data.samples[3].id):
-            reader.image(3)
-        reader.image(4)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
-from typing import Any
 
 import PIL.Image
 import torch
@@ -14,88 +11,60 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from headwater.data.images import read_image
+from headwater.attribution.resources import Resources
 from headwater.errors import QueryError
 from headwater.features.embeddings import latents
-from headwater.index.index import Index
-from headwater.queries.concept import Concept
-from headwater.queries.image import Image
-from headwater.queries.local_concept import Local
 from headwater.queries.query import Question
-from headwater.storage.files import keep, read_tensors
+from headwater.storage import cache
+
+BATCH = 32  # images embedded at a time
+
+Embed = Callable[[Sequence[PIL.Image.Image]], Float[Tensor, "b k"]]
 
 
-def _nearest(index: Index, query: Question, candidates: str) -> list[int]:
-    """Rows of the images most like the picture that is asked about, or else like the words."""
-    image = None
-    if query.kind == "preference":
-        raise QueryError(
-            "--candidates are like a picture or words, and a preference is between many pictures: "
-            "leave it out"
-        )
-    if isinstance(query, Image):
-        image = index.picture(query).image
-    elif isinstance(query, Local):
-        image = read_image(query.file)
-    words = query.concept if isinstance(query, Concept) else query.title
-    return Nearest(index, words, image)(candidates)
+def nearest_rows(resources: Resources, query: Question, candidates: str) -> list[int]:
+    """Index rows of the images most similar to a query, the nearest first, by cosine.
 
-
-# --- candidates -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Nearest:
-    """The training images most similar to a query, for "clip:COUNT" or "pixel:COUNT"."""
-
-    index: Index
-    text: str | None = None
-    image: PIL.Image.Image | None = None
-
-    def __call__(self, candidates: str) -> list[int]:
-        """Index rows, the nearest first, by cosine.
-
-        Raises:
-            QueryError: another form than "clip:COUNT" or "pixel:COUNT", or pixels of a text.
-        """
-        kind, _, count = candidates.partition(":")
-        if kind not in ("clip", "pixel") or not count.isdecimal() or int(count) < 1:
-            raise QueryError(f"--candidates {candidates!r} is neither clip:COUNT nor pixel:COUNT")
-        if kind == "pixel":
-            if self.image is None:
-                raise QueryError("--candidates pixel:COUNT needs a picture: give clip:COUNT")
-            embed: Any = partial(latents, self.index.denoiser)
-            own, name = embed([self.image]), self.index.denoiser.encoders_fingerprint()
-        else:
-            clip = self.index.clip()
-            embed, name = clip.images, clip.fingerprint()
-            own = clip.texts([self.text or ""]) if self.image is None else embed([self.image])
-        rows = embedded(self.index, embed, f"{kind}-{name[:32]}")
-        cosine = torch.nn.functional.cosine_similarity(rows, own.float().cpu())
-        return cosine.topk(min(int(count), len(rows))).indices.tolist()
-
-
-def embedded(index: Index, embed: Callable, name: str) -> Float[Tensor, "n k"]:
-    """Every training image of an index embedded; kept in the index.
+    Args:
+        candidates: "clip:COUNT" or "pixel:COUNT".
 
     Raises:
+        QueryError: another form, pixels of words, or a query that nothing can be like.
         DatasetError, MismatchError: the images are not where they were, or not the same.
     """
+    kind, _, count = candidates.partition(":")
+    if kind not in ("clip", "pixel") or not count.isdecimal() or int(count) < 1:
+        raise QueryError(f"--candidates {candidates!r} is neither clip:COUNT nor pixel:COUNT")
+    like = query.likeness()
+    image = None if isinstance(like, str) else resources.picture(like).image
+    if kind == "pixel":
+        if image is None:
+            raise QueryError("--candidates pixel:COUNT needs a picture: give clip:COUNT")
+        embed: Embed = partial(latents, resources.denoiser)
+        own, by = embed([image]), resources.denoiser.encoders_fingerprint()
+    else:
+        clip = resources.clip()
+        embed, by = clip.images, clip.fingerprint()
+        own = clip.texts([str(like)]) if image is None else embed([image])
+    rows = embed_all(resources, embed, {"candidates": kind, "by": by})
+    cosine = torch.nn.functional.cosine_similarity(rows, own.float().cpu())
+    return cosine.topk(min(int(count), len(rows))).indices.tolist()
+
+
+def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Float[Tensor, "n k"]:
+    """Every training image of an index embedded; kept in the index."""
+    index = resources.index
     index.require_same_images()
-    path = index.path / "similarity" / f"{name}.safetensors"
-    kept = read_tensors(path)
-    if kept is None or len(kept["rows"]) != len(index):
-        made = []
-        bar = tqdm(index.positions, desc="embedding", unit="image", delay=2, leave=False)
-        for part in batched(bar, 32):
-            made.append(embed([index.training_set.image(row) for row in part]).float().cpu())
-        kept = {"rows": torch.cat(made)}
-        keep(path, kept, {})
-    return kept["rows"]
 
+    def compute() -> cache.Computed:
+        rows = []
+        bar = tqdm(total=len(index), desc="embedding", unit="image", delay=2, leave=False)
+        for start in range(0, len(index), BATCH):
+            positions = index.positions[start : start + BATCH]
+            images = [index.training_set.image(position) for position in positions]
+            rows.append(embed(images).float().cpu())
+            bar.update(len(images))
+        return {"rows": torch.cat(rows)}
 
-def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of `size` items; the last may be shorter."""
-    items = iter(items)
-    while part := list(islice(items, size)):
-        yield part
+    of = {"data": index.manifest.data["fingerprint"], "rows": len(index), **facts}
+    return cache.remember(index.path / "similarity", of, compute).tensors["rows"]

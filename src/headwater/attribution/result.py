@@ -47,6 +47,7 @@ class Attribution:
         among: the rows of the candidates, where not all images competed; none of the others ranks
             above one of them, whatever it scores.
         unsure: why there is no certainty, in words; "" where there is.
+        remarks: what a reader must know of the question, sentence by sentence.
     """
 
     query: Question
@@ -59,6 +60,7 @@ class Attribution:
     sweep: dict[float, Float[np.ndarray, " n"]] = field(default_factory=dict)
     among: tuple[int, ...] | None = None
     unsure: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def competing(self) -> Int[np.ndarray, " m"]:
@@ -66,7 +68,10 @@ class Attribution:
         return np.arange(len(self.scores)) if self.among is None else np.sort(self.among)
 
     def order(self, scores: Float[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
-        """All rows by rank, by these scores or the answer's own: candidates before all others."""
+        """All rows by rank, by these scores or the answer's own: candidates before all others.
+
+        Equal scores stand in index order.
+        """
         others = np.ones(len(self.scores), bool)
         others[self.competing] = False
         return np.lexsort((-(self.scores if scores is None else scores), others))

@@ -6,7 +6,7 @@ kept draw by draw until that step: their spread is the answer's uncertainty. `RU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,6 @@ from torch import Tensor
 from headwater.attribution.kernel import Kernel
 from headwater.gradients.vjp import TINY
 
-# Rules without a kernel, and so without damping.
-NO_KERNEL = ("dot", "cosine", "random", "unlearning")
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -26,6 +23,10 @@ class Scored:
 
     Where the square comes last, several checkpoints keep their draws apart, [c, q, n]: an answer
     is the mean of theirs.
+
+    >>> draws = torch.tensor([[1.0, -1.0], [3.0, -1.0]])  # of two images
+    >>> Scored(draws).answer(), Scored(draws, squared=True).answer()
+    (tensor([[ 2., -1.]]), tensor([[4., 1.]]))
     """
 
     draws: Float[Tensor, "*c q n"]
@@ -96,20 +97,40 @@ def _residual(errors: Float[Tensor, "n p"], kind: str) -> Float[Tensor, " n"]:
     return (errors.sqrt() / errors.sum(1, keepdim=True).sqrt().clamp_min(TINY)).mean(1)
 
 
-RULES: dict[str, Callable[[Kernel, Tensor], Scored]] = {
-    "dot": dot,
-    "cosine": cosine,
-    "trak": trak,
-    "relative": relative,
-    "renormalised": renormalised,
-    "das": das("over_time", leverage=True, square="each"),
-    "das-code": das("over_time", leverage=True, square="last"),
-    "das-concept-trak": das("loss", leverage=False, square=""),
+@dataclass(frozen=True)
+class Rule:
+    """A row of the table: what scores, and whether it inverts the kernel, at some damping."""
+
+    score: Callable[[Kernel, Tensor], Scored]
+    inverts: bool = True
+
+
+RULES = {
+    "dot": Rule(dot, inverts=False),
+    "cosine": Rule(cosine, inverts=False),
+    "trak": Rule(trak),
+    "relative": Rule(relative),
+    "renormalised": Rule(renormalised),
+    "das": Rule(das("over_time", leverage=True, square="each")),
+    "das-code": Rule(das("over_time", leverage=True, square="last")),
+    "das-concept-trak": Rule(das("loss", leverage=False, square="")),
 }
 
 
-def mean_of(scored: Iterable[Scored]) -> Scored:
-    """The mean over checkpoints, each with features and a kernel of its own."""
-    each = list(scored)
-    apart = torch.stack([one.draws for one in each])
-    return Scored(apart if each[0].squared else apart.mean(0), each[0].squared)
+def inverts_kernel(rule: str) -> bool:
+    """Whether a method's rule has a damping; scorers with a rule of their own have none.
+
+    >>> inverts_kernel("trak"), inverts_kernel("dot"), inverts_kernel("unlearning")
+    (True, False, False)
+    """
+    return rule in RULES and RULES[rule].inverts
+
+
+def mean_over_checkpoints(scored: Sequence[Scored]) -> Scored:
+    """The mean over checkpoints, each with features and a kernel of its own.
+
+    >>> mean_over_checkpoints([Scored(torch.ones(1, 2)), Scored(3 * torch.ones(1, 2))]).answer()
+    tensor([[2., 2.]])
+    """
+    draws, squared = torch.stack([one.draws for one in scored]), scored[0].squared
+    return Scored(draws if squared else draws.mean(0), squared)

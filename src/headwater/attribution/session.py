@@ -1,23 +1,58 @@
-"""An index that is asked: what answers need in memory, made once."""
+"""A session: an index opened once, with its model, and asked many times."""
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from headwater.attribution.kernel import Spectrum, spectrum
+from headwater.attribution.attributor import DAMPING, Options, attribute
+from headwater.attribution.resources import Resources
+from headwater.attribution.result import Attribution
+from headwater.attribution.trajectory import attribute_steps
 from headwater.index.index import Index
-from headwater.storage.files import keep, read_tensors
+from headwater.queries.image import Image
+from headwater.queries.query import Question
 
 
-def spectrum_of(index: Index) -> Spectrum:
-    """The kernel's eigendecomposition, computed once for these shards and kept."""
-    shards = "\n".join(shard.checksum for shard in index.manifest.shards)
-    key = hashlib.sha256(shards.encode()).hexdigest()[:32]
-    path = index.path / "kernels" / f"{key}.safetensors"
-    kept = read_tensors(path)
-    rows, dim = len(index), index.recipe.dim
-    if kept is not None:
-        return Spectrum(kept["values"], kept["vectors"], dual=rows < dim)
-    computed = spectrum(index.blocks, rows, dim)
-    keep(path, {"values": computed.values, "vectors": computed.vectors}, {})
-    return computed
+class Session(Resources):
+    """An index that is asked. Several threads may share one: they are answered one by one.
+
+    The live model, CLIP, the kernel's spectrum and drawn pictures stay in memory between questions.
+
+    >>> session = Session.open(index_folder)  # doctest: +SKIP
+    >>> session.attribute(Concept("a red star", "star")).top(3)  # doctest: +SKIP
+    """
+
+    @classmethod
+    def open(cls, path: str | Path, **options: Any) -> Session:
+        """A session on the index in a folder; `options` are those of `Index.open`.
+
+        Raises:
+            StoreError: there is none, it is unfinished, damaged, or of another format version.
+        """
+        return cls(Index.open(path, **options))
+
+    def attribute(
+        self,
+        query: Question,
+        *,
+        method: str | None = None,
+        damping: float | Sequence[float] = DAMPING,
+        candidates: str | None = None,
+        fresh: bool = False,
+        note: Callable[[str], None] = lambda line: None,
+    ) -> Attribution:
+        """Score every training image for a question: see `attributor.Options`.
+
+        Raises:
+            MethodError: no such method, it cannot take the query, or the index does not serve it.
+            MismatchError: the model has changed since the index was built.
+        """
+        with self.lock:
+            return attribute(self, query, Options(method, damping, candidates, fresh, note))
+
+    def attribute_steps(self, query: Image, **options: Any) -> list[Attribution]:
+        """An attribution for each step of a picture's making: see `trajectory.attribute_steps`."""
+        with self.lock:
+            return attribute_steps(self, query, Options(**options))

@@ -16,10 +16,10 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
-from headwater.attribution.attributor import attribute
+from headwater.attribution.attributor import Options, attribute
+from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.errors import QueryError, first_line
-from headwater.index.index import Index
 from headwater.methods import choose
 from headwater.queries.image import Image
 
@@ -27,17 +27,14 @@ from headwater.queries.image import Image
 Judge = Callable[[Sequence[PIL.Image.Image]], Mapping[str, Iterable[float]]]
 
 
-def journey(
-    index: Index, query: Image, *, method: str | None = None, **options: Any
-) -> list[Attribution]:
+def attribute_steps(resources: Resources, query: Image, options: Options) -> list[Attribution]:
     """An attribution for each of the index's timesteps, noisiest first.
 
     A timestep that the picture's trajectory does not pass is answered by the nearest that it does.
 
     Args:
         query: a picture that the model makes, or a part of it.
-        method: one that takes journeys; by default the first that the index serves.
-        options: of `headwater.attribution.attribute`.
+        options: its method is one that takes journeys; by default the first that the index serves.
 
     Raises:
         QueryError: the picture is a file, or the question is of one step.
@@ -50,32 +47,36 @@ def journey(
         )
     if query.step is not None:
         raise QueryError("--journey is of every step: leave --step out")
-    chosen = choose(method, index.recipe.method, index.methods(), "journey").name
-    passed = sorted(index.picture(query).x0hats)
+    index = resources.index
+    method = choose(options.method, index.recipe.method, index.methods(), "journey").name
+    passed = sorted(resources.picture(query).x0hats)
     nearest = [min(passed, key=lambda t: abs(t - step)) for step in index.recipe.timesteps]
     steps = sorted(set(nearest), reverse=True)
-    return [attribute(index, replace(query, step=step), method=chosen, **options) for step in steps]
+    chosen = replace(options, method=method)
+    return [attribute(resources, replace(query, step=step), chosen) for step in steps]
 
 
-def overlaps(
-    scores: Float[np.ndarray, "s n"], count: int = 10, lowest: bool = False
-) -> Float[np.ndarray, "s s"]:
-    """The share of the `count` highest (or lowest) of every step that any other has there too."""
-    ranked = np.argsort(scores if lowest else -scores, axis=1, kind="stable")[:, :count]
+def overlaps(scores: Float[np.ndarray, "s n"], count: int = 10) -> Float[np.ndarray, "s s"]:
+    """The share of the `count` highest of every step that any other has there too.
+
+    >>> overlaps(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), count=2).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     inside = np.zeros(scores.shape)
     np.put_along_axis(inside, ranked, 1.0, axis=1)
     return inside @ inside.T / ranked.shape[1]
 
 
 def likelihoods(
-    index: Index, attributions: Sequence[Attribution], judge: Judge
+    resources: Resources, attributions: Sequence[Attribution], judge: Judge
 ) -> dict[str, list[float]]:
     """For each feature of a judge, how likely it is in what each step aimed at: when does it come?
 
     Raises:
         QueryError: the judge fails, or gives something else than a number for each picture.
     """
-    pictures = [picture for _, picture in aims(index, attributions)]
+    pictures = [picture for _, picture in aims(resources, attributions)]
     try:
         said = judge(pictures)
     except Exception as error:  # the user's function raises whatever it likes
@@ -110,12 +111,14 @@ def _short(value: object) -> str:
     return said if len(said) <= 60 else f"{said[:57]}..."
 
 
-def aims(index: Index, attributions: Sequence[Attribution]) -> list[tuple[int, PIL.Image.Image]]:
+def aims(
+    resources: Resources, attributions: Sequence[Attribution]
+) -> list[tuple[int, PIL.Image.Image]]:
     """(t, the picture that the model aimed at there) for each step of a journey."""
-    found = []
+    pictures, denoiser = [], resources.denoiser
     for attribution in attributions:
         query = attribution.query
         assert isinstance(query, Image) and query.step is not None, "not a journey"
-        x0hat = index.picture(query).x0hats[query.step]
-        found.append((query.step, index.denoiser.decode(x0hat)[0]))
-    return found
+        x0hat = resources.picture(query).x0hats[query.step]
+        pictures.append((query.step, denoiser.decode(x0hat.to(denoiser.device))[0]))
+    return pictures

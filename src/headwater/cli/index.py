@@ -22,6 +22,7 @@ from headwater.cli.options import (
     number_or_auto,
 )
 from headwater.cli.tables import print_facts
+from headwater.models.families.sets import UNET
 from headwater.runtime.console import printable, say
 
 if TYPE_CHECKING:
@@ -38,8 +39,12 @@ def index(
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
     parameters: Annotated[
-        str, typer.Option(help="attn2, attn2-kv, attn2-qo, attn, up_blocks, lora, all, or a regex.")
-    ] = "attn2",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(UNET)}, lora, all, or a regex over layer names; default by what the "
+            "model has."
+        ),
+    ] = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
         int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
@@ -136,10 +141,13 @@ def _print_estimate(
     recipe: Mapping[str, Any],
 ) -> None:
     """What the index would take."""
-    from headwater.index.config import planned_of_all
+    from headwater.index.config import note_on_parameters, planned_of_all
     from headwater.index.estimate import estimate
 
     planned = planned_of_all(denoiser, checkpoints, **recipe)
+    chosen = note_on_parameters(denoiser, planned[0], recipe)
+    if chosen:
+        say(chosen)
     facts = estimate(denoiser, images, planned[0], batch_size, recipe["clip"], models=len(planned))
     print_facts(facts)
 

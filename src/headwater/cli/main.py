@@ -12,8 +12,8 @@ import typer
 from headwater.cli.evaluate import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
-from headwater.cli.options import Json
-from headwater.cli.output import answer
+from headwater.cli.options import Command, Json
+from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
 from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
 from headwater.runtime.console import (
@@ -113,6 +113,7 @@ def demo(
     ),
 ) -> None:
     """Index the bundled scenes; ask for an object and for a style."""
+    from headwater.attribution.session import Session
     from headwater.data.sources import load_dataset
     from headwater.index.build import build_index
     from headwater.models.denoiser import Denoiser
@@ -122,7 +123,8 @@ def demo(
         Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
     queries = [Concept(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
-    answer(index, queries, out / "answers", guidance=DEMO_GUIDANCE)
+    output = Output(out / "answers", top=10, as_json=False)
+    answer(Session(index), queries, output, DEMO_GUIDANCE, {})
 
 
 def methods(as_json: Json = False) -> None:
@@ -142,7 +144,7 @@ app = typer.Typer(
 )
 app.callback()(verbosity)
 for command in (demo, index, concept, image, preference, methods, info):
-    app.command()(command)
+    app.command(cls=Command)(command)
 app.add_typer(evaluate, name="evaluate")
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from headwater.errors import ParameterError, QueryError
 
 if TYPE_CHECKING:
     import torch
 
+    from headwater.attribution.session import Session
     from headwater.data.training_set import TrainingSet
-    from headwater.index.index import Index
 
 
 IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
@@ -27,21 +28,21 @@ Candidates = Annotated[
     str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
 ]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
-# As `features.spec` has it, which loads torch: help must not. A test holds them together.
-DRAWS = 32
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
 EngineName = Annotated[str, typer.Option("--engine", help="local, or ray for a Ray cluster.")]
 Jobs = Annotated[int, typer.Option(help="Worker processes, side by side.")]
-Split = Annotated[str, typer.Option(help="Of a data set that has several.")]
+Split = Annotated[
+    str, typer.Option(help="Of a data set that has several; all takes every one of a folder.")
+]
 ImageColumn = Annotated[
     str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
 ]
 CaptionColumn = Annotated[
     str | None,
     typer.Option(
-        help="Of the same, or a key of metadata.jsonl; default caption, text, prompt or "
+        help="Of the same, or a key of metadata files; default caption, text, prompt or "
         "description."
     ),
 ]
@@ -51,6 +52,12 @@ Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradient again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+class Command(typer.core.TyperCommand):
+    """A command that may ask for its `typer.Context`, which is of that type then."""
+
+    context_class = typer.Context
 
 
 def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:
@@ -100,11 +107,11 @@ def dtype_named(text: str) -> torch.dtype:
     return getattr(torch, text)
 
 
-def opened(index: Path, device: str | None, clip: Path | None = None) -> Index:
-    """The index, with the CLIP model of --clip."""
-    from headwater.index.index import Index
+def open_session(index: Path, device: str | None, clip: Path | None = None) -> Session:
+    """A session on the index, with the CLIP model of --clip."""
+    from headwater.attribution.session import Session
     from headwater.models.clip import Clip
     from headwater.runtime.memory import usable_device
 
     own = None if clip is None else Clip(clip, usable_device(device))
-    return Index.open(index, device=device, clip=own)
+    return Session.open(index, device=device, clip=own)

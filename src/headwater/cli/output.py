@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ from headwater.runtime.console import json_line, printable, say
 
 if TYPE_CHECKING:
     from headwater.attribution.result import Attribution
+    from headwater.attribution.session import Session
     from headwater.attribution.trajectory import Judge
-    from headwater.index.index import Index
-    from headwater.models.sampling import Picture
     from headwater.queries.image import Image
     from headwater.queries.query import Question
 
@@ -62,52 +62,61 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
             return f"{kind} {' '.join(query.title for query in queries)} in {about}"
 
 
+@dataclass(frozen=True)
+class Output:
+    """Where an answer goes, how many entries it shows, and whether JSON is printed.
+
+    Raises:
+        ParameterError: fewer than one entry.
+    """
+
+    folder: Path
+    top: int
+    as_json: bool
+
+    def __post_init__(self) -> None:
+        if self.top < 1:
+            raise ParameterError(f"--top {self.top} must be at least 1")
+
+
 def answer(
-    index: Index,
+    session: Session,
     queries: Sequence[Question],
-    out: Path,
-    *,
-    guidance: float = 5.0,
-    top: int = 10,
-    as_json: bool = False,
-    **asking: Any,
+    output: Output,
+    guidance: float,
+    options: Mapping[str, Any],
 ) -> None:
-    """Ask each question, write the folder, print a table or JSON."""
+    """Ask each question, write the folder, print a table or JSON.
+
+    Args:
+        guidance: of the picture that stands for a question without one.
+        options: of `Session.attribute`.
+    """
     from headwater.report.export import write_answers
 
-    _require_some(top)
-    attributions = [index.attribute(query, note=say, **asking) for query in queries]
-    written = write_answers(out, attributions, _shown(index, queries[0], guidance), top)
-    _save_tokens(index, attributions, out)
+    attributions = [session.attribute(query, note=say, **options) for query in queries]
+    written = write_answers(session, attributions, output.folder, guidance=guidance, top=output.top)
+    _save_tokens(session, attributions, output.folder)
     tables = [
         table(attribution, result["top"])
         for attribution, result in zip(attributions, written["results"], strict=True)
     ]
-    _print(written, tables, as_json)
+    _print(written, tables, output.as_json)
 
 
 def answer_journey(
-    index: Index,
+    session: Session,
     query: Image,
-    out: Path,
-    *,
+    output: Output,
     judge: Judge | None,
-    top: int,
-    as_json: bool,
-    **asking: Any,
+    options: Mapping[str, Any],
 ) -> None:
     """Ask of every step, write the folder, print a line for each step or JSON."""
-    from headwater.attribution.trajectory import journey
     from headwater.report.trajectory import write_journey
 
-    _require_some(top)
-    written = write_journey(out, query, journey(index, query, note=say, **asking), top, judge)
-    _print(written, [journey_table(written)], as_json)
-
-
-def _require_some(top: int) -> None:
-    if top < 1:
-        raise ParameterError(f"--top {top} must be at least 1")
+    attributions = session.attribute_steps(query, note=say, **options)
+    written = write_journey(session, query, attributions, output.folder, output.top, judge)
+    _print(written, [journey_table(written)], output.as_json)
 
 
 def _print(answer: Mapping[str, Any], tables: Sequence[str], as_json: bool) -> None:
@@ -118,27 +127,16 @@ def _print(answer: Mapping[str, Any], tables: Sequence[str], as_json: bool) -> N
         print(*tables, f"\nReport: {report}", sep="\n")
 
 
-def _save_tokens(index: Index, attributions: Sequence[Attribution], out: Path) -> None:
+def _save_tokens(session: Session, attributions: Sequence[Attribution], out: Path) -> None:
     """Beside the answers, the tokens that were learned for them."""
+    from headwater.attribution.scorers.gradient import setting_of
+    from headwater.methods import method_named
     from headwater.models.textual_inversion import save_token
     from headwater.queries.local_concept import Local
     from headwater.report.export import folders
 
     for attribution, folder in zip(attributions, folders(attributions), strict=True):
-        query = attribution.query
+        query, method = attribution.query, method_named(attribution.method)
         if isinstance(query, Local) and "learned" in attribution.provenance["query"]:
-            token = query.at(index).token(index.denoiser)
-            save_token(out / folder / "token.safetensors", token)
-
-
-def _shown(index: Index, query: Question, guidance: float) -> Picture:
-    """The picture that stands for a question: its own, or one that the model makes."""
-    from headwater.queries.image import Image
-    from headwater.queries.local_concept import Local
-    from headwater.queries.preference import Preference
-
-    if isinstance(query, Preference | Local):
-        return query.picture(index.denoiser)
-    if not isinstance(query, Image):
-        query = Image(query.prompt, None, seed=query.seed, guidance=guidance)
-    return index.picture(query)
+            drawer = query.drawer(setting_of(session, method, query))
+            save_token(out / folder / "token.safetensors", drawer.token(session.denoiser))

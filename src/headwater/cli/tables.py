@@ -30,7 +30,6 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     A score stands with its standard error, a caption with how many near-copies the image has.
     """
     from headwater.report.contact_sheet import format_error, format_score, said_copies
-    from headwater.report.figures import name
 
     query, columns = attribution.query, _columns()
     width = _id_width(entries)
@@ -38,7 +37,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     room = columns - 4 - 2 - 9 - spread - 2 - width - 2
     lines = [
         "",
-        _heading(_asked(*name(query), query.prompt, query.kind)),
+        _heading(_asked(*query.name(), query.prompt, query.kind)),
         printable(f"{attribution.method}, asked {attribution.asked}"),
         *_sure(attribution),
         *(line for remark in _remarks(attribution) for line in wrap(printable(remark), columns)),

@@ -10,23 +10,24 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from PIL import Image, ImageOps
+from PIL import Image
 
+from headwater.data.decode import DAMAGE, open_picture, upright, without_orientation
 from headwater.errors import QueryError, first_line
 
 
 def to_rgb(image: Any) -> Image.Image:
     """A picture, or a file or the bytes of one, as the model is to see it."""
     if not isinstance(image, Image.Image):
-        with Image.open(image if isinstance(image, Path) else io.BytesIO(image)) as opened:
-            return to_rgb(opened)
-    image = ImageOps.exif_transpose(image)
+        with open_picture(image) as picture:
+            return to_rgb(picture)
+    image = upright(image)
     if image.mode.startswith("I"):  # 16-bit greyscale, which `convert` would clip at 255
         image = image.point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return without_orientation(image.convert("RGB"))
 
 
 PAPER, MAT = "#ffffff", "#f3f5f6"
@@ -37,14 +38,14 @@ SMALL = 64
 def on_black(image: PIL.Image.Image) -> PIL.Image.Image:
     """A mask as RGB: what was not painted, and so is transparent, does not count."""
     if image.has_transparency_data:
-        image = ImageOps.exif_transpose(image).convert("RGBA")
+        image = upright(image).convert("RGBA")
         black = PIL.Image.new("RGBA", image.size, "black")
         image = PIL.Image.alpha_composite(black, image)
     return to_rgb(image)
 
 
 def read_image(
-    file: str | Path, seen: Callable[[PIL.Image.Image], PIL.Image.Image] = to_rgb
+    file: str | Path, view: Callable[[PIL.Image.Image], PIL.Image.Image] = to_rgb
 ) -> PIL.Image.Image:
     """A picture file as RGB, upright.
 
@@ -52,13 +53,10 @@ def read_image(
         QueryError: it is missing or no picture.
     """
     try:
-        with PIL.Image.open(file) as image:
-            return seen(image)
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = (
-            "it is no image" if isinstance(error, PIL.UnidentifiedImageError) else first_line(error)
-        )
-        raise QueryError(f"cannot read the picture {str(file)!r}: {reason}") from None
+        with open_picture(file) as image:
+            return view(image)
+    except DAMAGE as error:
+        raise QueryError(f"cannot read the picture {str(file)!r}: {first_line(error)}") from None
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from headwater.data.decode import DAMAGE
 from headwater.errors import BadImageError, DatasetError, first_line
 
-# What Pillow has been seen to raise on damaged files, beside DecompressionBombError.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, OverflowError, struct.error)
+# The source of pictures that were given as they are: no later process finds them there.
+IN_MEMORY = "(in memory)"
+# Control characters and line breaks: a name with one would tear a table or a terminal.
+_NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training image: a stable, unique id, its caption ("" for none), and where it is."""
+    """One training image.
+
+    Attributes:
+        id: stable and unique.
+        caption: "" for none; the first, where there are several.
+        uri: where the image is.
+        captions: all of them, where there are several; else empty. `caption_of` draws one.
+    """
 
     id: str
     caption: str
     uri: str
+    captions: tuple[str, ...] = ()
+
+
+def make_sample(id: str, captions: Sequence[str], uri: str) -> Sample:
+    """A sample with none, one or several captions; the same one twice counts once."""
+    unique = tuple(dict.fromkeys(captions))
+    several = unique if len(unique) > 1 else ()
+    return Sample(id, unique[0] if unique else "", as_text(uri), several)
+
+
+def caption_of(sample: Sample, key: str) -> str:
+    """One of a sample's captions, drawn uniformly by the hash of its id and `key`.
+
+    The same key draws the same caption on every machine; keys of different probes draw
+    independently. A sample with one caption gives that one.
+    """
+    if not sample.captions:
+        return sample.caption
+    drawn = hashlib.sha256(json.dumps([sample.id, key]).encode()).digest()
+    return sample.captions[int.from_bytes(drawn[:8], "big") % len(sample.captions)]
 
 
 @dataclass(frozen=True)
@@ -35,18 +65,21 @@ class TrainingSet:
             can open it again (with the same split and columns).
         samples: id, caption and uri of each row.
         open_image: row -> decoded RGB picture; `image` is the same with errors by name.
-        fingerprint: sha256, in hex, over a line of JSON `[id, caption, byte length]` per row. No
-            image is decoded for it: it does not see pixels that change within the same length.
+        fingerprint: sha256, in hex, over a line of JSON `[id, caption, content]` per row; a list
+            of captions stands for the caption where there are several.
         options: what else was given to `load_dataset` (split, columns), to open it again.
-        byte_lengths: of the images as they are stored, 0 where missing; of their pixels (width x
-            height x bands) where they are drawn or were given in memory.
+        contents: what stands for each picture in the fingerprint, by where it comes from. Files of
+            a folder, and rows of a `datasets` data set on disk: how many bytes they take (0 where
+            missing), for which none is read. Pictures in memory: a sha256 of their pixels as the
+            model sees them, or of their bytes as they are stored. Rows of parquet: a digest of
+            their row group (see `tables.parquet.group_digest`). Scenes: the bytes of their pixels.
     """
 
     source: str
     samples: Sequence[Sample] = field(repr=False)
     open_image: Callable[[int], Image.Image] = field(repr=False)
     fingerprint: str
-    byte_lengths: Sequence[int] = field(default=(), repr=False)
+    contents: Sequence[int | str] = field(default=(), repr=False)
     options: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -61,10 +94,8 @@ class TrainingSet:
         sample = self.samples[row]
         try:
             return self.open_image(range(len(self))[row])
-        except (*_DAMAGE, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            reason = "it is no image" if unknown else first_line(error)
-            what = f"cannot read the image {sample.id!r} ({sample.uri}): {reason}"
+        except DAMAGE as error:
+            what = f"cannot read the image {sample.id!r} ({sample.uri}): {first_line(error)}"
             raise BadImageError(f"{what}; mend it, or leave it out with `--skip-bad`") from error
 
     def first(self, n: int) -> TrainingSet:
@@ -76,7 +107,7 @@ class TrainingSet:
         taken = make_training_set(
             self.source,
             [self.samples[row] for row in rows],
-            [self.byte_lengths[row] for row in rows] if self.byte_lengths else (),
+            [self.contents[row] for row in rows] if self.contents else (),
             lambda row: self.open_image(rows[row]),
         )
         return replace(taken, options=self.options)
@@ -85,28 +116,54 @@ class TrainingSet:
 def make_training_set(
     source: str,
     samples: Sequence[Sample],
-    byte_lengths: Sequence[int],
+    contents: Sequence[int | str],
     open_image: Callable[[int], Image.Image],
 ) -> TrainingSet:
     """A training set with its fingerprint.
 
     Raises:
-        DatasetError: it is empty, or two images have one id.
+        DatasetError: it is empty, two images have one id, or an id or a caption is no text.
     """
     if not samples:
         raise DatasetError(f"{source} holds no images: give at least one")
     id, count = Counter(sample.id for sample in samples).most_common(1)[0]
     if count > 1:
         raise DatasetError(f"{source} has {count} images with the id {id!r}: make it unique")
-    for sample in samples:
-        if not sample.id.isprintable():  # a file name that is no UTF-8, for instance
-            raise DatasetError(
-                f"{source} has an id that is no plain text, {sample.id!r}: rename it"
-            )
     digest = hashlib.sha256()
-    for sample, length in zip(samples, byte_lengths or [0] * len(samples), strict=True):
-        digest.update(json.dumps([sample.id, sample.caption, length]).encode() + b"\n")
-    return TrainingSet(source, samples, open_image, digest.hexdigest(), byte_lengths)
+    for sample, content in zip(samples, contents or [0] * len(samples), strict=True):
+        _require_text(source, sample)
+        line = json.dumps([sample.id, sample.captions or sample.caption, content])
+        digest.update(line.encode() + b"\n")
+    return TrainingSet(source, samples, open_image, digest.hexdigest(), contents)
+
+
+def _require_text(source: str, sample: Sample) -> None:
+    if not is_text(sample.id):
+        raise DatasetError(f"{source} has an id that is no plain text, {sample.id!r}: rename it")
+    for caption in (sample.caption, *sample.captions):
+        if not is_unicode(caption):
+            raise DatasetError(
+                f"{source}: the caption of {sample.id!r} is {caption!a}, which holds half a "
+                "character (a lone surrogate): write it again"
+            )
+
+
+def is_text(text: str) -> bool:
+    """Whether it is Unicode without line breaks and control characters: what a name may be."""
+    return text.isprintable() or not any(unicodedata.category(c) in _NO_TEXT for c in text)
+
+
+def as_text(name: str) -> str:
+    """A file name as text: bytes that are no UTF-8 and control characters become escapes."""
+    if is_text(name):
+        return name
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if is_text(c) else ascii(c)[1:-1] for c in text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8, which half of a surrogate pair cannot."""
+    return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def joined(source: str, sets: Sequence[TrainingSet]) -> TrainingSet:
@@ -117,15 +174,15 @@ def joined(source: str, sets: Sequence[TrainingSet]) -> TrainingSet:
     Raises:
         DatasetError: two images have one id.
     """
-    places = [(each, row) for each in sets for row in range(len(each))]
-    sizes = [each.byte_lengths or [0] * len(each) for each in sets]
+    places = [(data, row) for data in sets for row in range(len(data))]
+    contents = [content for data in sets for content in data.contents or [0] * len(data)]
 
     def open_image(row: int) -> Image.Image:
         owner, own = places[row]
         return owner.open_image(own)
 
     samples = [owner.samples[row] for owner, row in places]
-    return make_training_set(source, samples, [size for each in sizes for size in each], open_image)
+    return make_training_set(source, samples, contents, open_image)
 
 
 def row_ids(n: int) -> list[str]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from headwater.features.spec import Rows
+from headwater.features.batch import Rows
 from headwater.models.denoiser import Denoiser
 
 

@@ -1,7 +1,7 @@
 """Feature rows: probes -> guidance -> per-sample J^T delta -> projection -> mean over probes.
 
 Train rows and query rows go through `probe_rows`; only the pairs (eps, delta) that they bring
-differ (`asking.py`). One code path gives both the same sign.
+differ (`objectives.py`). One code path gives both the same sign.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from headwater.features.objectives import Asked, about_images
-from headwater.features.spec import Rows, Side
+from headwater.features.batch import Batch, Rows
+from headwater.features.objectives import Objective, image_objectives
+from headwater.features.spec import ProbeSpec, Side
 from headwater.gradients.layers import widened
 from headwater.gradients.projection import Projection
 from headwater.gradients.vjp import TINY, Tape, unit_rms
@@ -62,6 +63,11 @@ class Extractor:
         """K."""
         return self.projection.dim
 
+    @property
+    def spec(self) -> ProbeSpec:
+        """Where training images are probed."""
+        return ProbeSpec(self.timesteps, self.seed, self.draws, self.inversion_guidance)
+
     def image_rows(
         self,
         images: Sequence[Image.Image],
@@ -70,62 +76,42 @@ class Extractor:
         encodings: Path | None = None,
     ) -> Rows:
         """Features of training samples; `encodings` is a folder that keeps what is encoded."""
-        x0, condition = encode(self.denoiser, images, captions, encodings)
-        return self.train_rows(x0, condition, ids)
+        return self.train_rows(Batch(*encode(self.denoiser, images, captions, encodings), ids))
 
-    def train_rows(
-        self,
-        x0: Float[Tensor, "b c h w"],
-        condition: Float[Tensor, "b l e"] | None,
-        ids: Sequence[str],
-    ) -> Rows:
+    def train_rows(self, batch: Batch) -> Rows:
         """Features of training samples, on the denoiser's device."""
-        return over_probes(self.train_probes(x0, condition, ids), self.normalise)
+        return mean_over_probes(self.train_probes(batch), self.normalise)
 
-    def train_probes(
-        self,
-        x0: Float[Tensor, "b c h w"],
-        condition: Float[Tensor, "b l e"] | None,
-        ids: Sequence[str],
-    ) -> Iterator[ProbeRow]:
+    def train_probes(self, batch: Batch) -> Iterator[ProbeRow]:
         """The same before the mean: a row of features and its norms for each probe in turn."""
-        asked = about_images(
-            self.denoiser,
-            self.train,
-            x0,
-            condition,
-            self.timesteps,
-            ids=ids,
-            seed=self.seed,
-            draws=self.draws,
-            inversion_guidance=self.inversion_guidance,
-        )
-        return self.probes(asked)
+        return self.probes(image_objectives(self.denoiser, self.train, batch, self.spec))
 
     def query_rows(
-        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
+        self, objectives: Iterable[Objective], tick: Callable[[int], Any] = lambda count: None
     ) -> Float[Tensor, "b k"]:
         """Features of a query's draws; `tick` is told after each probe how many rows it had."""
-        return over_probes(self.probes(asked, tick), self.normalise).features
+        return mean_over_probes(self.probes(objectives, tick), self.normalise).features
 
     def probes(
-        self, asked: Iterable[Asked], tick: Callable[[int], Any] = lambda count: None
+        self, objectives: Iterable[Objective], tick: Callable[[int], Any] = lambda count: None
     ) -> Iterator[ProbeRow]:
         """A row for each probe in turn."""
-        ready = for_gradients(self.denoiser.network, list(self.layers.values()))
+        ready = for_gradients(self.denoiser, list(self.layers.values()))
         with ready, Tape(self.layers) as tape:
-            for row in probe_rows(tape, asked, self.projection):
+            for row in probe_rows(tape, objectives, self.projection):
                 yield row
                 tick(len(row.features))
 
 
-def probe_rows(tape: Tape, asked: Iterable[Asked], projection: Projection) -> Iterator[ProbeRow]:
+def probe_rows(
+    tape: Tape, objectives: Iterable[Objective], projection: Projection
+) -> Iterator[ProbeRow]:
     """P^T J^T delta of each probe, and its norms, in float32 whatever the model computes in.
 
     delta goes through the network at unit root mean square, so that half precision neither
     overflows nor vanishes; linear as it is, the result is scaled back.
     """
-    for eps, delta, residual in asked:
+    for eps, delta, residual in objectives:
         unit, scale = unit_rms(delta)
         features = widened(eps.new_zeros(len(eps), projection.dim))
         norms = {
@@ -135,7 +121,7 @@ def probe_rows(tape: Tape, asked: Iterable[Asked], projection: Projection) -> It
         yield ProbeRow(features.mul_(scale[:, None]), norms, residual)
 
 
-def over_probes(rows: Iterable[ProbeRow], normalise: str) -> Rows:
+def mean_over_probes(rows: Iterable[ProbeRow], normalise: str) -> Rows:
     """Mean over probes of w g. Zero stays zero.
 
     w is 1 ("none"), 1/||g|| with the exact, unprojected norm ("probe"), or, feature by feature,

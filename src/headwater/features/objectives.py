@@ -1,4 +1,4 @@
-"""What is asked at each probe: pairs of a prediction, on its graph, and a delta.
+"""Objectives: at each probe a prediction, on its graph, and the delta that is asked of it.
 
 Each function joins a path of `probes` with a delta of `guidance`. Training images and queries
 about images are the same function.
@@ -13,13 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.features import guidance, probes
-from headwater.features.guidance import DELTAS, Reward, concept, preference
-from headwater.features.probes import Probe, generation, inversion, noising
-from headwater.features.spec import Side
+from headwater.features.batch import Batch
+from headwater.features.probes import Probe
+from headwater.features.spec import ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 
+Mask = Float[Tensor, "1 1 h w"]
 
-class Asked(NamedTuple):
+
+class Objective(NamedTuple):
     """One probe's prediction, what is asked of it, and its mean squared error where it has one."""
 
     eps: Float[Tensor, "b c h w"]
@@ -27,113 +29,103 @@ class Asked(NamedTuple):
     residual: Float[Tensor, " b"] | None = None
 
 
-def about_images(
-    denoiser: Denoiser,
-    side: Side,
-    x0: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
-    timesteps: Sequence[int],
-    *,
-    ids: Sequence[str],
-    seed: int = 0,
-    draws: int = 1,
-    inversion_guidance: float = 1.0,
-    mask: Float[Tensor, "1 1 h w"] | None = None,
-) -> Iterator[Asked]:
-    """The side's delta at the side's probes of x0, inside the mask."""
+def image_objectives(
+    denoiser: Denoiser, side: Side, batch: Batch, spec: ProbeSpec, mask: Mask | None = None
+) -> Iterator[Objective]:
+    """The side's delta at the side's probes of each image, inside the mask."""
     if side.path == "inversion":
-        path = inversion(denoiser, x0, condition, timesteps, inversion_guidance)
+        path = probes.inversion(
+            denoiser, batch.x0, batch.condition, spec.timesteps, spec.inversion_guidance
+        )
     else:  # "noising", and "renoised", whose x0 is a step's x0hat
-        path = noising(denoiser, x0, condition, timesteps, ids, seed, draws)
+        path = probes.noising(denoiser, batch, spec)
     for probe in path:
-        delta = DELTAS[side.delta](denoiser, probe, x0)
-        yield Asked(probe.eps, _inside(delta, mask), _residual(probe))
+        delta = guidance.DELTAS[side.delta](denoiser, probe, batch.x0)
+        yield Objective(probe.eps, _masked(delta, mask), _residual(probe))
 
 
-def about_prompt(
+def prompt_objectives(
     denoiser: Denoiser,
-    x0: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"],
+    batch: Batch,
     empty: Float[Tensor, "b l e"],
-    timesteps: Sequence[int],
-    *,
-    ids: Sequence[str],
-    seed: int = 0,
-    mask: Float[Tensor, "1 1 h w"] | None = None,
-) -> Iterator[Asked]:
+    spec: ProbeSpec,
+    mask: Mask | None = None,
+) -> Iterator[Objective]:
     """What a picture's prompt makes of it, inside the mask: the slider from no prompt to its own.
 
     The whole prompt is the concept, and the mask says which of it (Concept-TRAK section 3.2 with
     Journey-TRAK's section 5.4). At noised states of the picture: it may be a file.
     """
-    for probe in noising(denoiser, x0, condition, timesteps, ids, seed):
-        yield Asked(probe.eps, _inside(concept(denoiser, probe, None, empty), mask))
+    for probe in probes.noising(denoiser, batch, spec):
+        delta = guidance.concept(denoiser, probe, None, empty)
+        yield Objective(probe.eps, _masked(delta, mask))
 
 
-def about_concept(
+def concept_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
     plus: Float[Tensor, "b l e"],
     minus: Float[Tensor, "b l e"],
     base: Float[Tensor, "b l e"] | None,
     timesteps: Sequence[int],
-) -> Iterator[Asked]:
+) -> Iterator[Objective]:
     """The concept slider along trajectories from `noise` under c (`base`, or c+ itself)."""
-    path = generation(denoiser, noise, plus if base is None else base, timesteps)
+    path = probes.generation(denoiser, noise, plus if base is None else base, timesteps)
     for probe in path:
-        delta = concept(denoiser, probe, None if base is None else plus, minus)
-        yield Asked(probe.eps, delta)
+        delta = guidance.concept(denoiser, probe, None if base is None else plus, minus)
+        yield Objective(probe.eps, delta)
 
 
-def about_contrast(
+def contrast_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
     plus: Float[Tensor, "b l e"],
     minus: Float[Tensor, "b l e"],
     base: Float[Tensor, "b l e"] | None,
     timesteps: Sequence[int],
-) -> Iterator[Asked]:
-    """D-TRAK's output under c+ less the same under c-, where `about_concept` asks the slider.
+) -> Iterator[Objective]:
+    """D-TRAK's output under c+ less the same under c-, where `concept_objectives` asks the slider.
 
     ||eps(xt, c+)||^2 - ||eps(xt, c-)||^2, up to a positive constant, along trajectories from
     `noise` under c (`base`, or c+ itself): two probes at each timestep. Our own, from Zheng 2024
     (table 1) and Concept-TRAK (section 3.2). The two may be nearly equal: in half precision their
     difference has fewer digits than either.
     """
-    for probe in generation(denoiser, noise, plus if base is None else base, timesteps):
-        there = probe if base is None else probes.at(denoiser, probe, plus)
-        yield Asked(there.eps, there.eps.detach())
+    for probe in probes.generation(denoiser, noise, plus if base is None else base, timesteps):
+        with_concept = probe if base is None else probes.at(denoiser, probe, plus)
+        yield Objective(with_concept.eps, with_concept.eps.detach())
         without = probes.at(denoiser, probe, minus)
-        yield Asked(without.eps, -without.eps.detach())
+        yield Objective(without.eps, -without.eps.detach())
 
 
-def about_reward(
+def reward_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
     condition: Float[Tensor, "b l e"] | None,
-    reward: Reward,
+    reward: guidance.Reward,
     timesteps: Sequence[int],
-) -> Iterator[Asked]:
+) -> Iterator[Objective]:
     """The gradient of a reward of images along trajectories from `noise`."""
-    for probe in generation(denoiser, noise, condition, timesteps):
-        yield Asked(probe.eps, guidance.reward(denoiser, probe, reward))
+    for probe in probes.generation(denoiser, noise, condition, timesteps):
+        yield Objective(probe.eps, guidance.reward(denoiser, probe, reward))
 
 
-def about_preference(
+def preference_objectives(
     denoiser: Denoiser,
-    own: Float[Tensor, "b c h w"],
+    own: Batch,
     other: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
     sign: int,
-    timesteps: Sequence[int],
-    inversion_guidance: float = 1.0,
-) -> Iterator[Asked]:
+    spec: ProbeSpec,
+) -> Iterator[Objective]:
     """One side of preference pairs, along the inversion of its images."""
-    for probe in inversion(denoiser, own, condition, timesteps, inversion_guidance):
-        yield Asked(probe.eps, preference(denoiser, probe, own, other, sign))
+    path = probes.inversion(
+        denoiser, own.x0, own.condition, spec.timesteps, spec.inversion_guidance
+    )
+    for probe in path:
+        yield Objective(probe.eps, guidance.preference(denoiser, probe, own.x0, other, sign))
 
 
-def _inside(delta: Tensor, mask: Tensor | None) -> Tensor:
+def _masked(delta: Tensor, mask: Tensor | None) -> Tensor:
     return delta if mask is None else delta * mask
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from headwater.features.batch import Batch
+from headwater.features.spec import ProbeSpec
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import guided, seeded_noise
 
@@ -32,7 +34,14 @@ class Probe:
     keys: Sequence[str] = ()
 
 
-def _probe(denoiser, xt, t, condition, noise=None, keys=()) -> Probe:
+def _probe(
+    denoiser: Denoiser,
+    xt: Tensor,
+    t: int,
+    condition: Tensor | None,
+    noise: Tensor | None = None,
+    keys: Sequence[str] = (),
+) -> Probe:
     with torch.enable_grad():
         xt = xt.detach().requires_grad_()
         return Probe(xt, t, denoiser.predict(xt, t, condition), noise, keys)
@@ -43,21 +52,15 @@ def at(denoiser: Denoiser, probe: Probe, condition: Float[Tensor, "b l e"]) -> P
     return _probe(denoiser, probe.xt, probe.t, condition)
 
 
-def noising(
-    denoiser: Denoiser,
-    x0: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
-    timesteps: Sequence[int],
-    ids: Sequence[str],
-    seed: int,
-    draws: int = 1,
-) -> Iterator[Probe]:
+def noising(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Probe]:
     """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else."""
-    for t in timesteps:
-        for draw in range(draws):
-            keys = [f"{seed}|{id}|{t}|{draw}" for id in ids]
-            noise = torch.stack([seeded_noise(x0.shape[1:], key) for key in keys]).to(x0)
-            yield _probe(denoiser, denoiser.noise(x0, noise, t), t, condition, noise, keys)
+    for t in spec.timesteps:
+        for draw in range(spec.draws):
+            keys = [f"{spec.seed}|{id}|{t}|{draw}" for id in batch.ids]
+            noise = torch.stack([seeded_noise(batch.x0.shape[1:], key) for key in keys])
+            noise = noise.to(batch.x0)
+            xt = denoiser.noise(batch.x0, noise, t)
+            yield _probe(denoiser, xt, t, batch.condition, noise, keys)
 
 
 def inversion(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from jaxtyping import Float
-from torch import Tensor
 
 # What a side costs for each probe, in forward passes of the network: its own, backward to the
 # layers, and, of these, backward to the input (or, of a concept, forward at c-; of a contrast,
@@ -45,8 +43,17 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Features of a batch, and the residual of each probe where noise was drawn."""
+class ProbeSpec:
+    """At which points of the noise schedule probes are taken, and with which noise.
 
-    features: Float[Tensor, "b k"]
-    residuals: Float[Tensor, "b p"] | None = None
+    Args:
+        timesteps: ascending.
+        seed: of noise, beside the sample's id.
+        draws: of noise at each timestep, where a path draws any.
+        inversion_guidance: classifier-free guidance of an inversion; 1 is none.
+    """
+
+    timesteps: Sequence[int]
+    seed: int = 0
+    draws: int = 1
+    inversion_guidance: float = 1.0

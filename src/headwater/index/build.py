@@ -16,8 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from headwater.data.prefetch import reading
-from headwater.data.sources import IN_MEMORY
-from headwater.data.training_set import TrainingSet
+from headwater.data.training_set import IN_MEMORY, TrainingSet
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
@@ -28,7 +27,14 @@ from headwater.errors import (
 from headwater.features.extractor import Extractor
 from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
-from headwater.index.config import Recipe, extractor, plan, planned_of_all, refuse_ignored
+from headwater.index.config import (
+    Recipe,
+    extractor,
+    note_on_parameters,
+    plan,
+    planned_of_all,
+    refuse_ignored,
+)
 from headwater.index.index import Index
 from headwater.index.rows import Source, open_images
 from headwater.index.workers import Computing, Missing, write_shards
@@ -97,7 +103,7 @@ def build_index(
         executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
         note: called with one line of text on what was chosen.
-        **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
+        **recipe: `method`, `parameters`, `timesteps`, ... as in `config.IndexOptions`.
 
     Raises:
         MismatchError: `out` was begun with another recipe, model or data set.
@@ -106,6 +112,9 @@ def build_index(
     """
     how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, executor)
     planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
+    chosen = note_on_parameters(denoiser, planned, recipe)
+    if chosen:
+        note(chosen)
     if not planned.train.gradient:
         given = dict(compile=compile, encodings=bool(encodings))
         given |= dict(engine=executor.name != THIS_PROCESS.name, jobs=executor.jobs > 1)
@@ -168,7 +177,7 @@ def _build(
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
     try:
         with (
-            reading(data) as reader,
+            reading(data, [row for _, rows in left for row in rows]) as reader,
             compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
         ):
             source = Source(machine, data, reader, how.encodings)

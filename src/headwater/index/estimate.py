@@ -44,7 +44,7 @@ def estimate(
     layers = machine.layers.values() if isinstance(machine, Extractor) else ()
     batch = BatchSize(batch_size, device=denoiser.device)
     count = min(batch_size or 4 * batch.largest, len(data))
-    with reading(data) as reader:
+    with reading(data, range(count)) as reader:
         source = Source(machine, data, reader)
         images, _ = open_images(source, range(count), skip_bad=True)
         if not images:

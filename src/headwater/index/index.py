@@ -1,4 +1,4 @@
-"""A finished index: its rows, its recipe, and the model and images that it came from."""
+"""A finished index: feature rows on disk, their recipe, and what each row is of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
 import pyarrow as pa
@@ -21,17 +21,13 @@ from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
     MismatchError,
-    QueryError,
     StoreError,
     first_line,
 )
-from headwater.index.config import FEATURES_VERSION, Recipe, extractor
+from headwater.index.config import FEATURES_VERSION, Recipe
 from headwater.methods import method_named, served_by
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.models.sampling import Picture
-from headwater.queries.image import Image, picture_of, require_step
-from headwater.queries.query import Question
 from headwater.storage.files import sha256_of
 from headwater.storage.manifest import (
     Manifest,
@@ -41,36 +37,52 @@ from headwater.storage.manifest import (
 )
 from headwater.storage.shards import read_blocks, read_residuals
 
+if TYPE_CHECKING:
+    from headwater import Attribution, Session
+
+
+class Handed(NamedTuple):
+    """What the caller handed over in memory, for sessions on an index.
+
+    Attributes:
+        denoiser: the model; None loads it from its recorded source.
+        device: where it is loaded.
+        clip: for methods and candidates that need one.
+    """
+
+    denoiser: Denoiser | None = None
+    device: str | None = None
+    clip: Clip | None = None
+
+
+class RowSamples(NamedTuple):
+    """What each row is of, and which row of the data set that is."""
+
+    samples: Sequence[Sample] = ()
+    positions: Sequence[int] = ()
+
 
 class Index:
-    """Feature rows on disk, what they are of, and the model and images that they came from.
+    """Feature rows on disk, what they are of, and the images that they came from.
 
-    The model and the images are loaded again from their recorded sources when first needed,
-    unless they were given to `open`.
+    An index is data: it is asked in a `Session`, which holds the model. The images are opened again
+    from their recorded source when first needed, unless they were given to `open`.
     """
 
     def __init__(
         self,
         path: Path,
         manifest: Manifest,
-        samples: Sequence[Sample],
-        positions: Sequence[int],
-        denoiser: Denoiser | None = None,
+        rows: RowSamples,
         training_set: TrainingSet | None = None,
-        device: str | None = None,
-        clip: Clip | None = None,
+        handed: Handed | None = None,
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.samples = samples
-        self.positions = positions
-        self._denoiser = denoiser
+        self.samples, self.positions = rows
+        self.handed = handed or Handed()
         self._training_set = training_set
-        self._device = device
         self._images_lost = False
-        self._clip = clip
-        self._pictures: dict[Any, Picture] = {}
-        self.queries = path / "queries"  # where the gradients of questions are kept
 
     @classmethod
     def open(
@@ -83,7 +95,7 @@ class Index:
     ) -> Index:
         """Open a finished index; `device` is where its model will be loaded when it is needed.
 
-        `clip` is for methods and candidates that need one.
+        `denoiser` and `clip` are for sessions on it: see `Handed`.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
@@ -95,29 +107,26 @@ class Index:
                 f"{path} is unfinished: run its `headwater index` command again, it goes on "
                 "where it stopped"
             )
-        try:
-            if sha256_of(path / "samples.parquet") != manifest.samples_sha256:
-                raise ValueError("its checksum differs from index.json")
-            table = pq.read_table(path / "samples.parquet").to_pydict()
-            row, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
-            if len(row) != manifest.rows:
-                raise ValueError(f"{len(row)} rows, not {manifest.rows}")
-        except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-            raise StoreError(
-                f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
-                "run the same `headwater index` command again to write it again"
-            ) from None
-        samples = [Sample(*values) for values in zip(*columns, strict=True)]
-        return cls(path, manifest, samples, row, denoiser, training_set, device, clip)
+        handed = Handed(denoiser, device, clip)
+        return cls(path, manifest, _read_samples(path, manifest), training_set, handed)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def attribute(self, query: Question, **options: Any) -> Any:
-        """Score every training image for a query: see `headwater.attribution.attribute`."""
-        from headwater.attribution.attributor import attribute
+    # --- asked, for convenience -------------------------------------------------------------
 
-        return attribute(self, query, **options)
+    def attribute(self, query: Any, **options: Any) -> Attribution:
+        """Score every training image for a question, in a session of its own: `Session.attribute`.
+
+        The session, and so the model, stays open with the index.
+        """
+        return self._session.attribute(query, **options)
+
+    @cached_property
+    def _session(self) -> Session:
+        import headwater  # by the package's front door: an index knows nothing of who asks it
+
+        return headwater.Session(self)
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -139,29 +148,29 @@ class Index:
                 "again with --overwrite"
             ) from None
 
+    def methods(self) -> list[str]:
+        """Names of the methods that this index can serve."""
+        recipe = self.recipe
+        return served_by(recipe.train, recipe.normalise, 1 + self.manifest.checkpoints)
+
     @cached_property
-    def denoiser(self) -> Denoiser:
-        """The model the index was built with.
+    def checkpoints(self) -> list[Index]:
+        """An index for each further checkpoint.
 
         Raises:
-            ModelError: it cannot be loaded any more.
-            MismatchError: the model at its recorded source has changed since.
+            StoreError: one was not finished.
         """
-        model = self.manifest.model
-        if self._denoiser is None and not model["source"]:
-            raise StoreError(f"{self.path} was built with a model in memory: give it to Index.open")
-        denoiser = self._denoiser or Denoiser.load(
-            model["source"],
-            self._device,
-            getattr(torch, model["dtype"]),
-            model.get("lora_source"),
-        )
-        if denoiser.fingerprint() != model["fingerprint"]:
-            raise MismatchError(
-                f"the model {denoiser.source or 'given'!r} is not the one that {self.path} was "
-                "built with, its weights differ: build the index again for this model"
+        left = unfinished_checkpoints(self.path, self.manifest)
+        if left:
+            raise StoreError(
+                f"{self.path} is unfinished, it lacks {len(left)} of its "
+                f"{self.manifest.checkpoints} checkpoint(s): run its `headwater index` command "
+                "again, it goes on where it stopped"
             )
-        return denoiser
+        folders = checkpoint_folders(self.path, self.manifest)
+        return [Index.open(folder, device=self.handed.device) for folder in folders]
+
+    # --- images -----------------------------------------------------------------------------
 
     @cached_property
     def training_set(self) -> TrainingSet:
@@ -206,65 +215,7 @@ class Index:
         except (DatasetError, IndexError):
             return None
 
-    # --- what attribution asks of an index ------------------------------------------------------
-
-    def methods(self) -> list[str]:
-        """Names of the methods that this index can serve."""
-        recipe = self.recipe
-        return served_by(recipe.train, recipe.normalise, 1 + self.manifest.checkpoints)
-
-    def members(self) -> list[Index]:
-        """This index, and one for each further checkpoint."""
-        return [self, *self._checkpoints]
-
-    @cached_property
-    def _checkpoints(self) -> list[Index]:
-        left = unfinished_checkpoints(self.path, self.manifest)
-        if left:
-            raise StoreError(
-                f"{self.path} is unfinished, it lacks {len(left)} of its "
-                f"{self.manifest.checkpoints} checkpoint(s): run its `headwater index` command "
-                "again, it goes on where it stopped"
-            )
-        folders = checkpoint_folders(self.path, self.manifest)
-        return [Index.open(folder, device=self._device) for folder in folders]
-
-    def machine(self) -> Any:
-        """What makes this index's rows."""
-        clip = self.clip() if self.recipe.clip else None
-        return extractor(self.denoiser, self.recipe, clip)
-
-    def clip(self) -> Clip:
-        """The CLIP model that was given, or that the index was built with.
-
-        Raises:
-            QueryError: neither.
-        """
-        if self._clip is None:
-            source = self.manifest.model.get("clip_source")
-            if source is None:
-                raise QueryError("this needs a CLIP model: give its folder as --clip")
-            self._clip = Clip(source, self.denoiser.device)
-        return self._clip
-
-    def lend_to(self, other: Index) -> None:
-        """Let another index, by the same model, use what this one has made for questions.
-
-        That is the model in memory, pictures, and gradients of questions, which do not depend on
-        what is asked of training images.
-        """
-        other.denoiser = self.denoiser
-        other._pictures = self._pictures
-        other.queries = self.queries
-
-    def picture(self, query: Image) -> Picture:
-        """The picture that a question is about; drawn once."""
-        if query.step is not None:
-            require_step(self.denoiser, query.step, query.steps)
-        key = (query.file, query.prompt, query.seed, query.guidance, query.steps)
-        if key not in self._pictures:
-            self._pictures[key] = picture_of(self.denoiser, query)
-        return self._pictures[key]
+    # --- features ---------------------------------------------------------------------------
 
     def residuals(self) -> Float[Tensor, "n p"] | None:
         """The residuals of each row's probes, where noise was drawn."""
@@ -273,3 +224,44 @@ class Index:
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard, checksums verified."""
         return read_blocks(self.path, self.manifest)
+
+
+def _read_samples(path: Path, manifest: Manifest) -> RowSamples:
+    try:
+        if sha256_of(path / "samples.parquet") != manifest.samples_sha256:
+            raise ValueError("its checksum differs from index.json")
+        table = pq.read_table(path / "samples.parquet").to_pydict()
+        positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
+        if len(positions) != manifest.rows:
+            raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
+            "run the same `headwater index` command again to write it again"
+        ) from None
+    return RowSamples([Sample(*values) for values in zip(*columns, strict=True)], positions)
+
+
+def load_denoiser(index: Index) -> Denoiser:
+    """The model that an index was built with: the one handed over, or from its recorded source.
+
+    Raises:
+        ModelError: it cannot be loaded any more.
+        StoreError: it was in memory, and is not handed over.
+        MismatchError: it has changed since.
+    """
+    model, denoiser = index.manifest.model, index.handed.denoiser
+    if denoiser is None and not model["source"]:
+        raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
+    denoiser = denoiser or Denoiser.load(
+        model["source"],
+        index.handed.device,
+        getattr(torch, model["dtype"]),
+        model.get("lora_source"),
+    )
+    if denoiser.fingerprint() != model["fingerprint"]:
+        raise MismatchError(
+            f"the model {denoiser.source or 'given'!r} is not the one that {index.path} was "
+            "built with, its weights differ: build the index again for this model"
+        )
+    return denoiser

@@ -15,7 +15,7 @@ from torch import Tensor
 from headwater.data.prefetch import Reader
 from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, NonFiniteError
-from headwater.features.spec import Rows
+from headwater.features.batch import Rows
 from headwater.index.config import Machine
 from headwater.runtime.batch_size import BatchSize
 
@@ -37,10 +37,15 @@ def shard_rows(
     skip_bad: bool,
     tick: Callable[[int], Any],
 ) -> tuple[Rows, list[int], list[str]]:
-    """Features of one shard's rows, the rows that are in it, and the ids that were skipped."""
+    """Features of one shard's rows, the rows that are in it, and the ids that were skipped.
+
+    Rows before the first picture that can be read are in no batch: the batch size is measured on
+    the first row of one.
+    """
     made: list[Rows] = []
     good: list[int] = []
-    skipped: list[str] = []
+    rows, skipped = _without_bad_start(source, rows) if skip_bad else (rows, [])
+    tick(len(skipped))
 
     def compute(part: Sequence[int]) -> tuple[Rows | None, list[int], list[str]]:
         opened, bad = open_images(source, part, skip_bad)
@@ -54,6 +59,17 @@ def shard_rows(
     features = torch.cat([torch.zeros(0, source.machine.dim), *(each.features for each in made)])
     residuals = [each.residuals for each in made if each.residuals is not None]
     return Rows(features, torch.cat(residuals) if residuals else None), good, skipped
+
+
+def _without_bad_start(source: Source, rows: range) -> tuple[range, list[str]]:
+    """The rows from the first on that is a picture, and the ids of those before it."""
+    bad: list[str] = []
+    for start, row in enumerate(rows):
+        opened, ids = open_images(source, [row], skip_bad=True)
+        bad += ids
+        if opened:
+            return rows[start:], bad
+    return rows[len(rows) :], bad
 
 
 def open_images(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from headwater.data.prefetch import Reader
+from headwater.data.prefetch import reading
+from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
 from headwater.index.config import extractor
-from headwater.index.index import Index
+from headwater.index.index import Handed, Index, RowSamples, load_denoiser
 from headwater.index.rows import Source, shard_rows
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
@@ -88,20 +88,34 @@ def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], 
         MismatchError: they are not what the index was begun with.
         ModelError, DatasetError: they cannot be read here.
     """
-    index = Index(out, read_manifest(out), [], [], device=device)
+    handed = Handed(device=device)
+    index = Index(out, read_manifest(out), RowSamples(), handed=handed)
     data = index.training_set.first(index.manifest.data["rows"])
     if data.fingerprint != index.manifest.data["fingerprint"]:
         raise MismatchError(
             f"{data.source} holds other images than {out} was begun with, or these are chosen from "
             "it: save them as a folder of their own, or leave out --engine and --jobs"
         )
-    machine = extractor(index.denoiser, index.recipe)
+    denoiser = load_denoiser(index)
+    machine = extractor(denoiser, index.recipe)
     assert isinstance(machine, Extractor), NO_WORKERS
     if how.compile:
         life = ExitStack()
         atexit.register(life.close)  # compiled as long as the process lives
-        life.enter_context(compiled(index.denoiser.network, list(machine.layers.values())))
-    reader = Reader(data, ThreadPoolExecutor(1, "headwater-images"))
-    source = Source(machine, data, reader, how.encodings)
+        life.enter_context(compiled(denoiser.network, list(machine.layers.values())))
     batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
-    return partial(write_shard, out, source, how, batch, lambda rows: None)
+    return partial(_open_and_write, out, machine, data, how, batch)
+
+
+def _open_and_write(
+    out: Path,
+    machine: Extractor,
+    data: TrainingSet,
+    how: Computing,
+    batch: BatchSize,
+    missing: Missing,
+) -> Shard:
+    """`write_shard`, with a reader of the rows of this shard alone."""
+    with reading(data, missing[1]) as reader:
+        source = Source(machine, data, reader, how.encodings)
+        return write_shard(out, source, how, batch, lambda rows: None, missing)

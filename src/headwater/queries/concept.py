@@ -1,30 +1,28 @@
-"""What can be asked. A concept is a set of contexts: pairs (c+, c-) that differ in it alone."""
+"""A concept: which training images taught the model what these words of a prompt mean?"""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked, about_concept, about_contrast
-from headwater.features.spec import DRAWS, MOST_DRAWS
-from headwater.queries.draws import _condition, trajectory_noise
+from headwater.features.objectives import Objective, concept_objectives, contrast_objectives
+from headwater.features.spec import DRAWS
+from headwater.models.denoiser import Denoiser
+from headwater.queries.contexts import Contexts, choose_contexts, same_words
+from headwater.queries.draws import encode_prompts, trajectory_noise
 from headwater.queries.prompts import contains, without
-from headwater.queries.query import require_draws
+from headwater.queries.query import Description, Name, Question, Setting, require_draws
+from headwater.queries.token_limit import lost_words, require_read
 
-# How a concept is asked -> the function that asks it, and its probes at each timestep.
-CONCEPT_DELTAS = {"concept": (about_concept, 1), "contrast": (about_contrast, 2)}
-# With fewer captions than this that name the concept, `auto` asks for the bare words.
-MIN_CONTEXTS = 3
-NAMED_CONTEXTS = ("auto", "prompt", "bare")  # any other is a file
+# How a concept is asked -> what asks it so, and its probes at each timestep.
+CONCEPT_DELTAS = {"concept": (concept_objectives, 1), "contrast": (contrast_objectives, 2)}
 
 
 @dataclass(frozen=True)
-class Concept:
+class Concept(Question):
     """Which training images taught the model `concept`, as it stands in `prompt`?
 
     Args:
@@ -43,6 +41,9 @@ class Concept:
 
     Raises:
         QueryError: the words are not in the prompt, or c+ equals c-.
+
+    >>> Concept("a red star in hatched style", "hatched").complement
+    'a red star'
     """
 
     prompt: str
@@ -54,13 +55,15 @@ class Concept:
     seed: int = 0
     swap: bool = False
 
+    kind = "concept"
+
     def __post_init__(self) -> None:
         if not contains(self.prompt, self.concept):
             raise QueryError(
                 f"--concept {self.concept!r} is not in the prompt {self.prompt!r}: "
                 "give words of the prompt"
             )
-        if _same(self.prompt, self.complement):
+        if same_words(self.prompt, self.complement):
             raise QueryError(
                 f"--minus {self.complement!r} equals the prompt, so nothing is asked: "
                 "give a prompt without the concept"
@@ -70,11 +73,6 @@ class Concept:
                 f"--minus goes with one prompt, not with --context {self.context}: leave one out"
             )
         require_draws(self.draws)
-
-    @property
-    def kind(self) -> str:
-        """Which of the kinds of question it is."""
-        return "concept"
 
     @property
     def title(self) -> str:
@@ -91,126 +89,90 @@ class Concept:
         """(c+, c-) in the prompt itself."""
         return (self.complement, self.prompt) if self.swap else (self.prompt, self.complement)
 
+    def name(self) -> Name:
+        """What was asked for, as it stands in a sentence."""
+        return Name(f"the lack of “{self.concept}”", False) if self.swap else Name(self.concept)
 
-@dataclass(frozen=True)
-class Contexts:
-    """One (c+, c-) pair for every draw, and where they came from, in words."""
+    def facts(self) -> Mapping[str, Any]:
+        """Its own entries of the JSON answer."""
+        plus, minus = self.pair
+        return {"title": self.title, "concept": self.concept, "plus": plus, "minus": minus}
 
-    kind: str
-    pairs: tuple[tuple[str, str], ...]
-    where: str
+    def likeness(self) -> str:
+        """Training images can be like the words."""
+        return self.concept
 
-    @property
-    def description(self) -> str:
-        """How a concept is asked for in them, to go on from "asked"."""
-        many = self.kind in ("captions", "file")
-        return f"over {len(set(self.pairs))} {self.where}" if many else self.where
+    def drawer(self, setting: Setting) -> ConceptDrawer:
+        """The question, ready to be asked.
 
-    def first(self, draws: int) -> Contexts:
-        """Those of so many draws."""
-        return replace(self, pairs=self.pairs[:draws])
-
-
-def contexts(query: Concept, captions: Sequence[str]) -> Contexts:
-    """Choose the contexts of a concept, one for every draw that it may need.
-
-    A minus given by the user is a context given by the user: `auto` then asks in the prompt. The
-    first contexts of many draws are those of fewer.
-    """
-    chosen = _chosen(query, captions, query.draws or MOST_DRAWS)
-    if not query.swap:
-        return chosen
-    pairs = tuple((minus, plus) for plus, minus in chosen.pairs)
-    return Contexts(chosen.kind, pairs, f"{chosen.where}, c+ and c- exchanged")
-
-
-def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
-    if query.context == "prompt" or (query.context == "auto" and query.minus is not None):
-        pair = (query.prompt, query.complement)
-        return Contexts("prompt", (pair,) * draws, "in this one prompt")
-    if query.context == "bare":
-        return _bare(query, draws)
-    if query.context == "auto":
-        named = sorted({c for c in captions if contains(c, query.concept)})
-        if len(named) < MIN_CONTEXTS:
-            return _bare(query, draws)
-        pool = [(caption, without(caption, query.concept)) for caption in named]
-        where = "training captions that name it, with and without the words"
-        return _drawn(query, pool, draws, "captions", where)
-    pool = _read_contexts(Path(query.context), query.concept)
-    return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
-
-
-def _bare(query: Concept, draws: int) -> Contexts:
-    pair = (query.concept, "")
-    return Contexts("bare", (pair,) * draws, "the bare words against the empty prompt")
-
-
-def _drawn(
-    query: Concept, pool: list[tuple[str, str]], draws: int, kind: str, where: str
-) -> Contexts:
-    """`draws` contexts from the pool: all before any comes twice."""
-    rng = random.Random(f"{query.seed}|{query.concept}")
-    pairs: list[tuple[str, str]] = []
-    while len(pairs) < draws:
-        pairs += rng.sample(pool, len(pool))
-    return Contexts(kind, tuple(pairs[:draws]), where)
-
-
-def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise QueryError(
-            f"--context {str(path)!r} is neither auto, prompt, bare nor a readable file ({error})"
-        ) from None
-    pairs = []
-    for number, line in enumerate(lines, 1):
-        plus, tab, minus = line.partition("\t")
-        pair = (plus.strip(), minus.strip() if tab else without(plus, concept))
-        if _same(*pair):
-            raise QueryError(
-                f"{path} line {number}: c+ equals c- ({plus!r}): give a caption that holds "
-                f"{concept!r}, or `c+ <tab> c-`"
-            )
-        pairs.append(pair)
-    if not pairs:
-        raise QueryError(f"{path} holds no context: give one caption a line")
-    return pairs
-
-
-def _same(plus: str, minus: str) -> bool:
-    return plus.split() == minus.split()
+        Raises:
+            QueryError: the file of contexts cannot be read.
+        """
+        contexts = choose_contexts(self, setting.captions)
+        return ConceptDrawer(self, contexts, setting.side.delta)
 
 
 @dataclass(frozen=True)
 class ConceptDrawer:
     """A concept over contexts, one trajectory a draw: the slider, or a contrast of outputs."""
 
-    title: str
-    pairs: tuple[tuple[str, str], ...]
-    base: str | None
-    seed: int
+    query: Concept
+    contexts: Contexts
     delta: str = "concept"
     limit: int | None = None
+    once: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.query.title
+
+    def describe(self, draws: int) -> Description:
+        """In which contexts it is asked."""
+        contexts = self.contexts.first(draws)
+        facts = {
+            "base": self.query.base or "c+",
+            "swap": self.query.swap,
+            "context": contexts.kind,
+            "contexts": [list(pair) for pair in contexts.distinct],
+        }
+        return Description(contexts.words, facts)
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The contexts of these draws."""
-        pairs = [self.pairs[draw] for draw in draws]
-        key = {"type": "concept", "pairs": pairs, "base": self.base, "seed": self.seed}
+        pairs = [self.contexts.pairs[draw] for draw in draws]
+        key = {"type": "concept", "pairs": pairs, "base": self.query.base, "seed": self.query.seed}
         return key if self.delta == "concept" else {**key, "delta": self.delta}
 
-    def probes(self, machine: Extractor) -> int:
-        """One at each timestep; of a contrast one under c+ and one under c-."""
-        return len(machine.timesteps) * CONCEPT_DELTAS[self.delta][1]
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse a model that reads no prompts, and a concept that it does not get to read.
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
+        Raises:
+            MethodError, QueryError: so it is.
+        """
+        if not denoiser.conditional:
+            raise MethodError(
+                f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
+            )
+        pairs = self.contexts.distinct
+        plus = 1 if self.query.swap else 0
+        require_read(denoiser, self.query.concept, [pair[plus] for pair in pairs])
+        base = [] if self.query.base is None else [self.query.base]
+        return lost_words(denoiser, [*base, *(prompt for pair in pairs for prompt in pair)])
+
+    def probes(self, extractor: Extractor) -> int:
+        """One at each timestep; of a contrast one under c+ and one under c-."""
+        return len(extractor.timesteps) * CONCEPT_DELTAS[self.delta][1]
+
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """Trajectories under c+ (or the base prompt), asked what c+ and c- differ in there."""
-        denoiser = machine.denoiser
+        denoiser = extractor.denoiser
         plus, minus = (
-            _condition(denoiser, [self.pairs[draw][side] for draw in draws]) for side in (0, 1)
+            encode_prompts(denoiser, [self.contexts.pairs[draw][side] for draw in draws])
+            for side in (0, 1)
         )
-        base = None if self.base is None else _condition(denoiser, [self.base] * len(draws))
-        noise = trajectory_noise(denoiser, self.seed, draws)
-        about, _ = CONCEPT_DELTAS[self.delta]
-        yield from about(denoiser, noise, plus, minus, base, machine.timesteps)
+        base = self.query.base
+        below = None if base is None else encode_prompts(denoiser, [base] * len(draws))
+        noise = trajectory_noise(denoiser, self.query.seed, draws)
+        ask, _ = CONCEPT_DELTAS[self.delta]
+        yield from ask(denoiser, noise, plus, minus, below, extractor.timesteps)

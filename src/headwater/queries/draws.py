@@ -1,11 +1,12 @@
-"""A query's feature rows: one for each draw, computed once and kept in the index by content."""
+"""A query's feature rows: one for each draw, computed once and kept by content."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,10 +19,12 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import seeded_noise
 from headwater.queries.query import Drawer
 from headwater.runtime.batch_size import BatchSize
-from headwater.storage.files import keep, read_tensors
+from headwater.storage import cache
+
+Item = TypeVar("Item")
 
 # Why a question may have no gradient, by the type in its drawer's key; any, for lack of layers.
-_NOTHING = {
+_NO_GRADIENT = {
     "concept": "c+ and c- may look alike to the model, ask for other words",
     "part": "the prompt may say nothing to the model, give the one that made the picture",
     "local": "the token may have learned nothing, ask with another picture or mask",
@@ -29,6 +32,85 @@ _NOTHING = {
     "preference": "winners and losers may look alike to the model, give other pairs",
 }
 _NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
+
+
+@dataclass(frozen=True)
+class DrawnRows:
+    """One feature row for each draw.
+
+    Attributes:
+        remarks: what the reader of an answer must know, sentence by sentence.
+        cached: whether the rows were there already.
+    """
+
+    rows: Float[Tensor, "d k"]
+    remarks: tuple[str, ...] = ()
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class RowCache:
+    """Where rows are kept, and of which index: rows of another model or recipe are not these."""
+
+    folder: Path
+    identity: Any
+    fresh: bool = False
+
+
+def draw_rows(
+    extractor: Callable[[], Extractor], drawer: Drawer, draws: range, kept: RowCache
+) -> DrawnRows:
+    """One feature row for each draw.
+
+    Args:
+        extractor: makes rows; called if there are none yet, and so is the model loaded only then.
+        kept: where they are looked up and kept; `fresh` computes them again.
+
+    Raises:
+        NonFiniteError: the query's gradient is NaN or zero.
+        MethodError, QueryError: the model cannot be asked this.
+    """
+    key = {**drawer.key(draws), "draws": [draws.start, draws.stop]}
+
+    def compute() -> cache.Computed:
+        machine = extractor()
+        remarks = drawer.check(machine.denoiser)
+        rows = _computed(machine, drawer, draws)
+        _require_gradient(rows, drawer.title, str(key.get("type")))
+        return {"draws": rows}, {"title": drawer.title, "remarks": list(remarks)}
+
+    facts = {"index": kept.identity, "question": key}
+    entry = cache.remember(kept.folder, facts, compute, fresh=kept.fresh)
+    return DrawnRows(entry.tensors["draws"], tuple(entry.note["remarks"]), entry.cached)
+
+
+def _computed(extractor: Extractor, drawer: Drawer, draws: range) -> Float[Tensor, "d k"]:
+    probes = drawer.probes(extractor)
+    total = len(draws) * probes
+    with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
+
+        def compute(part: Sequence[int]) -> Tensor:
+            # Back from a trial of the batch size, or a batch that memory did not hold.
+            bar.update((part[0] - draws.start) * probes - bar.n)
+            objectives = drawer.objectives(extractor, part)
+            return extractor.query_rows(objectives, bar.update).float().cpu()
+
+        batch = BatchSize(None, device=extractor.denoiser.device)
+        return torch.cat(list(batch.over(draws, compute)))
+
+
+def _require_gradient(rows: Float[Tensor, "d k"], title: str, kind: str) -> None:
+    if not rows.isfinite().all():
+        raise NonFiniteError(
+            f"{title!r} gave a NaN or infinite gradient: compute in float32 if the model ran in "
+            "half precision"
+        )
+    if not rows.any():
+        why = _NO_GRADIENT.get(kind, _NO_LAYERS)
+        raise NonFiniteError(f"{title!r} gave an all-zero gradient: {why}")
+
+
+# --- what drawers share ---------------------------------------------------------------------------
 
 
 def trajectory_noise(
@@ -39,53 +121,16 @@ def trajectory_noise(
     return torch.stack(noise).to(denoiser.device, denoiser.latent_dtype)
 
 
-def _condition(denoiser: Denoiser, prompts: Sequence[str]) -> Tensor:
+def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Float[Tensor, "b l e"]:
+    """Conditions of prompts, for a model that reads them."""
     encoded = denoiser.encode_captions(prompts)
     assert encoded is not None, "a model that reads no prompts is refused before"
     return encoded
 
 
-def draw_rows(
-    machine: Extractor, drawer: Drawer, draws: range, folder: Path, identity: str, fresh: bool
-) -> tuple[Float[Tensor, "d k"], bool]:
-    """One feature row for each draw, and whether they were there already.
-
-    Args:
-        folder: where rows are kept.
-        identity: of the index: rows of another model or recipe are not these.
-
-    Raises:
-        NonFiniteError: the query's gradient is NaN or zero.
-    """
-    asked = drawer.key(draws)
-    spec = json.dumps({**asked, "draws": [draws.start, draws.stop]})
-    key = hashlib.sha256(f"{identity}\n{spec}".encode()).hexdigest()[:32]
-    path = folder / f"{key}.safetensors"
-    kept = None if fresh else read_tensors(path)
-    if kept is not None:
-        return kept["draws"], True
-    rows = _computed(machine, drawer, draws)
-    if not rows.isfinite().all():
-        raise NonFiniteError(
-            f"{drawer.title!r} gave a NaN or infinite gradient: compute in float32 if the model "
-            "ran in half precision"
-        )
-    if not rows.any():
-        why = _NOTHING.get(str(asked.get("type")), _NO_LAYERS)
-        raise NonFiniteError(f"{drawer.title!r} gave an all-zero gradient: {why}")
-    keep(path, {"draws": rows}, {"title": drawer.title})
-    return rows, False
-
-
-def _computed(machine: Extractor, drawer: Drawer, draws: range) -> Float[Tensor, "d k"]:
-    probes = drawer.probes(machine)
-    total = len(draws) * probes
-    with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
-
-        def compute(part: Sequence[int]) -> Tensor:
-            # Back from a trial of the batch size, or a batch that memory did not hold.
-            bar.update((part[0] - draws.start) * probes - bar.n)
-            return machine.query_rows(drawer.asked(machine, part), bar.update).float().cpu()
-
-        batch = BatchSize(None, device=machine.denoiser.device)
-        return torch.cat(list(batch.over(draws, compute)))
+def without_repeats(pool: Sequence[Item], count: int, chance: random.Random) -> list[Item]:
+    """`count` items of the pool in random order: all of them before any comes twice."""
+    drawn: list[Item] = []
+    while len(drawn) < count:
+        drawn += chance.sample(pool, len(pool))
+    return drawn[:count]

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 import torch
 from jaxtyping import Float
 from PIL import ImageOps
 from torch import Tensor
 
 from headwater.data.images import on_black, read_image
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
+from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked, about_images, about_prompt
-from headwater.features.spec import DRAWS, Side
+from headwater.features.objectives import Objective, image_objectives, prompt_objectives
+from headwater.features.spec import DRAWS, ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
-from headwater.models.sampling import Picture, draw
-from headwater.models.schedule import evenly_spaced
-from headwater.queries.draws import _condition
-from headwater.queries.query import require_draws
+from headwater.models.sampling import Picture, draw, seeded_noise
+from headwater.queries.draws import encode_prompts
+from headwater.queries.query import (
+    Description,
+    Figure,
+    Name,
+    Pictured,
+    Question,
+    Setting,
+    require_draws,
+)
+from headwater.queries.token_limit import lost_words
 from headwater.storage.files import sha256_of
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Question):
     """Which training images taught the model this picture, or a part or a step of it?
 
     Args:
@@ -42,7 +50,10 @@ class Image:
         steps: of DDIM, in making the picture.
 
     Raises:
-        QueryError: neither prompt nor file, or a step that the trajectory has not.
+        QueryError: less than one draw, or a step of a file.
+
+    >>> Image("a lighthouse", seed=3, step=499).title
+    'the picture at step 499'
     """
 
     prompt: str = ""
@@ -75,97 +86,113 @@ class Image:
         what = "the picture" if self.mask is None else "the part inside the mask"
         return what if self.step is None else f"{what} at step {self.step}"
 
-    @property
-    def description(self) -> str:
-        """How it is asked, to go on from "asked"."""
-        return f"of {self.title}"
+    def name(self) -> Name:
+        """What was asked for, as it stands in a sentence."""
+        what = "the picture" if self.mask is None else "the outlined part of the picture"
+        return Name(what if self.step is None else f"{what} at step {self.step}", quoted=False)
 
     def details(self) -> dict[str, Any]:
-        """The same for provenance."""
+        """What is asked about, for provenance."""
         made = {"picture": self.prompt, "guidance": self.guidance, "steps": self.steps}
         return {
             **(made if self.file is None else {}),
-            **digests(self.file, self.mask),
+            **file_facts(self.file, self.mask),
             "prompt": self.prompt,
             "step": self.step,
         }
 
     def contents(self) -> list[str]:
         """sha256 of the files that it is about, wherever they lie."""
-        found = digests(self.file, self.mask)
-        return [value for name, value in found.items() if name.endswith("sha256")]
+        facts = file_facts(self.file, self.mask)
+        return [value for name, value in facts.items() if name.endswith("sha256")]
 
+    # --- its picture ------------------------------------------------------------------------
 
-def opened(denoiser: Denoiser, file: str | Path) -> Picture:
-    """The picture in a file, encoded.
+    def picture_facts(self) -> Mapping[str, Any]:
+        """All that the picture depends on besides the model; a file by its contents."""
+        if self.file is not None:
+            return {"sha256": _digest(self.file)}
+        names = ("prompt", "seed", "guidance", "steps")
+        return {name: getattr(self, name) for name in names}
 
-    Raises:
-        QueryError: it is missing or no picture.
-    """
-    image = read_image(file)
-    return Picture(image, denoiser.encode_images([image]).to(denoiser.latent_dtype))
+    def picture(self, denoiser: Denoiser) -> Picture:
+        """The picture that is asked about.
 
+        Raises:
+            QueryError: neither file nor prompt, or an unreadable file.
+        """
+        if self.file is not None:
+            return open_picture(denoiser, self.file)
+        if denoiser.conditional and not self.prompt:
+            raise QueryError("give a picture: a file, or --prompt and --seed to make one")
+        return draw(denoiser, self.prompt, self.seed, self.guidance, self.steps)
 
-def digests(file: str | Path | None, mask: str | Path | None) -> dict[str, str]:
-    """Paths and checksums of the files that a question is about, for provenance."""
-    given = {"picture": file, "mask": mask}
-    return {
-        name: value
-        for part, path in given.items()
-        if path is not None
-        for name, value in ((part, str(path)), (f"{part} sha256", sha256_of(Path(path))))
-    }
+    def likeness(self) -> str | Pictured:
+        """Training images can be like the picture."""
+        return self
 
+    def figures(
+        self, picture: Picture, denoiser: Callable[[], Denoiser], side: Side | None
+    ) -> list[Figure]:
+        """The picture; of a step, also what the model aimed at there.
 
-def picture_of(denoiser: Denoiser, query: Image) -> Picture:
-    """The picture that is asked about.
+        Of a method that noises the finished picture, that, as noisy as there.
+        """
+        mask = None if self.mask is None else read_image(self.mask, on_black).convert("L")
+        if self.step is None:
+            caption = "" if mask is None else "The part that was asked about"
+            return [Figure(caption, picture.image, mask)]
+        model = denoiser()
+        if side is not None and side.path == "noising":
+            noise = seeded_noise(model.latent_shape, self.seed, "shown")[None].to(model.device)
+            x0 = picture.x0.to(model.device)
+            image = model.decode(model.noise(x0, noise.to(x0), self.step))[0]
+            caption = f"The finished picture, noised as at step {self.step}"
+        else:
+            image = model.decode(picture.x0hats[self.step].to(model.device))[0]
+            caption = f"What the model aimed at, at step {self.step}"
+        return [Figure(caption, image, mask), Figure("The finished picture", picture.image)]
 
-    Raises:
-        QueryError: neither file nor prompt, or an unreadable file.
-    """
-    if query.file is not None:
-        return opened(denoiser, query.file)
-    if denoiser.conditional and not query.prompt:
-        raise QueryError("give a picture: a file, or --prompt and --seed to make one")
-    return draw(denoiser, query.prompt, query.seed, query.guidance, query.steps)
+    # --- asked by gradients -----------------------------------------------------------------
 
+    def drawer(self, setting: Setting) -> PictureDrawer:
+        """The question, ready to be asked.
 
-def require_step(denoiser: Denoiser, step: int, steps: int) -> None:
-    """Refuse a timestep that a trajectory of so many steps does not pass.
-
-    Raises:
-        QueryError: names the nearest one.
-    """
-    passed = evenly_spaced(steps, len(denoiser.alpha_bar))
-    if step not in passed:
-        nearest = min(passed, key=lambda t: abs(t - step))
-        raise QueryError(
-            f"--step {step} is not a step of the trajectory, which goes from {passed[-1]} to "
-            f"{passed[0]} in {steps}: the nearest is {nearest}"
+        Raises:
+            MethodError: the method follows the making of a picture, and this is a file.
+            QueryError: the picture's making has no such step, or a file cannot be read.
+        """
+        picture = setting.picture(self)
+        if self.step is not None:
+            require_step(picture, self.step)
+        return PictureDrawer(
+            self,
+            setting.side,
+            _targets(self, picture, setting),
+            picture,
+            setting.inversion_guidance,
         )
 
 
-def latent_mask(
-    denoiser: Denoiser, file: str | Path, image: PIL.Image.Image
-) -> Float[Tensor, "1 1 h w"]:
-    """A mask of the picture brought to latent size by area, from 0 to 1.
+def _targets(query: Image, picture: Picture, setting: Setting) -> tuple[Target, ...]:
+    """(x0, timesteps) of the probes.
 
-    Raises:
-        QueryError: unreadable, of another size than the picture, or black all over.
+    Of the picture, the index's timesteps, or the one step; of a method that re-noises, what the
+    picture's making aimed at, at each of the steps it passed, or at the one.
     """
-    mask = read_image(file, on_black).convert("L")
-    if mask.size != image.size:
-        raise QueryError(
-            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
-            f"{image.width}x{image.height}: paint it over the picture itself"
+    steps = setting.timesteps if query.step is None else (query.step,)
+    if setting.side.path != "renoised":
+        return ((picture.x0, steps),)
+    if not picture.x0hats:
+        raise MethodError(
+            f"{setting.method} follows the making of a picture, and a file was made elsewhere: "
+            "give --prompt and --seed, or another method, for instance trak on the same index"
         )
-    height, width = denoiser.image_size
-    fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
-    pixels = torch.from_numpy(fitted)[None, None]
-    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, denoiser.latent_shape[1:])
-    if not whole.any():
-        raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
-    return whole.to(denoiser.device, denoiser.latent_dtype)
+    passed = [min(picture.x0hats, key=lambda t: abs(t - step)) for step in steps]
+    return tuple((picture.x0hats[t], (t,)) for t in dict.fromkeys(passed))
+
+
+Target = tuple[Float[Tensor, "1 c h w"], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -176,59 +203,151 @@ class PictureDrawer:
     that step alone.
     """
 
-    title: str
+    query: Image
     side: Side
-    targets: tuple[tuple[Float[Tensor, "1 c h w"], tuple[int, ...]], ...]
-    digest: str
-    prompt: str
-    seed: int
-    mask: Float[Tensor, "1 1 h w"] | None = None
+    targets: tuple[Target, ...]
+    picture: Picture
     inversion_guidance: float = 1.0
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.query.title
 
     @property
     def limit(self) -> int | None:
         """An inversion draws no noise."""
         return 1 if self.side.path == "inversion" else None
 
+    @property
+    def once(self) -> str:
+        """Why there is one draw."""
+        return "an inversion draws no noise" if self.limit == 1 else ""
+
+    def describe(self, draws: int) -> Description:
+        """A step is of the picture's making only where it is re-noised from what that aimed at."""
+        return Description(self._words(), self.query.details())
+
+    def _words(self) -> str:
+        if self.side.delta == "concept":
+            return f"of {self.query.title}, as its prompt makes it"
+        if self.query.step is None or self.side.path == "renoised":
+            return f"of {self.query.title}"
+        finished = replace(self.query, step=None).title
+        return f"of {finished}, finished and noised as at step {self.query.step}"
+
     def key(self, draws: range) -> Mapping[str, Any]:
-        """The picture goes by its digest."""
-        mask = None if self.mask is None else self.mask.flatten().tolist()
-        steps = [timesteps for _, timesteps in self.targets]
+        """The picture goes by its digest, the mask by its file's."""
         return {
             "type": "part" if self.side.delta == "concept" else "picture",
             "side": [self.side.path, self.side.delta],
-            "picture": self.digest,
-            "timesteps": steps,
-            "prompt": self.prompt,
-            "seed": self.seed,
-            "mask": mask,
+            "picture": self.picture.digest(),
+            "timesteps": [timesteps for _, timesteps in self.targets],
+            "prompt": self.query.prompt,
+            "seed": self.query.seed,
+            "mask": None if self.query.mask is None else _digest(self.query.mask),
         }
 
-    def probes(self, machine: Extractor) -> int:
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse a mask that cannot be; say which words of the prompt the model did not read."""
+        self._mask(denoiser)
+        return lost_words(denoiser, [self.query.prompt])
+
+    def probes(self, extractor: Extractor) -> int:
         """One at each timestep of each target."""
         return sum(len(timesteps) for _, timesteps in self.targets)
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """The side's delta at its probes of each target."""
-        denoiser, count = machine.denoiser, len(draws)
-        condition = denoiser.encode_captions([self.prompt] * count)
-        common = {
-            "ids": [f"query|{self.seed}|{draw}" for draw in draws],
-            "seed": machine.seed,
-            "mask": self.mask,
-        }
-        empty = _condition(denoiser, [""] * count) if self.side.delta == "concept" else None
+        denoiser, count = extractor.denoiser, len(draws)
+        mask = self._mask(denoiser)
+        condition = denoiser.encode_captions([self.query.prompt] * count)
+        ids = [f"query|{self.query.seed}|{draw}" for draw in draws]
+        of_prompt = self.side.delta == "concept"
+        empty = encode_prompts(denoiser, [""] * count) if of_prompt else None
         for x0, timesteps in self.targets:
-            x0 = x0.expand(count, -1, -1, -1)
-            if empty is not None and condition is not None:
-                yield from about_prompt(denoiser, x0, condition, empty, timesteps, **common)
+            x0 = x0.to(denoiser.device, denoiser.latent_dtype).expand(count, -1, -1, -1)
+            batch = Batch(x0, condition, ids)
+            spec = ProbeSpec(timesteps, extractor.seed, 1, self.inversion_guidance)
+            if empty is not None:
+                yield from prompt_objectives(denoiser, batch, empty, spec, mask)
             else:
-                yield from about_images(
-                    denoiser,
-                    self.side,
-                    x0,
-                    condition,
-                    timesteps,
-                    inversion_guidance=self.inversion_guidance,
-                    **common,
-                )
+                yield from image_objectives(denoiser, self.side, batch, spec, mask)
+
+    def _mask(self, denoiser: Denoiser) -> Float[Tensor, "1 1 h w"] | None:
+        mask = self.query.mask
+        return None if mask is None else latent_mask(denoiser, mask, self.picture.image.size)
+
+
+# --- files and steps ------------------------------------------------------------------------------
+
+
+def open_picture(denoiser: Denoiser, file: str | Path) -> Picture:
+    """The picture in a file, encoded.
+
+    Raises:
+        QueryError: it is missing or no picture.
+    """
+    image = read_image(file)
+    return Picture(image, denoiser.encode_images([image]).to(denoiser.latent_dtype))
+
+
+def shown(query: Question, guidance: float) -> Pictured:
+    """What stands for a question in an answer: its own picture, or one that the model makes."""
+    if isinstance(query, Pictured):
+        return query
+    return Image(query.prompt, seed=query.seed, guidance=guidance)
+
+
+def file_facts(file: str | Path | None, mask: str | Path | None) -> dict[str, str]:
+    """Paths and checksums of the files that a question is about, for provenance."""
+    files = {"picture": file, "mask": mask}
+    return {
+        name: value
+        for part, path in files.items()
+        if path is not None
+        for name, value in ((part, str(path)), (f"{part} sha256", _digest(path)))
+    }
+
+
+def _digest(file: str | Path) -> str:
+    read_image(file)  # what is missing or no picture is refused by name
+    return sha256_of(Path(file))
+
+
+def require_step(picture: Picture, step: int) -> None:
+    """Refuse a timestep that the making of a picture did not pass.
+
+    Raises:
+        QueryError: names the nearest one.
+    """
+    passed = sorted(picture.x0hats)
+    if step not in passed:
+        nearest = min(passed, key=lambda t: abs(t - step))
+        raise QueryError(
+            f"--step {step} is not a step of the trajectory, which goes from {passed[-1]} to "
+            f"{passed[0]} in {picture.steps}: the nearest is {nearest}"
+        )
+
+
+def latent_mask(
+    denoiser: Denoiser, file: str | Path, size: tuple[int, int]
+) -> Float[Tensor, "1 1 h w"]:
+    """A mask of a picture of this (width, height) brought to latent size by area, from 0 to 1.
+
+    Raises:
+        QueryError: unreadable, of another size than the picture, or black all over.
+    """
+    mask = read_image(file, on_black).convert("L")
+    if mask.size != size:
+        raise QueryError(
+            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
+            f"{size[0]}x{size[1]}: paint it over the picture itself"
+        )
+    height, width = denoiser.image_size
+    fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
+    pixels = torch.from_numpy(fitted)[None, None]
+    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, denoiser.latent_shape[1:])
+    if not whole.any():
+        raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
+    return whole.to(denoiser.device, denoiser.latent_dtype)

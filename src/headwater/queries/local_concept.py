@@ -1,131 +1,114 @@
 """Local concepts: which training images taught the model a concept as one picture shows it?
 
 A concept query whose words give way to a token learned from the picture (Concept-TRAK C.1, F.1;
-`textual_inversion.py`): delta = -(eps(c+) - eps(c-)) along trajectories under c+, where c+ is a
-context with the token in the words' place and c- the same context without them.
+`models/textual_inversion.py`): delta = -(eps(c+) - eps(c-)) along trajectories under c+, where c+
+is a context with the token in the words' place and c- the same context without them.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from jaxtyping import Float
-from torch import Tensor
-from tqdm import tqdm
+from typing import Any
 
 from headwater.errors import MethodError, QueryError
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked, about_concept
+from headwater.features.objectives import Objective, concept_objectives
+from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
-from headwater.models.textual_inversion import (
-    BATCH,
-    LEARNING_RATE,
-    STEPS,
-    Token,
-    encode,
-    learn_token,
-    new_name,
-)
-from headwater.queries.concept import Concept, Contexts, contexts
+from headwater.models.textual_inversion import BATCH, STEPS, Token, encode
+from headwater.queries.concept import Concept
+from headwater.queries.contexts import Contexts, choose_contexts
 from headwater.queries.draws import trajectory_noise
-from headwater.queries.image import digests, latent_mask, opened
-from headwater.queries.prompts import contains, without, word_pattern
-from headwater.storage.files import keep, read_tensors
-
-if TYPE_CHECKING:
-    from headwater.index.index import Index
-
-# Stands in a prompt for all that a picture shows.
-WHOLE = "<picture>"
+from headwater.queries.image import Image, file_facts
+from headwater.queries.lesson import Lesson, with_token
+from headwater.queries.prompts import contains
+from headwater.queries.query import Description, Name, Pictured, Question, Setting, require_draws
+from headwater.queries.token_limit import lost_words
 
 
 @dataclass(frozen=True)
-class Local:
+class WholePicture:
+    """All that a picture shows besides what its prompt ("" for none) names.
+
+    Stands in a `Local` where a concept has no words: the token is added to the prompt.
+
+    Raises:
+        QueryError: less than one draw.
+    """
+
+    prompt: str = ""
+    draws: int | None = DRAWS
+    seed: int = 0
+
+    concept = None
+    title = "picture"
+    base = None
+    swap = False
+
+    def __post_init__(self) -> None:
+        require_draws(self.draws)
+
+
+@dataclass(frozen=True)
+class Local(Question):
     """Which training images taught the model this concept as the picture shows it?
 
     Args:
-        concept: its words in a prompt of the picture, and the contexts to ask in. What else the
-            prompt names, the token need not learn. See `whole_picture` for no words.
+        subject: a concept: its words in a prompt of the picture, and the contexts to ask in. What
+            else the prompt names, the token need not learn. Or a `WholePicture`.
         file: the picture.
         mask: a picture of the same size, white where the concept is.
         steps: of textual inversion.
-        captions: of the training images, where contexts come from; an index fills them in.
-        kept: folder that keeps learned tokens; likewise.
+
+    Raises:
+        QueryError: less than one step.
+
+    >>> Local(Concept("a red star", "star"), "photo.png").title
+    'this star'
     """
 
-    concept: Concept
+    subject: Concept | WholePicture
     file: str | Path
     mask: str | Path | None = None
     steps: int = STEPS
-    captions: tuple[str, ...] = field(default=(), repr=False)
-    kept: Path | None = field(default=None, repr=False)
+
+    kind = "local"
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise QueryError(f"steps={self.steps} of textual inversion must be at least 1")
 
     @property
-    def kind(self) -> str:
-        """Which of the kinds of question it is."""
-        return "local"
-
-    @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
-        this = f"this {self.concept.concept.strip('<>')}"
-        return f"the lack of {this}" if self.concept.swap else this
+        this = f"this {self.subject.concept or self.subject.title}"
+        return f"the lack of {this}" if self.subject.swap else this
 
     @property
     def prompt(self) -> str:
         """The prompt that the user has in mind."""
-        return without(self.concept.prompt, WHOLE) if self.whole else self.concept.prompt
+        return self.subject.prompt
 
     @property
     def seed(self) -> int:
         """Of the token's learning and of the draws."""
-        return self.concept.seed
+        return self.subject.seed
 
     @property
     def draws(self) -> int | None:
         """Trajectories."""
-        return self.concept.draws
+        return self.subject.draws
 
-    @property
-    def whole(self) -> bool:
-        """Whether all that the picture shows is the concept."""
-        return self.concept.concept == WHOLE
+    def name(self) -> Name:
+        """What was asked for, as it stands in a sentence."""
+        return Name(self.title, quoted=False)
 
-    @property
-    def description(self) -> str:
-        """How it is asked, to go on from "asked"."""
-        where = self._contexts().description
-        return f"for a token learned from {Path(self.file).name} in its words' place, {where}"
-
-    def details(self) -> Mapping[str, Any]:
-        """The same for provenance."""
-        chosen = self._contexts()
-        return {
-            **digests(self.file, self.mask),
-            "learned": {"prompt": self.concept.prompt, "steps": self.steps, "batch": BATCH},
-            "base": self.concept.base or "c+",
-            "swap": self.concept.swap,
-            "context": chosen.kind,
-            "contexts": [list(pair) for pair in dict.fromkeys(chosen.pairs)],
-        }
-
-    def of(self, draws: int) -> Local:
-        """The same question with so many draws."""
-        return replace(self, concept=replace(self.concept, draws=draws))
-
-    def at(self, index: Index) -> Local:
-        """The same with this index's captions and its folder for tokens."""
-        captions = tuple(sample.caption for sample in index.samples)
-        return replace(self, captions=captions, kept=index.path / "queries")
+    def picture_facts(self) -> Mapping[str, Any]:
+        """The file, by its contents."""
+        return self._file.picture_facts()
 
     def picture(self, denoiser: Denoiser) -> Picture:
         """The picture, encoded.
@@ -133,111 +116,54 @@ class Local:
         Raises:
             QueryError: it is missing or no picture.
         """
-        return opened(denoiser, self.file)
+        return self._file.picture(denoiser)
 
-    def drawer(self, denoiser: Denoiser) -> LocalDrawer:
+    def likeness(self) -> str | Pictured:
+        """Training images can be like the picture."""
+        return self._file
+
+    @property
+    def _file(self) -> Image:
+        return Image(file=self.file)
+
+    def drawer(self, setting: Setting) -> LocalDrawer:
         """The question, ready to be asked; picture and mask have been read by then.
 
         Raises:
-            MethodError: the model reads no prompts.
-            QueryError: a picture or mask that cannot be, a context without the words.
+            QueryError: a picture that cannot be, a context without the words.
         """
-        if not denoiser.conditional:
-            raise MethodError(
-                f"{denoiser.source} reads no prompts, so no word of them can stand for a picture"
-            )
-        lesson = self.lesson(denoiser)
-        pairs = self._contexts().pairs
-        plus = 1 if self.concept.swap else 0
-        for pair in dict.fromkeys(pairs):
-            if not contains(pair[plus], self.concept.concept):
+        lesson = Lesson(
+            setting.picture(self._file),
+            self.mask,
+            self.subject.concept,
+            self.prompt,
+            self.steps,
+            self.seed,
+        )
+        return LocalDrawer(self, lesson, self._contexts(setting.captions), setting.cache)
+
+    def _contexts(self, captions: Sequence[str]) -> Contexts:
+        subject = self.subject
+        if isinstance(subject, WholePicture):
+            pairs = ((subject.prompt, subject.prompt),) * (subject.draws or MOST_DRAWS)
+            return Contexts("prompt", pairs, "in this one prompt")
+        contexts, plus = choose_contexts(subject, captions), 1 if subject.swap else 0
+        for pair in contexts.distinct:
+            if not contains(pair[plus], subject.concept):
                 raise QueryError(
-                    f"the context {pair[plus]!r} does not hold {self.concept.concept!r}, so the "
+                    f"the context {pair[plus]!r} does not hold {subject.concept!r}, so the "
                     "learned token has no place in it: leave it out of --context"
                 )
-        denoiser.warn_of_lost_words([self.concept.prompt, *(text for p in pairs for text in p)])
-        return LocalDrawer(self.title, lesson, pairs, self.concept.base, self.seed)
-
-    def lesson(self, denoiser: Denoiser) -> Lesson:
-        """What the token is learned from.
-
-        Raises:
-            QueryError: a picture or mask that cannot be.
-        """
-        shown = self.picture(denoiser)
-        mask = latent_mask(denoiser, self.mask, shown.image) if self.mask else None
-        concept = self.concept
-        words, prompt = concept.concept, concept.prompt
-        return Lesson(shown.x0, mask, words, prompt, self.steps, self.seed, self.kept)
-
-    def token(self, denoiser: Denoiser) -> Token:
-        """The learned token; learned before if it is kept."""
-        return self.lesson(denoiser).token(denoiser)
-
-    def _contexts(self) -> Contexts:
-        return contexts(self.concept, self.captions)
+        return contexts
 
 
 def whole_picture(prompt: str, file: str | Path, **options: Any) -> Local:
     """Everything that the picture shows besides what the prompt ("" for none) names.
 
-    `options` are those of Local, and draws and seed of Concept.
+    `options` are those of Local, and draws and seed of `WholePicture`.
     """
-    given = {name: options.pop(name) for name in ("draws", "seed") if name in options}
-    concept = Concept(f"{prompt} {WHOLE}".strip(), WHOLE, context="prompt", **given)
-    return Local(concept, file, **options)
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """All that a learned token depends on besides the model."""
-
-    x0: Float[Tensor, "1 c h w"]
-    mask: Float[Tensor, "1 1 h w"] | None
-    words: str
-    prompt: str
-    steps: int
-    seed: int
-    kept: Path | None
-
-    def key(self) -> str:
-        """sha256 over it."""
-        settings = (self.words, self.prompt, self.steps, self.seed, LEARNING_RATE, BATCH)
-        digest = hashlib.sha256(f"textual inversion|{settings}".encode())
-        for tensor in (self.x0, self.mask):
-            if tensor is not None:
-                digest.update(f"{tuple(tensor.shape)}".encode())
-                digest.update(tensor.float().cpu().numpy().tobytes())
-        return digest.hexdigest()
-
-    def token(self, denoiser: Denoiser) -> Token:
-        """Learn it, or read what was learned before of the same picture by the same model."""
-        name = new_name(denoiser, self.words)
-        identity = f"{denoiser.fingerprint()}|{denoiser.dtype}|{name}|{self.key()}"
-        file = f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.safetensors"
-        kept = None if self.kept is None else read_tensors(self.kept / file)
-        if kept is not None:
-            return Token(name, kept["embedding"].to(denoiser.device))
-        token = Token(name, self._learned(denoiser, name))
-        if self.kept is not None:
-            keep(self.kept / file, {"embedding": token.embedding.cpu()}, {"title": name})
-        return token
-
-    def _learned(self, denoiser: Denoiser, name: str) -> Float[Tensor, " e"]:
-        prompt = replaced(self.prompt, self.words, name)
-        words = "" if self.words == WHOLE else self.words
-        with tqdm(total=self.steps, desc=f"learning {name}", delay=2, leave=False) as bar:
-            return learn_token(
-                denoiser,
-                self.x0,
-                name,
-                [prompt],
-                words,
-                steps=self.steps,
-                seed=self.seed,
-                mask=self.mask,
-                tick=lambda loss: bar.update(),
-            )
+    own = {name: options.pop(name) for name in ("draws", "seed") if name in options}
+    return Local(WholePicture(prompt, **own), file, **options)
 
 
 @dataclass(frozen=True)
@@ -248,53 +174,84 @@ class LocalDrawer:
     `tokens`.
     """
 
-    title: str
+    query: Local
     lesson: Lesson
-    pairs: tuple[tuple[str, str], ...]
-    base: str | None
-    seed: int
+    contexts: Contexts
+    cache: Path
     limit: int | None = None
+    once: str = ""
     tokens: dict[str, Token] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.query.title
+
+    def describe(self, draws: int) -> Description:
+        """That a token was learned, and in which contexts it stood."""
+        query, contexts = self.query, self.contexts.first(draws)
+        learned = {"prompt": query.prompt, "steps": query.steps, "batch": BATCH}
+        facts = {
+            **file_facts(query.file, query.mask),
+            "learned": learned | {"words": query.subject.concept},
+            "base": query.subject.base or "c+",
+            "swap": query.subject.swap,
+            "context": contexts.kind,
+            "contexts": [list(pair) for pair in contexts.distinct],
+        }
+        place = "added to the prompt" if query.subject.concept is None else "in its words' place"
+        words = f"for a token learned from {Path(query.file).name} {place}, {contexts.words}"
+        return Description(words, facts)
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The contexts of these draws, and what the token is learned from."""
-        pairs = [self.pairs[draw] for draw in draws]
-        lesson = self.lesson.key()
         return {
             "type": "local",
-            "lesson": lesson,
-            "pairs": pairs,
-            "base": self.base,
-            "seed": self.seed,
+            "lesson": self.lesson.facts(),
+            "pairs": [self.contexts.pairs[draw] for draw in draws],
+            "base": self.query.subject.base,
+            "swap": self.query.subject.swap,
+            "seed": self.query.seed,
         }
 
-    def probes(self, machine: Extractor) -> int:
-        """One at each timestep."""
-        return len(machine.timesteps)
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse a model that reads no prompts, and a mask that cannot be.
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
+        Raises:
+            MethodError, QueryError: so it is.
+        """
+        if not denoiser.conditional:
+            raise MethodError(
+                f"{denoiser.source} reads no prompts, so no word of them can stand for a picture"
+            )
+        self.lesson.check(denoiser)
+        pairs = self.contexts.distinct
+        return lost_words(denoiser, [self.query.prompt, *(text for p in pairs for text in p)])
+
+    def probes(self, extractor: Extractor) -> int:
+        """One at each timestep."""
+        return len(extractor.timesteps)
+
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """Trajectories under c+ (or the base prompt), asked for eps(c+) - eps(c-)."""
-        denoiser = machine.denoiser
+        denoiser, subject = extractor.denoiser, self.query.subject
         token = self.token(denoiser)
         plus, minus = (
-            encode(denoiser, token, [self._spoken(self.pairs[draw][side], token) for draw in draws])
+            encode(denoiser, token, [self._text(draw, side, token) for draw in draws])
             for side in (0, 1)
         )
-        base = None if self.base is None else encode(denoiser, token, [self.base] * len(draws))
-        noise = trajectory_noise(denoiser, self.seed, draws)
-        yield from about_concept(denoiser, noise, plus, minus, base, machine.timesteps)
+        base = subject.base
+        below = None if base is None else encode(denoiser, token, [base] * len(draws))
+        noise = trajectory_noise(denoiser, self.query.seed, draws)
+        yield from concept_objectives(denoiser, noise, plus, minus, below, extractor.timesteps)
 
     def token(self, denoiser: Denoiser) -> Token:
-        """Of this model."""
+        """The learned token of this model; learned before if it is kept."""
         model = denoiser.fingerprint()
         if model not in self.tokens:
-            self.tokens[model] = self.lesson.token(denoiser)
+            self.tokens[model] = self.lesson.token(denoiser, self.cache)
         return self.tokens[model]
 
-    def _spoken(self, text: str, token: Token) -> str:
-        return replaced(text, self.lesson.words, token.name)
-
-
-def replaced(text: str, words: str, by: str) -> str:
-    """`text` with every occurrence of `words` replaced."""
-    return word_pattern(words).sub(lambda match: by, text)
+    def _text(self, draw: int, side: int, token: Token) -> str:
+        text, words = self.contexts.pairs[draw][side], self.lesson.words
+        return with_token(text, words, token.name) if words or side == 0 else text

@@ -19,11 +19,20 @@ import PIL.Image
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, QueryError
+from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked, about_preference
+from headwater.features.objectives import Objective, preference_objectives
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
-from headwater.queries.query import require_draws
+from headwater.queries.query import (
+    Description,
+    Name,
+    Pictured,
+    Question,
+    Setting,
+    require_draws,
+)
+from headwater.queries.token_limit import lost_words
 
 _FORM = "give a folder with winners/ and losers/, or a parquet file with columns winner and loser"
 
@@ -119,7 +128,7 @@ def _image(side: TrainingSet, row: int) -> PIL.Image.Image:
 
 
 @dataclass(frozen=True)
-class Preference:
+class Preference(Question):
     """Which training images taught the model what winners have and losers lack?
 
     Args:
@@ -129,69 +138,73 @@ class Preference:
 
     Raises:
         QueryError: less than one draw.
+
+    >>> from PIL import Image
+    >>> import headwater
+    >>> one, other = (Image.new("RGB", (16, 16), name) for name in ("red", "blue"))
+    >>> better, worse = (headwater.from_images([each], ["a wall"]) for each in (one, other))
+    >>> headwater.Preference(matched("walls", better, worse)).title
+    'preference in walls'
     """
 
     pairs: Pairs
     draws: int | None = None
     seed: int = 0
 
+    kind = "preference"
+    prompt = ""  # the pictures are given
+
     def __post_init__(self) -> None:
         require_draws(self.draws)
-
-    @property
-    def kind(self) -> str:
-        """Which of the kinds of question it is."""
-        return "preference"
 
     @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
         return f"preference in {Path(self.pairs.source).name}"
 
-    @property
-    def prompt(self) -> str:
-        """None: the pictures are given."""
-        return ""
+    def name(self) -> Name:
+        """What was asked for, as it stands in a sentence."""
+        return Name(f"the {self.title}", quoted=False)
 
     @property
     def file(self) -> str:
         """Where the picture that is shown comes from."""
         return self.pairs.winners.samples[self.pairs.rows[0][0]].uri
 
-    @property
-    def description(self) -> str:
-        """How it is asked, to go on from "asked"."""
-        return f"what the winners of {len(self.chosen())} pair(s) have over the losers"
-
-    def details(self) -> Mapping[str, Any]:
-        """The same for provenance."""
-        return {
-            "pairs": self.pairs.source,
-            "of": len(self.pairs),
-            "fingerprints": [self.pairs.winners.fingerprint, self.pairs.losers.fingerprint],
-        }
-
     def chosen(self) -> list[int]:
         """The pairs of the draws; those of few draws are the first of many."""
         order = random.Random(self.seed).sample(range(len(self.pairs)), len(self.pairs))
         return order[: self.draws]
+
+    def picture_facts(self) -> Mapping[str, Any]:
+        """The first winner, by its contents."""
+        return {"first winner": _digest(self.pairs.images(0)[0])}
 
     def picture(self, denoiser: Denoiser) -> Picture:
         """The first winner, to stand for the question."""
         image, _ = self.pairs.images(0)
         return Picture(image, denoiser.encode_images([image]))
 
-    def drawer(self, denoiser: Denoiser) -> PreferenceDrawer:
+    def likeness(self) -> str | Pictured:
+        """Nothing.
+
+        Raises:
+            QueryError: always.
+        """
+        raise QueryError(
+            "--candidates are like a picture or words, and a preference is between many pictures: "
+            "leave it out"
+        )
+
+    def drawer(self, setting: Setting) -> PreferenceDrawer:
         """The question, ready to be asked; every image has been read by then.
 
         Raises:
             QueryError: an image cannot be read, or a pair's two are the same.
         """
-        chosen = self.chosen()
+        chosen = tuple(self.chosen())
         digests = tuple(_digests(self.pairs, pair) for pair in chosen)
-        captions = [caption for pair in chosen for caption in self.pairs.captions(pair)]
-        denoiser.warn_of_lost_words(captions)
-        return PreferenceDrawer(self.title, self.pairs, tuple(chosen), digests)
+        return PreferenceDrawer(self, chosen, digests)
 
 
 @dataclass(frozen=True)
@@ -201,45 +214,66 @@ class PreferenceDrawer:
     `digests` are of each chosen pair's two images.
     """
 
-    title: str
-    pairs: Pairs
+    query: Preference
     chosen: tuple[int, ...]
     digests: tuple[tuple[str, str], ...]
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.query.title
 
     @property
     def limit(self) -> int | None:
         """There are no more pairs than there are, and an inversion draws no noise."""
         return len(self.chosen)
 
+    @property
+    def once(self) -> str:
+        """Why there is one draw."""
+        return "there is one pair" if self.limit == 1 else ""
+
+    def describe(self, draws: int) -> Description:
+        """Of how many pairs."""
+        pairs = self.query.pairs
+        facts = {
+            "pairs": pairs.source,
+            "of": len(pairs),
+            "fingerprints": [pairs.winners.fingerprint, pairs.losers.fingerprint],
+        }
+        words = f"what the winners of {len(self.chosen)} pair(s) have over the losers"
+        return Description(words, facts)
+
     def key(self, draws: range) -> Mapping[str, Any]:
         """Images go by their digests."""
         return {
             "type": "preference",
             "pairs": [self.digests[draw] for draw in draws],
-            "captions": [self.pairs.captions(self.chosen[draw]) for draw in draws],
+            "captions": [self._captions(draw) for draw in draws],
         }
 
-    def probes(self, machine: Extractor) -> int:
-        """One at each timestep of both images."""
-        return 2 * len(machine.timesteps)
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Say which words of captions the model does not read."""
+        draws = range(len(self.chosen))
+        return lost_words(denoiser, [text for draw in draws for text in self._captions(draw)])
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
+    def probes(self, extractor: Extractor) -> int:
+        """One at each timestep of both images."""
+        return 2 * len(extractor.timesteps)
+
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """Each term of R reaches the probe that it contains: the winner's, then the loser's."""
-        denoiser = machine.denoiser
-        images = [self.pairs.images(self.chosen[draw]) for draw in draws]
-        captions = [self.pairs.captions(self.chosen[draw]) for draw in draws]
+        denoiser = extractor.denoiser
+        images = [self.query.pairs.images(self.chosen[draw]) for draw in draws]
+        captions = [self._captions(draw) for draw in draws]
         better, worse = (denoiser.encode_images([pair[side] for pair in images]) for side in (0, 1))
         for side, own, other, sign in ((0, better, worse, 1), (1, worse, better, -1)):
             condition = denoiser.encode_captions([pair[side] for pair in captions])
-            yield from about_preference(
-                denoiser,
-                own,
-                other,
-                condition,
-                sign,
-                machine.timesteps,
-                machine.inversion_guidance,
-            )
+            batch = Batch(own, condition)
+            yield from preference_objectives(denoiser, batch, other, sign, extractor.spec)
+
+    def _captions(self, draw: int) -> tuple[str, str]:
+        return self.query.pairs.captions(self.chosen[draw])
 
 
 def _digests(pairs: Pairs, pair: int) -> tuple[str, str]:
@@ -248,10 +282,7 @@ def _digests(pairs: Pairs, pair: int) -> tuple[str, str]:
     Raises:
         QueryError: they are the same.
     """
-    winner, loser = (
-        hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        for image in pairs.images(pair)
-    )
+    winner, loser = map(_digest, pairs.images(pair))
     if winner == loser:
         name = pairs.winners.samples[pairs.rows[pair][0]].id
         raise QueryError(
@@ -259,3 +290,7 @@ def _digests(pairs: Pairs, pair: int) -> tuple[str, str]:
             "preferred: take the pair out"
         )
     return winner, loser
+
+
+def _digest(image: PIL.Image.Image) -> str:
+    return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()

@@ -1,50 +1,128 @@
-"""What every question has, and what a question that brings its own guidance has."""
+"""What every question has, and what it becomes when it is made ready for a method.
+
+A question describes itself: its kind, its words, its part of the JSON answer, what to show for it.
+It never receives an index; what it needs of one is handed to it as a `Setting`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import PIL.Image
 
 from headwater.errors import QueryError
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked
+from headwater.features.objectives import Objective
+from headwater.features.spec import Side
 from headwater.models.denoiser import Denoiser
+from headwater.models.sampling import Picture
 
-# How a question is asked, in words that go on from "asked", and the same for provenance.
-Said = tuple[str, Mapping[str, Any]]
+
+class Name(NamedTuple):
+    """What was asked for, in a sentence; `quoted`: whether these are words of the user."""
+
+    words: str
+    quoted: bool = True
+
+
+class Description(NamedTuple):
+    """How a question is asked: words that go on from "asked", and the same for provenance."""
+
+    words: str
+    facts: Mapping[str, Any]
+
+
+class Figure(NamedTuple):
+    """A picture that stands for a question; of a part, `mask` is white where it was asked about."""
+
+    caption: str
+    image: PIL.Image.Image
+    mask: PIL.Image.Image | None = None
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """What a picture belongs to: a question, or what is shown for one."""
+
+    def picture_facts(self) -> Mapping[str, Any]:
+        """All that the picture depends on besides the model, as JSON; files by their contents."""
+        ...
+
+    def picture(self, denoiser: Denoiser) -> Picture:
+        """The picture, made or opened, with its latents."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an index hands to a question that is made ready for one method.
+
+    Attributes:
+        method: its name, for errors.
+        side: what it asks of a question of this kind.
+        captions: of the training images.
+        timesteps: of the index's probes.
+        inversion_guidance: likewise.
+        picture: what is pictured -> its picture, made once.
+        cache: folder that keeps what is learned for questions.
+    """
+
+    method: str
+    side: Side
+    captions: Sequence[str]
+    timesteps: tuple[int, ...]
+    inversion_guidance: float
+    picture: Callable[[Pictured], Picture]
+    cache: Path
 
 
 @runtime_checkable
 class Drawer(Protocol):
-    """A question, ready to be asked at any draw.
+    """A question made ready: what to ask at any of its draws.
 
     Attributes:
         title: what is asked for, in a word or two.
         limit: how many draws make sense; a path without noise has one.
+        once: why there is one draw, in words; "" where there are several.
     """
 
     @property
     def title(self) -> str: ...
-
     @property
     def limit(self) -> int | None: ...
+    @property
+    def once(self) -> str: ...
+
+    def describe(self, draws: int) -> Description:
+        """How it is asked with so many draws."""
+        ...
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """All that these rows depend on besides the index, as JSON takes it; "type" is its kind."""
         ...
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
-        """What is asked at each probe of these draws, a batch of `len(draws)`."""
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse what this model cannot be asked; what the reader of an answer must know of it.
+
+        Raises:
+            MethodError, QueryError: it cannot.
+        """
         ...
 
-    def probes(self, machine: Extractor) -> int:
+    def probes(self, extractor: Extractor) -> int:
         """How many probes each draw has."""
         ...
 
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
+        """What is asked at each probe of these draws, a batch of `len(draws)`."""
+        ...
 
-@runtime_checkable
-class Question(Protocol):
-    """What can be asked.
+
+class Question:
+    """What can be asked; the base of every kind of question.
 
     Attributes:
         kind: a key of `methods.QUESTIONS`.
@@ -54,34 +132,47 @@ class Question(Protocol):
         draws: how many; None for as many as a stable top ten needs.
     """
 
-    @property
-    def kind(self) -> str: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def prompt(self) -> str: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def draws(self) -> int | None: ...
+    kind: str
+    title: str
+    prompt: str
+    seed: int
+    draws: int | None
 
+    def drawer(self, setting: Setting) -> Drawer:
+        """The question, ready to be asked by a method of gradients.
 
-@runtime_checkable
-class Guided(Question, Protocol):
-    """A question that brings its own guidance: a reward, preferences, a local concept."""
+        Raises:
+            MethodError, QueryError: it cannot be asked so.
+        """
+        raise QueryError(f"{type(self).__name__} cannot be asked by gradients of the model")
 
-    @property
-    def description(self) -> str:
-        """How it is asked, to go on from "asked"."""
-        ...
+    def name(self) -> Name:
+        """What was asked for, as it stands in a sentence."""
+        return Name(self.title)
 
-    def details(self) -> Mapping[str, Any]:
-        """The same for provenance, as JSON takes it."""
-        ...
+    def facts(self) -> Mapping[str, Any]:
+        """Its own entries of the JSON answer."""
+        return {"title": self.title}
 
-    def drawer(self, denoiser: Denoiser) -> Drawer:
-        """The question, ready to be asked of this model."""
-        ...
+    def likeness(self) -> str | Pictured:
+        """What training images can be like: words, or a picture.
+
+        Raises:
+            QueryError: neither.
+        """
+        return self.title
+
+    def figures(
+        self, picture: Picture, denoiser: Callable[[], Denoiser], side: Side | None
+    ) -> list[Figure]:
+        """The pictures to show, with a caption each where there are several.
+
+        Args:
+            picture: that stands for the question.
+            denoiser: loads the model, if one must be drawn.
+            side: what the method asked of it.
+        """
+        return [Figure("", picture.image)]
 
 
 def require_draws(draws: int | None) -> None:

@@ -19,11 +19,13 @@ from torch import Tensor
 
 from headwater.errors import QueryError, first_line
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import Asked, about_reward
+from headwater.features.objectives import Objective, reward_objectives
+from headwater.features.spec import DRAWS
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.queries.draws import trajectory_noise
-from headwater.queries.query import require_draws
+from headwater.queries.query import Description, Question, Setting, require_draws
+from headwater.queries.token_limit import lost_words
 from headwater.runtime.batch_size import out_of_memory
 from headwater.runtime.plugins import function_named
 
@@ -46,7 +48,7 @@ class Scorer:
 
 
 @dataclass(frozen=True)
-class Reward:
+class Reward(Question):
     """Which training images taught the model to score high, in pictures of this prompt?
 
     Args:
@@ -57,93 +59,91 @@ class Reward:
 
     Raises:
         QueryError: less than one draw.
+
+    >>> warmth = Scorer("warmth", "red less blue", lambda x: (x[:, 0] - x[:, 2]).mean((1, 2)))
+    >>> Reward("a lighthouse at dusk", warmth).title
+    'warmth'
     """
 
     prompt: str
     scorer: Scorer
-    draws: int | None = 32
+    draws: int | None = DRAWS
     seed: int = 0
+
+    kind = "reward"
 
     def __post_init__(self) -> None:
         require_draws(self.draws)
-
-    @property
-    def kind(self) -> str:
-        """Which of the kinds of question it is."""
-        return "reward"
 
     @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
         return self.scorer.title
 
-    @property
-    def description(self) -> str:
-        """How it is asked, to go on from "asked"."""
-        return "what raises this reward along trajectories of the prompt"
-
-    def details(self) -> Mapping[str, Any]:
-        """The same for provenance."""
-        return {"prompt": self.prompt, "reward": self.title, "reward key": self.scorer.key}
-
-    def drawer(self, denoiser: Denoiser) -> RewardDrawer:
-        """The question, ready to be asked.
-
-        Raises:
-            QueryError: the function does not score images one by one, or there is no prompt.
-        """
-        if denoiser.conditional and not self.prompt.strip():
-            raise QueryError("a reward is asked for in pictures of a prompt: give one")
-        require_scores(self.scorer, denoiser)
-        denoiser.warn_of_lost_words([self.prompt])
-        return RewardDrawer(self.scorer, self.prompt, self.seed)
+    def drawer(self, setting: Setting) -> RewardDrawer:
+        """The question, ready to be asked."""
+        return RewardDrawer(self)
 
 
 @dataclass(frozen=True)
 class RewardDrawer:
     """The reward along trajectories of the prompt, one a draw."""
 
-    scorer: Scorer
-    prompt: str
-    seed: int
+    query: Reward
     limit: int | None = None
+    once: str = ""
 
     @property
     def title(self) -> str:
         """What is asked for, in a word or two."""
-        return self.scorer.title
+        return self.query.title
+
+    def describe(self, draws: int) -> Description:
+        """What raises the reward."""
+        query = self.query
+        facts = {"prompt": query.prompt, "reward": query.title, "reward key": query.scorer.key}
+        return Description("what raises this reward along trajectories of the prompt", facts)
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The scorer goes by its key."""
         return {
             "type": "reward",
-            "reward": self.scorer.key,
-            "prompt": self.prompt,
-            "seed": self.seed,
+            "reward": self.query.scorer.key,
+            "prompt": self.query.prompt,
+            "seed": self.query.seed,
         }
 
-    def probes(self, machine: Extractor) -> int:
-        """One at each timestep."""
-        return len(machine.timesteps)
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse a function that does not score images one by one, and a lack of a prompt.
 
-    def asked(self, machine: Extractor, draws: Sequence[int]) -> Iterator[Asked]:
+        Raises:
+            QueryError: so it is.
+        """
+        if denoiser.conditional and not self.query.prompt.strip():
+            raise QueryError("a reward is asked for in pictures of a prompt: give one")
+        require_scores(self.query.scorer, denoiser)
+        return lost_words(denoiser, [self.query.prompt])
+
+    def probes(self, extractor: Extractor) -> int:
+        """One at each timestep."""
+        return len(extractor.timesteps)
+
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """Trajectories under the prompt, asked for grad R.
 
         Raises:
             QueryError: the gradient is NaN or infinite.
         """
-        denoiser = machine.denoiser
-        condition = denoiser.encode_captions([self.prompt] * len(draws))
-        noise = trajectory_noise(denoiser, self.seed, draws)
-        for asked in about_reward(
-            denoiser, noise, condition, self.scorer.function, machine.timesteps
-        ):
-            if not asked.delta.isfinite().all():
+        denoiser, reward = extractor.denoiser, self.query.scorer.function
+        condition = denoiser.encode_captions([self.query.prompt] * len(draws))
+        noise = trajectory_noise(denoiser, self.query.seed, draws)
+        for objective in reward_objectives(denoiser, noise, condition, reward, extractor.timesteps):
+            if not objective.delta.isfinite().all():
                 raise QueryError(
                     f"the reward {self.title!r} has a NaN or infinite gradient: it must be smooth "
                     "in pictures from 0 to 1, as they come"
                 )
-            yield asked
+            yield objective
 
 
 # --- where rewards come from ----------------------------------------------------------------------

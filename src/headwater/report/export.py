@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -17,19 +17,19 @@ import pyarrow as pa
 import torch
 
 from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.pictures import making_of, write_picture
+from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution, Ranked
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
-from headwater.methods import measure, method_named
-from headwater.models.sampling import Picture
-from headwater.queries.concept import Concept
-from headwater.queries.query import Question
+from headwater.methods import measure
+from headwater.queries.image import shown
 from headwater.report.contact_sheet import Entry, contact_sheet
-from headwater.report.figures import figures, name
+from headwater.report.figures import draw_figures
 from headwater.report.html import Answer, html_report
 from headwater.report.wording import WORDING, said_candidates
-from headwater.storage.files import write_image, write_table, write_tensors, write_text
+from headwater.storage.files import write_image, write_table, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 _PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -73,26 +73,37 @@ def _grouped(index: Index, ranking: Sequence[Ranked], count: int) -> list[Shown]
 
 
 def write_answers(
-    out: Path, attributions: Sequence[Attribution], picture: Picture, top: int = 10
+    resources: Resources,
+    attributions: Sequence[Attribution],
+    out: Path,
+    *,
+    guidance: float = 5.0,
+    top: int = 10,
 ) -> dict[str, Any]:
     """Write the folder `out` and return the answer as one JSON-ready object.
 
-    Holds `query.png`, `query.safetensors` (noise, latents), `report.html`, and for each concept a
+    Holds `query.png`, `query.safetensors` (noise, latents), `report.html`, and for each question a
     folder with `top.png`, `bottom.png`, `scores.parquet` and `result.json`.
+
+    Args:
+        resources: the session that answered.
+        attributions: answers to questions of one prompt or picture.
+        guidance: of the picture that stands for questions without one.
+        top: how many proponents and opponents are shown.
 
     Raises:
         StoreError: `out` cannot be written.
     """
-    write_picture(out, picture)
     first = attributions[0]
-    provenance = origin(first, picture)
+    picture = resources.picture(shown(first.query, guidance))
+    write_picture(out, picture)
+    origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []
     for attribution, folder in zip(attributions, folders(attributions), strict=True):
-        shown = ends(attribution, top)
-        answer = _answer(attribution, shown)
-        result = to_json(attribution, shown)
+        both = ends(attribution, top)
+        answer, result = _answer(attribution, both), to_json(attribution, both)
         try:
-            _write_concept(out / folder, attribution, answer, {**result, "provenance": provenance})
+            _write_concept(out / folder, attribution, answer, {**result, "provenance": origin})
         except OSError as error:
             raise StoreError(f"cannot write to {out / folder}: {error.strerror or error}") from None
         answers.append(answer)
@@ -101,10 +112,10 @@ def write_answers(
         prompt=first.query.prompt,
         method=first.method,
         answers=answers,
-        pictures=figures(first.query, picture, first.index.denoiser, method_named(first.method)),
+        pictures=draw_figures(resources, first.query, first.method, guidance),
         file=str(getattr(first.query, "file", None) or ""),
         provenance={
-            **provenance,
+            **origin,
             "query": {a.query.title: a.provenance["query"] for a in attributions},
         },
     )
@@ -114,54 +125,25 @@ def write_answers(
         "prompt": first.query.prompt,
         "method": first.method,
         "results": results,
-        "provenance": provenance,
+        "provenance": origin,
         "out": str(out),
     }
 
 
-def write_picture(out: Path, picture: Picture) -> None:
-    """`query.png` and `query.safetensors` in the folder `out`, which is made.
-
-    Raises:
-        StoreError: it cannot be written.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_image(out / "query.png", picture.image)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
-    latents = {"latents": picture.x0.float().cpu()}
-    if picture.noise is not None:
-        latents["noise"] = picture.noise
-    write_tensors(out / "query.safetensors", latents, {})
-
-
-def origin(first: Attribution, picture: Picture) -> dict[str, Any]:
-    """The provenance that all answers of a folder share."""
+def shared_provenance(first: Attribution, making: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance that all answers of a folder share; `making` is of their picture."""
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "headwater": metadata.version("headwater"),
         "torch": torch.__version__,
-        "device": str(first.index.denoiser.device),
         **{k: v for k, v in first.provenance.items() if k not in _PER_QUESTION},
-        "picture": _made_from(picture, first.query),
+        "picture": dict(making),
     }
-
-
-def _made_from(picture: Picture, query: Question) -> dict[str, Any]:
-    """What the query's picture was made from."""
-    if picture.noise is None:
-        return {"file": str(getattr(query, "file", ""))}
-    return {"guidance": picture.guidance, "steps": picture.steps, "seed": query.seed}
 
 
 def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
     """One question's part of the JSON answer."""
     query, sure = attribution.query, attribution.certainty
-    own: dict[str, Any] = {"title": query.title}
-    if isinstance(query, Concept):
-        plus, minus = query.pair
-        own |= {"concept": query.concept, "plus": plus, "minus": minus}
     samples = attribution.index.samples
     sweep = {
         str(ratio): [samples[row].id for row in attribution.order(scores)[: len(shown.top)]]
@@ -169,7 +151,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
     }
     return {
         "question": query.kind,
-        **own,
+        **query.facts(),
         "context": attribution.asked,
         "top": [_entry(entry) for entry in shown.top],
         "bottom": [_entry(entry) for entry in shown.bottom],
@@ -197,10 +179,9 @@ def _sure(sure: Certainty) -> dict[str, Any]:
 
 def _answer(attribution: Attribution, shown: Ends) -> Answer:
     query, sure = attribution.query, attribution.certainty
-    words, quoted = name(query)
-    plus = minus = ""
-    if isinstance(query, Concept) and attribution.provenance["query"].get("context") == "prompt":
-        plus, minus = query.pair
+    words, quoted = query.name()
+    facts = query.facts() if attribution.provenance["query"].get("context") == "prompt" else {}
+    plus, minus = facts.get("plus", ""), facts.get("minus", "")
     return Answer(
         concept=words,
         plus=plus,
@@ -225,7 +206,7 @@ def remarks(attribution: Attribution) -> list[str]:
         said.append(said_candidates(count, len(attribution.index), chosen))
     if attribution.unsure:
         said.append(f"The scores have no standard errors: {attribution.unsure}.")
-    return said
+    return [*said, *(f"{remark}." for remark in attribution.remarks)]
 
 
 def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
@@ -281,9 +262,13 @@ def slug(text: str) -> str:
 
 
 def folders(attributions: Sequence[Attribution]) -> list[str]:
-    """A folder name for each concept, numbered where two would be the same."""
+    """A folder name for each question, numbered where two would be the same."""
     names: list[str] = []
     for attribution in attributions:
-        name = slug(attribution.query.title)
-        names.append(name if name not in names else f"{name}-{len(names) + 1}")
+        slugged, number = slug(attribution.query.title), 1
+        name = slugged
+        while name in names:  # a title may end in a number too
+            number += 1
+            name = f"{slugged}-{number}"
+        names.append(name)
     return names

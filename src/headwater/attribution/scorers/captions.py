@@ -12,14 +12,34 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, score_rows
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
+from headwater.methods import Method
 from headwater.queries.concept import Concept
 from headwater.queries.prompts import contains
+from headwater.queries.query import Description, Question
+
+ONCE = "captions are all asked at once"
 
 
-def naming(index: Index, query: Concept, method: str) -> Bool[Tensor, " n"]:
-    """Of each image of an index, whether its caption names the concept.
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """The method's rule on what sets the images apart whose caption names the concept."""
+    assert isinstance(query, Concept), f"{method.name} takes concepts alone"
+    named = naming(resources.captions, query, method.name)
+    psi = [difference(member.index, named) for member in resources.members]
+    count = int(named.sum())
+    images = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
+    facts = {"captions that name it": count}
+    description = Description(f"by {images}, against the rest", facts)
+    return Scoring(score_rows(resources, method, psi, options.dampings), description, once=ONCE)
+
+
+def naming(captions: list[str], query: Concept, method: str) -> Bool[Tensor, " n"]:
+    """Of each caption, whether it names the concept.
 
     Raises:
         MethodError: the query says how prompts are compared or exchanged, and there are none.
@@ -31,7 +51,7 @@ def naming(index: Index, query: Concept, method: str) -> Bool[Tensor, " n"]:
             f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
             "--context and --swap"
         )
-    named = torch.tensor([contains(s.caption, query.concept) for s in index.samples])
+    named = torch.tensor([contains(caption, query.concept) for caption in captions])
     if named.all() or not named.any():
         which = "every" if named.all() else "no"
         raise QueryError(

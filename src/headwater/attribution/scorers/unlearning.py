@@ -12,19 +12,19 @@ the encoding of every image. Noise is the same before and after, and belongs to 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
+import PIL.Image
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.natural_gradient import (
-    Batch,
     Loss,
     Options,
     added,
@@ -35,18 +35,25 @@ from headwater.attribution.scorers.natural_gradient import (
     losses,
     restored,
 )
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
-from headwater.index.index import Index
+from headwater.features.batch import Batch
+from headwater.features.spec import DRAWS
+from headwater.methods import Method
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
 from headwater.models.sampling import sample
 from headwater.models.schedule import evenly_spaced
+from headwater.queries.concept import Concept
 from headwater.queries.draws import trajectory_noise
+from headwater.queries.image import Image
+from headwater.queries.query import Description, Question
 from headwater.runtime.batch_size import BatchSize
-from headwater.storage.files import keep, read_tensors
+from headwater.storage import cache
 
-DRAWS = 32
+ONCE = "all draws are unlearned together"
 # How the pictures of a concept are made.
 PICTURE_STEPS, GUIDANCE = 25, 5.0
 
@@ -54,15 +61,16 @@ PICTURE_STEPS, GUIDANCE = 25, 5.0
 # --- what is to be forgotten ----------------------------------------------------------------------
 
 
-def picture(
+def repeat_picture(
     denoiser: Denoiser, x0: Float[Tensor, "1 c h w"], prompt: str, seed: int, draws: int
 ) -> Batch:
     """One picture with its prompt, under several noises."""
     condition = denoiser.encode_captions([prompt] * draws)
+    x0 = x0.to(denoiser.device, denoiser.latent_dtype)
     return Batch(x0.expand(draws, -1, -1, -1), condition, _ids(seed, draws))
 
 
-def pictures_of(denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Batch:
+def make_pictures(denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Batch:
     """Pictures that the model makes of these prompts, each with its own.
 
     They stand for a concept when the prompts differ in all but the concept.
@@ -86,15 +94,51 @@ def pictures_of(denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Batch:
     return Batch(made, condition, _ids(seed, len(prompts)))
 
 
-def _ids(seed: int, draws: int) -> tuple[str, ...]:
-    return tuple(f"query|{seed}|{draw}" for draw in range(draws))
+def _ids(seed: int, draws: int) -> list[str]:
+    return [f"query|{seed}|{draw}" for draw in range(draws)]
 
 
 # --- the score ------------------------------------------------------------------------------------
 
 
-def scores(
-    index: Index, target: Batch, options: Options | None = None, batch_size: int | None = None
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """A picture is unlearned as it is; a concept as pictures that the model makes of its c+."""
+    draws = query.draws or DRAWS
+    if isinstance(query, Concept):
+        target, description, remarks = _concept_target(resources, method, query, draws)
+    else:
+        assert isinstance(query, Image), f"{method.name} takes pictures and concepts alone"
+        x0 = resources.picture(query).x0
+        target = repeat_picture(resources.denoiser, x0, query.prompt, query.seed, draws)
+        description, remarks = Description(f"by unlearning {query.title}", query.details()), ()
+    facts = {**description.facts, "unlearning": asdict(Options())}
+    return Scoring(
+        dict.fromkeys(options.dampings, Scored(loss_rises(resources, target))),
+        Description(description.words, facts),
+        draws,
+        ONCE,
+        remarks=tuple(remarks),
+    )
+
+
+def _concept_target(
+    resources: Resources, method: Method, query: Concept, draws: int
+) -> tuple[Batch, Description, Sequence[str]]:
+    drawer = query.drawer(setting_of(resources, method, query))
+    remarks = drawer.check(resources.denoiser)
+    prompts = [plus for plus, _ in drawer.contexts.pairs[:draws]]
+    target = make_pictures(resources.denoiser, prompts, query.seed)
+    words, facts = drawer.describe(draws)
+    return target, Description(f"by unlearning pictures of c+, {words}", facts), remarks
+
+
+def loss_rises(
+    resources: Resources,
+    target: Batch,
+    options: Options | None = None,
+    batch_size: int | None = None,
 ) -> Float[Tensor, "1 n"]:
     """By how much the loss of every training image rises when the model forgets the target.
 
@@ -108,89 +152,87 @@ def scores(
         MismatchError: the images are not those of the index.
         NonFiniteError: there is nothing to unlearn, or the model broke.
     """
-    options = options or Options()
-    denoiser = index.denoiser
-    index.require_same_images()
+    options, denoiser = options or Options(), resources.denoiser
+    resources.index.require_same_images()
     if denoiser.latent_dtype != denoiser.dtype:
         text = f"unlearning moves weights by small steps, which {denoiser.dtype} rounds"
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
-    loss = Loss(denoiser, timesteps_of(index, options.timesteps), options.seed)
-    layers = layers_of(denoiser.network, options.parameters)
-    before = _kept(
-        index,
+    loss = Loss(denoiser, forgetting_timesteps(resources, options.timesteps), options.seed)
+    layers = layers_of(denoiser, options.parameters)
+    before = _remember(
+        resources,
         {"losses": loss.timesteps, "seed": loss.seed},
-        lambda: {"losses": training_losses(index, loss, batch_size, "losses before")},
+        lambda: {"losses": training_losses(resources, loss, batch_size, "losses before")},
     )["losses"]
-    fisher = _kept(
-        index,
+    fisher = _remember(
+        resources,
         {"fisher": loss.timesteps, "seed": loss.seed, "of": list(layers), "n": options.images},
-        lambda: fisher_of(index, loss, layers, options.images, batch_size),
+        lambda: fisher_information(resources, loss, layers, options.images, batch_size),
     )
     with restored(layers):
         forget(loss, layers, target, fisher, options, batch_size)
-        after = training_losses(index, loss, batch_size, "losses after")
+        after = training_losses(resources, loss, batch_size, "losses after")
     if not after.isfinite().all():
         raise NonFiniteError(f"unlearning broke the model: take a smaller step than {options.step}")
     return (after - before)[None]
 
 
-def timesteps_of(index: Index, count: int) -> tuple[int, ...]:
+def forgetting_timesteps(resources: Resources, count: int) -> tuple[int, ...]:
     """The middles of `count` equal parts of the index's timesteps, or of ten if it has none."""
-    among = index.recipe.timesteps or evenly_spaced(10, len(index.denoiser.alpha_bar))
+    steps = len(resources.denoiser.alpha_bar)
+    among = resources.index.recipe.timesteps or evenly_spaced(10, steps)
     count = min(count, len(among))
     return tuple(among[(2 * i + 1) * len(among) // (2 * count)] for i in range(count))
 
 
 def training_losses(
-    index: Index, loss: Loss, batch_size: int | None = None, title: str = "losses"
+    resources: Resources, loss: Loss, batch_size: int | None = None, title: str = "losses"
 ) -> Float[Tensor, " n"]:
     """The loss of every training image, in index order."""
     batch = BatchSize(batch_size, device=loss.denoiser.device)
-    with reading(index.training_set) as reader:
+    with reading(resources.index.training_set) as reader:
 
         def compute(rows: Sequence[int]) -> Tensor:
-            return losses(loss, _training_batch(index, reader.image, rows)).cpu()
+            return losses(loss, _training_batch(resources, reader.image, rows)).cpu()
 
-        return torch.cat(list(in_batches(batch, range(len(index)), compute, title)))
+        return torch.cat(list(in_batches(batch, range(len(resources.index)), compute, title)))
 
 
-def fisher_of(
-    index: Index,
+def fisher_information(
+    resources: Resources,
     loss: Loss,
     layers: Mapping[str, nn.Module],
     count: int,
     batch_size: int | None = None,
 ) -> dict[str, Float[Tensor, " d"]]:
     """The mean over some training images and the timesteps of squared per-sample gradients."""
+    index = resources.index
     rows = random.Random(f"fisher|{loss.seed}").sample(range(len(index)), min(count, len(index)))
     batch = BatchSize(batch_size, device=loss.denoiser.device)
 
     def compute(part: Sequence[int]) -> dict[str, Tensor]:
-        of = _training_batch(index, index.training_set.image, part)
-        return gradient_sums(loss, layers, of, torch.square)
+        images = _training_batch(resources, index.training_set.image, part)
+        return gradient_sums(loss, layers, images, torch.square)
 
     total = added(in_batches(batch, sorted(rows), compute, "Fisher information"))
     return {name: (sum_ / len(rows) / len(loss.timesteps)).cpu() for name, sum_ in total.items()}
 
 
 def _training_batch(
-    index: Index, image: Callable[[int], Image.Image], rows: Sequence[int]
+    resources: Resources, image: Callable[[int], PIL.Image.Image], rows: Sequence[int]
 ) -> Batch:
+    index = resources.index
     samples = [index.samples[row] for row in rows]
     images = [image(index.positions[row]) for row in rows]
-    encoded = encode(index.denoiser, images, [sample.caption for sample in samples])
-    return Batch(*encoded, tuple(sample.id for sample in samples))
+    encoded = encode(resources.denoiser, images, [sample.caption for sample in samples])
+    return Batch(*encoded, [sample.id for sample in samples])
 
 
-def _kept(
-    index: Index, key: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+def _remember(
+    resources: Resources, facts: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """What does not depend on the query: computed once for this model and kept."""
-    spec = json.dumps({"unlearning": 1, "model": index.manifest.model["fingerprint"], **key})
-    name = hashlib.sha256(spec.encode()).hexdigest()[:32]
-    path = index.path / "queries" / f"unlearning-{name}.safetensors"
-    kept = read_tensors(path)
-    if kept is None:
-        kept = compute()
-        keep(path, kept, {"spec": spec})
-    return kept
+    manifest = resources.index.manifest
+    of = {"model": manifest.model["fingerprint"], "data": manifest.data["fingerprint"]}
+    facts = {"unlearning": 2, **of, **facts}
+    return cache.remember(resources.index.path / "queries", facts, compute).tensors

@@ -42,8 +42,8 @@ def planted(
     for row in random.Random(f"{seed}|planted").sample(rows, count):
         sample = samples[row]
         caption = _falsified(sample.caption, groups, random.Random(f"{seed}|{sample.id}"))
-        samples[row] = replace(sample, caption=caption)
-    made = make_training_set(data.source, samples, data.byte_lengths, data.open_image)
+        samples[row] = replace(sample, caption=caption, captions=())
+    made = make_training_set(data.source, samples, data.contents, data.open_image)
     return replace(made, options=data.options)
 
 

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwater.features.objectives import Asked, about_images
-from headwater.features.spec import Side
+from headwater.features.batch import Batch
+from headwater.features.objectives import Objective, image_objectives
+from headwater.features.spec import ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import captions_kept, frozen
 from headwater.models.sampling import sample, seeded_noise
@@ -49,14 +50,14 @@ def denoising_losses(
     for start in range(0, len(x0), BATCH):
         part = slice(start, start + BATCH)
         condition = denoiser.encode_captions(captions[part])
-        noised = {"timesteps": timesteps, "ids": of[part], "seed": seed, "draws": draws}
-        with frozen(network), captions_kept(network), torch.inference_mode():
-            asked = about_images(denoiser, _NOISED, x0[part], condition, **noised)
+        batch, spec = Batch(x0[part], condition, of[part]), ProbeSpec(timesteps, seed, draws)
+        with frozen(network), captions_kept(denoiser), torch.inference_mode():
+            asked = image_objectives(denoiser, _NOISED, batch, spec)
             found.append(torch.stack([_residual(each) for each in asked]).mean(0).cpu())
     return torch.cat(found)
 
 
-def _residual(asked: Asked) -> Tensor:
+def _residual(asked: Objective) -> Tensor:
     assert asked.residual is not None, "noising knows its noise"
     return asked.residual
 

@@ -1,0 +1,109 @@
+"""Gradients of a question, draw by draw, against those of the training images."""
+
+from __future__ import annotations
+
+import torch
+
+from headwater.attribution.bootstrap import certainty
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.scoring import (
+    Scoring,
+    ScoringOptions,
+    release_checkpoint,
+    score_rows,
+)
+from headwater.attribution.scores import Scored
+from headwater.features.extractor import Extractor
+from headwater.features.spec import MOST_DRAWS
+from headwater.methods import Method
+from headwater.queries.draws import DrawnRows, draw_rows
+from headwater.queries.query import Drawer, Question, Setting
+
+# `draws=None` doubles the draws from the first to the most until the top ten is this stable.
+FIRST_DRAWS, STABLE = 16, 0.9
+
+
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """The method's rule on the question's rows, of as many draws as it asks for or needs."""
+    drawer = query.drawer(setting_of(resources, method, query))
+    drawn: list[list[DrawnRows]] = [[] for _ in resources.members]
+    for draws in _parts(query.draws, drawer):
+        _draw(resources, drawer, draws, options.fresh, drawn)
+        psi = [torch.cat([part.rows for part in parts]) for parts in drawn]
+        scored = score_rows(resources, method, psi, options.dampings)
+        if query.draws is None and _is_enough(scored[options.dampings[0]], draws, drawer, options):
+            break
+    cached = all(part.cached for parts in drawn for part in parts)
+    if cached:
+        options.note(
+            f"{drawer.title}: using the query gradient computed before (--fresh recomputes)"
+        )
+    remarks = dict.fromkeys(remark for part in drawn[0] for remark in part.remarks)
+    return Scoring(
+        scored, drawer.describe(draws.stop), draws.stop, drawer.once, cached, tuple(remarks)
+    )
+
+
+def setting_of(resources: Resources, method: Method, query: Question) -> Setting:
+    """What the question is told of the index."""
+    # Whether a model reads prompts is known when it is loaded, which a cached answer need not be.
+    prompted = bool(query.prompt.strip())
+    if query.kind == "patch":
+        prompted = prompted and resources.denoiser.conditional
+    side = method.asks(query.kind, prompted)
+    assert side is not None, f"{method.name} takes no such question"
+    recipe = resources.index.recipe
+    return Setting(
+        method.name,
+        side,
+        resources.captions,
+        recipe.timesteps,
+        recipe.inversion_guidance,
+        resources.picture,
+        resources.queries,
+    )
+
+
+def _parts(draws: int | None, drawer: Drawer) -> list[range]:
+    """The draws to make, part by part; those after the first only if needed."""
+    if drawer.limit is not None:
+        return [range(drawer.limit)]
+    if draws is not None:
+        return [range(draws)]
+    stops = [FIRST_DRAWS]
+    while stops[-1] < MOST_DRAWS:
+        stops.append(2 * stops[-1])
+    return [range(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _draw(
+    resources: Resources,
+    drawer: Drawer,
+    draws: range,
+    fresh: bool,
+    drawn: list[list[DrawnRows]],
+) -> None:
+    """Add the rows of these draws, by each checkpoint's model in turn."""
+    for member, parts in zip(resources.members, drawn, strict=True):
+        parts.append(draw_rows(lambda: _extractor(member), drawer, draws, member.row_cache(fresh)))  # noqa: B023 - called at once
+        release_checkpoint(resources, member)
+
+
+def _extractor(resources: Resources) -> Extractor:
+    extractor = resources.extractor()
+    assert isinstance(extractor, Extractor), "methods of gradients have an index of gradients"
+    return extractor
+
+
+def _is_enough(scored: Scored, draws: range, drawer: Drawer, options: ScoringOptions) -> bool:
+    """Whether the top ten is stable, or there are no more draws to make; says so."""
+    sure = certainty(scored, among=options.among)
+    if sure is None or (sure.stability < STABLE and draws.stop < MOST_DRAWS):
+        return False
+    options.note(
+        f"{drawer.title}: {draws.stop} draws, on average an image of the top {sure.k} stays there "
+        f"in {sure.stability:.0%} of resamples"
+    )
+    return True

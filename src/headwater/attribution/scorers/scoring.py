@@ -1,0 +1,77 @@
+"""What every scorer is given and gives back: scores by draws, and how they were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from headwater.attribution.resources import Resources
+from headwater.attribution.scores import RULES, Scored, mean_over_checkpoints
+from headwater.methods import Method
+from headwater.queries.query import Description, Question
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """How scores are to be computed.
+
+    Attributes:
+        dampings: lambdas as multiples of the kernel's mean eigenvalue; the first is the answer's.
+        among: rows of the candidates; None where all images compete.
+        fresh: compute the query's gradient again.
+        note: is told what the user may want to know.
+    """
+
+    dampings: tuple[float, ...]
+    among: Sequence[int] | None = None
+    fresh: bool = False
+    note: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores at each damping.
+
+    Attributes:
+        description: how the question was asked.
+        draws: how many were made.
+        once: why the answer does not come draw by draw; "" where it does.
+        cached: whether the query's gradient was there already.
+        remarks: what a reader must know of the question, sentence by sentence.
+    """
+
+    scored: dict[float, Scored]
+    description: Description
+    draws: int = 1
+    once: str = ""
+    cached: bool = False
+    remarks: tuple[str, ...] = ()
+
+
+Scorer = Callable[[Resources, Method, Question, ScoringOptions], Scoring]
+
+
+def score_rows(
+    resources: Resources, method: Method, psi: Sequence[Tensor], dampings: Sequence[float]
+) -> dict[float, Scored]:
+    """The rule's scores of query rows, the mean over checkpoints, at each damping.
+
+    Args:
+        psi: for each member of the index its query rows, [q, k].
+    """
+    rule, members = RULES[method.rule], resources.members
+    scored: dict[float, list[Scored]] = {ratio: [] for ratio in dampings}
+    for member, rows in zip(members, psi, strict=True):
+        kernel = member.kernel(rule.inverts)
+        for ratio in dampings:
+            scored[ratio].append(rule.score(replace(kernel, damping=ratio), rows))
+        release_checkpoint(resources, member)
+    return {ratio: mean_over_checkpoints(each) for ratio, each in scored.items()}
+
+
+def release_checkpoint(resources: Resources, member: Resources) -> None:
+    """Only one checkpoint's model and spectrum are in memory at a time, beside the index's own."""
+    if member is not resources:
+        member.release()

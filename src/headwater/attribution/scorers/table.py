@@ -1,0 +1,14 @@
+"""The scorers, by the name that a row of `methods.METHODS` gives."""
+
+from __future__ import annotations
+
+from headwater.attribution.scorers import captions, gradient, random, similarity, unlearning
+from headwater.attribution.scorers.scoring import Scorer
+
+SCORERS: dict[str, Scorer] = {
+    "gradient": gradient.score,
+    "similarity": similarity.score,
+    "captions": captions.score,
+    "unlearning": unlearning.score,
+    "random": random.score,
+}

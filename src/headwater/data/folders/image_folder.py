@@ -1,0 +1,80 @@
+"""Folders of image files."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from headwater.data.captions import warn_of_several
+from headwater.data.folders import splits
+from headwater.data.folders.listing import IMAGE_KINDS, Listing, file_size, warn_of_skipped_folders
+from headwater.data.folders.metadata import METADATA_FILES, caption_files, folder_captions
+from headwater.data.images import to_rgb
+from headwater.data.request import Request
+from headwater.data.training_set import TrainingSet, as_text, make_sample, make_training_set
+from headwater.errors import DatasetError, HeadwaterWarning
+
+# What people keep beside images and nobody takes for data.
+_DOCUMENTS = {
+    "", ".md", ".rst", ".html", ".pdf", ".yaml", ".yml", ".toml", ".cfg", ".ini", ".log", ".py",
+    ".sh", ".ipynb", ".db",
+}  # fmt: skip
+
+
+def is_image_folder(request: Request) -> bool:
+    """Whether it is a folder with an image in it."""
+    return request.path.is_dir() and bool(request.listing.images)
+
+
+def open_image_folder(request: Request) -> TrainingSet:
+    """The images of one split, with their captions; ids are file names below the folder.
+
+    Raises:
+        DatasetError: no such split; a metadata file is wrong.
+    """
+    listing = request.listing
+    folder = listing.folder
+    if request.image_column:
+        raise DatasetError(f"{folder} holds image files, not columns: leave --image-column out")
+    names = splits.choose(folder, listing.images, splits.of_images(listing.images), request.split)
+    warn_of_skipped_folders(listing)
+    _warn_of_unread_files(listing)
+    captions = folder_captions(listing, names, request.caption_column)
+    ids = _ids(folder, names)
+    samples = [
+        make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")
+        for id, name in zip(ids, names, strict=True)
+    ]
+    warn_of_several(str(folder), samples)
+    sizes = [file_size(folder / name) for name in names]
+    return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
+
+
+def _ids(folder: Path, names: Sequence[str]) -> list[str]:
+    """File names; what is no text in one is written as an escape."""
+    ids = [as_text(name) for name in names]
+    escaped = [id for id, name in zip(ids, names, strict=True) if id != name]
+    if escaped:
+        text = (
+            f"{folder}: {len(escaped)} file name(s) are no plain text and are written with "
+            f"escapes, such as {escaped[0]}"
+        )
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
+    return ids
+
+
+def _warn_of_unread_files(listing: Listing) -> None:
+    """Say what lies in the folder and is read neither as an image nor as a caption."""
+    read = {file for image in listing.images for file in (image, *caption_files(image))}
+    names = [name for name in (*listing.names, *listing.irregular) if name not in read]
+    names = [name for name in names if PurePosixPath(name).name not in METADATA_FILES]
+    kinds = Counter(PurePosixPath(name).suffix.lower() for name in names)
+    counts = [f"{n} {kind}" for kind, n in kinds.most_common() if kind not in _DOCUMENTS]
+    if counts:
+        text = (
+            f"{listing.folder}: files that are not read are left out ({', '.join(counts)}); images "
+            f"are {IMAGE_KINDS}, a .txt or .caption has the name of its image"
+        )
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)

@@ -1,0 +1,240 @@
+"""Where the captions of an image folder stand, as `datasets` and the trainers of others write them.
+
+Read are, in this order, and the first that has a caption for an image counts:
+
+- `metadata.jsonl`, `metadata.csv`, `metadata.parquet` of `datasets`, in any folder: rows with a
+  `file_name`, and captions under one of `captions.KEYS`;
+- `meta_lat.json`, `meta_clean.json`, `meta_cap_dd.json`, `meta_cap.json` of kohya's scripts, from
+  the last of its steps to the first: `{image: {"caption": ..., "tags": ...}}`, joined as there;
+- a file with the image's name and `.txt` or `.caption`. Each of its lines is one caption: kohya's
+  scripts train on the first line, or draw one where wildcards are on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from headwater.data.captions import KEYS, CaptionReader
+from headwater.data.folders.listing import Listing
+from headwater.errors import DatasetError, HeadwaterWarning, first_line
+
+Captions = dict[str, tuple[str, ...]]
+CAPTION_SUFFIXES = (".txt", ".caption")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image's row of a metadata file; `where` it stands is for people."""
+
+    file_name: str
+    values: Mapping[str, Any]
+    where: str
+
+
+# --- all captions of a folder ---------------------------------------------------------------------
+
+
+def folder_captions(listing: Listing, images: Sequence[str], key: str | None) -> Captions:
+    """Captions by image; one that has none is not in it.
+
+    Args:
+        images: the names among those of the listing that captions are wanted for.
+        key: under which captions stand in metadata files; None for the usual ones.
+
+    Raises:
+        DatasetError: a file cannot be read, or names an image that is not there; no metadata file
+            has `key`.
+    """
+    reader = CaptionReader(str(listing.folder))
+    captions = _of_metadata(listing, set(images), key, reader)
+    if key and not captions:
+        files = "metadata.jsonl, .csv, .parquet or meta_cap.json"
+        raise DatasetError(f"no {files} in {listing.folder} has {key!r}: check --caption-column")
+    _add_files_beside(captions, listing, images, reader)
+    reader.warn()
+    missing = [name for name in images if name not in captions]
+    if captions and missing:
+        _warn(
+            f"{listing.folder}: {len(missing)} of {len(images)} images have no caption, such as "
+            f"{missing[0]!r}, and are taken with an empty one"
+        )
+    return captions
+
+
+def _of_metadata(
+    listing: Listing, wanted: set[str], key: str | None, reader: CaptionReader
+) -> Captions:
+    names = _Names(listing)
+    captions: Captions = {}
+    overruled: list[str] = []
+    for kind, rows_of in _METADATA.items():
+        own: Captions = {}
+        for file in (listing.folder / n for n in listing.names if PurePosixPath(n).name == kind):
+            for row in rows_of(file, key):
+                name = names.resolve(file, row)
+                texts = reader.read_row(row.values, key, row.where)
+                if name in wanted and texts:
+                    own[name] = (*own.get(name, ()), *texts)
+        overruled += [f"{n!r} ({kind})" for n in own if captions.get(n, own[n]) != own[n]]
+        captions = own | captions
+    if overruled:
+        _warn(
+            f"{listing.folder}: {len(overruled)} caption(s) differ from those of another metadata "
+            f"file, which are read instead, such as that of {overruled[0]}; keep one file"
+        )
+    return captions
+
+
+class _Names:
+    """What metadata files may name: every file there is, and images without their suffix."""
+
+    def __init__(self, listing: Listing) -> None:
+        self._folder = listing.folder
+        self._names = {*listing.names, *listing.irregular}
+        self._stems = {str(PurePosixPath(name).with_suffix("")): name for name in listing.images}
+
+    def resolve(self, file: Path, row: Row) -> str:
+        """The image of a row, relative to the folder.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        name = os.path.relpath(file.parent / row.file_name, self._folder)
+        beside = os.path.relpath(file.parent / PurePosixPath(row.file_name).name, self._folder)
+        if name in self._names:
+            return name
+        for stem in (name, beside, str(PurePosixPath(beside).with_suffix(""))):
+            if file.name in _KOHYA and stem in self._stems:  # moved since, or without a suffix
+                return self._stems[stem]
+        raise DatasetError(f"{row.where}: there is no image {name!r}; add it or drop the line")
+
+
+def caption_files(image: str) -> list[str]:
+    """The names of the files beside an image that may hold its caption."""
+    return [str(PurePosixPath(image).with_suffix(suffix)) for suffix in CAPTION_SUFFIXES]
+
+
+def _add_files_beside(
+    captions: Captions, listing: Listing, images: Sequence[str], reader: CaptionReader
+) -> None:
+    names = set(listing.names)
+    several, unread = [], []
+    for image in images:
+        beside = [name for name in caption_files(image) if name in names]
+        if beside and image not in captions:
+            file = beside.pop(0)
+            lines = [line.strip() for line in _text(listing.folder / file).split("\n")]
+            lines = [line for line in lines if line] or [""]
+            captions[image] = reader.read(lines, str(listing.folder / file))
+            several += [file] if len(captions[image]) > 1 else []
+        unread += beside
+    if several:
+        _warn(
+            f"{listing.folder}: {len(several)} caption file(s) have several lines, such as "
+            f"{several[0]!r}; each line is one caption"
+        )
+    if unread:
+        _warn(
+            f"{listing.folder}: {len(unread)} caption file(s) are not read, such as {unread[0]!r}: "
+            "the caption of their image stands in a metadata file or in a .txt file"
+        )
+
+
+# --- metadata files -------------------------------------------------------------------------------
+
+
+def _json_lines(file: Path, key: str | None) -> Iterator[Row]:
+    for number, line in enumerate(_text(file).split("\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{file} line {number}"
+        try:
+            row = json.loads(line)
+            yield Row(_file_name(row["file_name"]), row, where)
+        except (ValueError, TypeError, KeyError) as error:
+            raise DatasetError(f"{where}: write a JSON object with a `file_name`") from error
+
+
+def _csv_rows(file: Path, key: str | None) -> Iterator[Row]:
+    lines = csv.DictReader(io.StringIO(_text(file), newline=""))
+    try:
+        for row in lines:
+            where = f"{file} line {lines.line_num}"
+            yield Row(_file_name(row["file_name"]), row, where)
+    except (csv.Error, TypeError, KeyError) as error:
+        where = f"{file} line {lines.line_num}"
+        raise DatasetError(f"{where}: write rows with a column `file_name` ({error})") from error
+
+
+def _parquet_rows(file: Path, key: str | None) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wanted = ["file_name", *([key] if key else KEYS)]
+    try:
+        opened = pq.ParquetFile(file)
+        columns = [name for name in opened.schema_arrow.names if name in wanted]
+        number = 0
+        for batch in opened.iter_batches(columns=columns):
+            for row in batch.to_pylist():
+                yield Row(_file_name(row["file_name"]), row, f"{file} row {number}")
+                number += 1
+    except (OSError, TypeError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"cannot read {file} ({first_line(error)}): write it again, with a column `file_name`"
+        ) from error
+
+
+def _kohya(file: Path, key: str | None) -> Iterator[Row]:
+    try:
+        images = json.loads(_text(file)).items()
+        rows = [Row(name, {key or KEYS[0]: _joined(row, key)}, f"{file} {name!r}")
+                for name, row in images]  # fmt: skip
+    except (ValueError, TypeError, AttributeError) as error:
+        form = '{image: {"caption": ..., "tags": ...}}'
+        raise DatasetError(f"cannot read {file} ({first_line(error)}): write {form}") from error
+    yield from rows
+
+
+def _joined(row: Mapping[str, Any], key: str | None) -> Any:
+    """The caption and the tags of an image, joined as kohya's scripts do."""
+    if key:
+        return row.get(key, ())
+    caption, tags = row.get("caption"), row.get("tags")
+    both = isinstance(caption, str) and isinstance(tags, str) and tags
+    return f"{caption},{tags}" if both else tags if caption is None else caption
+
+
+_KOHYA = ("meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
+_METADATA: dict[str, Callable[[Path, str | None], Iterator[Row]]] = {
+    "metadata.jsonl": _json_lines,
+    "metadata.csv": _csv_rows,
+    "metadata.parquet": _parquet_rows,
+    **dict.fromkeys(_KOHYA, _kohya),
+}
+METADATA_FILES = tuple(_METADATA)
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("`file_name` is no text")
+    return value
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: {first_line(error)}; save it as UTF-8 text") from error
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, HeadwaterWarning, stacklevel=3)

@@ -1,0 +1,168 @@
+"""Parquet files as a training set: opened by their footers, images read one row group at a time."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import IO, Any
+
+from headwater.data.folders import splits
+from headwater.data.folders.listing import IMAGE_KINDS, file_size, warn_of_skipped_folders
+from headwater.data.images import to_rgb
+from headwater.data.request import Request
+from headwater.data.tables.arrow import Columns, find_columns, read_samples, stored
+from headwater.data.training_set import TrainingSet, make_training_set
+from headwater.errors import DatasetError, first_line
+
+_PIECE = 4096  # bytes; what a disk reads at once
+
+
+def open_parquet_folder(request: Request) -> TrainingSet:
+    """The parquet files of one split in a folder.
+
+    Raises:
+        DatasetError: there are none, or none of the split.
+    """
+    folder, names = request.path, request.listing.parquet
+    if not names:
+        raise DatasetError(f"{folder} holds no {IMAGE_KINDS} or .parquet files: check the path")
+    warn_of_skipped_folders(request.listing)
+    by_name = splits.of_tables(names)
+    own = [name for name in names if Path(name).name.startswith(request.split)]
+    if request.split not in by_name and own:  # a split of any name
+        by_name = {**by_name, request.split: own}
+    chosen = splits.choose(folder, names, by_name, request.split)
+    return _open(folder, [folder / name for name in chosen], request)
+
+
+def open_parquet_file(request: Request) -> TrainingSet:
+    """One parquet file.
+
+    Raises:
+        DatasetError: it is none, or a split is asked for, which it does not have.
+    """
+    path = request.path
+    if not path.is_file():
+        raise DatasetError(f"{path} is neither a folder nor a regular file: give one of these")
+    splits.choose(path, [path.name], {}, request.split)
+    return _open(path, [path], request)
+
+
+def _open(path: Path, files: Sequence[Path], request: Request) -> TrainingSet:
+    opened = [_parquet_file(file) for file in files]
+    columns = find_columns(
+        str(path), opened[0].schema_arrow, request.image_column, request.caption_column
+    )
+    folder = path if path.is_dir() else path.parent
+    uris: list[str] = []
+    contents: list[str] = []
+    for file, table in zip(files, opened, strict=True):
+        name = file.relative_to(path.parent).as_posix()
+        uris += [f"{name}#row={row}" for row in range(table.metadata.num_rows)]
+        contents += _contents(file, table, columns.image, folder)
+    batches = (table.iter_batches(1024, columns=columns.texts) for table in opened)
+    samples = read_samples(str(path), columns, uris, chain.from_iterable(batches))
+    cells = _Cells(opened, columns)
+    return make_training_set(
+        str(path), samples, contents, lambda row: to_rgb(stored(cells[row], folder))
+    )
+
+
+def _parquet_file(file: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(file, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        reason = f"{first_line(error)}; give a parquet file or a folder"
+        raise DatasetError(f"cannot read {file} as parquet: {reason}") from error
+
+
+class _Cells:
+    """The cells of the image column by row; of one row group at a time."""
+
+    def __init__(self, tables: Sequence[Any], columns: Columns) -> None:
+        groups = [(table, group) for table in tables for group in range(table.num_row_groups)]
+        counts = [table.metadata.row_group(group).num_rows for table, group in groups]
+        self._starts = [0, *accumulate(counts)]
+
+        @functools.lru_cache(maxsize=1)
+        def images(index: int) -> Any:
+            table, group = groups[index]
+            return table.read_row_group(group, columns=[columns.image]).column(0)
+
+        self._images = images
+
+    def __getitem__(self, row: int) -> Any:
+        index = bisect_right(self._starts, row) - 1
+        return self._images(index)[row - self._starts[index]]
+
+
+# --- what stands for the pictures in a fingerprint ------------------------------------------------
+
+
+def _contents(file: Path, table: Any, image: str, folder: Path) -> list[str]:
+    """For each row the digest of its row group, with the size of the file that it names, if any.
+
+    Raises:
+        DatasetError: there is no such column, or the file cannot be read.
+    """
+    contents: list[str] = []
+    try:
+        with file.open("rb") as raw:
+            for number in range(table.num_row_groups):
+                group = table.metadata.row_group(number)
+                chunks = _chunks(group, image)
+                digest = group_digest(raw, group.num_rows, chunks)
+                sizes = _named_sizes(table, number, chunks, folder)
+                contents += [digest + size for size in sizes or [""] * group.num_rows]
+    except (OSError, LookupError) as error:
+        raise DatasetError(f"cannot read {file}: {first_line(error)}; write it again") from error
+    return contents
+
+
+def group_digest(file: IO[bytes], rows: int, chunks: Sequence[Any]) -> str:
+    """What stands for the images of one row group: a sha256, in hex, of what is known for little.
+
+    That is, as JSON, the number of rows and, for each column chunk of the image column (see the
+    Parquet specification), its path, its sizes as stored and without compression; then three
+    pieces of 4 KiB of each chunk as it lies in the file, from its beginning, its middle and its
+    end. So images that are added, taken out or stored with another length are seen; an image that
+    is replaced by one of the very same length may not be.
+    """
+    facts = [[c.path_in_schema, c.total_compressed_size, c.total_uncompressed_size] for c in chunks]
+    digest = hashlib.sha256(json.dumps([rows, facts]).encode())
+    for chunk in chunks:
+        size = chunk.total_compressed_size
+        start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
+        for at in (0, max(0, size // 2), max(0, size - _PIECE)):
+            file.seek(start + at)
+            digest.update(file.read(min(_PIECE, size - at)))
+    return digest.hexdigest()
+
+
+def _chunks(group: Any, image: str) -> list[Any]:
+    """The column chunks of the image column: one, or those of its bytes and of its path."""
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    own = [c for c in chunks if f"{c.path_in_schema}.".startswith(f"{image}.")]
+    if not own:
+        raise LookupError(f"it has no column {image!r}")
+    return own
+
+
+def _named_sizes(table: Any, group: int, chunks: Sequence[Any], folder: Path) -> list[str]:
+    """For each row the size of the file that it names, where rows have no bytes of their own."""
+    image = chunks[0].path_in_schema.rpartition(".")[0]
+    by_name = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
+    stored_here = by_name.get(f"{image}.bytes")
+    if f"{image}.path" not in by_name or (stored_here and stored_here.null_count == 0):
+        return []
+    cells = table.read_row_group(group, columns=[f"{image}.path"]).column(0).to_pylist()
+    paths = [cell and cell["path"] for cell in cells]
+    return [f" {file_size(folder / path)}" if path else "" for path in paths]

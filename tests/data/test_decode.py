@@ -1,0 +1,87 @@
+"""What is read as a picture, and what is said of what is none."""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.pictures import encoded, noise, same
+
+from headwater.data import decode
+from headwater.data.images import read_image, to_rgb
+from headwater.errors import HeadwaterWarning, QueryError
+
+BROKEN_EXIF = b"Exif\0\0\0\x08\0\x02\x01\x12\0\x03"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_broken_exif_leaves_the_picture_whole(tmp_path, format):
+    plain = to_rgb(encoded(noise(0), format))
+    (tmp_path / "a").write_bytes(encoded(noise(0), format, exif=BROKEN_EXIF))
+    with pytest.warns(HeadwaterWarning, match="broken EXIF"):
+        picture = read_image(tmp_path / "a")
+    assert same(picture, plain)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_once(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright = to_rgb(encoded(noise(0), exif=exif))
+    assert same(to_rgb(upright), upright)
+    if orientation == 6:
+        assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(noise(0)), 3))
+
+
+def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **_: started.append(args))
+    monkeypatch.setattr(os, "system", started.append)
+    noise(0).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(QueryError, match="it is PostScript, which is not read: convert it to PNG"):
+        read_image(tmp_path / "a.png")
+    assert not started
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA"])
+def test_usual_formats_are_read(tmp_path, format):
+    noise(0).save(tmp_path / "a", format)
+    with Image.open(tmp_path / "a") as expected:
+        assert same(read_image(tmp_path / "a"), expected.convert("RGB"))
+
+
+NAMED = {
+    "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "heic": (b"\0\0\0\x18ftypheic" + b"\0" * 99, "HEIC.*convert it to PNG"),
+    "pdf": (b"%PDF-1.7\n", "PDF"),
+    "jpeg xl": (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    "text": (b"<html>", "it is no image"),
+    "empty": (b"", "it is empty"),
+}
+
+
+@pytest.mark.parametrize("content, words", NAMED.values(), ids=NAMED)
+def test_what_is_no_picture_is_named(tmp_path, content, words):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(QueryError, match=words) as excinfo:
+        read_image(tmp_path / "a.png")
+    assert "\n" not in str(excinfo.value)
+    with pytest.raises(Image.UnidentifiedImageError, match=words):
+        decode.open_picture(content)
+
+
+def test_pipes_and_folders_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(QueryError, match="no regular file"):
+        read_image(tmp_path / "pipe")
+    with pytest.raises(QueryError, match="it is a folder"):
+        read_image(tmp_path)
+
+
+def test_a_picture_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    noise(0, 64).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(QueryError, match=r"exceeds limit.*: scale it down"):
+        read_image(tmp_path / "a.png")
