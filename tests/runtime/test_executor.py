@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
+from support.work import dying, refusing, shares, squares
 
 from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining.retrain import Task, all_retrained, retrained
@@ -42,50 +42,6 @@ def executor(request) -> Executor:
         return TWO
     request.getfixturevalue("cluster")
     return ON_RAY
-
-
-# --- work that other processes can import ---------------------------------------------------------
-
-
-def squares(folder: Path | None = None):
-    """Counts how often it is called, in files."""
-    if folder is not None:
-        (folder / f"started-{os.getpid()}").touch(exist_ok=False)
-    return square
-
-
-def square(item: int) -> tuple[int, int, int, str]:
-    return item * item, os.getpid(), torch.get_num_threads(), str(Path.cwd())
-
-
-def refusing(folder: Path):
-    return partial(refuse, folder)
-
-
-def refuse(folder: Path, item: int) -> int:
-    """Items 0 and 1 begin together; then 1 is refused."""
-    (folder / f"begun-{item}").touch()
-    while not (folder / f"begun-{0 if item == 1 else 1}").exists():
-        time.sleep(0.01)
-    if item == 1:
-        raise QueryError("one is none")
-    time.sleep(0.5)
-    (folder / f"ended-{item}").touch()
-    return item
-
-
-def dying(folder: Path, times: dict[int, int]):
-    return partial(die, folder, times)
-
-
-def die(folder: Path, times: dict[int, int], item: int) -> int:
-    """These items kill their worker so many times."""
-    deaths = folder / f"deaths-{item}"
-    if item in times and (not deaths.exists() or deaths.stat().st_size < times[item]):
-        with deaths.open("a") as file:
-            file.write("x")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
 
 
 # --- any work -------------------------------------------------------------------------------------
@@ -149,16 +105,8 @@ def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
     ]
 
 
-def shares():
-    return partial(share, ON_RAY)
-
-
-def share(executor: Executor, device: str) -> int:
-    return workers_beside(executor, device)
-
-
 def test_workers_know_how_many_share_their_memory(cluster):
-    assert list(run(ON_RAY, shares, ["cuda", "cuda"], "cuda")) == [2, 2]
+    assert list(run(ON_RAY, partial(shares, ON_RAY), ["cuda", "cuda"], "cuda")) == [2, 2]
     assert workers_beside(TWO, "cpu") == min(2, os.cpu_count() or 1)
 
 
