@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from cifar2_sizes import FULL, REDUCED, Size
-from common import RESULTS, about, add_workers, engine_of, parser, real_data
+from common import RESULTS, about, add_workers, executor_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution.attributor import DAMPING
@@ -125,7 +125,7 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
         "draws": 3,
     }
     study = study_of(out, size.config, train, encoder, measure, facts, given.device)
-    return [{}, *retrained(study, plan.tasks()[1:], engine_of(given))]
+    return [{}, *retrained(study, plan.tasks()[1:], executor_of(given))]
 
 
 @dataclass(frozen=True)

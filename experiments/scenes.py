@@ -39,7 +39,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, add_workers, engine_of, parser
+from common import about, add_workers, executor_of, parser
 from scenes_removed import REMOVING, removed
 from scenes_sizes import config_of, data_of, folder
 
@@ -66,7 +66,7 @@ from headwater.features.spec import Side
 from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
 from headwater.methods import CAPTIONS, Method
 from headwater.methods import METHODS as ALL
-from headwater.runtime.executor import Engine
+from headwater.runtime.executor import Executor
 
 METHODS = (
     "concept-trak",
@@ -147,7 +147,7 @@ def main() -> None:
         command.error(f"--remove and --concepts are for {', '.join(REMOVING)} alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
-    measured = trained(given.full, plan, engine_of(given), given.device)
+    measured = trained(given.full, plan, executor_of(given), given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
     if given.stage == "search":
@@ -165,14 +165,14 @@ def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
     )
 
 
-def trained(full: bool, plan: Plan, engine: Engine, device: str) -> list[Measured]:
+def trained(full: bool, plan: Plan, executor: Executor, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
     study = study_of(
         out, config_of(full), data, encoder, scene_outputs.measure, scene_outputs.facts(), device
     )
-    return retrained(study, plan.tasks(), engine)
+    return retrained(study, plan.tasks(), executor)
 
 
 def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:

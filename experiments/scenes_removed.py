@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from common import about, engine_of, kept_clip
+from common import about, executor_of, kept_clip
 from scenes_sizes import config_of, data_of, folder
 
 from headwater.evaluation.counterfactual.plan import Setting
@@ -60,7 +60,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         parameters={"concept-d-trak": "all"} if "concept-d-trak" in methods else {},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
-        engine=engine_of(given),
+        executor=executor_of(given),
         device=given.device,
     )
     stated = about(given, concepts=concepts, parameters=setting.parameters)

@@ -129,11 +129,11 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     from headwater.evaluation.studies.lds import Setting, split
     from headwater.evaluation.studies.method_indexes import of_gradients
     from headwater.evaluation.studies.subset_plan import Plan
-    from headwater.runtime.executor import Engine
+    from headwater.runtime.executor import Executor
     from headwater.runtime.memory import usable_device
 
     require_matplotlib()
-    engine = Engine(given["engine"], given["jobs"])
+    executor = Executor(given["engine"], given["jobs"])
     images = images_of(*(given[name] for name in OF_IMAGES))
     trained, held = split(images, given["held_out"], given["seed"])
     plan = Plan(
@@ -143,7 +143,7 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     config = read_config(given["config"])
     parameters = given["parameters"]
     _refuse_ignored(parameters, of_gradients(names))
-    setting = Setting(given["out"], config, trained, held, plan, engine, device, parameters)
+    setting = Setting(given["out"], config, trained, held, plan, executor, device, parameters)
     return setting, names, asking
 
 
@@ -249,11 +249,11 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     from headwater.evaluation.retraining.config import read_config
     from headwater.evaluation.studies.method_indexes import by_clip, of_gradients
     from headwater.models.clip import Clip
-    from headwater.runtime.executor import Engine
+    from headwater.runtime.executor import Executor
     from headwater.runtime.memory import usable_device
 
     require_matplotlib()
-    engine = Engine(given["engine"], given["jobs"])
+    executor = Executor(given["engine"], given["jobs"])
     config, device = read_config(given["config"]), str(usable_device(given["device"]))
     data = images_of(*(given[name] for name in OF_IMAGES))
     truths = read_truths(given["truth"], data.samples)
@@ -279,7 +279,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         asking,
         clip,
         [] if given["window"] is None else read_windows(given["window"]),
-        engine,
+        executor,
         device,
         {} if parameters is None else dict.fromkeys(gradients, parameters),
     )

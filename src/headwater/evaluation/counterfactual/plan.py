@@ -24,7 +24,7 @@ from headwater.evaluation.studies.method_scores import Asking, require_named
 from headwater.methods import METHODS, method_named
 from headwater.models.clip import Clip
 from headwater.report.export import slug
-from headwater.runtime.executor import HERE, Engine
+from headwater.runtime.executor import THIS_PROCESS, Executor
 
 FEWEST = 4  # images that must be left to train on
 
@@ -54,7 +54,7 @@ class Setting:
     asking: Asking = field(default_factory=Asking)
     clip: Clip | None = None
     windows: Sequence[Window] = ()
-    engine: Engine = HERE
+    executor: Executor = THIS_PROCESS
     device: str = "cpu"
     parameters: Mapping[str, str] = field(default_factory=dict)
 

@@ -99,7 +99,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
-    retrained(of_all, setting.full, setting.engine)
+    retrained(of_all, setting.full, setting.executor)
     full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
     found = every_score(setting, full)
     bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
@@ -109,7 +109,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
         )
         for i, truth in enumerate(bar)
     ]
-    measured = all_retrained([(plan.study, plan.models()) for plan in plans], setting.engine)
+    measured = all_retrained([(plan.study, plan.models()) for plan in plans], setting.executor)
     return {
         plan.truth.concept: _outcome(plan, each) for plan, each in zip(plans, measured, strict=True)
     }

@@ -30,7 +30,7 @@ from headwater.evaluation.retraining.models import (
     train,
 )
 from headwater.models.denoiser import Denoiser
-from headwater.runtime.executor import HERE, Engine, run
+from headwater.runtime.executor import THIS_PROCESS, Executor, run
 from headwater.storage.files import read_tensors, write_tensors, write_text
 
 # What is measured: name -> numbers. A function that other processes can import.
@@ -91,18 +91,20 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def retrained(study: Study, tasks: Sequence[Task], engine: Engine = HERE) -> list[Measured]:
+def retrained(
+    study: Study, tasks: Sequence[Task], executor: Executor = THIS_PROCESS
+) -> list[Measured]:
     """What was measured of each task's model, in order; models that are missing are trained.
 
     Raises:
         MismatchError: the folder holds models of another configuration, data set or measure.
         ResourceError: a worker died.
     """
-    return all_retrained([(study, tasks)], engine)[0]
+    return all_retrained([(study, tasks)], executor)[0]
 
 
 def all_retrained(
-    asked: Sequence[tuple[Study, Sequence[Task]]], engine: Engine = HERE
+    asked: Sequence[tuple[Study, Sequence[Task]]], executor: Executor = THIS_PROCESS
 ) -> list[list[Measured]]:
     """The same for several studies, whose models are trained side by side as those of one.
 
@@ -113,7 +115,7 @@ def all_retrained(
     studies = [study for study, _ in asked]
     missing = [item for item in items if finished(studies[item[0]], item[1]) is None]
     with tqdm(total=len(items), initial=len(items) - len(missing), desc="models", delay=2) as bar:
-        for _ in run(engine, partial(_trainer, studies), missing, studies[0].device):
+        for _ in run(executor, partial(_trainer, studies), missing, studies[0].device):
             bar.update()
     return [[_there(study, task) for task in tasks] for study, tasks in asked]
 

@@ -33,7 +33,7 @@ from headwater.methods import Method, method_named
 from headwater.models.denoiser import Denoiser
 from headwater.queries import prompts
 from headwater.queries.image import Image
-from headwater.runtime.executor import HERE, Engine
+from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.storage.files import write_image
 
 NO_PROMPTS = "the configuration's model reads no prompts: give one with a `base`"
@@ -82,7 +82,7 @@ class Setting:
     trained: TrainingSet
     held: TrainingSet
     plan: Plan
-    engine: Engine = HERE
+    executor: Executor = THIS_PROCESS
     device: str = "cpu"
     parameters: str | None = None
 
@@ -130,7 +130,7 @@ def measured_with(
     study = study_of(
         setting.out, setting.config, setting.trained, denoiser, measure, facts, setting.device
     )
-    return retrained(study, setting.plan.tasks(), setting.engine)
+    return retrained(study, setting.plan.tasks(), setting.executor)
 
 
 def full_model(setting: Setting) -> Denoiser:
