@@ -20,6 +20,7 @@ test: lint types tests
 lint: $(ENV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(ENV)
 	$(BIN)/pyright

@@ -36,7 +36,7 @@ from headwater.features.objectives import about_concept
 from headwater.index.config import gradient_extractor, plan
 from headwater.models.patches import compiled
 from headwater.runtime.memory import peak_bytes
-from headwater.storage.shards import write_shard
+from headwater.storage.shards import ShardRows, write_shard
 
 BOUNDS = {"dps": 3.5, "dsm": 2.5, "concept": 3.5}
 TIMESTEPS = 10
@@ -164,7 +164,7 @@ def stored(compute: Callable[[], torch.Tensor], folder: Path) -> Callable[[], ob
 
     def whole() -> object:
         rows = compute().cpu()
-        return write_shard(folder, 0, 0, rows, range(len(rows)), [])
+        return write_shard(folder, 0, 0, ShardRows(rows, range(len(rows))))
 
     return whole
 

@@ -27,7 +27,7 @@ import torch
 from headwater import Denoiser, load_dataset
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import Encoded, encoded, new_pipeline, train
-from headwater.runtime.executor import Engine, run
+from headwater.runtime.executor import Executor, run
 
 WARM_UP = 20  # steps
 PATIENCE = 300  # seconds
@@ -59,7 +59,7 @@ def measured(name: str, jobs: int, data: Encoded, given: argparse.Namespace) -> 
     with tempfile.TemporaryDirectory() as folder:
         meet = Path(folder)
         start = partial(worker, name, jobs, data, meet, given.steps, given.device)
-        spent = list(run(Engine(jobs=jobs), start, range(jobs), given.device))
+        spent = list(run(Executor(jobs=jobs), start, range(jobs), given.device))
     return jobs * given.steps / max(spent)
 
 

@@ -16,7 +16,7 @@ from headwater.methods import METHODS
 from headwater.models.sampling import draw
 from headwater.queries.image import Image
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import Engine
+from headwater.runtime.executor import Executor
 
 pytestmark = [
     pytest.mark.gpu,
@@ -132,9 +132,9 @@ def test_the_batch_halves_when_the_gpu_is_full(room):
 
 def test_workers_share_a_gpu(tiny_model, tiny_images, tmp_path):
     data = load_dataset(tiny_images)
-    for name, engine in (("one", Engine()), ("two", Engine(jobs=2))):
+    for name, executor in (("one", Executor()), ("two", Executor(jobs=2))):
         build_index(
-            Denoiser.load(tiny_model, "cuda"), data, tmp_path / name, engine=engine, **RECIPE
+            Denoiser.load(tiny_model, "cuda"), data, tmp_path / name, executor=executor, **RECIPE
         )
     one, two = (torch.cat(list(Index.open(tmp_path / n).blocks())) for n in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2 * one.abs().max().item())

@@ -1,7 +1,7 @@
 """Every row of the table of methods, end to end, against a straightforward float64 computation.
 
 Loops over samples, timesteps and draws; gradients by autograd of one number each; the formula of
-the rule with an explicit inverse (`test_rules.exact_scores`). Nothing of the engine is used but
+the rule with an explicit inverse (`brute_force.exact_scores`). Nothing of the engine is used but
 the seeded noise.
 """
 
@@ -18,21 +18,24 @@ from support.brute_force import exact_scores, relative_error
 from support.command_line import FAST, headwater
 from support.tiny import tiny_pipeline
 
-from headwater import Concept, Denoiser, build_index, from_images, load_dataset
+from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers import natural_gradient, unlearning
-from headwater.attribution.scorers.prepared import prepare
-from headwater.features.extractor import Extractor, ProbeRow, over_probes
+from headwater.attribution.scorers.gradient import setting_of
+from headwater.attribution.scorers.table import SCORERS
+from headwater.attribution.scores import RULES
+from headwater.features.batch import Batch
+from headwater.features.extractor import Extractor, ProbeRow, mean_over_probes
 from headwater.features.guidance import DELTAS
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
-from headwater.methods import CAPTIONS, METHODS, Method
+from headwater.methods import METHODS, QUESTIONS, Method
 from headwater.models.sampling import seeded_noise
 from headwater.queries.concept import CONCEPT_DELTAS
 from headwater.queries.image import Image
 from headwater.queries.preference import Pairs, Preference
 from headwater.queries.reward import Reward, Scorer
+from headwater.report.wording import WORDING
 from headwater.runtime.batch_size import BatchSize
 
 PARAMETERS = r"attn2\.to_v"
@@ -58,7 +61,7 @@ def world(tmp_path_factory, tiny_model, tiny_images):
 
 
 def weights(model):
-    return [p for layer in select(model.network, PARAMETERS).values() for p in layer.parameters()]
+    return [p for layer in model.layers(PARAMETERS).values() for p in layer.parameters()]
 
 
 def flat_gradient(model, number):
@@ -382,7 +385,7 @@ def test_the_mean_over_probes_in_explicit_loops(normalise):
     # `norms` are of two layers, unprojected, and so not those of the features.
     layers = [{"a": norm * 0.6, "b": norm * 0.8} for norm in norms]
     rows = [ProbeRow(f.clone(), n, e) for f, n, e in zip(made, layers, errors, strict=True)]
-    ours = over_probes(rows, normalise)
+    ours = mean_over_probes(rows, normalise)
     exact = torch.zeros(3, 6).double()
     for i in range(3):
         for j in range(6):
@@ -398,7 +401,7 @@ def test_the_mean_over_probes_in_explicit_loops(normalise):
 
 
 def extractor_of(model, side, normalise, draws=1):
-    layers = select(model.network, PARAMETERS)
+    layers = model.layers(PARAMETERS)
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     return Extractor(model, layers, kept, side, TIMESTEPS, normalise, 0, draws)
 
@@ -409,7 +412,7 @@ def test_a_row_of_several_draws_is_the_mean_of_its_probes(world, normalise):
     model, captions, ids = world.models[0], ["a red star", "a fish"], ["a", "b"]
     x0, condition = torch.randn(2, 4, 8, 8).double(), model.encode_captions(captions)
     machine = extractor_of(model, Side("noising", "dsm"), normalise, draws=3)
-    ours = machine.train_rows(x0, condition, ids)
+    ours = machine.train_rows(Batch(x0, condition, ids))
     for i, id in enumerate(ids):
         probes = []
         for t in TIMESTEPS:
@@ -424,7 +427,7 @@ def test_a_row_of_several_draws_is_the_mean_of_its_probes(world, normalise):
         exact, errors = mean_of(probes, normalise)
         assert (ours.features[i] - exact).norm() <= 1e-9 * exact.norm()
         torch.testing.assert_close(ours.residuals[i], errors)
-        alone = machine.train_rows(x0[i : i + 1], condition[i : i + 1], [id])
+        alone = machine.train_rows(Batch(x0[i : i + 1], condition[i : i + 1], [id]))
         torch.testing.assert_close(alone.features[0], ours.features[i])
         torch.testing.assert_close(alone.residuals[0], ours.residuals[i])
 
@@ -498,7 +501,7 @@ def test_an_image_costs_what_the_table_says(world, passes, name):
     side = METHODS[name].train
     machine = extractor_of(world.models[0], side, "none")
     x0, c = torch.randn(3, 4, 8, 8).double(), world.models[0].encode_captions(["a fish"] * 3)
-    machine.train_rows(x0, c, ["a", "b", "c"])
+    machine.train_rows(Batch(x0, c, ["a", "b", "c"]))
     assert passes.count == 3 * side.units(2) > 0
 
 
@@ -531,15 +534,18 @@ QUERIES = {
     ],
 )
 def test_a_question_costs_what_the_table_says(world, passes, name, question):
-    index, query = built(world, name), QUERIES[question](world)
+    session, query = Session(built(world, name)), QUERIES[question](world)
     if isinstance(query, Image):
-        index.picture(query)
-    cost = METHODS[name].cost(question, timesteps=2)
+        session.picture(query)
+    method = METHODS[name]
+    cost = method.cost(question, timesteps=2)
     draws = cost.draws if cost.draws == 1 else DRAWS  # as asked; two pairs
     passes.count = 0
-    prepared = prepare(index, METHODS[name], query)
-    if prepared.drawer is not None:
-        index.machine().query_rows(prepared.drawer.asked(index.machine(), range(draws)))
+    if method.scorer == "gradient":
+        drawer, extractor = query.drawer(setting_of(session, method, query)), session.extractor()
+        extractor.query_rows(drawer.objectives(extractor, range(draws)))
+    else:
+        session.attribute(query, method=name)
     assert passes.count == cost.draw * draws
 
 
@@ -551,11 +557,11 @@ def test_what_unlearning_costs(world, passes, monkeypatch):
 
     monkeypatch.setattr(BatchSize, "_find", without_a_trial)
     index = build_index(world.models[0], world.data, world.folder / "plain", method="pixel-dot")
-    method, counted = METHODS["unlearning"], []
+    session, method, counted = Session(index), METHODS["unlearning"], []
     image = Image(PROMPT, world.file, draws=DRAWS)
     for query in (image, image, QUERIES["concept"](world)):
         passes.count = 0
-        index.attribute(query, method="unlearning")
+        session.attribute(query, method="unlearning")
         cost = method.cost(query.kind)
         counted.append(passes.count - cost.draw * DRAWS - cost.image * ROWS)
     losses, fisher = method.facts()["units per image"] * ROWS, 2 * 4 * ROWS
@@ -568,19 +574,22 @@ def test_what_unlearning_costs(world, passes, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_row_names_what_there_is(name):
-    from headwater.attribution.scores import RULES
-    from headwater.methods import QUESTIONS
-
     method = METHODS[name]
     assert method.name == name and set(method.takes) <= set(QUESTIONS)
-    assert method.rule in {*RULES, "random", "unlearning"}
+    assert method.scorer in SCORERS and method.measure in WORDING
+    # Scorers without rows of features have a rule of their own, of their name.
+    assert method.rule in ({method.scorer} if method.train is None else RULES)
+    if method.alias_of:
+        assert replace(method, name=method.alias_of, alias_of="") == METHODS[method.alias_of]
     assert method.part is None or ("patch" in method.takes and method.part.path == "noising")
     for side in (method.train, method.query):
         if side is not None and side.gradient:
             assert side.delta in DELTAS and side.path in ("noising", "inversion", "renoised")
     if method.concept is not None:
         assert "concept" in method.takes
-        assert method.concept == CAPTIONS or method.concept.delta in CONCEPT_DELTAS
+        by_captions = method.concept.path == "captions"
+        assert by_captions == (method.scorer == "captions")
+        assert by_captions or method.concept.delta in CONCEPT_DELTAS
     # None where it takes no picture
     assert (method.query is None) == (
         not {"image", "patch"} & set(method.takes) or name == "random"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What the command line says of Ctrl-C.
+INTERRUPTED = "interrupted; finished work is kept, the same command goes on from there"
+
 
 class HeadwaterError(Exception):
     """Base of all errors that the user can mend."""

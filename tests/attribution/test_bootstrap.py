@@ -9,12 +9,10 @@ from scipy.stats import spearmanr
 from support.brute_force import kernel_of, made
 
 from headwater import Concept, Denoiser, build_index, load_dataset
-from headwater.attribution import attributor
 from headwater.attribution.bootstrap import certainty
-from headwater.attribution.scorers.prepared import prepare
+from headwater.attribution.scorers import gradient, unlearning
 from headwater.attribution.scores import RULES, Scored
-from headwater.methods import METHODS
-from headwater.queries.concept import contexts
+from headwater.queries.contexts import choose_contexts
 from headwater.queries.image import Image
 
 PROMPT = "a red star"
@@ -24,7 +22,7 @@ PROMPT = "a red star"
 def test_the_error_of_a_mean_is_std_over_sqrt_d(rule):
     phi, _, errors = made(60, 20)
     psi = torch.randn(40, 20)
-    scored = RULES[rule](kernel_of(phi, 0.1, errors), psi)
+    scored = RULES[rule].score(kernel_of(phi, 0.1, errors), psi)
     sure = certainty(scored)
     exact = scored.draws.double().std(0, correction=0).numpy() / 40**0.5
     ratio = sure.errors / exact
@@ -121,8 +119,8 @@ def concepts(tmp_path_factory, tiny_model, tiny_images):
 @pytest.mark.parametrize("stable, spent", [(0.0, 16), (2.0, 64)])
 def test_draws_auto_stops_and_says_what_it_spent(index, tiny_images, monkeypatch, stable, spent):
     """At the first stable top ten, or at the most draws; the answer is that of so many draws."""
-    monkeypatch.setattr(attributor, "STABLE", stable)
-    monkeypatch.setattr(attributor, "MOST_DRAWS", 64)
+    monkeypatch.setattr(gradient, "STABLE", stable)
+    monkeypatch.setattr(gradient, "MOST_DRAWS", 64)
     said = []
     query = Image(PROMPT, tiny_images / "train-00003.png", draws=None)
     found = index.attribute(query, fresh=True, note=said.append)
@@ -167,17 +165,19 @@ def test_all_scores_are_real_and_opponents_are_candidates(index, tiny_images):
 
 
 def test_contexts_are_those_of_the_draws_made(concepts, tmp_path, monkeypatch):
-    monkeypatch.setattr(attributor, "STABLE", 0.0)
+    monkeypatch.setattr(gradient, "STABLE", 0.0)
     file = tmp_path / "contexts"
     file.write_text("\n".join(f"a star number {i}" for i in range(99)))
     query = Concept(PROMPT, "star", context=str(file), draws=None)
     found = concepts.attribute(query)
     assert found.asked == f"over 16 contexts of {file}"
-    used = contexts(replace(query, draws=16), []).pairs
+    used = choose_contexts(replace(query, draws=16), []).pairs
     assert found.provenance["query"]["contexts"] == [list(pair) for pair in used]
     assert len(used) == found.provenance["query"]["draws"] == 16
-    asked, details = prepare(concepts, METHODS["unlearning"], query).describe(1)
-    assert "over 32 contexts" in asked and len(details["contexts"]) == 32
+    monkeypatch.setattr(unlearning, "PICTURE_STEPS", 1)
+    unlearned = concepts.attribute(query, method="unlearning")
+    assert unlearned.asked == f"by unlearning pictures of c+, over 32 contexts of {file}"
+    assert len(unlearned.provenance["query"]["contexts"]) == 32
 
 
 @pytest.mark.parametrize("draws, notes", [(32, 0), (1, 0), (7, 1), (None, 1)])

@@ -11,8 +11,7 @@ import pytest
 import torch
 from support.tiny import tiny_pipeline
 
-from headwater import Concept, Denoiser, Index, build_index, load_dataset
-from headwater.attribution.session import spectrum_of
+from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
 from headwater.errors import MethodError, ModelError
 from headwater.queries.image import Image
 
@@ -81,14 +80,16 @@ def test_a_concept_is_asked_of_every_checkpoint(world):
 
 def test_members_are_indexes_of_their_own(world):
     index = world.both("trak")
-    first, second = index.members()
+    session = Session(index)
+    first, second = (member.index for member in session.members)
+    assert session.members[0] is session
     assert first is index and second.manifest.checkpoints == 0
     assert second.manifest.model["source"] == str(world.sources[1])
     assert second.manifest.model["fingerprint"] == world.models[1].fingerprint()
     assert index.manifest.checkpoints == 1
     rows = [torch.cat(list(member.blocks())) for member in (first, second)]
     assert rows[0].shape == rows[1].shape and not torch.allclose(*rows)
-    spectra = [spectrum_of(member) for member in (first, second)]
+    spectra = [member.spectrum() for member in session.members]
     assert not torch.allclose(spectra[0].values, spectra[1].values)
     alone = world.alone(1, "trak")
     torch.testing.assert_close(torch.cat(list(alone.blocks())), rows[1])
@@ -140,7 +141,7 @@ def test_a_build_goes_on_with_the_checkpoints_that_are_missing(world):
     assert (again.path / "index.json").stat().st_mtime_ns == kept
     manifest = json.loads((again.path / "checkpoints/0/index.json").read_text())
     assert manifest["complete"]
-    assert len(again.members()) == 2
+    assert len(again.checkpoints) == 1 and len(Session(again).members) == 2
 
 
 def test_captions_ask_each_checkpoint_by_its_own_rows(world):

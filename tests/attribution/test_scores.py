@@ -5,7 +5,7 @@ import torch
 from support.brute_force import exact_scores, inverse, kernel_of, made, relative_error
 
 from headwater.attribution.kernel import spectrum
-from headwater.attribution.scores import RULES, mean_of
+from headwater.attribution.scores import RULES, mean_over_checkpoints
 
 RATIOS = (1e-3, 0.1, 10.0)
 
@@ -18,12 +18,12 @@ def test_a_rule_is_its_formula_at_every_damping(rule, n, k):
     found = spectrum(lambda: phi.split(7), n, k)
     answers = []
     for ratio in RATIOS:
-        ours = RULES[rule](kernel_of(phi, ratio, errors, found), psi).answer()[0].double()
+        ours = RULES[rule].score(kernel_of(phi, ratio, errors, found), psi).answer()[0].double()
         exact = exact_scores(rule, phi, psi, ratio, errors)
         assert relative_error(ours, exact) < 2e-3, ratio
         answers.append(exact)
     damped = rule not in ("dot", "cosine")
-    assert (relative_error(answers[0], answers[1]) > 0.01) == damped
+    assert (relative_error(answers[0], answers[1]) > 0.01) == damped == RULES[rule].inverts
 
 
 @pytest.mark.parametrize("n, k", [(20, 50), (50, 20), (30, 30)])
@@ -43,10 +43,10 @@ def test_what_rules_ask_of_the_kernel(n, k, ratio):
 
 def test_cosine_is_that_of_the_mean_draw_and_ignores_lengths():
     phi, psi, _ = made(20, 50)
-    ours = RULES["cosine"](kernel_of(phi, 0.1), psi).answer()[0]
+    ours = RULES["cosine"].score(kernel_of(phi, 0.1), psi).answer()[0]
     mean = psi.mean(0, keepdim=True)
     torch.testing.assert_close(ours, torch.nn.functional.cosine_similarity(mean, phi))
-    longer = RULES["cosine"](kernel_of(phi * torch.rand(20, 1), 0.1), 9 * psi).answer()[0]
+    longer = RULES["cosine"].score(kernel_of(phi * torch.rand(20, 1), 0.1), 9 * psi).answer()[0]
     torch.testing.assert_close(longer, ours)
     assert ours.abs().max() <= 1
 
@@ -56,11 +56,11 @@ def test_das_squares_each_draw_or_their_mean():
     phi, psi, errors = made(20, 50)
     opposite = torch.cat([psi[:1], -psi[:1]])
     kernel = kernel_of(phi, 0.1, errors)
-    each = RULES["das"](kernel, opposite).answer()
-    one = RULES["das"](kernel, psi[:1]).answer()
+    each = RULES["das"].score(kernel, opposite).answer()
+    one = RULES["das"].score(kernel, psi[:1]).answer()
     assert relative_error(each, one) < 1e-4
-    assert RULES["das-code"](kernel, opposite).answer().abs().max() < 1e-6 * one.max()
-    signed = RULES["das-concept-trak"](kernel, psi).answer()
+    assert RULES["das-code"].score(kernel, opposite).answer().abs().max() < 1e-6 * one.max()
+    signed = RULES["das-concept-trak"].score(kernel, psi).answer()
     assert (signed < 0).any() and (each > 0).all()
 
 
@@ -71,16 +71,16 @@ def test_weights_of_draws_are_those_of_a_mean():
         if rule == "cosine":  # whose length is that of all draws
             continue
         kernel = kernel_of(phi, 0.1, errors)
-        ours = RULES[rule](kernel, psi).answer(weights)
+        ours = RULES[rule].score(kernel, psi).answer(weights)
         for found, rows in zip(ours, (psi[:1], psi[[0, 0, 1, 2]]), strict=True):
-            assert relative_error(found, RULES[rule](kernel, rows).answer()[0]) < 1e-4
+            assert relative_error(found, RULES[rule].score(kernel, rows).answer()[0]) < 1e-4
 
 
 @pytest.mark.parametrize("rule", ["trak", "das-code"])
 def test_a_mean_over_checkpoints_has_a_kernel_for_each(rule):
     parts = [made(20, 50), made(20, 50)]
-    scored = [RULES[rule](kernel_of(phi, 0.1, errors), psi) for phi, psi, errors in parts]
-    ours = mean_of(scored).answer()[0].double()
+    scored = [RULES[rule].score(kernel_of(phi, 0.1, errors), psi) for phi, psi, errors in parts]
+    ours = mean_over_checkpoints(scored).answer()[0].double()
     if rule == "trak":
         exact = sum(exact_scores(rule, phi, psi) for phi, psi, _ in parts) / 2
     else:  # each checkpoint's answer is squared, then the mean is taken

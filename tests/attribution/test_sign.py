@@ -26,58 +26,60 @@ TIMESTEPS = (49, 149, 249, 349, 449, 549, 649, 749, 849, 949)
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory):
+def session(tmp_path_factory):
     shown = headwater.load_dataset("scenes").first(600)
     out = tmp_path_factory.mktemp("sign") / "index"
-    return headwater.build_index(headwater.Denoiser.load("scenes"), shown, out)
+    return headwater.Session(headwater.build_index(headwater.Denoiser.load("scenes"), shown, out))
 
 
-def weights(index):
-    modules = dict(index.denoiser.network.named_modules())
-    return [p for name in index.recipe.layers for p in modules[name].parameters(recurse=False)]
+def weights(session):
+    modules = dict(session.denoiser.network.named_modules())
+    layers = session.index.recipe.layers
+    return [p for name in layers for p in modules[name].parameters(recurse=False)]
 
 
 def weight(denoiser, t):
     return shapes_first(denoiser.alpha_bar[t : t + 1]).item()
 
 
-def denoising_gradient(index, rows, draws):
+def denoising_gradient(session, rows, draws):
     """Gradient of the model's training loss on these pictures, over many noises."""
-    denoiser = index.denoiser
+    denoiser, index = session.denoiser, session.index
     x0 = denoiser.encode_images([index.image(row) for row in rows])
     condition = denoiser.encode_captions([index.samples[row].caption for row in rows])
-    total = [torch.zeros_like(w) for w in weights(index)]
+    total = [torch.zeros_like(w) for w in weights(session)]
     for draw in range(draws):
         for t in TIMESTEPS:
             shape = denoiser.latent_shape
             noise = torch.stack([seeded_noise(shape, "tune", t, r, draw) for r in rows])
             eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
             loss = weight(denoiser, t) * (eps - noise).square().mean() / (draws * len(TIMESTEPS))
-            for sum_, g in zip(total, torch.autograd.grad(loss, weights(index)), strict=True):
+            for sum_, g in zip(total, torch.autograd.grad(loss, weights(session)), strict=True):
                 sum_ += g
     return total
 
 
 @torch.no_grad()
-def after_step(index, gradient, measure, size=0.05):
+def after_step(session, gradient, measure, size=0.05):
     """What `measure` says after a step of this length against the gradient; then undone."""
     length = torch.stack([g.norm() for g in gradient]).norm()
-    for w, g in zip(weights(index), gradient, strict=True):
+    for w, g in zip(weights(session), gradient, strict=True):
         w -= size * g / length
     measured = measure()
-    for w, g in zip(weights(index), gradient, strict=True):
+    for w, g in zip(weights(session), gradient, strict=True):
         w += size * g / length
     return measured
 
 
-def test_a_picture_is_a_proponent_of_learning_it(index):
+def test_a_picture_is_a_proponent_of_learning_it(session):
     """A step of fine-tuning on one picture, taken as the query, has positive score with it."""
-    projection = extractor(index.denoiser, index.recipe).projection
-    modules = dict(index.denoiser.network.named_modules())
+    index = session.index
+    projection = extractor(session.denoiser, index.recipe).projection
+    modules = dict(session.denoiser.network.named_modules())
     rows = list(range(0, 600, 38))
     steps = torch.zeros(len(rows), projection.dim)
     for step, row in zip(steps, rows, strict=True):
-        parts = iter(denoising_gradient(index, [row], draws=4))
+        parts = iter(denoising_gradient(session, [row], draws=4))
         for name in index.recipe.layers:
             own = [next(parts)[None] for _ in modules[name].parameters(recurse=False)]
             projection.add[name](step[None], as_calls(*own))
@@ -89,13 +91,13 @@ def test_a_picture_is_a_proponent_of_learning_it(index):
     assert rank.median() < 3  # of 600
 
 
-def concept_measure(index, word):
+def concept_measure(session, word):
     """How far eps(c+) has moved along eps(c+) - eps(c-), on held-out pictures of the concept.
 
     To first order that is minus the concept loss (guidance.concept), in units of the concept
     itself: 1 would be another whole eps(c+) - eps(c-). Higher means more of the concept.
     """
-    denoiser = index.denoiser
+    denoiser = session.denoiser
     shown = [p for p in pictures("validation") + pictures("unseen") if p.shows(word)][:40]
     captions = [describe(**{a: getattr(p.scene, a) for a in ATTRIBUTES}) for p in shown]
     x0 = denoiser.encode_images([p.draw() for p in shown])
@@ -122,16 +124,16 @@ def concept_measure(index, word):
     return measure
 
 
-def test_proponents_raise_a_concept_and_opponents_lower_it(index):
+def test_proponents_raise_a_concept_and_opponents_lower_it(session):
     """A step on the top 20, on the bottom 20 and on 20 random pictures, over eight concepts."""
     effects = []
     for word in ("star", "hatched", "red", "wavy", "crown", "neon", "blue", "plain"):
-        measure = concept_measure(index, word)
-        answer = index.attribute(headwater.Concept(word, concept=word))
-        chance = random.Random(word).sample(range(len(index)), 20)
+        measure = concept_measure(session, word)
+        answer = session.attribute(headwater.Concept(word, concept=word))
+        chance = random.Random(word).sample(range(len(session.index)), 20)
         chosen = ([e.row for e in answer.top(20)], chance, [e.row for e in answer.bottom(20)])
         effects.append([
-            after_step(index, denoising_gradient(index, rows, draws=2), measure)
+            after_step(session, denoising_gradient(session, rows, draws=2), measure)
             for rows in chosen
         ])  # fmt: skip
     top, chance, bottom = np.mean(effects, 0)

@@ -1,24 +1,21 @@
 """A journey is the same question at every step, and what compares the steps is right."""
 
 import json
-import re
+import shutil
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 from scipy.stats import spearmanr
 from support.command_line import assert_refused, headwater
 
-from headwater import Denoiser, build_index, load_dataset
+from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.attribution.bootstrap import correlations
-from headwater.attribution.trajectory import aims, journey, likelihoods, overlaps
+from headwater.attribution.trajectory import aims, likelihoods, overlaps
 from headwater.errors import MethodError, QueryError
-from headwater.index import index as index_module
-from headwater.index.index import Index
+from headwater.queries import image as image_module
 from headwater.queries.image import Image
-from headwater.report.charts import CEILING, FLOOR, LEFT, RIGHT, curves
-from headwater.report.trajectory import SHOWN, write_journey
+from headwater.report.trajectory import write_journey
 
 PROMPT = "a red star in hatched style"
 FEW = {"timesteps": 4, "dim": 64}
@@ -36,8 +33,8 @@ def folder(tmp_path_factory, tiny_model, tiny_images):
 
 
 @pytest.fixture(scope="module")
-def index(folder) -> Index:
-    return Index.open(folder / "trak")
+def session(folder) -> Session:
+    return Session.open(folder / "trak")
 
 
 # --- the pure part ------------------------------------------------------------------------------
@@ -66,46 +63,47 @@ def test_overlaps_are_shares_of_sets(count, lowest):
         set(sorted(range(20), key=lambda i: row[i], reverse=not lowest)[:count]) for row in scores
     ]
     exact = [[len(a & b) / len(a) for b in tops] for a in tops]
-    np.testing.assert_allclose(overlaps(scores, count, lowest), exact)
+    np.testing.assert_allclose(overlaps(-scores if lowest else scores, count), exact)
 
 
 # --- the question -------------------------------------------------------------------------------
 
 
-def test_a_journey_is_the_question_at_every_step(index, monkeypatch):
-    drawn = []
-    original = index_module.picture_of
-    monkeypatch.setattr(
-        index_module, "picture_of", lambda *args: drawn.append(1) or original(*args)
-    )
-    fresh = Index.open(index.path, index.denoiser)
-    found = journey(fresh, ASK)
+def test_a_journey_is_the_question_at_every_step(session, tmp_path, monkeypatch):
+    """And its picture is drawn once."""
+    drawn, draw = [], image_module.draw
+    monkeypatch.setattr(image_module, "draw", lambda *args: drawn.append(1) or draw(*args))
+    path = shutil.copytree(session.index.path, tmp_path / "index")
+    shutil.rmtree(path / "queries", ignore_errors=True)
+    fresh = Session.open(path, denoiser=session.denoiser)
+    found = fresh.attribute_steps(ASK)
     assert len(drawn) == 1
     assert [each.query.step for each in found] == PASSED
     assert len(found) == 4 and {each.method for each in found} == {"journey-trak"}
     for each in found:
-        single = index.attribute(each.query, method="journey-trak")
+        single = session.attribute(each.query, method="journey-trak")
         np.testing.assert_array_equal(each.scores, single.scores)
     assert len({each.scores.tobytes() for each in found}) == 4
 
 
-def test_steps_that_the_making_does_not_pass_give_way_to_the_nearest(index):
-    found = journey(index, Image(PROMPT, draws=1, steps=3))  # passes 332, 665, 999
+def test_steps_that_the_making_does_not_pass_give_way_to_the_nearest(session):
+    found = session.attribute_steps(Image(PROMPT, draws=1, steps=3))  # passes 332, 665, 999
     assert [each.query.step for each in found] == [999, 665, 332]
 
 
-def test_likelihoods_are_of_what_each_step_aimed_at(index):
-    found = journey(index, ASK)
-    x0hats = index.picture(ASK).x0hats
+def test_likelihoods_are_of_what_each_step_aimed_at(session):
+    found = session.attribute_steps(ASK)
+    x0hats = session.picture(ASK).x0hats
 
     def brightness(images):
         assert all(isinstance(image, Pillow.Image) for image in images)
         return {"bright": np.array([np.asarray(i).mean() / 255 for i in images]), "half": [0.5] * 4}
 
     exact = [
-        np.asarray(index.denoiser.decode(x0hats[t])[0]).mean() / 255 for t, _ in aims(index, found)
+        np.asarray(session.denoiser.decode(x0hats[t])[0]).mean() / 255
+        for t, _ in aims(session, found)
     ]
-    measured = likelihoods(index, found, brightness)
+    measured = likelihoods(session, found, brightness)
     assert measured == {"bright": pytest.approx(exact), "half": [0.5] * 4}
     assert len(set(exact)) > 1
 
@@ -125,118 +123,32 @@ def fails(images):
         (lambda images: {"a": 0.5}, "'a' a finite number for each of 4 pictures, not 0.5"),
     ],
 )
-def test_judges_that_do_not_judge(index, tmp_path, judge, said):
+def test_judges_that_do_not_judge(session, tmp_path, judge, said):
     with pytest.raises(QueryError, match=said) as caught:
-        write_journey(tmp_path / "out", ASK, journey(index, ASK), 3, judge)
+        write_journey(session, ASK, session.attribute_steps(ASK), tmp_path / "out", 3, judge)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_curves_go_through_their_values():
-    steps, lines = [999, 499, 249], {"star": [0.0, 0.5, 1.0], "<b>": [1.0, 1.0, 0.25]}
-    drawn = curves(steps, lines, "how likely")
-    paths = re.findall(r'class="curve c(\d)".* d="M([\d. L]+)"', drawn)
-    assert [colour for colour, _ in paths] == ["0", "1"]
-    for (_, path), values in zip(paths, lines.values(), strict=True):
-        points = np.array([list(map(float, point.split())) for point in path.split("L")])
-        x, y = points.T
-        np.testing.assert_allclose(x, np.interp(steps, [249, 999], [RIGHT, LEFT]), atol=0.01)
-        np.testing.assert_allclose(y, np.interp(values, [0, 1], [FLOOR, CEILING]), atol=0.01)
-    assert re.findall("</svg>(.*?)</li>", drawn) == ["star", "&lt;b&gt;"] and "<b>" not in drawn
-
-
-def test_many_curves_can_be_told_apart():
-    drawn = curves([9, 4], {f"feature {i}": [-0.5, 2.0] for i in range(14)}, "how likely")
-    styles = re.findall(r'class="curve (.*?) d="M0 5H28"', drawn)
-    assert len(set(styles)) == len(styles) == 14
-    dashes = [style.partition("dasharray")[2] for style in styles]
-    assert len(set(dashes[:4])) == 4  # where lines cover each other, both are seen
-    assert all(label in drawn for label in (">\N{MINUS SIGN}0.5<", ">0.75<", ">2<"))
-    heights = [float(y) for y in re.findall(r"L[\d.]+ ([\d.]+)\"", drawn)]
-    assert heights == [CEILING] * 14
-
-
-def test_what_has_no_journey_is_refused(index, folder, tiny_images):
+def test_what_has_no_journey_is_refused(session, folder, tiny_images):
     file = next(tiny_images.glob("*.png"))
     with pytest.raises(QueryError, match=r"--journey is of the making .* --prompt and --seed"):
-        journey(index, Image(file=file))
+        session.attribute_steps(Image(file=file))
     with pytest.raises(QueryError, match="--journey is of every step: leave --step out"):
-        journey(index, Image(PROMPT, step=999))
+        session.attribute_steps(Image(PROMPT, step=999))
     with pytest.raises(MethodError, match=r"trak cannot be asked for every step .* journey-trak"):
-        journey(index, ASK, method="trak")
-    other = Index.open(folder / "concept-trak", index.denoiser)
+        session.attribute_steps(ASK, method="trak")
+    other = Session.open(folder / "concept-trak", denoiser=session.denoiser)
     with pytest.raises(MethodError, match="build one for journey-trak"):
-        journey(other, ASK)
+        other.attribute_steps(ASK)
     with pytest.raises(MethodError, match="build one with `--method journey-trak`"):
-        journey(other, ASK, method="journey-trak")
+        other.attribute_steps(ASK, method="journey-trak")
 
 
 # --- what is written ----------------------------------------------------------------------------
 
 
-def test_the_folder_of_a_journey(index, tmp_path):
-    found = journey(index, ASK)
-    likely = {"a star": [0.0, 0.25, 0.5, 1.0], "neon": [0.1] * 4}
-    answer = write_journey(tmp_path, ASK, found, 3, lambda images: likely)
-    names = {path.name for path in tmp_path.iterdir()}
-    files = {"journey.json", "journey.png", "query.png", "query.safetensors", "report.html"}
-    assert names == files | {"scores.parquet"}
-    assert json.loads((tmp_path / "journey.json").read_text()) == answer
-    assert [step["step"] for step in answer["steps"]] == PASSED
-    scores = np.stack([each.scores for each in found])
-    np.testing.assert_allclose(answer["correlation"], correlations(scores), atol=1e-4)
-    np.testing.assert_allclose(answer["overlap of top"], overlaps(scores, 3), atol=1e-4)
-    lowest = overlaps(scores, 3, lowest=True)
-    np.testing.assert_allclose(answer["overlap of bottom"], lowest, atol=1e-4)
-    assert answer["likelihood"] == likely
-    page = (tmp_path / "report.html").read_text()
-    assert "When does each feature appear?" in page and page.count('class="curve c') == 4
-    assert ">a star</li>" in page and ">neon</li>" in page
-    for step, each in zip(answer["steps"], found, strict=True):
-        assert [entry["id"] for entry in step["top"]] == [entry.id for entry in each.top(3)]
-        assert step["certainty"]["draws"] == 3
-    stored = pq.read_table(tmp_path / "scores.parquet")
-    steps = [f"score at step {t}" for t in PASSED]
-    assert stored.column_names == ["id", *steps, "caption", "uri"]
-    np.testing.assert_array_equal(np.stack([stored[name] for name in steps]), scores)
-
-
-def test_only_candidates_overlap(index, tmp_path):
-    found = journey(index, ASK, candidates="pixel:4")
-    answer = write_journey(tmp_path, ASK, found, 2)
-    among = sorted(found[0].among)
-    scores = np.stack([each.scores for each in journey(index, ASK)])
-    np.testing.assert_array_equal(np.stack([each.scores for each in found]), scores)
-    exact = overlaps(scores[:, among], 2)
-    np.testing.assert_allclose(answer["overlap of top"], exact, atol=1e-4)
-    stored = pq.read_table(tmp_path / "scores.parquet")["candidate"].to_pylist()
-    assert [row for row, candidate in enumerate(stored) if candidate] == among
-    assert "Only 4 of the 9 images competed" in (tmp_path / "report.html").read_text()
-
-
-def test_a_journey_by_chance_claims_nothing(index, tmp_path):
-    write_journey(tmp_path, ASK, journey(index, ASK, method="random"), 3)
-    page = (tmp_path / "report.html").read_text()
-    assert "The scores are random numbers" in page and "Highest 1" in page
-    assert not re.search("[Pp]roponent|[Oo]pponent|pushed", page)
-
-
-def test_the_report_shows_every_step(index, tmp_path):
-    write_journey(tmp_path, ASK, journey(index, ASK), 10)
-    page = (tmp_path / "report.html").read_text()
-    assert "taught the model <em>this picture</em> at each step of its making?" in page
-    assert "4, from 999 (noise) to 239" in page and "When does each feature" not in page
-    assert "<code>query.seed</code>" in page and "Opponent 1" in page
-    # The query, what each of four steps aimed at, and both ends below it.
-    assert page.count("<img") == 1 + 4 * (1 + 2 * SHOWN)
-    assert not re.search(r"https?:|<script|url\(", page)
-    tinted = [int(share) for share in re.findall(r"--share: (\d+)%", page)]
-    assert len(tinted) == 3 * 16 and tinted.count(100) >= 12
-    with Pillow.open(tmp_path / "journey.png") as sheet:
-        assert sheet.width > 4 * 128 and sheet.height > (1 + 2 * SHOWN) * 128
-
-
-def test_the_command(index, tmp_path):
-    ask = ("image", index.path, "--prompt", PROMPT, "--seed", 2, "--draws", 3, "--journey")
+def test_the_command(session, tmp_path):
+    ask = ("image", session.index.path, "--prompt", PROMPT, "--seed", 2, "--draws", 3, "--journey")
     result = headwater(*ask, "--out", tmp_path / "a", "--json")
     assert result.code == 0 and result.out.count("\n") == 1
     answer = json.loads(result.out)
@@ -263,9 +175,9 @@ def test_the_command(index, tmp_path):
         ([], "give a picture: a file, or --prompt"),
     ],
 )
-def test_refused(index, tmp_path, tiny_images, options, said):
+def test_refused(session, tmp_path, tiny_images, options, said):
     file = next(tiny_images.glob("*.png"))
     given = [option.format(file=file) for option in options]
     out = tmp_path / "out"
-    assert_refused(headwater("image", index.path, *given, "--journey", "--out", out), said)
+    assert_refused(headwater("image", session.index.path, *given, "--journey", "--out", out), said)
     assert not out.exists()

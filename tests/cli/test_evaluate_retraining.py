@@ -13,7 +13,6 @@ from headwater.evaluation.metrics.lds import lds, predicted_outputs
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.studies.lds import Setting, _in_both, split
 from headwater.evaluation.studies.subset_plan import Plan
-from headwater.gradients.parameters import select
 from headwater.scenes.dataset import pictures
 
 MANY = "--held-out 8 --subsets 4 --again 4 --draws 2".split()
@@ -191,7 +190,7 @@ def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, t
 
     (index,) = (Index.open(path) for path in (out / "indexes").iterdir())
     assert index.recipe.parameters == "all"
-    assert index.recipe.layers == tuple(select(index.denoiser.network, "all"))
+    assert index.recipe.layers == tuple(index.denoiser.layers("all"))
 
 
 def test_a_configuration_that_is_none(tiny_images, tmp_path):

@@ -28,7 +28,6 @@ from support.command_line import (
 from support.tiny import LATENT, tiny_folder, tiny_pipeline, tiny_unconditional
 
 from headwater import Index
-from headwater.storage import shards
 
 DATA = os.environ.get("HEADWATER_DATA")
 
@@ -236,7 +235,7 @@ def test_ctrl_c(index, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "read_manifest", interrupted)
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", interrupted)
     result = headwater("info", index)
     assert (result.code, result.out) == (130, "")
     assert result.err.startswith("headwater: interrupted; ") and result.err.count("\n") == 1
@@ -514,18 +513,63 @@ def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):
 # --- in a process of its own --------------------------------------------------------------------
 
 
-def test_help_imports_nothing_heavy():
+HEAVY = {"torch", "numpy", "diffusers", "transformers", "pyarrow", "PIL", "jinja2", "tqdm"}
+
+
+@pytest.mark.parametrize("args", [["--help"], ["concept", "--help"], ["evaluate", "--help"], []])
+def test_help_imports_nothing_heavy(args):
     script = (
-        "import sys, headwater, headwater.cli as cli\n"
+        "import sys\n"
+        "from headwater.cli.main import main\n"
         "sys.argv = ['headwater', *sys.argv[1:]]\n"
-        "try: cli.main()\n"
-        "finally: print({'torch', 'diffusers', 'transformers', 'pyarrow'} & set(sys.modules))"
+        "try: main()\n"
+        f"finally: print({HEAVY} & set(sys.modules))"
     )
-    for args in (["--help"], ["concept", "--help"]):
-        command = [sys.executable, "-c", script, *args]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0 and "Usage:" in run.stdout
-        assert run.stdout.splitlines()[-1] == "set()"
+    command = [sys.executable, "-c", script, *args]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and "Usage:" in run.stdout
+    assert run.stdout.splitlines()[-1] == "set()"
+
+
+def test_the_package_can_be_run():
+    command = [sys.executable, "-m", "headwater", "info", "nowhere"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("headwater: no index at nowhere")
+
+
+def test_ctrl_c_before_it_has_begun():
+    """Importing the command line takes a moment."""
+    script = (
+        "import builtins, headwater.__main__\n"
+        "load = builtins.__import__\n"
+        "def interrupted(name, *args):\n"
+        "    if name == 'typer': raise KeyboardInterrupt\n"
+        "    return load(name, *args)\n"
+        "builtins.__import__ = interrupted\n"
+        "headwater.__main__.main()"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (130, "", 1)
+    assert run.stderr.startswith("headwater: interrupted; finished work is kept")
+
+
+def encoded(encoding: str, *args: object) -> subprocess.CompletedProcess:
+    """The command line where stdout and stderr are of this encoding."""
+    command = [sys.executable, "-m", "headwater", *map(str, args)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding}
+    return subprocess.run(command, capture_output=True, env=env)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_answer_on_a_stdout_that_cannot_hold_it(asked, tmp_path, encoding):
+    prompt = "a red star \N{BLACK STAR}"
+    ask = ["concept", asked.index, prompt, "--concept", "star", "--context", "bare", "--draws", 2]
+    table = encoded(encoding, *ask, "--out", tmp_path / "table")
+    assert table.returncode == 0, table.stderr
+    assert b"'star' in 'a red star \\u2605'" in table.stdout
+    said = encoded(encoding, *ask, "--out", tmp_path / "json", "--json")
+    assert said.returncode == 0 and json.loads(said.stdout.decode(encoding))["prompt"] == prompt
 
 
 def test_refused_in_a_process_of_its_own(tmp_path, tiny_model, tiny_images):

@@ -1,17 +1,23 @@
 """The command line before it computes: help, what is mistyped, and where an answer will go."""
 
+import logging
+import os
+import warnings
 from pathlib import Path
 
 import pytest
 import typer
 from support.command_line import assert_refused, headwater
 
-from headwater.cli import main
+from headwater.cli import main, options
 from headwater.cli.output import default_folder
+from headwater.errors import HeadwaterWarning, StoreError
+from headwater.features.spec import DRAWS
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.local_concept import Local, whole_picture
 from headwater.queries.reward import Reward, Scorer
+from headwater.runtime.console import say
 
 # --- mistyped -----------------------------------------------------------------------------------
 
@@ -57,6 +63,88 @@ def test_a_command_may_say_its_exit_code(monkeypatch, stop, code):
     assert (result.code, result.out, result.err) == (code, "", "")
 
 
+# --- how much is said -----------------------------------------------------------------------------
+
+
+def chatty(index):
+    logging.getLogger("headwater.index.build").debug("a detail")
+    say("a remark")
+    warnings.warn("a caption lost a word", HeadwaterWarning, stacklevel=1)
+    raise StoreError(f"no index at {index}")
+
+
+SAID = {
+    "": "a remark\nwarning: a caption lost a word\nheadwater: no index at here\n",
+    "-q": "warning: a caption lost a word\nheadwater: no index at here\n",
+    "--quiet": "warning: a caption lost a word\nheadwater: no index at here\n",
+}
+
+
+@pytest.mark.parametrize("option", SAID)
+def test_how_much_is_said(monkeypatch, option):
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", chatty)
+    result = headwater(*option.split(), "info", "here")
+    assert (result.code, result.out, result.err) == (2, "", SAID[option])
+
+
+@pytest.mark.parametrize("option", ["-v", "--verbose"])
+def test_details_come_with_where_they_are_from(monkeypatch, option):
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", chatty)
+    lines = headwater(option, "info", "here").err.splitlines()
+    assert lines[:2] == ["headwater.index.build: a detail", "a remark"]
+    assert any(line.startswith("Traceback") for line in lines)
+    assert lines[-1] == "headwater: no index at here"
+
+
+def test_quiet_leaves_no_bars_and_no_trace(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE")
+    seen = []
+    monkeypatch.setattr(
+        "headwater.storage.manifest.read_manifest",
+        lambda index: seen.append(os.environ.get("TQDM_DISABLE")) or chatty(index),
+    )
+    headwater("info", "here")
+    headwater("-q", "info", "here")
+    assert seen == [None, "1"]
+    log = logging.getLogger("headwater")
+    assert (log.handlers, log.level, log.propagate) == ([], logging.NOTSET, True)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_out_of_memory_is_one_line(monkeypatch, error):
+    def too_much(index):
+        raise error
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", too_much)
+    assert_refused(headwater("info", "here"), "out of memory (")
+
+
+def test_a_fault_of_ours_keeps_its_trace(monkeypatch):
+    def wrong(index):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        headwater("info", "here")
+
+
+def test_quiet_and_verbose():
+    assert_refused(
+        headwater("-q", "-v", "info", "x"), "--verbose and --quiet contradict each other"
+    )
+
+
+def test_what_is_mistyped_after_quiet():
+    assert_refused(headwater("-q", "info"), "missing argument 'index'; see headwater info --help")
+
+
+def test_no_escape_code_of_a_file_name_reaches_the_terminal():
+    result = headwater("info", "a\x1b[31m\nb\u202e")
+    assert_refused(result, "no index at a\\x1b[31m\\nb\\u202e: build one")
+
+
 # --- help ---------------------------------------------------------------------------------------
 
 
@@ -73,6 +161,10 @@ def test_help():
         assert (shown.code, shown.err) == (0, "")
         assert shown.out.startswith(f"Usage: headwater {command} ")
         assert max(map(len, shown.out.splitlines())) <= 80
+
+
+def test_the_default_of_draws_is_the_library_s():
+    assert options.DRAWS == DRAWS
 
 
 # --- where an answer goes -----------------------------------------------------------------------

@@ -379,9 +379,9 @@ def test_swap_asks_for_the_want_of_a_concept(places, tmp_path):
 
 
 def test_draws_auto_says_what_it_spent(places, tmp_path, monkeypatch):
-    from headwater.attribution import attributor
+    from headwater.attribution.scorers import gradient
 
-    monkeypatch.setattr(attributor, "STABLE", 0.0)
+    monkeypatch.setattr(gradient, "STABLE", 0.0)
     command = ("image", places["trak"], places["file"], "--draws", "auto", "--out", tmp_path)
     result = headwater(*command, "--fresh")
     assert result.code == 0

@@ -6,14 +6,21 @@ from support.exact_gradients import NOISED, gradient, unprojected
 from torch import nn
 
 from headwater import Denoiser
-from headwater.features.objectives import about_concept
+from headwater.features.batch import Batch
+from headwater.features.objectives import concept_objectives
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.index.config import extractor, plan
 from headwater.methods import METHODS
-from headwater.models.patches import captions_kept, compiled, gates_apart
+from headwater.models.patches import compiled
 from headwater.models.sampling import seeded_noise
 from headwater.scenes.dataset import pictures
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model):
+    return Denoiser.load(tiny_model, dtype=torch.float64)
+
 
 CAPTIONS = ["a red star", "a fish on a wavy background", "a shape"]
 
@@ -36,7 +43,7 @@ def test_a_train_row_is_the_gradient_of_the_dps_loss(denoiser, normalise, guidan
     x0 = torch.randn(3, *denoiser.latent_shape).double()
     condition = denoiser.encode_captions(CAPTIONS)
     machine = unprojected(denoiser, timesteps, normalise, guidance=guidance)
-    ours = machine.train_rows(x0, condition, ["a", "b", "c"]).features
+    ours = machine.train_rows(Batch(x0, condition, ["a", "b", "c"])).features
     empty = denoiser.encode_captions([""])
 
     def direction(xt, t, eps):
@@ -68,7 +75,7 @@ def test_a_query_row_is_the_gradient_of_the_slider_loss(denoiser, base):
     c = plus if base is None else denoiser.encode_captions([base])
     machine = unprojected(denoiser, (999,), "none")
     timesteps = machine.timesteps
-    asked = about_concept(denoiser, noise, plus, minus, None if base is None else c, timesteps)
+    asked = concept_objectives(denoiser, noise, plus, minus, None if base is None else c, timesteps)
     ours = machine.query_rows(asked)[0]
 
     def predict(text):
@@ -84,7 +91,7 @@ def test_a_train_row_under_noising_is_the_gradient_of_the_denoising_loss(denoise
     x0 = torch.randn(1, *denoiser.latent_shape).double()
     condition = denoiser.encode_captions(["a fish"])
     machine = unprojected(denoiser, (499,), "none", NOISED)
-    ours = machine.train_rows(x0, condition, ["a"]).features[0]
+    ours = machine.train_rows(Batch(x0, condition, ["a"])).features[0]
     noise = seeded_noise(denoiser.latent_shape, "0|a|499|0").double()
     a = denoiser.alpha_bar[499].double()
     xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -109,7 +116,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_model, method):
     def rows(order, size):
         parts = [order[i : i + size] for i in range(0, 8, size)]
         found = torch.cat([
-            machine.train_rows(x0[p], condition[p], [ids[i] for i in p]).features
+            machine.train_rows(Batch(x0[p], condition[p], [ids[i] for i in p])).features
             for p in parts
         ])  # fmt: skip
         return found[torch.tensor(order).argsort()]
@@ -126,7 +133,7 @@ def test_two_runs_are_bit_equal(tiny_model):
         machine = extractor(denoiser, plan(denoiser, timesteps=2, dim=128))
         x0 = denoiser.encode_images([p.draw() for p in pictures("validation")[:3]])
         condition = denoiser.encode_captions(CAPTIONS)
-        return machine.train_rows(x0, condition, list("abc")).features
+        return machine.train_rows(Batch(x0, condition, list("abc"))).features
 
     assert torch.equal(rows(), rows())
 
@@ -136,10 +143,10 @@ def test_the_mean_of_unit_gradients_is_no_longer_than_one(tiny_model):
     x0 = torch.randn(2, *denoiser.latent_shape)
     condition = denoiser.encode_captions(CAPTIONS[:2])
     one = unprojected(denoiser, (499,), "probe", NOISED)
-    rows = one.train_rows(x0, condition, ["a", "b"]).features
+    rows = one.train_rows(Batch(x0, condition, ["a", "b"])).features
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(2))
     three = unprojected(denoiser, (99, 499, 999), "probe", NOISED)
-    rows = three.train_rows(x0, condition, ["a", "b"]).features
+    rows = three.train_rows(Batch(x0, condition, ["a", "b"])).features
     assert (rows.norm(dim=1) < 1).all()
 
 
@@ -155,7 +162,7 @@ def test_half_precision_stays_near_float64(denoiser, tiny_model, delta, dtype, e
         for each in (denoiser, half):
             machine = unprojected(each, (99, 499), "none", train)
             condition = each.encode_captions(CAPTIONS[:2])
-            probes = machine.train_probes(x0.to(each.latent_dtype), condition, ["a", "b"])
+            probes = machine.train_probes(Batch(x0.to(each.latent_dtype), condition, ["a", "b"]))
             rows.append([probe.features.double() for probe in probes])
         for exact, ours in zip(*rows, strict=True):
             assert ((ours - exact).norm(dim=1) <= error * exact.norm(dim=1)).all(), magnitude
@@ -166,7 +173,7 @@ def test_norms_of_probes_are_those_of_each_layer(denoiser):
     machine = unprojected(denoiser, (99, 999))
     sizes = [size(layer) for layer in machine.layers.values()]
     condition = denoiser.encode_captions(CAPTIONS[:2])
-    probes = list(machine.train_probes(x0, condition, ["a", "b"]))
+    probes = list(machine.train_probes(Batch(x0, condition, ["a", "b"])))
     assert len(probes) == 2
     for probe in probes:
         exact = torch.stack([part.norm(dim=1) for part in probe.features.split(sizes, 1)])
@@ -189,33 +196,10 @@ def test_keys_and_values_are_projected_once_for_a_caption(denoiser):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.Linear, "forward", counted)
-        machine.train_rows(x0, condition, ["a", "b"])
+        machine.train_rows(Batch(x0, condition, ["a", "b"]))
     assert calls.count(layer.to_k) == calls.count(layer.to_v) == 1
     assert calls.count(layer.to_q) == 4
     assert "forward" not in vars(layer.to_k)
-
-
-def test_a_caption_changed_during_a_call_is_another_caption():
-    network = nn.ModuleDict({"attn2": nn.ModuleDict({"to_k": nn.Linear(3, 2)})})
-    wrapped = nn.ModuleDict({"block": network})
-    layer = network["attn2"]["to_k"]
-    with torch.no_grad(), captions_kept(wrapped):
-        for _ in range(20):  # more than are kept, each at an address used before
-            x = torch.randn(1, 3)
-            torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias))
-
-
-def test_value_and_gate_apart_say_the_same_and_leave_nothing_behind(denoiser):
-    network, t = denoiser.network, 499
-    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(CAPTIONS[:2])
-    gates = [module for module in network.modules() if type(module).__name__ == "GEGLU"]
-    with torch.no_grad():
-        whole = denoiser.predict(xt, t, condition)
-        with gates_apart(network, [gates[0].proj]):
-            assert ["forward" in vars(gate) for gate in gates] == [False] + [True] * len(gates[1:])
-            apart = denoiser.predict(xt, t, condition)
-    torch.testing.assert_close(apart, whole, rtol=1e-10, atol=1e-12)
-    assert len(gates) > 1 and not any("forward" in vars(gate) for gate in gates)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it
@@ -225,11 +209,11 @@ def test_compiled_parts_give_the_same_rows(tiny_model, delta):
     denoiser = Denoiser.load(tiny_model)
     machine = unprojected(denoiser, (99, 999), "probe", Side("noising", delta))
     x0, condition = torch.randn(2, *denoiser.latent_shape), denoiser.encode_captions(CAPTIONS[:2])
-    eager = machine.train_rows(x0, condition, ["a", "b"]).features
+    eager = machine.train_rows(Batch(x0, condition, ["a", "b"])).features
     layers = list(machine.layers.values())
     with compiled(denoiser.network, layers, backend="aot_eager"):
         parts = [m for m in denoiser.network.modules() if m._compiled_call_impl is not None]
         assert parts and not {id(layer) for layer in layers} & {id(p) for p in parts}
-        ours = machine.train_rows(x0, condition, ["a", "b"]).features
+        ours = machine.train_rows(Batch(x0, condition, ["a", "b"])).features
     torch.testing.assert_close(ours, eager, rtol=1e-4, atol=1e-6)
     assert all(m._compiled_call_impl is None for m in denoiser.network.modules())

@@ -7,7 +7,6 @@ from torch import nn
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import SelfCheckError
 from headwater.features.gradcheck import self_check
-from headwater.gradients.parameters import select
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 
@@ -15,7 +14,7 @@ LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
 def checked(denoiser, parameters="attn2"):
     x0 = torch.randn(2, *denoiser.latent_shape)
     condition = denoiser.encode_captions(["a red star", "a fish"])
-    return self_check(denoiser, select(denoiser.network, parameters), x0, condition)
+    return self_check(denoiser, denoiser.layers(parameters), x0, condition)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -24,7 +23,7 @@ def test_a_good_model_passes_and_is_left_as_it_was(tiny_model, parameters, dtype
     denoiser = Denoiser.load(tiny_model, dtype=dtype)
     before = denoiser.fingerprint()
     said = checked(denoiser, parameters)
-    assert said.startswith(f"self-check: {len(select(denoiser.network, parameters))} layers exact")
+    assert said.startswith(f"self-check: {len(denoiser.layers(parameters))} layers exact")
     assert all(p.requires_grad and p.dtype == dtype for p in denoiser.network.parameters())
     denoiser._fingerprint = None
     assert denoiser.fingerprint() == before

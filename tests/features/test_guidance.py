@@ -8,9 +8,9 @@ from support.tiny import tiny_unconditional
 
 from headwater import Denoiser
 from headwater.features import guidance, objectives, probes
+from headwater.features.batch import Batch
 from headwater.features.guidance import DELTAS
-from headwater.features.spec import Side
-from headwater.gradients.parameters import select
+from headwater.features.spec import ProbeSpec, Side
 from headwater.models.sampling import seeded_noise
 
 CAPTIONS = ["a red star", "a fish on a wavy background"]
@@ -33,12 +33,12 @@ def latents(denoiser, count=2):
 
 
 def noised(denoiser, x0, condition, t=499, seed=0, ids=IDS, draws=1):
-    return list(probes.noising(denoiser, x0, condition, [t], ids, seed, draws))
+    return list(probes.noising(denoiser, Batch(x0, condition, ids), ProbeSpec([t], seed, draws)))
 
 
 def gradient(denoiser, eps, upstream=None):
     """(d eps / d weights)^T upstream, or the gradient of a number, of one small layer."""
-    weights = [p for m in select(denoiser.network, r"mid_block.*attn2").values() for p in
+    weights = [p for m in denoiser.layers(r"mid_block.*attn2").values() for p in
                m.parameters()]  # fmt: skip
     found = torch.autograd.grad(eps, weights, upstream, retain_graph=True)
     return torch.cat([g.flatten() for g in found])
@@ -160,7 +160,7 @@ def test_concept_is_the_difference_of_two_predictions(denoiser, based):
         denoiser.encode_captions([text] * 2) for text in ("a red star", "a star", "a fish")
     )
     base = other if based else None
-    (asked,) = objectives.about_concept(denoiser, latents(denoiser), plus, minus, base, [999])
+    (asked,) = objectives.concept_objectives(denoiser, latents(denoiser), plus, minus, base, [999])
     torch.manual_seed(0)
     xt = latents(denoiser)  # the trajectory's first point is its noise
 
@@ -209,7 +209,7 @@ def test_dps_is_the_reward_of_being_near(pixel_model):
 def test_reward_of_a_trajectory_asks_at_every_step(denoiser):
     condition = denoiser.encode_captions(CAPTIONS)
     noise, steps = latents(denoiser), (499, 999)
-    ours = list(objectives.about_reward(denoiser, noise, condition, brightness, steps))
+    ours = list(objectives.reward_objectives(denoiser, noise, condition, brightness, steps))
     path = probes.generation(denoiser, noise, condition, steps)
     for asked, probe in zip(ours, path, strict=True):
         assert_same(asked.delta, guidance.reward(denoiser, probe, brightness))
@@ -225,7 +225,9 @@ def test_preference_is_the_gradient_of_its_reward_at_both_images(denoiser):
         return (x0hat - worse[i]).square().sum() - (x0hat - better[i]).square().sum()
 
     for own, other, sign in ((better, worse, 1), (worse, better, -1)):
-        (asked,) = objectives.about_preference(denoiser, own, other, condition, sign, [t])
+        (asked,) = objectives.preference_objectives(
+            denoiser, Batch(own, condition), other, sign, ProbeSpec([t])
+        )
         (probe,) = probes.inversion(denoiser, own, condition, [t])
         assert_same(asked.delta, slope(denoiser, probe, condition, reward))
 
@@ -237,7 +239,8 @@ def about(denoiser, delta, mask, path="noising"):
     torch.manual_seed(3)
     x0, condition = latents(denoiser), denoiser.encode_captions(CAPTIONS)
     side, steps = Side(path, delta), (499, 999)
-    return list(objectives.about_images(denoiser, side, x0, condition, steps, ids=IDS, mask=mask))
+    batch = Batch(x0, condition, IDS)
+    return list(objectives.image_objectives(denoiser, side, batch, ProbeSpec(steps), mask))
 
 
 SIDES = [*product(["noising"], DELTAS), ("inversion", "dps"), ("renoised", "dsm")]
@@ -264,9 +267,8 @@ def test_what_a_prompt_makes_inside_a_mask(denoiser):
     x0 = latents(denoiser)
     condition, empty = (denoiser.encode_captions([text] * 2) for text in ("a star", ""))
     steps, ids = [499, 999], ["one", "two"]
-    asked = objectives.about_prompt(
-        denoiser, x0, condition, empty, steps, ids=ids, seed=7, mask=mask
-    )
+    batch = Batch(x0, condition, ids)
+    asked = objectives.prompt_objectives(denoiser, batch, empty, ProbeSpec(steps, seed=7), mask)
     for t, each in zip(steps, asked, strict=True):
         noise = torch.stack([seeded_noise(x0.shape[1:], f"7|{id}|{t}|0") for id in ids]).to(x0)
         a = denoiser.alpha_bar[t].double()

@@ -6,6 +6,8 @@ from diffusers import DDIMScheduler
 
 from headwater.errors import ParameterError
 from headwater.features import probes
+from headwater.features.batch import Batch
+from headwater.features.spec import ProbeSpec
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import sample
 from headwater.models.schedule import evenly_spaced
@@ -92,7 +94,9 @@ def test_noise_belongs_to_the_sample_and_nothing_else():
 
     def noises(rows, seed=0):
         ids = [f"id-{row}" for row in rows]
-        path = probes.noising(denoiser, x0[rows], None, [99, 999], ids, seed, draws=2)
+        path = probes.noising(
+            denoiser, Batch(x0[rows], None, ids), ProbeSpec([99, 999], seed, draws=2)
+        )
         return torch.stack([probe.noise for probe in path], 1)
 
     together = noises([0, 1, 2])
@@ -105,6 +109,6 @@ def test_noise_belongs_to_the_sample_and_nothing_else():
 def test_noised_states_carry_their_timestep():
     denoiser = Gaussian(1.0)
     x0 = torch.randn(2, 1, 2, 2)
-    for probe in probes.noising(denoiser, x0, None, [0, 499, 999], ["a", "b"], 0):
+    for probe in probes.noising(denoiser, Batch(x0, None, ["a", "b"]), ProbeSpec([0, 499, 999])):
         a = new_scheduler().alphas_cumprod[probe.t]
         torch.testing.assert_close(probe.xt.detach(), a.sqrt() * x0 + (1 - a).sqrt() * probe.noise)

@@ -7,6 +7,7 @@ from torch import nn
 
 from headwater.gradients.parameters import select
 from headwater.gradients.vjp import Tape
+from headwater.models.families.sets import UNET
 from headwater.models.patches import frozen
 
 EXACT = dict(rtol=1e-9, atol=1e-12)
@@ -45,7 +46,7 @@ def tiny_unet():
 )
 def test_the_layers_of_a_unet(parameters):
     unet = tiny_unet()
-    layers = select(unet, parameters)
+    layers = select(unet, parameters, UNET)
     xt, caption = torch.randn(3, 3, 8, 8).double(), torch.randn(3, 5, 12).double()
     delta = torch.randn_like(xt)
 

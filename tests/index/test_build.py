@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import headwater.rows
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,7 +17,7 @@ from support.command_line import headwater as run
 from support.index_files import RECIPE, files, rows, state
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
-from headwater.attribution.session import spectrum_of
+from headwater import Session
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import IN_MEMORY
 from headwater.errors import (
@@ -30,8 +29,9 @@ from headwater.errors import (
     ResourceError,
     StoreError,
 )
-from headwater.features.spec import Rows
+from headwater.features.batch import Rows
 from headwater.index import build as building
+from headwater.index import rows as row_making
 from headwater.index.build import build_index
 from headwater.index.config import plan, planned_of_all
 from headwater.index.estimate import estimate
@@ -81,9 +81,10 @@ def index(small, tmp_path) -> Path:
 # The command line, killed without a chance to tidy up in the middle of writing its third shard.
 KILLED = """
 import os, signal, sys
-from headwater import cli, store
+from headwater.cli import main
+from headwater.storage import shards
 
-real, calls = store.save_file, []
+real, calls = shards.save_file, []
 
 def save_file(tensors, path):
     calls.append(path)
@@ -92,9 +93,9 @@ def save_file(tensors, path):
         os.kill(os.getpid(), signal.SIGKILL)
     real(tensors, path)
 
-store.save_file = save_file
+shards.save_file = save_file
 sys.argv[0] = "headwater"
-cli.main()
+main.main()
 """
 
 
@@ -166,7 +167,7 @@ def test_stopped_at_any_write_and_resumed(
     position = {sample.id: row for row, sample in enumerate(data.samples)}
     stored = rows(in_one_go)
     monkeypatch.setattr(
-        headwater.rows,
+        row_making,
         "rows_of",
         lambda source, images: Rows(stored[[position[data.samples[row].id] for row in images]]),
     )
@@ -284,15 +285,15 @@ def test_a_model_and_images_that_only_moved_are_found_again(tmp_path, places):
     before = state(out)
     moved = [place.rename(tmp_path / f"new {place.name}") for place in places]
     with pytest.raises(ModelError, match="cannot load the model"):
-        print(Index.open(out).denoiser)
+        print(Session.open(out).denoiser)
     built = build(*moved)
     manifests = [out / "index.json", out / "checkpoints/0/index.json"]
     after = state(out)
     assert {path for path in after if after[path] != before[path]} == set(manifests)
     assert sources(built.manifest) == list(map(str, moved))
-    for member in Index.open(out).members():
-        assert sources(member.manifest) == list(map(str, moved))
-        assert member.denoiser.source == str(moved[0]) and member.image(3) is not None
+    for member in Session.open(out).members:
+        assert sources(member.index.manifest) == list(map(str, moved))
+        assert member.denoiser.source == str(moved[0]) and member.index.image(3) is not None
     before = state(out)
     assert build(*moved).manifest == built.manifest and state(out) == before
 
@@ -437,8 +438,8 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     index = build_index(denoiser, data, out, checkpoints=[checkpoint], self_check=False, **recipe)
     features = sum(path.stat().st_size for path in out.rglob("features/*.safetensors"))
     assert said["disk (MB)"] == pytest.approx(features / 1e6, abs=0.06)
-    for member in index.members():
-        spectrum_of(member)
+    for member in Session(index).members:
+        member.spectrum()
     kernels = sum(path.stat().st_size for path in out.rglob("kernels/*.safetensors"))
     assert said["kernel disk (MB)"] == pytest.approx(kernels / 1e6, abs=0.06)
     assert said["kernel memory (MB)"] > 2 * 8 * len(data) ** 2 / 1e6

@@ -16,9 +16,9 @@ from headwater.data.memory import from_images
 from headwater.errors import BadImageError, MethodError, MismatchError, ParameterError
 from headwater.index.build import build_index
 from headwater.index.index import Index
-from headwater.runtime.executor import Engine
+from headwater.runtime.executor import Executor
 
-TWO = Engine(jobs=2)
+TWO = Executor(jobs=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_workers_make_what_is_missing(tmp_path, denoiser, images, alone):
     features = out / "features"
     (features / "00001.safetensors").unlink()
     before = state(features)
-    build_index(denoiser, load_dataset(images), out, batch_size=16, engine=TWO, **RECIPE)
+    build_index(denoiser, load_dataset(images), out, batch_size=16, executor=TWO, **RECIPE)
     assert files(out) == files(alone) and before.items() <= state(features).items()
 
 
@@ -52,7 +52,7 @@ def test_workers_of_the_first_images_and_of_checkpoints(tmp_path, denoiser, imag
     other = tiny_pipeline(tmp_path / "other", seed=1)
     more = dict(checkpoints=[other], batch_size=16, encodings=tmp_path / "encoded", **RECIPE)
     one = build_index(denoiser, data, tmp_path / "one", **more)
-    two = build_index(denoiser, data, tmp_path / "two", engine=TWO, **more)
+    two = build_index(denoiser, data, tmp_path / "two", executor=TWO, **more)
     assert torch.equal(rows(one.path), rows(two.path)) and len(two) == 40
     kept = [folder.path / "checkpoints" / "0" for folder in (one, two)]
     assert torch.equal(*map(rows, kept)) and Index.open(kept[1])
@@ -64,11 +64,11 @@ def test_a_bad_image_stops_workers_and_leaves_what_can_be_gone_on_with(tmp_path,
     broken = sorted(folder.glob("*.png"))[3]
     broken.write_bytes(b"no picture")
     with pytest.raises(BadImageError, match=broken.name):
-        build_index(denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, **RECIPE)
+        build_index(denoiser, load_dataset(folder), tmp_path / "out", executor=TWO, **RECIPE)
     written = list((tmp_path / "out").rglob("*.safetensors"))
     assert len(written) < 4 and bool(written) == (tmp_path / "out").exists()
     built = build_index(
-        denoiser, load_dataset(folder), tmp_path / "out", engine=TWO, skip_bad=True, **RECIPE
+        denoiser, load_dataset(folder), tmp_path / "out", executor=TWO, skip_bad=True, **RECIPE
     )
     assert len(built) == 199 and built.manifest.skipped == [broken.name]
 
@@ -76,14 +76,14 @@ def test_a_bad_image_stops_workers_and_leaves_what_can_be_gone_on_with(tmp_path,
 def test_what_workers_cannot_load(tmp_path, denoiser, images):
     out, data = tmp_path / "index", load_dataset(images)
     with pytest.raises(ParameterError, match="save what is in memory"):
-        build_index(Denoiser(denoiser.pipe, "", "cpu"), data, out, engine=TWO, **RECIPE)
+        build_index(Denoiser(denoiser.pipe, "", "cpu"), data, out, executor=TWO, **RECIPE)
     memory = from_images([Image.new("RGB", (16, 16))], ["one"])
     with pytest.raises(ParameterError, match="save what is in memory"):
-        build_index(denoiser, memory, out, engine=TWO, **RECIPE)
+        build_index(denoiser, memory, out, executor=TWO, **RECIPE)
     with pytest.raises(MismatchError, match="save them as a folder of their own"):
-        build_index(denoiser, data.take([3, 1]), out, engine=TWO, **RECIPE)
+        build_index(denoiser, data.take([3, 1]), out, executor=TWO, **RECIPE)
     with pytest.raises(MethodError, match="--jobs is of how gradients are made"):
-        build_index(denoiser, data, out, engine=TWO, method="pixel-cosine")
+        build_index(denoiser, data, out, executor=TWO, method="pixel-cosine")
     assert not out.exists()
 
 

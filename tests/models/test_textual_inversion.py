@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from headwater import Denoiser
 from headwater.models.sampling import seeded_noise
 from headwater.models.textual_inversion import (
+    Learning,
+    Noised,
     Token,
     encode,
     initial,
@@ -17,7 +19,6 @@ from headwater.models.textual_inversion import (
     loss_and_gradient,
     new_name,
     save_token,
-    spoken,
 )
 
 NAME = "<moon-shape>"
@@ -57,8 +58,9 @@ def test_the_gradient_is_that_of_the_denoising_loss(
     mask = torch.rand(1, 1, 8, 8).double().round(decimals=1) if masked else None
     t = 399
     vector = token.embedding.clone().requires_grad_()
-    with spoken(denoiser, Token(NAME, vector)):
-        loss, ours = loss_and_gradient(denoiser, vector, PROMPT, x0, noise, t, mask)
+    with denoiser.family.words.reader(NAME, vector) as read:
+        noised = Noised(x0, noise, t, mask)
+        loss, ours = loss_and_gradient(denoiser, vector, read([PROMPT]), noised)
 
     pipe = with_token(tiny_model, token, tmp_path, dtype=torch.float64).pipe
     table = pipe.text_encoder.get_input_embeddings().weight.requires_grad_()
@@ -82,9 +84,9 @@ def test_half_precision_keeps_the_gradient(denoiser, token, tiny_model, dtype, e
     found = []
     for each in (denoiser, Denoiser.load(tiny_model, dtype=dtype)):
         vector = token.embedding.to(each.latent_dtype).requires_grad_()
-        given = (vector, PROMPT, x0.to(vector.dtype), noise.to(vector.dtype), 399)
-        with spoken(each, Token(NAME, vector)):
-            found.append(loss_and_gradient(each, *given)[1].double())
+        noised = Noised(x0.to(vector.dtype), noise.to(vector.dtype), 399)
+        with each.family.words.reader(NAME, vector) as read:
+            found.append(loss_and_gradient(each, vector, read([PROMPT]), noised)[1].double())
     assert (found[1] - found[0]).norm() <= error * found[0].norm()
 
 
@@ -102,7 +104,7 @@ def mean_loss(denoiser, vector, x0) -> float:
 
 def test_learning_lowers_the_loss(denoiser):
     x0, told = torch.randn(1, 4, 8, 8).double(), []
-    vector = learn_token(denoiser, x0, NAME, [PROMPT], "moon", steps=60, tick=told.append)
+    vector = learn_token(denoiser, x0, NAME, [PROMPT], Learning("moon", 60), tick=told.append)
     assert len(told) == 60 and vector.shape == (16,)
     first, last = (mean_loss(denoiser, v, x0) for v in (initial(denoiser, "moon"), vector))
     assert last < first
@@ -111,16 +113,16 @@ def test_learning_lowers_the_loss(denoiser):
 def test_it_learns_what_several_pictures_share(denoiser):
     """The loss of each falls; which of them a noise is of, is by chance and by the seed."""
     x0 = torch.randn(1, 4, 8, 8).double() + 0.1 * torch.randn(3, 4, 8, 8).double()
-    given = (denoiser, x0, NAME, [PROMPT], "moon")
-    vector = learn_token(*given, steps=60)
+    given = (denoiser, x0, NAME, [PROMPT])
+    vector = learn_token(*given, Learning("moon", 60))
     for each in x0:
         first, last = (
             mean_loss(denoiser, v, each[None]) for v in (initial(denoiser, "moon"), vector)
         )
         assert last < first
-    few, again = (learn_token(*given, steps=5) for _ in range(2))
+    few, again = (learn_token(*given, Learning("moon", 5)) for _ in range(2))
     assert torch.equal(few, again)
-    others = learn_token(denoiser, x0[[0, 0, 0]], NAME, [PROMPT], "moon", steps=5)
+    others = learn_token(denoiser, x0[[0, 0, 0]], NAME, [PROMPT], Learning("moon", 5))
     assert not torch.allclose(few, others)
 
 
@@ -128,9 +130,9 @@ def test_the_same_seed_gives_the_same_token(denoiser):
     x0, mask = torch.randn(1, 4, 8, 8).double(), torch.zeros(1, 1, 8, 8).double()
     mask[..., :4, :4] = 1
 
-    def learned(seed=0, **options):
-        given = (denoiser, x0, NAME, [PROMPT, f"a {NAME}"], "moon")
-        return learn_token(*given, steps=5, seed=seed, **options)
+    def learned(**options):
+        given = (denoiser, x0, NAME, [PROMPT, f"a {NAME}"])
+        return learn_token(*given, Learning("moon", 5, **options))
 
     again = learned()
     assert torch.equal(learned(), again)
@@ -172,7 +174,7 @@ def test_the_pipeline_is_as_it_was(tiny_model, stopped):
 
     before, x0 = state(), torch.randn(1, 4, 8, 8)
     try:
-        learn_token(denoiser, x0, NAME, [PROMPT], "moon", steps=2, tick=stop)
+        learn_token(denoiser, x0, NAME, [PROMPT], Learning("moon", 2), tick=stop)
     except KeyboardInterrupt:
         assert stopped
     assert state() == before

@@ -1,7 +1,8 @@
 import pytest
 
 from headwater.errors import QueryError
-from headwater.queries.concept import Concept, contexts
+from headwater.queries.concept import Concept
+from headwater.queries.contexts import choose_contexts
 from headwater.queries.prompts import contains, without
 
 PROMPT = "a red star in hatched style"
@@ -36,7 +37,7 @@ def test_questions_that_make_no_sense(changes, message):
 
 
 def test_auto_asks_over_the_captions_that_name_the_concept():
-    chosen = contexts(ask(draws=3), CAPTIONS)
+    chosen = choose_contexts(ask(draws=3), CAPTIONS)
     assert chosen.kind == "captions"
     assert {plus for plus, _ in chosen.pairs} == {CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]}
     for plus, minus in chosen.pairs:
@@ -44,33 +45,33 @@ def test_auto_asks_over_the_captions_that_name_the_concept():
 
 
 def test_every_context_comes_before_any_comes_twice():
-    pairs = contexts(ask(draws=7), CAPTIONS).pairs
+    pairs = choose_contexts(ask(draws=7), CAPTIONS).pairs
     assert len(pairs) == 7
     assert sorted(pairs.count(pair) for pair in set(pairs)) == [2, 2, 3]
 
 
 def test_the_choice_depends_on_the_seed_and_not_on_the_order_of_the_captions():
     many = [f"a star number {i}" for i in range(50)]
-    assert contexts(ask(), many) == contexts(ask(), many[::-1])
-    assert contexts(ask(), many).pairs != contexts(ask(seed=1), many).pairs
+    assert choose_contexts(ask(), many) == choose_contexts(ask(), many[::-1])
+    assert choose_contexts(ask(), many).pairs != choose_contexts(ask(seed=1), many).pairs
 
 
 @pytest.mark.parametrize("captions", [[], ["a fish"], ["a star", "a blue star"]])
 def test_auto_asks_for_the_bare_words_where_captions_are_few(captions):
-    chosen = contexts(ask(draws=2), captions)
+    chosen = choose_contexts(ask(draws=2), captions)
     assert (chosen.kind, chosen.pairs) == ("bare", (("star", ""),) * 2)
 
 
 @pytest.mark.parametrize("changes", [{"context": "prompt"}, {"minus": "a red in hatched style"}])
 def test_the_papers_single_prompt(changes):
-    chosen = contexts(ask(draws=2, **changes), CAPTIONS)
+    chosen = choose_contexts(ask(draws=2, **changes), CAPTIONS)
     assert (chosen.kind, chosen.pairs) == ("prompt", ((PROMPT, "a red in hatched style"),) * 2)
 
 
 def test_contexts_from_a_file(tmp_path):
     file = tmp_path / "contexts.txt"
     file.write_text("a blue star\n\na yellow star\ta yellow moon\n")
-    chosen = contexts(ask(draws=2, context=str(file)), CAPTIONS)
+    chosen = choose_contexts(ask(draws=2, context=str(file)), CAPTIONS)
     assert set(chosen.pairs) == {("a blue star", "a blue"), ("a yellow star", "a yellow moon")}
 
 
@@ -84,27 +85,27 @@ def test_context_files_that_say_nothing(tmp_path, text, message):
     if text is not None:
         file.write_text(text)
     with pytest.raises(QueryError, match=message):
-        contexts(ask(context=str(file)), CAPTIONS)
+        choose_contexts(ask(context=str(file)), CAPTIONS)
 
 
 def test_the_lack_of_a_concept_exchanges_both_sides():
     plain, swapped = ask(draws=3), ask(draws=3, swap=True)
     assert (plain.title, swapped.title) == ("star", "the lack of star")
     assert plain.pair == (PROMPT, "a red in hatched style") == swapped.pair[::-1]
-    there, lacking = (contexts(query, CAPTIONS) for query in (plain, swapped))
+    there, lacking = (choose_contexts(query, CAPTIONS) for query in (plain, swapped))
     assert lacking.pairs == tuple(pair[::-1] for pair in there.pairs)
-    assert lacking.description == f"{there.description}, c+ and c- exchanged"
+    assert lacking.words == f"{there.words}, c+ and c- exchanged"
 
 
 def test_what_is_described_is_what_was_used():
     """Draws auto may use many contexts, and here uses five."""
     many = [f"a star number {i}" for i in range(50)]
-    chosen = contexts(ask(draws=None), many)
-    assert len(chosen.pairs) == 256 and chosen.description.startswith("over 50 training captions")
+    chosen = choose_contexts(ask(draws=None), many)
+    assert len(chosen.pairs) == 256 and chosen.words.startswith("over 50 training captions")
     used = chosen.first(5)
-    assert used == contexts(ask(draws=5), many)
-    assert used.description.startswith("over 5 training captions")
-    assert contexts(ask(draws=7), CAPTIONS).description.startswith("over 3 training captions")
+    assert used == choose_contexts(ask(draws=5), many)
+    assert used.words.startswith("over 5 training captions")
+    assert choose_contexts(ask(draws=7), CAPTIONS).words.startswith("over 3 training captions")
 
 
 def test_a_minus_goes_with_one_prompt():

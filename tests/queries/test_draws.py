@@ -4,24 +4,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from support.exact_gradients import unprojected
 from torch import Tensor
 
-from headwater import Denoiser
+from headwater import Concept, Denoiser, Image
 from headwater.errors import NonFiniteError
 from headwater.features.spec import Side
+from headwater.models.sampling import Picture
 from headwater.queries import draws as drawing
 from headwater.queries.concept import ConceptDrawer
-from headwater.queries.draws import draw_rows
+from headwater.queries.contexts import Contexts
+from headwater.queries.draws import RowCache, draw_rows
 from headwater.queries.image import PictureDrawer
 from headwater.queries.query import Drawer
 from headwater.runtime.batch_size import BatchSize
 
 TIMESTEPS = (299, 799)
-STAR = ConceptDrawer("star", (("a red star", "a red"),) * 3, None, 0)
-SAME = ConceptDrawer("star", (("a red star", "a red  star"),) * 3, None, 0)
+QUERY = Concept("a red star", "star")
+STAR = ConceptDrawer(QUERY, Contexts("prompt", (("a red star", "a red"),) * 3, "here"))
+SAME = ConceptDrawer(QUERY, Contexts("prompt", (("a red star", "a red  star"),) * 3, "here"))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,13 @@ class Odd:
     most: int = 9
     title: str = "odd"
     limit: int | None = None
+    once: str = ""
+
+    def describe(self, draws):
+        return self.inner.describe(draws)
+
+    def check(self, denoiser):
+        return ["odd it is"]
 
     def key(self, draws):
         return {**self.inner.key(draws), "type": self.kind}
@@ -45,17 +56,17 @@ class Odd:
     def probes(self, machine):
         return self.inner.probes(machine)
 
-    def asked(self, machine, draws) -> Iterator:
-        for asked in self.inner.asked(machine, draws):
-            yield asked
+    def objectives(self, machine, draws) -> Iterator:
+        for objective in self.inner.objectives(machine, draws):
+            yield objective
             if len(draws) > self.most:
                 raise torch.OutOfMemoryError("after the first probe")
 
 
 def rows(machine, drawer: Drawer, folder: Path, draws: int = 3) -> Tensor:
-    made, reused = draw_rows(machine, drawer, range(draws), folder, "an index", False)
-    assert not reused
-    return made
+    drawn = draw_rows(lambda: machine, drawer, range(draws), RowCache(folder, "an index"))
+    assert not drawn.cached
+    return drawn.rows
 
 
 # --- the bar ------------------------------------------------------------------------------------
@@ -121,7 +132,26 @@ def test_no_gradient_is_refused_in_words_of_the_question(machine, tmp_path, kind
 
 def test_a_gradient_that_is_no_number_is_refused(machine, tmp_path):
     x0 = torch.full((1, *machine.denoiser.latent_shape), float("nan")).double()
-    side, targets = Side("noising", "dsm"), ((x0, TIMESTEPS),)
-    drawer = PictureDrawer("the picture", side, targets, "digest", "a star", 0)
+    side, picture = Side("noising", "dsm"), Picture(PIL.Image.new("RGB", (16, 16)), x0)
+    drawer = PictureDrawer(Image("a star"), side, ((x0, TIMESTEPS),), picture)
     with pytest.raises(NonFiniteError, match="'the picture' gave a NaN or infinite gradient: comp"):
         rows(machine, drawer, tmp_path)
+
+
+# --- kept ---------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_kept_need_no_model(machine, tmp_path):
+    kept = RowCache(tmp_path, "an index")
+    first = draw_rows(lambda: machine, Odd(STAR), range(3), kept)
+
+    def load():
+        raise AssertionError("the model was loaded")
+
+    again = draw_rows(load, Odd(STAR), range(3), kept)
+    assert (first.cached, again.cached) == (False, True)
+    assert torch.equal(again.rows, first.rows)
+    assert again.remarks == first.remarks == ("odd it is",)
+    for other in (RowCache(tmp_path, "another"), RowCache(tmp_path, "an index", fresh=True)):
+        with pytest.raises(AssertionError, match="the model was loaded"):
+            draw_rows(load, Odd(STAR), range(3), other)

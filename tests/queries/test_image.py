@@ -10,10 +10,11 @@ import torch
 from support.tiny import tiny_unconditional
 
 from headwater import Denoiser, build_index, load_dataset
+from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.models.sampling import draw, sample, seeded_noise
 from headwater.models.schedule import evenly_spaced
-from headwater.queries.image import Image, latent_mask, opened, picture_of, require_step
+from headwater.queries.image import Image, latent_mask, open_picture, require_step
 
 PROMPT = "a red star"
 
@@ -28,16 +29,12 @@ def saved(path, array, mode=None):
     return path
 
 
-def blank(size=(16, 16)):
-    return PIL.Image.new("RGB", size)
-
-
 # --- masks --------------------------------------------------------------------------------------
 
 
 def test_a_mask_is_brought_to_latents_by_area(denoiser, tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
-    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", grey), blank())
+    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", grey), (16, 16))
     exact = grey.reshape(8, 2, 8, 2).mean((1, 3)) / 255  # each latent covers 2x2 pixels
     np.testing.assert_allclose(mask[0, 0].numpy(), exact, atol=1e-6)
     assert mask.shape == (1, 1, 8, 8) and mask.dtype == denoiser.latent_dtype
@@ -47,7 +44,7 @@ def test_a_mask_is_cropped_as_its_picture_is(denoiser, tmp_path):
     """Of 32x16 pixels the model sees the middle 16; the left half of the picture is 8 of them."""
     white = np.zeros((16, 32), np.uint8)
     white[:, :16] = 255
-    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", white), blank((32, 16)))
+    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", white), (32, 16))
     exact = torch.zeros(8, 8)
     exact[:, :4] = 1
     torch.testing.assert_close(mask[0, 0], exact)
@@ -56,7 +53,7 @@ def test_a_mask_is_cropped_as_its_picture_is(denoiser, tmp_path):
 def test_a_large_mask_keeps_its_share(denoiser, tmp_path):
     white = np.zeros((64, 64), np.uint8)
     white[16:48, 16:48] = 255
-    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", white), blank((64, 64)))
+    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", white), (64, 64))
     assert mask.mean() == pytest.approx(0.25, abs=0.01)
     assert (mask[..., 3:5, 3:5] > 0.99).all() and (mask[..., 0, :] < 0.01).all()
 
@@ -66,7 +63,7 @@ def test_what_is_transparent_does_not_count(denoiser, tmp_path):
     layer = np.full((16, 16, 4), 255, np.uint8)
     layer[..., 3] = 0
     layer[4:8, 4:8, 3] = 255
-    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", layer), blank())
+    mask = latent_mask(denoiser, saved(tmp_path / "mask.png", layer), (16, 16))
     exact = torch.zeros(8, 8)
     exact[2:4, 2:4] = 1
     torch.testing.assert_close(mask[0, 0], exact)
@@ -75,15 +72,15 @@ def test_what_is_transparent_does_not_count(denoiser, tmp_path):
 def test_masks_that_cannot_be(denoiser, tmp_path):
     small = saved(tmp_path / "small.png", np.full((8, 16), 255, np.uint8))
     with pytest.raises(QueryError, match=r"small.png' is 16x8, the picture is 16x16: paint it ov"):
-        latent_mask(denoiser, small, blank())
+        latent_mask(denoiser, small, (16, 16))
     black = saved(tmp_path / "black.png", np.zeros((16, 16), np.uint8))
     with pytest.raises(QueryError, match=r"black.png' is black all over: paint what counts"):
-        latent_mask(denoiser, black, blank())
+        latent_mask(denoiser, black, (16, 16))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(QueryError, match=r"text.png': it is no image"):
-        latent_mask(denoiser, tmp_path / "text.png", blank())
+        latent_mask(denoiser, tmp_path / "text.png", (16, 16))
     with pytest.raises(QueryError, match=r"none.png': .*No such file"):
-        latent_mask(denoiser, tmp_path / "none.png", blank())
+        latent_mask(denoiser, tmp_path / "none.png", (16, 16))
 
 
 # --- pictures -----------------------------------------------------------------------------------
@@ -103,14 +100,14 @@ def test_a_picture_is_the_end_of_its_trajectory(denoiser):
 def test_digests_tell_pictures_apart(denoiser, tiny_images):
     options = [(PROMPT, 0, 3.0), (PROMPT, 1, 3.0), (PROMPT, 0, 2.0), ("a fish", 0, 3.0)]
     pictures = [draw(denoiser, p, seed, g, 3) for p, seed, g in options]
-    pictures += [opened(denoiser, tiny_images / f"train-0000{i}.png") for i in (1, 2)]
+    pictures += [open_picture(denoiser, tiny_images / f"train-0000{i}.png") for i in (1, 2)]
     assert len({picture.digest() for picture in pictures}) == 6
     assert draw(denoiser, PROMPT, 0, 3.0, 3).digest() == pictures[0].digest()
 
 
 def test_a_file_is_encoded(denoiser, tiny_images):
     path = tiny_images / "train-00001.png"
-    picture = picture_of(denoiser, Image(PROMPT, path))
+    picture = Image(PROMPT, path).picture(denoiser)
     with PIL.Image.open(path) as image:
         assert torch.equal(picture.x0, denoiser.encode_images([image]))
     assert picture.noise is None and picture.x0hats == {}
@@ -118,9 +115,10 @@ def test_a_file_is_encoded(denoiser, tiny_images):
 
 @pytest.mark.parametrize("step, nearest", [(998, 999), (0, 19), (500, 499), (30, 39), (5000, 999)])
 def test_a_step_outside_the_trajectory_names_the_nearest(denoiser, step, nearest):
+    picture = draw(denoiser, PROMPT, 0, 1.0, 50)
     with pytest.raises(QueryError, match=rf"goes from 999 to 19 in 50: the nearest is {nearest}$"):
-        require_step(denoiser, step, 50)
-    require_step(denoiser, nearest, 50)
+        require_step(picture, step)
+    require_step(picture, nearest)
     assert nearest in evenly_spaced(50)
 
 
@@ -130,7 +128,7 @@ def test_what_cannot_be_asked(denoiser, tiny_images):
     with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
         Image(PROMPT, draws=0)
     with pytest.raises(QueryError, match="give a picture: a file, or --prompt and --seed"):
-        picture_of(denoiser, Image())
+        Image().picture(denoiser)
 
 
 def test_kinds_and_titles():
@@ -142,7 +140,6 @@ def test_kinds_and_titles():
     }
     for (kind, title), query in kinds.items():
         assert (query.kind, query.title) == (kind, title)
-        assert query.description == f"of {title}"
 
 
 def test_provenance_knows_files_by_their_content(tmp_path, tiny_images):
@@ -248,19 +245,38 @@ def test_what_a_step_is_of(index):
 
 
 def test_a_picture_is_drawn_once(index, monkeypatch):
-    from headwater.index import index as module
+    """In one session, and then from the index's folder, to the last bit."""
+    drawn = []
+    own = Image.picture
 
-    calls = []
+    def counted(query, denoiser):
+        drawn.append(query)
+        return own(query, denoiser)
 
-    def counted(denoiser, query):
-        calls.append(query)
-        return picture_of(denoiser, query)
+    monkeypatch.setattr(Image, "picture", counted)
+    session, query = Session(index), Image("a fish", seed=5, steps=2)
+    picture = session.picture(query)
+    assert picture is session.picture(replace(query, draws=1))
+    assert picture is not session.picture(replace(query, seed=6))
+    assert len(drawn) == 2
+    kept = Session(index).picture(query)
+    assert len(drawn) == 2 and kept.digest() == picture.digest()
+    assert torch.equal(kept.noise, picture.noise) and (kept.guidance, kept.steps) == (5.0, 2)
+    assert kept.image.tobytes() == picture.image.tobytes()
 
-    monkeypatch.setattr(module, "picture_of", counted)
-    query = Image("a fish", seed=5, steps=2)
-    assert index.picture(query) is index.picture(replace(query, draws=1))
-    assert index.picture(query) is not index.picture(replace(query, seed=6))
-    assert len(calls) == 2
+
+def test_a_file_is_known_by_what_it_holds(index, tmp_path):
+    """Overwritten, it is another picture: in the same session too."""
+    file, session = tmp_path / "q.png", Session(index)
+    query = Image(PROMPT, saved(file, np.full((16, 16, 3), 10, np.uint8)), draws=2)
+    first = session.attribute(query)
+    saved(file, np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    second = session.attribute(query)
+    digests = [each.provenance["query"]["picture sha256"] for each in (first, second)]
+    assert digests[0] != digests[1] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert np.abs(first.scores - second.scores).max() > 1e-3 * np.abs(first.scores).max()
+    fresh = Session(index).attribute(query, fresh=True).scores
+    np.testing.assert_allclose(second.scores, fresh, rtol=0, atol=1e-5 * np.abs(fresh).max())
 
 
 def test_a_model_without_prompts_draws_from_the_seed_alone(tmp_path, tiny_images):

@@ -1,34 +1,30 @@
 """A local concept's row against the exact gradient of the slider loss, and what a user meets."""
 
-import contextlib
 import hashlib
-import io
 import json
 import shlex
 import shutil
-import sys
-import warnings
-from dataclasses import replace
-from unittest import mock
+from dataclasses import astuple, replace
+from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
+from support.command_line import headwater
+from support.settings import setting
 from support.tiny import tiny_unconditional
 
-from headwater import Concept, Denoiser, Index
-from headwater.cli import main
+from headwater import Concept, Denoiser
 from headwater.errors import MethodError, QueryError
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
 from headwater.models import textual_inversion
-from headwater.queries import local_concept
+from headwater.queries import lesson
 from headwater.queries.draws import trajectory_noise
-from headwater.queries.local_concept import Local, whole_picture
+from headwater.queries.local_concept import Local, LocalDrawer, whole_picture
 from headwater.scenes.dataset import pictures
 
 PROMPT = "a red star in hatched style"
@@ -56,7 +52,16 @@ def picture(tmp_path_factory):
 
 
 def star(picture, words="star", mask=None, **options) -> Local:
-    return Local(Concept(PROMPT, words, **options), picture, mask, STEPS, CAPTIONS)
+    return Local(Concept(PROMPT, words, **options), picture, mask, STEPS)
+
+
+def drawer_of(query, denoiser, cache=None) -> LocalDrawer:
+    return query.drawer(setting(denoiser, CAPTIONS, cache=cache or Path("unused")))
+
+
+def facts(query, denoiser, draws) -> dict:
+    """What provenance says."""
+    return dict(drawer_of(query, denoiser).describe(draws).facts)
 
 
 # --- the row -------------------------------------------------------------------------------------
@@ -92,11 +97,11 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
 ):
     """||sg[eps(c) + eps(c+) - eps(c-)] - eps(c)||^2 at x_T, by autograd in diffusers' own model."""
     asked = star(picture, **query)
-    drawer = asked.drawer(denoiser)
-    layers = select(denoiser.network, "attn2")
+    drawer = drawer_of(asked, denoiser, tmp_path / "kept")
+    layers = denoiser.layers("attn2")
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     machine = Extractor(denoiser, layers, kept, Side("inversion", "dps"), (999,), "none", 0)
-    ours = machine.query_rows(drawer.asked(machine, [3]))[0]
+    ours = machine.query_rows(drawer.objectives(machine, [3]))[0]
 
     theirs = diffusers_own(tiny_model, tmp_path, drawer.token(denoiser))
     noise = trajectory_noise(denoiser, 0, [3])
@@ -107,7 +112,7 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
 
     eps = predict(plus if base is None else base)
     target = (eps + predict(plus) - predict(minus)).detach()
-    weights = [p for m in select(theirs.network, "attn2").values() for p in m.parameters()]
+    weights = [p for m in theirs.layers("attn2").values() for p in m.parameters()]
     loss = (target - eps).square().sum() / 2
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
     assert exact.any() and (ours - exact).norm() <= 1e-9 * exact.norm()
@@ -116,8 +121,8 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
 # --- contexts and keys ---------------------------------------------------------------------------
 
 
-def test_contexts_are_those_of_the_concept(picture):
-    drawn = star(picture, draws=6).details()["contexts"]
+def test_contexts_are_those_of_the_concept(denoiser, picture):
+    drawn = facts(star(picture, draws=6), denoiser, 6)["contexts"]
     named = [
         ["a star", ""],
         ["a red star on a wavy background", "a red on a wavy background"],
@@ -129,27 +134,31 @@ def test_contexts_are_those_of_the_concept(picture):
 def test_the_whole_picture_stands_beside_the_prompt(denoiser, picture):
     for prompt, plus in (("a red star", "a red star <picture>"), ("", "<picture>")):
         asked = whole_picture(prompt, picture, draws=2, steps=STEPS)
-        assert asked.drawer(denoiser).pairs == ((plus, prompt),) * 2
+        drawer = drawer_of(asked, denoiser)
+        assert drawer.contexts.pairs == ((prompt, prompt),) * 2
+        assert lesson.with_token(prompt, drawer.lesson.words, "<picture>") == plus
         assert (asked.prompt, asked.title, asked.kind) == (prompt, "this picture", "local")
+        assert "added to the prompt" in drawer.describe(2).words
 
 
-def test_the_lack_of_what_a_picture_shows(picture):
+def test_the_lack_of_what_a_picture_shows(denoiser, picture):
     plain, swapped = (star(picture, swap=swap, draws=2) for swap in (False, True))
     assert (plain.title, swapped.title) == ("this star", "the lack of this star")
-    assert not plain.details()["swap"] and swapped.details()["swap"]
-    pairs = [list(reversed(pair)) for pair in plain.details()["contexts"]]
-    assert swapped.details()["contexts"] == pairs
+    one, other = (facts(query, denoiser, 2) for query in (plain, swapped))
+    assert not one["swap"] and other["swap"]
+    assert other["contexts"] == [list(reversed(pair)) for pair in one["contexts"]]
 
 
-def test_provenance_is_of_the_draws_made_and_of_the_files(picture):
+def test_provenance_is_of_the_draws_made_and_of_the_files(denoiser, picture):
     mask = picture.with_name("half.png")
     auto = star(picture, mask=mask, draws=None)
-    assert auto.of(2).details() == star(picture, mask=mask, draws=2).details()
-    assert "over 3 training captions" in auto.description
-    assert "over 2 training captions" in auto.of(2).description
+    assert facts(auto, denoiser, 2) == facts(star(picture, mask=mask, draws=2), denoiser, 2)
+    drawer = drawer_of(auto, denoiser)
+    assert "over 3 training captions" in drawer.describe(256).words
+    assert "over 2 training captions" in drawer.describe(2).words
     for name, path in (("picture", picture), ("mask", mask)):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        assert auto.details()[f"{name} sha256"] == digest
+        assert facts(auto, denoiser, 2)[f"{name} sha256"] == digest
 
 
 def test_what_a_row_depends_on(denoiser, picture):
@@ -163,30 +172,32 @@ def test_what_a_row_depends_on(denoiser, picture):
         star(picture, words="red star"),
         star(picture, seed=1),
         replace(asked, steps=STEPS + 1),
-        replace(asked, concept=Concept("a star", "star")),
+        replace(asked, subject=Concept("a star", "star")),
         star(picture, context="prompt"),
     ]
-    keys = [json.dumps(each.drawer(denoiser).key(range(2))) for each in (asked, *changed)]
+    keys = [json.dumps(drawer_of(each, denoiser).key(range(2))) for each in (asked, *changed)]
     assert len(set(keys)) == len(keys)
     copy = picture.with_name("copy.png")
     shutil.copy(picture, copy)
-    assert json.dumps(star(copy).drawer(denoiser).key(range(2))) == keys[0]
+    assert json.dumps(drawer_of(star(copy), denoiser).key(range(2))) == keys[0]
 
 
 def test_a_token_is_learned_once(denoiser, picture, tmp_path, monkeypatch):
-    asked = replace(star(picture), kept=tmp_path)
-    first = asked.token(denoiser)
-    masked = replace(asked, mask=picture.with_name("half.png")).token(denoiser)
-    assert not torch.allclose(first.embedding, masked.embedding)
+    def token(query):
+        return drawer_of(query, denoiser, tmp_path).token(denoiser).embedding
+
+    asked = star(picture)
+    first = token(asked)
+    assert not torch.allclose(first, token(replace(asked, mask=picture.with_name("half.png"))))
     assert len(list(tmp_path.iterdir())) == 2
 
     def refuse(*_, **__):
         raise AssertionError("learned again")
 
-    monkeypatch.setattr(local_concept, "learn_token", refuse)
-    assert torch.equal(asked.token(denoiser).embedding, first.embedding)
+    monkeypatch.setattr(lesson, "learn_token", refuse)
+    assert torch.equal(token(asked), first)
     with pytest.raises(AssertionError, match="learned again"):
-        replace(asked, steps=STEPS + 1).token(denoiser)
+        token(replace(asked, steps=STEPS + 1))
 
 
 # --- refused -------------------------------------------------------------------------------------
@@ -195,7 +206,7 @@ def test_a_token_is_learned_once(denoiser, picture, tmp_path, monkeypatch):
 def test_a_model_without_prompts(tmp_path, picture):
     unconditional = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"))
     with pytest.raises(MethodError, match="ddpm reads no prompts"):
-        star(picture).drawer(unconditional)
+        drawer_of(star(picture), unconditional).check(unconditional)
 
 
 def test_no_steps(picture):
@@ -231,28 +242,11 @@ REFUSED = {
 }
 
 
-def headwater(*args: object) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["headwater", *map(str, args)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        warnings.catch_warnings(),
-    ):
-        try:
-            main.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0
-    return code, out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, tiny_model, tiny_images):
     folder = tmp_path_factory.mktemp("local") / "index"
-    code, _, err = headwater("index", tiny_model, tiny_images, folder, "--timesteps", 2)
-    assert code == 0, err
+    result = headwater("index", tiny_model, tiny_images, folder, "--timesteps", 2)
+    assert result.code == 0, result.err
     return folder
 
 
@@ -260,7 +254,7 @@ def index(tmp_path_factory, tiny_model, tiny_images):
 def test_refused(index, tmp_path, picture, command, said):
     (picture.parent / "contexts").write_text("a red star\na moon\ta house\n")
     places = dict(index=index, star=picture, folder=picture.parent, out=tmp_path / "out")
-    code, out, err = headwater(*(part.format(**places) for part in shlex.split(command)))
+    code, out, err = astuple(headwater(*(part.format(**places) for part in shlex.split(command))))
     assert (code, out) == (2, "")
     assert err.startswith("headwater: ") and err.count("\n") == 1, err
     assert said.format(**places) in err
@@ -274,15 +268,18 @@ def test_refused(index, tmp_path, picture, command, said):
 def quick(monkeypatch):
     """Learning in a few steps."""
     learn = textual_inversion.learn_token
-    few = lambda *args, **options: learn(*args, **(options | {"steps": STEPS}))  # noqa: E731
-    monkeypatch.setattr(local_concept, "learn_token", few)
+
+    def few(denoiser, x0, name, prompts, learning, **options):
+        return learn(denoiser, x0, name, prompts, replace(learning, steps=STEPS), **options)
+
+    monkeypatch.setattr(lesson, "learn_token", few)
 
 
 def test_an_answer(index, picture, tiny_model, tmp_path, quick):
     mask = picture.with_name("half.png")
     command = ["concept", index, PROMPT, "--local", picture, "--mask", mask, "--draws", 2, "--json"]
     command += ["--concept", "star", "--concept", "hatched"]
-    code, out, err = headwater(*command, "--out", tmp_path / "first")
+    code, out, err = astuple(headwater(*command, "--out", tmp_path / "first"))
     assert code == 0, err
     answer = json.loads(out)
     first, second = answer["results"]
@@ -302,30 +299,23 @@ def test_an_answer(index, picture, tiny_model, tmp_path, quick):
         pipe.load_textual_inversion(path)
         assert pipe.tokenizer.convert_tokens_to_ids(f"<{words}>") == len(pipe.tokenizer) - 1
 
-    code, out, err = headwater(*command, "--out", tmp_path / "again")
+    code, out, err = astuple(headwater(*command, "--out", tmp_path / "again"))
     assert code == 0 and err.count("using the query gradient computed before") == 2
     assert json.loads(out)["results"][0]["top"] == first["top"]
 
 
 def test_the_whole_picture_is_answered(index, picture, tmp_path, quick):
     command = ["concept", index, "", "--local", picture, "--draws", 2, "--out", tmp_path / "out"]
-    code, out, err = headwater(*command)
+    code, out, err = astuple(headwater(*command))
     assert code == 0, err
     assert "\nthis picture\n" in out and f"learned from {picture.name}" in out
     assert (tmp_path / "out/this-picture/token.safetensors").exists()
 
 
 def test_a_method_that_asks_nothing_learns_nothing(index, picture, tmp_path, monkeypatch):
-    monkeypatch.delattr(local_concept, "learn_token")
+    monkeypatch.delattr(lesson, "learn_token")
     command = ["concept", index, PROMPT, "--concept", "star", "--local", picture]
-    code, _, err = headwater(*command, "--method", "random", "--out", tmp_path / "out")
-    assert code == 0, err
+    result = headwater(*command, "--method", "random", "--out", tmp_path / "out")
+    assert result.code == 0, result.err
     assert (tmp_path / "out/this-star/top.png").exists()
     assert not (tmp_path / "out/this-star/token.safetensors").exists()
-
-
-def test_an_index_lends_its_captions_and_its_folder(index, tiny_images):
-    opened = Index.open(index)
-    asked = Local(Concept("a star", "star"), "star.png").at(opened)
-    assert asked.captions == tuple(sample.caption for sample in opened.samples)
-    assert asked.kept == index / "queries"

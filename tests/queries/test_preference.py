@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.command_line import FAST, assert_refused, headwater
 from support.exact_gradients import gradient, unprojected
+from support.settings import setting
 from support.tiny import tiny_folder
 
 from headwater import Denoiser, Index, from_images
@@ -87,9 +88,9 @@ def test_a_row_is_the_gradient_of_the_preference_loss(denoiser, folder, normalis
     timesteps = (199, 599, 999)
     machine = unprojected(denoiser, timesteps, normalise)
     question = Preference(load_pairs(folder))
-    drawer = question.drawer(denoiser)
+    drawer = question.drawer(setting(denoiser))
     assert (drawer.limit, drawer.probes(machine)) == (3, 6)
-    ours = machine.query_rows(drawer.asked(machine, [0, 2]))
+    ours = machine.query_rows(drawer.objectives(machine, [0, 2]))
     assert sorted(question.chosen()) == [0, 1, 2]
     shown = pictures("train"), pictures("validation")
     for row, draw in zip(ours, (0, 2), strict=True):
@@ -110,8 +111,8 @@ def test_winners_and_losers_exchanged_turn_the_sign(denoiser, folder):
     turned = Pairs("turned", pairs.losers, pairs.winners, pairs.rows)
 
     def row(pairs):
-        drawer = Preference(pairs).drawer(denoiser)
-        return machine.query_rows(drawer.asked(machine, range(3)))
+        drawer = Preference(pairs).drawer(setting(denoiser))
+        return machine.query_rows(drawer.objectives(machine, range(3)))
 
     ours = row(pairs)
     assert ours.norm() > 0
@@ -168,9 +169,9 @@ def test_a_parquet_file(folder, tmp_path, kind):
 
 def test_draws_beyond_the_pairs_are_cut(denoiser, folder):
     pairs = load_pairs(folder)
-    assert Preference(pairs, 99).drawer(denoiser).limit == 3
+    assert Preference(pairs, 99).drawer(setting(denoiser)).limit == 3
     few, many = Preference(pairs, 2), Preference(pairs)
-    assert few.drawer(denoiser).limit == 2 and many.chosen()[:2] == few.chosen()
+    assert few.drawer(setting(denoiser)).limit == 2 and many.chosen()[:2] == few.chosen()
     assert len({tuple(Preference(pairs, seed=seed).chosen()) for seed in range(20)}) > 1
     with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
         Preference(pairs, 0)
@@ -180,7 +181,7 @@ def test_rows_are_kept_by_content(denoiser, folder):
     """Another picture or caption is another question; another place is not."""
 
     def key(root):
-        return json.dumps(Preference(load_pairs(root)).drawer(denoiser).key(range(3)))
+        return json.dumps(Preference(load_pairs(root)).drawer(setting(denoiser)).key(range(3)))
 
     first, moved = key(folder), shutil.copytree(folder, folder.parent / "moved")
     assert key(moved) == first
@@ -229,10 +230,10 @@ def test_files_that_hold_no_pairs(folder, tmp_path):
 def test_pictures_that_say_nothing(denoiser, folder):
     shutil.copy(folder / "winners/train-00002.png", folder / "losers/train-00002.png")
     with pytest.raises(QueryError, match=r"loser of 'train-00002.png' are the same picture"):
-        Preference(load_pairs(folder)).drawer(denoiser)
+        Preference(load_pairs(folder)).drawer(setting(denoiser))
     (folder / "losers/train-00002.png").write_bytes(b"nothing")
     with pytest.raises(QueryError, match=r"'train-00002.png' \(losers/train-00002.png\): it is no"):
-        Preference(load_pairs(folder)).drawer(denoiser)
+        Preference(load_pairs(folder)).drawer(setting(denoiser))
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 from support.command_line import FAST, assert_refused, headwater
 from support.exact_gradients import gradient, unprojected
+from support.settings import setting
 from support.tiny import tiny_unconditional
 from support.tiny_clip import tiny_clip
 
@@ -17,11 +18,10 @@ from headwater.features import objectives
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection
 from headwater.models.clip import Clip
 from headwater.models.sampling import sample
-from headwater.queries.draws import draw_rows, trajectory_noise
+from headwater.queries.draws import RowCache, draw_rows, trajectory_noise
 from headwater.queries.reward import Reward, Scorer, from_module, similarity_to
 
 PROMPT = "a red star in hatched style"
@@ -92,9 +92,9 @@ def test_a_row_is_the_gradient_of_the_reward_loss(denoiser, normalise):
     """Of two draws, at three timesteps, through network and autoencoder."""
     timesteps = (199, 599, 999)
     machine = unprojected(denoiser, timesteps, normalise)
-    drawer = Reward(PROMPT, REDNESS, seed=5).drawer(denoiser)
+    drawer = Reward(PROMPT, REDNESS, seed=5).drawer(setting(denoiser))
     assert drawer.probes(machine) == 3
-    ours = machine.query_rows(drawer.asked(machine, [0, 3]))
+    ours = machine.query_rows(drawer.objectives(machine, [0, 3]))
     condition = denoiser.encode_captions([PROMPT])
     for row, draw in zip(ours, (0, 3), strict=True):
         noise = trajectory_noise(denoiser, 5, [draw])
@@ -107,7 +107,7 @@ def test_a_row_is_the_gradient_of_the_reward_loss(denoiser, normalise):
 def test_nearness_as_a_reward_gives_the_row_of_dps(tmp_path):
     """On a model of pixels R = -||x0 - x0hat||^2 has the gradient of the DPS loss, and its sign."""
     denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"), dtype=torch.float64)
-    layers = select(denoiser.network, "attentions")
+    layers = denoiser.layers("attentions")
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
     machine = Extractor(denoiser, layers, kept, Side("inversion", "dps"), (99,), "probe", 0)
     # near grey, so that no pixel is cut off
@@ -116,7 +116,7 @@ def test_nearness_as_a_reward_gives_the_row_of_dps(tmp_path):
     def near(pixels):
         return -(2 * pixels - 1 - x0).square().flatten(1).sum(1)
 
-    ours = machine.query_rows(objectives.about_reward(denoiser, xt, None, near, (99,)))[0]
+    ours = machine.query_rows(objectives.reward_objectives(denoiser, xt, None, near, (99,)))[0]
     a = denoiser.alpha_bar[99].double()
     xt.requires_grad_()
     eps = denoiser.network(xt, 99).sample
@@ -132,8 +132,8 @@ def test_nearness_as_a_reward_gives_the_row_of_dps(tmp_path):
 def test_a_step_along_the_row_raises_the_reward(denoiser):
     """The sign of it all, without a word on gradients: lower loss is a higher reward."""
     machine = unprojected(denoiser, (999,), "none")
-    drawer = Reward(PROMPT, REDNESS).drawer(denoiser)
-    row = machine.query_rows(drawer.asked(machine, range(8))).mean(0)
+    drawer = Reward(PROMPT, REDNESS).drawer(setting(denoiser))
+    row = machine.query_rows(drawer.objectives(machine, range(8))).mean(0)
     condition = denoiser.encode_captions([PROMPT] * 8)
     noise = trajectory_noise(denoiser, 0, range(8))
     weights = [p for m in machine.layers.values() for p in m.parameters()]
@@ -220,8 +220,9 @@ FUNCTIONS = {
 def test_functions_that_are_no_rewards(denoiser, function, said):
     machine = unprojected(denoiser, (499, 999), "probe")
     with pytest.raises(QueryError) as error:
-        drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(denoiser)
-        machine.query_rows(drawer.asked(machine, range(2)))
+        drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(setting(denoiser))
+        drawer.check(denoiser)
+        machine.query_rows(drawer.objectives(machine, range(2)))
     assert str(error.value).startswith("the reward 'mine' ") and said in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -235,9 +236,9 @@ def test_functions_that_are_no_rewards(denoiser, function, said):
 )
 def test_a_reward_that_is_flat_says_so(denoiser, function, tmp_path):
     machine = unprojected(denoiser, (499, 999), "probe")
-    drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(denoiser)
+    drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(setting(denoiser))
     with pytest.raises(NonFiniteError, match="'mine' gave an all-zero gradient: leave out what is"):
-        draw_rows(machine, drawer, range(2), tmp_path, "", False)
+        draw_rows(lambda: machine, drawer, range(2), RowCache(tmp_path, ""))
 
 
 def test_numbers_of_each_image_may_be_many(denoiser):
@@ -245,8 +246,8 @@ def test_numbers_of_each_image_may_be_many(denoiser):
     machine = unprojected(denoiser, (999,), "none")
 
     def row(function):
-        drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(denoiser)
-        return machine.query_rows(drawer.asked(machine, range(2)))
+        drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(setting(denoiser))
+        return machine.query_rows(drawer.objectives(machine, range(2)))
 
     wanted = row(lambda images: images.square().sum((1, 2, 3)))
     assert wanted.norm() > 0
@@ -255,7 +256,7 @@ def test_numbers_of_each_image_may_be_many(denoiser):
 
 def test_a_reward_needs_a_prompt_where_the_model_reads_one(denoiser):
     with pytest.raises(QueryError, match="in pictures of a prompt: give one"):
-        Reward(" ", REDNESS).drawer(denoiser)
+        Reward(" ", REDNESS).drawer(setting(denoiser)).check(denoiser)
     with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
         Reward(PROMPT, REDNESS, draws=0)
 
@@ -264,7 +265,7 @@ def test_rows_are_kept_under_the_key(denoiser):
     """Another function, prompt or seed is another question."""
 
     def key(scorer=REDNESS, prompt=PROMPT, seed=0):
-        return json.dumps(Reward(prompt, scorer, seed=seed).drawer(denoiser).key(range(4)))
+        return json.dumps(Reward(prompt, scorer, seed=seed).drawer(setting(denoiser)).key(range(4)))
 
     other = Scorer("redness", "2", redness)
     assert key() == key()

@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Pillow
 
-from headwater import Concept, Denoiser, build_index, load_dataset
+from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.cli.tables import table
 from headwater.data.near_duplicates import distinct
 from headwater.errors import HeadwaterWarning
 from headwater.index.index import Index
-from headwater.methods import METHODS
 from headwater.queries.image import Image
-from headwater.report.export import DEEP, ends, entries, to_json, write_answers
-from headwater.report.figures import figures, name, outlined
+from headwater.queries.reward import Reward, Scorer
+from headwater.report.export import DEEP, ends, entries, folders, to_json, write_answers
+from headwater.report.figures import draw_figures, outlined
 from headwater.scenes.dataset import pictures
 
 PROMPT = "a red star in hatched style"
@@ -26,7 +26,7 @@ COPIES = {0: 3, 2: 1}
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory, tiny_model) -> Index:
+def session(tmp_path_factory, tiny_model) -> Session:
     """Eight scenes; of some also copies that a JPEG made."""
     folder = tmp_path_factory.mktemp("answers")
     captions = []
@@ -38,14 +38,20 @@ def index(tmp_path_factory, tiny_model) -> Index:
             captions.append({"file_name": file, "text": scene.caption})
     (folder / "images/metadata.jsonl").write_text("\n".join(map(json.dumps, captions)))
     denoiser, data = Denoiser.load(tiny_model), load_dataset(folder / "images")
-    return build_index(
+    index = build_index(
         denoiser, data, folder / "index", method="trak", timesteps=2, dim=64, self_check=False
     )
+    return Session(index)
 
 
 @pytest.fixture(scope="module")
-def attribution(index):
-    return index.attribute(Image(PROMPT, draws=4))
+def index(session) -> Index:
+    return session.index
+
+
+@pytest.fixture(scope="module")
+def attribution(session):
+    return session.attribute(Image(PROMPT, draws=4))
 
 
 def ranked_as(attribution, order):
@@ -98,7 +104,7 @@ def test_without_pictures_nothing_is_grouped(attribution, tmp_path):
     folder = attribution.index.training_set.source
     moved = shutil.move(folder, tmp_path / "moved")
     try:
-        lost = Index.open(attribution.index.path, attribution.index.denoiser)
+        lost = Index.open(attribution.index.path)
         with pytest.warns(HeadwaterWarning, match="the pictures cannot be shown"):
             both = ends(replace(ranked_as(attribution, ORDER), index=lost), 4)
     finally:
@@ -107,10 +113,9 @@ def test_without_pictures_nothing_is_grouped(attribution, tmp_path):
     assert [each.image for each in both.top] == [None] * 4
 
 
-def test_every_number_has_its_error(attribution, tmp_path):
+def test_every_number_has_its_error(session, attribution, tmp_path):
     index, sure = attribution.index, attribution.certainty
-    picture = index.picture(attribution.query)
-    answer = write_answers(tmp_path, [attribution], picture, 5)
+    answer = write_answers(session, [attribution], tmp_path, top=5)
     stored = json.loads((tmp_path / "the-picture/result.json").read_text())
     (result,) = answer["results"]
     assert stored == {**result, "provenance": answer["provenance"]}
@@ -134,9 +139,9 @@ def test_every_number_has_its_error(attribution, tmp_path):
     ]
 
 
-def test_one_draw_has_no_error(index, tmp_path):
-    attribution = index.attribute(Image(PROMPT, draws=1))
-    answer = write_answers(tmp_path, [attribution], index.picture(attribution.query), 3)
+def test_one_draw_has_no_error(session, tmp_path):
+    attribution = session.attribute(Image(PROMPT, draws=1))
+    answer = write_answers(session, [attribution], tmp_path, top=3)
     (result,) = answer["results"]
     assert result["certainty"] is None and {e["error"] for e in result["top"]} == {None}
     columns = pq.read_table(tmp_path / "the-picture/scores.parquet").column_names
@@ -167,19 +172,18 @@ def test_the_table_has_errors_and_near_copies_in_80_columns(attribution):
 # --- what an answer may claim -------------------------------------------------------------------
 
 
-def report_of(attribution, out):
+def report_of(session, attribution, out):
     """The JSON answer, and the report without its provenance."""
-    picture = attribution.index.picture(Image(PROMPT, draws=4))
-    answer = write_answers(out, [attribution], picture, 5)
+    answer = write_answers(session, [attribution], out, top=5)
     return answer, (out / "report.html").read_text().partition('id="provenance"')[0]
 
 
-def test_the_lack_of_a_concept(attribution, tmp_path):
+def test_the_lack_of_a_concept(session, attribution, tmp_path):
     """Scores towards the lack of a star are not called scores towards it."""
     query = Concept(PROMPT, "star", context="prompt", swap=True)
     provenance = {**attribution.provenance, "query": {"context": "prompt", "swap": True}}
     swapped = replace(attribution, query=query, provenance=provenance)
-    answer, page = report_of(swapped, tmp_path)
+    answer, page = report_of(session, swapped, tmp_path)
     (result,) = answer["results"]
     said = [result[key] for key in ("title", "concept", "plus", "minus")]
     assert said == ["the lack of star", "star", "a red in hatched style", PROMPT]
@@ -191,11 +195,11 @@ def test_the_lack_of_a_concept(attribution, tmp_path):
     assert lines[1] == f"the lack of “star” in {PROMPT!r}"
 
 
-def test_only_candidates_are_proponents_or_opponents(index, tmp_path):
+def test_only_candidates_are_proponents_or_opponents(session, index, tmp_path):
     query = Image(PROMPT, draws=4)
-    free = index.attribute(query)
-    found = index.attribute(query, candidates="pixel:4")
-    answer, page = report_of(found, tmp_path)
+    free = session.attribute(query)
+    found = session.attribute(query, candidates="pixel:4")
+    answer, page = report_of(session, found, tmp_path)
     (result,) = answer["results"]
     among = {index.samples[row].id for row in found.among}
     assert len(among) == 4 and {entry["id"] for entry in result["bottom"]} <= among
@@ -214,20 +218,55 @@ def test_only_candidates_are_proponents_or_opponents(index, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["das", "das-code"])
-def test_a_square_claims_no_direction(attribution, tmp_path, method):
+def test_a_square_claims_no_direction(session, attribution, tmp_path, method):
     squared = replace(attribution, method=method, scores=attribution.scores**2)
-    answer, page = report_of(squared, tmp_path)
+    answer, page = report_of(session, squared, tmp_path)
     assert "strongest influence on the picture" in page and "Weakest influence (" in page
     assert "pushes the model" not in page and "Proponents" not in page and "Opponents" not in page
     assert "scores are squares" in table(squared, answer["results"][0]["top"])
+
+
+# --- where answers go ---------------------------------------------------------------------------
+
+
+TITLES = {
+    ("a", "a-3", "a"): ["a", "a-3", "a-2"],
+    ("a", "a", "a-2", "A!"): ["a", "a-2", "a-2-2", "a-3"],
+    ("?", "query", ""): ["query", "query-2", "query-3"],
+}
+
+
+@pytest.mark.parametrize("titles", TITLES)
+def test_every_question_has_a_folder_of_its_own(attribution, titles):
+    asked = [replace(attribution, query=Reward("", Scorer(title, title, len))) for title in titles]
+    assert folders(asked) == TITLES[titles]
+
+
+def test_no_answer_is_written_over_another(session, attribution, tmp_path):
+    """Of three titles the numbered second would be where a second "a" goes, too."""
+    asked = [
+        replace(
+            attribution,
+            query=Reward(PROMPT, Scorer(title, title, len)),
+            scores=attribution.scores + add,
+        )
+        for add, title in enumerate(("a", "a-3", "a"))
+    ]
+    write_answers(session, asked, tmp_path, top=2)
+    for answer, folder in zip(asked, ("a", "a-3", "a-2"), strict=True):
+        stored = pq.read_table(tmp_path / folder / "scores.parquet")["score"].to_pylist()
+        assert stored == answer.scores.tolist()
+        assert json.loads((tmp_path / folder / "result.json").read_text())["title"] == (
+            answer.query.title
+        )
 
 
 # --- questions about pictures -------------------------------------------------------------------
 
 
 @pytest.fixture
-def mask(tmp_path, index):
-    height, width = index.denoiser.image_size
+def mask(tmp_path, session):
+    height, width = session.denoiser.image_size
     image = Pillow.new("L", (width, height))
     image.paste(255, (0, 0, width // 2, height))
     image.save(tmp_path / "mask.png")
@@ -235,21 +274,29 @@ def mask(tmp_path, index):
 
 
 def test_what_a_question_is_called(mask):
-    assert name(Concept("a star", "star")) == ("star", True)
-    assert name(Image("a star")) == ("the picture", False)
-    assert name(Image("a star", step=499)) == ("the picture at step 499", False)
+    assert Concept("a star", "star").name() == ("star", True)
+    assert Image("a star").name() == ("the picture", False)
+    assert Image("a star", step=499).name() == ("the picture at step 499", False)
     part = "the outlined part of the picture"
-    assert name(Image("a star", mask=mask)) == (part, False)
-    assert name(Image("a star", mask=mask, step=9)) == (f"{part} at step 9", False)
+    assert Image("a star", mask=mask).name() == (part, False)
+    assert Image("a star", mask=mask, step=9).name() == (f"{part} at step 9", False)
 
 
-def test_figures(index, mask):
+def drawn(session, query, method="journey-trak"):
+    """Captions, and pictures as they can be compared."""
+    return [
+        (caption, picture.convert("RGB").tobytes())
+        for caption, picture in draw_figures(session, query, method)
+    ]
+
+
+def test_figures(session, mask):
     query = Image(PROMPT, mask=mask, step=499)
-    made = index.picture(query)
-    aimed = index.denoiser.decode(made.x0hats[499])[0]
-    assert list(np.asarray(aimed).flat) != list(np.asarray(made.image).flat)
+    made = session.picture(query)
+    aimed = session.denoiser.decode(made.x0hats[499])[0]
+    assert aimed.tobytes() != made.image.tobytes()
     plain, step, part, both = (
-        figures(each, made, index.denoiser)
+        drawn(session, each)
         for each in (
             Concept(PROMPT, "star"),
             replace(query, mask=None),
@@ -257,39 +304,38 @@ def test_figures(index, mask):
             query,
         )
     )
-    assert plain == [("", made.image)]
-    finished = ("The finished picture", made.image)
-    assert step == [("What the model aimed at, at step 499", aimed), finished]
+    assert plain == [("", made.image.tobytes())]
+    finished = ("The finished picture", made.image.tobytes())
+    assert step == [("What the model aimed at, at step 499", aimed.tobytes()), finished]
     inside = Pillow.open(mask)
-    assert part == [("The part that was asked about", outlined(made.image, inside))]
-    assert both == [(step[0][0], outlined(aimed, inside)), finished]
+    whole = outlined(made.image, inside).tobytes()
+    assert part == [("The part that was asked about", whole)]
+    assert both == [(step[0][0], outlined(aimed, inside).tobytes()), finished]
 
 
-def test_a_step_of_a_method_that_noises_the_finished_picture(index, tmp_path):
+def test_a_step_of_a_method_that_noises_the_finished_picture(session, tmp_path):
     query = Image(PROMPT, draws=2, step=19)
-    made = index.picture(query)
-    aims = METHODS["journey-trak"]
-    assert figures(query, made, index.denoiser, aims) == figures(query, made, index.denoiser)
-    late, early = (
-        figures(replace(query, step=t), made, index.denoiser, METHODS["trak"]) for t in (19, 999)
-    )
+    made = session.picture(query)
+    assert drawn(session, query)[0][0] == "What the model aimed at, at step 19"
+    late, early = (draw_figures(session, replace(query, step=t), "trak") for t in (19, 999))
     assert late[0][0] == "The finished picture, noised as at step 19"
     assert early[0][0] == "The finished picture, noised as at step 999"
-    assert late[1] == early[1] == ("The finished picture", made.image)
+    finished = [(caption, image.tobytes()) for caption, image in (late[1], early[1])]
+    assert finished == [("The finished picture", made.image.tobytes())] * 2
     noise, clean = np.asarray(early[0][1], float), np.asarray(made.image, float)
     near, far = (np.abs(np.asarray(shown[0][1]) - clean).mean() for shown in (late, early))
     assert 0 < near < far / 3 and noise.std() > 0
-    attribution = index.attribute(query)
-    write_answers(tmp_path, [attribution], made, 3)
+    attribution = session.attribute(query)
+    write_answers(session, [attribution], tmp_path, top=3)
     page = (tmp_path / "report.html").read_text()
     assert "Asked of the picture, finished and noised as at step 19." in page
     assert "The finished picture, noised as at step 19" in page and "aimed at" not in page
 
 
-def test_the_report_of_a_file(index, tmp_path):
-    file = f"{index.training_set.source}/3.png"
-    attribution = index.attribute(Image(file=file, draws=2))
-    answer = write_answers(tmp_path, [attribution], index.picture(attribution.query), 3)
+def test_the_report_of_a_file(session, tmp_path):
+    file = f"{session.index.training_set.source}/3.png"
+    attribution = session.attribute(Image(file=file, draws=2))
+    answer = write_answers(session, [attribution], tmp_path, top=3)
     page = (tmp_path / "report.html").read_text()
     assert "<title>Which training images taught the model this picture? · headwater</title>" in page
     assert f"<dt>File</dt><dd>{file}</dd>" in page and "<dt>Prompt</dt>" not in page

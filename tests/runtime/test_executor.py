@@ -16,11 +16,11 @@ from support.studies import study
 
 from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining.retrain import Task, all_retrained, retrained
-from headwater.runtime.executor import HERE, Engine, run, workers_beside
+from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.runtime.ray import TRIES
 
-TWO = Engine(jobs=2)
-ON_RAY = Engine("ray", 2)
+TWO = Executor(jobs=2)
+ON_RAY = Executor("ray", 2)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def cluster():
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the work below
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import the work below
         ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         yield ray  # its GPU is a number, which no work here uses
         ray.shutdown()
 
 
 @pytest.fixture(params=["processes", "ray"])
-def engine(request) -> Engine:
+def executor(request) -> Executor:
     if request.param == "processes":
         return TWO
     request.getfixturevalue("cluster")
@@ -91,21 +91,21 @@ def die(folder: Path, times: dict[int, int], item: int) -> int:
 
 
 def test_this_process_loads_nothing_before_there_is_work(tmp_path):
-    assert list(run(HERE, partial(squares, tmp_path), [])) == []
+    assert list(run(THIS_PROCESS, partial(squares, tmp_path), [])) == []
     assert not list(tmp_path.iterdir())
-    found = list(run(HERE, partial(squares, tmp_path), range(3)))
+    found = list(run(THIS_PROCESS, partial(squares, tmp_path), range(3)))
     assert [each[:2] for each in found] == [(i * i, os.getpid()) for i in range(3)]
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_where_nothing_is_to_do_nothing_begins(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    for engine in (HERE, TWO, ON_RAY):
-        assert list(run(engine, squares, [])) == []
+    for executor in (THIS_PROCESS, TWO, ON_RAY):
+        assert list(run(executor, squares, [])) == []
 
 
-def test_workers_load_once_and_give_the_same(tmp_path, engine):
-    found = list(run(engine, partial(squares, tmp_path), range(8)))
+def test_workers_load_once_and_give_the_same(tmp_path, executor):
+    found = list(run(executor, partial(squares, tmp_path), range(8)))
     assert sorted(each[0] for each in found) == [i * i for i in range(8)]
     workers = {each[1] for each in found}
     assert os.getpid() not in workers and 1 <= len(workers) <= 2
@@ -114,15 +114,15 @@ def test_workers_load_once_and_give_the_same(tmp_path, engine):
     assert {each[3] for each in found} == {str(Path.cwd())}
 
 
-def test_an_error_in_a_worker_is_that_error_and_what_has_not_begun_does_not(tmp_path, engine):
+def test_an_error_in_a_worker_is_that_error_and_what_has_not_begun_does_not(tmp_path, executor):
     with pytest.raises(QueryError, match=r"^one is none$"):
-        list(run(engine, partial(refusing, tmp_path), range(12)))
+        list(run(executor, partial(refusing, tmp_path), range(12)))
     there = {path.name for path in tmp_path.iterdir()}
     time.sleep(1)
     assert {path.name for path in tmp_path.iterdir()} == there
     begun = {name[6:] for name in there if name.startswith("begun")}
     assert {"0", "1"} <= begun and len(begun) < 6
-    if engine == TWO:  # what has begun is ended
+    if executor == TWO:  # what has begun is ended
         assert {f"ended-{item}" for item in begun - {"1"}} <= there
 
 
@@ -132,7 +132,7 @@ def test_a_process_that_dies_is_reported(tmp_path):
 
 
 def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
-    found = run(Engine("ray"), partial(dying, tmp_path, {1: 1, 2: 99}), range(4))
+    found = run(Executor("ray"), partial(dying, tmp_path, {1: 1, 2: 99}), range(4))
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ResourceError, match="a worker died"):
         next(found)
@@ -143,7 +143,7 @@ def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
 
 
 def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
-    assert sorted(each[0] for each in run(Engine("ray", 5), squares, range(6))) == [
+    assert sorted(each[0] for each in run(Executor("ray", 5), squares, range(6))) == [
         i * i for i in range(6)
     ]
 
@@ -152,8 +152,8 @@ def shares():
     return partial(share, ON_RAY)
 
 
-def share(engine: Engine, device: str) -> int:
-    return workers_beside(engine, device)
+def share(executor: Executor, device: str) -> int:
+    return workers_beside(executor, device)
 
 
 def test_workers_know_how_many_share_their_memory(cluster):
@@ -171,16 +171,16 @@ def test_a_cluster_that_is_not_there(monkeypatch):
 
 def test_ray_workers_that_cannot_begin(cluster, monkeypatch):
     """As where a node lacks the package: here the folder is not there."""
-    monkeypatch.setattr("headwater.runtime.executor.Path.cwd", lambda: Path("/nowhere"))
+    monkeypatch.setattr("headwater.runtime.ray.Path.cwd", lambda: Path("/nowhere"))
     with pytest.raises(ResourceError, match=r"no worker begins .*/nowhere.*: install the same"):
-        list(run(Engine("ray"), squares, [1]))
+        list(run(Executor("ray"), squares, [1]))
 
 
 def test_what_an_engine_cannot_be(monkeypatch):
     with pytest.raises(ParameterError, match="--engine 'spark' is not one of local, ray"):
-        Engine("spark")
+        Executor("spark")
     with pytest.raises(ParameterError, match="--jobs 0 must be at least 1"):
-        Engine(jobs=0)
+        Executor(jobs=0)
     if importlib.util.find_spec("ray"):
         with pytest.raises(ParameterError, match="say cuda, Ray chooses which"):
             list(run(ON_RAY, squares, [1], "cuda:1"))
@@ -192,11 +192,11 @@ def test_what_an_engine_cannot_be(monkeypatch):
 # --- a study --------------------------------------------------------------------------------------
 
 
-def test_workers_train_the_same_models(tmp_path, pictures, engine):  # noqa: F811
+def test_workers_train_the_same_models(tmp_path, pictures, executor):  # noqa: F811
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
     one = retrained(study(tmp_path / "alone", pictures), tasks)
     studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
-    assert all_retrained([(each, tasks) for each in studies], engine) == [one, one]
+    assert all_retrained([(each, tasks) for each in studies], executor) == [one, one]
 
 
 # --- what is left behind --------------------------------------------------------------------------
@@ -208,15 +208,15 @@ from pathlib import Path
 
 from support.processes import orphans
 
-from headwater.engine import Engine, run
+from headwater.runtime.executor import Executor, run
 
 if __name__ == "__main__":
-    list(run(Engine(jobs=2), partial(orphans, Path(sys.argv[1])), range(2)))
+    list(run(Executor(jobs=2), partial(orphans, Path(sys.argv[1])), range(2)))
 """
 
 
 def test_workers_end_with_the_process_that_they_work_for(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     script = tmp_path / "script.py"
     script.write_text(KILLED)
     (tmp_path / "out").mkdir()

@@ -7,15 +7,18 @@ import importlib.util
 import json
 import re
 import shutil
+import stat
 import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
@@ -23,6 +26,7 @@ from safetensors import SafetensorError
 from headwater.errors import MismatchError, ResourceError, StoreError
 from headwater.index.index import Index
 from headwater.storage import files
+from headwater.storage import manifest as manifest_module
 from headwater.storage import shards as store
 from headwater.storage.manifest import Manifest, Shard, read_manifest, require_same, write_manifest
 
@@ -56,30 +60,31 @@ def write_index(folder: Path, rows: torch.Tensor) -> Manifest:
     shards = []
     for number, first in enumerate(range(0, len(rows), 2)):
         part = rows[first : first + 2]
-        positions = range(first, first + len(part))
-        shards.append(store.write_shard(folder, number, first, part, positions, []))
+        held = store.ShardRows(part, range(first, first + len(part)))
+        shards.append(store.write_shard(folder, number, first, held))
     names = [f"row-{row}" for row in range(len(rows))]
     table = {"row": range(len(rows)), "id": names, "caption": names, "uri": names}
     files.write_table(folder / "samples.parquet", pa.table(table))
     return store.finish(folder, manifest(len(rows)), shards)
 
 
-def plain_store():
-    """A second copy of the module, without the type checks that the test run adds to the first."""
-    spec = importlib.util.spec_from_file_location("plain_store", store.__file__)
+def plain(module: ModuleType) -> ModuleType:
+    """A second copy of a module, without the type checks that the test run adds to the first."""
+    name = f"plain_{module.__name__.rpartition('.')[2]}"
+    spec = importlib.util.spec_from_file_location(name, module.__file__)
     assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["plain_store"] = module  # where dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    copy = importlib.util.module_from_spec(spec)
+    sys.modules[name] = copy  # where dataclasses look their module up
+    spec.loader.exec_module(copy)
+    return copy
 
 
 def read(folder: Path) -> torch.Tensor:
     """All rows, as anybody reads them, with nothing but the module itself to catch bad types."""
-    return torch.cat(list(PLAIN.read_blocks(folder, PLAIN.read_manifest(folder))))
+    return torch.cat(list(SHARDS.read_blocks(folder, MANIFEST.read_manifest(folder))))
 
 
-PLAIN = plain_store()
+MANIFEST, SHARDS = plain(manifest_module), plain(store)
 ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
 
 
@@ -101,7 +106,7 @@ def index(whole, tmp_path) -> Path:
 
 def test_golden_shard(tmp_path):
     rows = torch.tensor(SIGNS) * torch.tensor(MAGNITUDES)[:, None]
-    shard = store.write_shard(tmp_path, 7, 14, rows, [14, 16, 17], ["bad.png"])
+    shard = store.write_shard(tmp_path, 7, 14, store.ShardRows(rows, [14, 16, 17], ["bad.png"]))
     data = (tmp_path / "features/00007.safetensors").read_bytes()
 
     size = struct.unpack("<Q", data[:8])[0]
@@ -118,8 +123,8 @@ def test_golden_shard(tmp_path):
         assert body[start:end] == expected.tobytes(), name
     assert len(body) == sum(expected.nbytes for expected in golden.values())
 
-    whole = (shard.file, shard.first, shard.rows, shard.skipped, shard.bytes, shard.sha256)
-    digest = hashlib.sha256(data).hexdigest()
+    whole = (shard.file, shard.first, shard.rows, shard.skipped, shard.bytes, shard.checksum)
+    digest = f"xxh3:{xxhash.xxh3_128_hexdigest(data)}"
     assert whole == ("features/00007.safetensors", 14, 3, ("bad.png",), len(data), digest)
     note = json.loads((tmp_path / "features/00007.json").read_text())
     assert tuple(note.values()) == (*whole[:3], ["bad.png"], *whole[4:])
@@ -136,7 +141,7 @@ def test_rows_of_any_magnitude_read_back_to_half_precision(tmp_path, magnitude):
 
 
 def test_manifest_round_trip(tmp_path):
-    shard = Shard("features/00000.safetensors", 0, 2, ("zürich.png",), 10, "ef" * 32)
+    shard = Shard("features/00000.safetensors", 0, 2, ("zürich.png",), 10, f"xxh3:{'ef' * 16}")
     written = manifest(shards=(shard,), complete=True)
     write_manifest(tmp_path, written)
     assert read_manifest(tmp_path) == written
@@ -146,7 +151,7 @@ def test_manifest_round_trip(tmp_path):
         "complete", "samples_sha256",
         "shards",
     }  # fmt: skip
-    assert (raw["format"], raw["version"]) == ("headwater-index", 1)
+    assert (raw["format"], raw["version"]) == ("headwater-index", 2)
     assert raw["shards"][0]["skipped"] == ["zürich.png"]
     assert (written.rows, written.skipped) == (2, ["zürich.png"])
 
@@ -158,6 +163,47 @@ def test_the_reader_in_the_specification_reads_the_same(whole):
     theirs = np.concatenate(list(names["read_rows"](whole)))
     assert np.array_equal(theirs, read(whole).numpy())
     assert np.allclose(theirs, ROWS.numpy(), rtol=2**-10)
+
+
+def to_version_1(index: Path) -> None:
+    """Rewrite `index.json` as format version 1 would have it."""
+    raw = json.loads((index / "index.json").read_text("utf-8"))
+    raw["version"] = 1
+    for shard in raw["shards"]:
+        del shard["checksum"]
+        shard["sha256"] = hashlib.sha256((index / shard["file"]).read_bytes()).hexdigest()
+    (index / "index.json").write_text(json.dumps(raw))
+
+
+def test_version_1_is_read(index, whole):
+    to_version_1(index)
+    assert torch.equal(read(index), read(whole))
+    old = read_manifest(index)
+    assert old.version == 2 and {shard.checksum[:7] for shard in old.shards} == {"sha256:"}
+    write_manifest(index, old)  # as where the model has moved
+    assert read_manifest(index) == old
+    flip(0.9)(index / "features/00001.safetensors")
+    with pytest.raises(StoreError, match=r"00001\.safetensors is damaged"):
+        read(index)
+    assert sorted(store.finished_shards(index, old)) == [0, 4]
+
+
+def test_a_note_of_version_1_counts(tmp_path):
+    """An index that version 1 began and this version finishes."""
+    store.write_shard(tmp_path, 0, 0, store.ShardRows(ROWS[:2], [0, 1]))
+    note = tmp_path / "features/00000.json"
+    raw = json.loads(note.read_text())
+    del raw["checksum"]
+    data = (tmp_path / "features/00000.safetensors").read_bytes()
+    note.write_text(json.dumps({**raw, "sha256": hashlib.sha256(data).hexdigest()}))
+    assert sorted(store.finished_shards(tmp_path, manifest())) == [0]
+
+
+@pytest.mark.parametrize("checksum", ["", "xxh3:", "sha256:", "md5:00", "ef" * 32])
+def test_a_checksum_of_another_kind_is_never_right(index, checksum):
+    path = index / "features/00000.safetensors"
+    assert files.has_checksum(path, files.checksum_of(path))
+    assert not files.has_checksum(path, checksum)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +256,9 @@ def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(ind
     files.write_tensors(index / "features/00000.safetensors", {"features": ROWS[:2]}, {})
     data = (index / "features/00000.safetensors").read_bytes()
     old = read_manifest(index)
-    entry = replace(old.shards[0], bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    entry = replace(
+        old.shards[0], bytes=len(data), checksum=f"sha256:{hashlib.sha256(data).hexdigest()}"
+    )
     write_manifest(index, replace(old, shards=(entry, *old.shards[1:])))
     with pytest.raises(StoreError, match="cannot be read"):
         read(index)
@@ -226,7 +274,8 @@ def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(ind
         (b'"headwater-index"', "damaged"),
         (b"{}", "damaged"),
         (b'{"format": "other"}', "no headwater index"),
-        (b'{"format": "headwater-index", "version": 2}', "format version 2"),
+        (b'{"format": "headwater-index", "version": 3}', "format version 3"),
+        (b'{"format": "headwater-index", "version": 2}', "damaged"),
         (b'{"format": "headwater-index", "version": 1}', "damaged"),
         (None, "no index at"),
     ],
@@ -244,7 +293,7 @@ KEYS = [
     "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
     "complete", "samples_sha256", "shards",
 ]  # fmt: skip
-ENTRY = ["file", "first", "rows", "skipped", "bytes", "sha256"]
+ENTRY = ["file", "first", "rows", "skipped", "bytes", "checksum"]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +387,7 @@ def test_damaged_samples(index, table):
         path.write_bytes(table)
     elif table is not None:
         files.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
-    with pytest.raises(StoreError, match=r"samples\.parquet.*--overwrite"):
+    with pytest.raises(StoreError, match=r"samples\.parquet.*run the same `headwater index`"):
         Index.open(index)
 
 
@@ -377,7 +426,7 @@ def test_where_it_came_from_is_no_difference(tmp_path):
 
 def test_finished_shards_of_a_build_that_was_killed(tmp_path):
     for number in range(3):
-        store.write_shard(tmp_path, number, 2 * number, ROWS[:2], [0, 1], [])
+        store.write_shard(tmp_path, number, 2 * number, store.ShardRows(ROWS[:2], [0, 1]))
     features = tmp_path / "features"
     (features / "00001.json").write_bytes(b'{"file": \xff')  # a note that is none
     (features / "00003.json").write_text("[]")
@@ -401,6 +450,7 @@ def test_finish_leaves_nothing_but_the_index(tmp_path):
 # --- a full disk --------------------------------------------------------------------------------
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+FIVE = store.ShardRows(ROWS, range(5))
 FULL_IN_RUST = SafetensorError("I/O error: No space left on device (os error 28)")
 
 
@@ -416,7 +466,7 @@ def half_then(error: BaseException):
 
 
 WRITES = {
-    "shard": (store, "save_file", lambda f: store.write_shard(f, 0, 0, ROWS, range(5), [])),
+    "shard": (store, "save_file", lambda f: store.write_shard(f, 0, 0, FIVE)),
     "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
     "table": (files.pq, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
     "text": (Path, "write_text", lambda f: write_manifest(f, manifest())),
@@ -443,6 +493,45 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch, write, error, 
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
+def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
+    """Without that a power cut may take the name, and with it what was said to be kept."""
+    steps = []
+    fsync, replace_file = files.os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        kind = "folder" if stat.S_ISDIR(files.os.fstat(handle).st_mode) else "file"
+        steps.append(f"sync {kind}")
+        fsync(handle)
+
+    def renamed(path: Path, to: Path) -> Path:
+        steps.append("rename")
+        return replace_file(path, to)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    files.write_text(tmp_path / "a", "text")
+    assert steps == ["sync file", "rename", "sync folder"]
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, error):
+    """Not every file system can; a disk that is broken is another matter."""
+    fsync = files.os.fsync
+
+    def synced(handle: int) -> None:
+        if stat.S_ISDIR(files.os.fstat(handle).st_mode):
+            raise OSError(error, "no")
+        fsync(handle)
+
+    monkeypatch.setattr(files.os, "fsync", synced)
+    if error == errno.EINVAL:
+        files.write_text(tmp_path / "a", "text")
+        assert (tmp_path / "a").read_text() == "text"
+    else:
+        with pytest.raises(StoreError, match="cannot write"):
+            files.write_text(tmp_path / "a", "text")
+
+
 def test_a_full_disk_keeps_what_was_there(index, monkeypatch):
     before = (index / "index.json").read_bytes()
     monkeypatch.setattr(Path, "write_text", half_then(FULL))
@@ -454,7 +543,7 @@ def test_a_full_disk_keeps_what_was_there(index, monkeypatch):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "features").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
-        store.write_shard(tmp_path, 0, 0, ROWS, range(5), [])
+        store.write_shard(tmp_path, 0, 0, FIVE)
 
 
 def test_a_flipped_bit_in_a_cache_counts_as_absent(tmp_path):

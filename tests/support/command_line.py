@@ -30,6 +30,7 @@ def headwater(*args: object) -> Result:
     out, err = io.StringIO(), io.StringIO()
     with (
         mock.patch.object(sys, "argv", ["headwater", *map(str, args)]),
+        mock.patch.dict(os.environ),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         warnings.catch_warnings(),
@@ -43,8 +44,8 @@ def headwater(*args: object) -> Result:
 
 
 def shell(*args: object) -> Result:
-    """Run it in a process of its own, as it is installed."""
-    command = [Path(sys.executable).with_name("headwater"), *map(str, args)]
+    """Run it in a process of its own."""
+    command = [sys.executable, "-m", "headwater", *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, capture_output=True, text=True, env=env)
     return Result(run.returncode, run.stdout, run.stderr)

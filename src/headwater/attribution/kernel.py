@@ -27,12 +27,25 @@ class Spectrum:
     dual: bool
 
     def damping(self, ratio: float) -> float:
-        """The absolute lambda: ratio * trace / min(n, k), `ratio` times the mean eigenvalue."""
+        """The absolute lambda: ratio * trace / min(n, k), `ratio` times the mean eigenvalue.
+
+        >>> Spectrum(torch.tensor([1.0, 3.0]), torch.eye(2), dual=False).damping(0.1)
+        0.2
+        """
         return ratio * self.values.sum().item() / len(self.values)
 
 
 def spectrum(blocks: Blocks, n: int, k: int) -> Spectrum:
-    """Eigendecompose the smaller of the two Gram matrices, in float64."""
+    """Eigendecompose the smaller of the two Gram matrices, in float64.
+
+    Args:
+        blocks: the n rows of features, some at a time, as often as it is called.
+        n, k: rows and features; the Gram matrix is n x n (dual) where n < k, else k x k.
+
+    >>> found = spectrum(lambda: torch.eye(2).split(1), 2, 2)
+    >>> found.values, found.dual
+    (tensor([0.5000, 0.5000]), False)
+    """
     with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
         gram = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
         # One call, which can tell nothing of itself: minutes for 8,192 on a few cores.
@@ -83,8 +96,17 @@ def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
 class Kernel:
     """K of n training rows with one relative damping, and what score rules ask of the two.
 
-    `spectrum` is None for rules that need no K; `residuals` are the mean squared errors of each
-    row's probes, where noise was drawn.
+    Attributes:
+        blocks: the rows phi_i, some at a time.
+        spectrum: None for rules that need no K.
+        damping: lambda as a multiple of the mean eigenvalue of Phi^T Phi / n.
+        count: n.
+        residuals: mean squared errors of each row's probes, where noise was drawn.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # Phi^T Phi / n has eigenvalues 0.5 and 2
+    >>> kernel = Kernel(lambda: [rows], spectrum(lambda: [rows], 2, 2), damping=1.0, count=2)
+    >>> kernel.trak(torch.tensor([[1.0, 1.0]]))  # 1 / (0.5 + 1.25) and 2 / (2 + 1.25)
+    tensor([[0.5714, 0.6154]])
     """
 
     blocks: Blocks

@@ -131,7 +131,7 @@ class Resources:
         """The kernel's eigendecomposition, computed once for these shards."""
         if self._spectrum is None:
             index, rows, dim = self.index, len(self.index), self.index.recipe.dim
-            facts = {"shards": [shard.sha256 for shard in index.manifest.shards]}
+            facts = {"shards": [shard.checksum for shard in index.manifest.shards]}
 
             def compute() -> cache.Computed:
                 made = spectrum(index.blocks, rows, dim)

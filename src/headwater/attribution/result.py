@@ -68,7 +68,10 @@ class Attribution:
         return np.arange(len(self.scores)) if self.among is None else np.sort(self.among)
 
     def order(self, scores: Float[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
-        """All rows by rank, by these scores or the answer's own: candidates before all others."""
+        """All rows by rank, by these scores or the answer's own: candidates before all others.
+
+        Equal scores stand in index order.
+        """
         others = np.ones(len(self.scores), bool)
         others[self.competing] = False
         return np.lexsort((-(self.scores if scores is None else scores), others))

@@ -23,6 +23,10 @@ class Scored:
 
     Where the square comes last, several checkpoints keep their draws apart, [c, q, n]: an answer
     is the mean of theirs.
+
+    >>> draws = torch.tensor([[1.0, -1.0], [3.0, -1.0]])  # of two images
+    >>> Scored(draws).answer(), Scored(draws, squared=True).answer()
+    (tensor([[ 2., -1.]]), tensor([[4., 1.]]))
     """
 
     draws: Float[Tensor, "*c q n"]
@@ -114,11 +118,19 @@ RULES = {
 
 
 def inverts_kernel(rule: str) -> bool:
-    """Whether a method's rule has a damping; scorers with a rule of their own have none."""
+    """Whether a method's rule has a damping; scorers with a rule of their own have none.
+
+    >>> inverts_kernel("trak"), inverts_kernel("dot"), inverts_kernel("unlearning")
+    (True, False, False)
+    """
     return rule in RULES and RULES[rule].inverts
 
 
 def mean_over_checkpoints(scored: Sequence[Scored]) -> Scored:
-    """The mean over checkpoints, each with features and a kernel of its own."""
+    """The mean over checkpoints, each with features and a kernel of its own.
+
+    >>> mean_over_checkpoints([Scored(torch.ones(1, 2)), Scored(3 * torch.ones(1, 2))]).answer()
+    tensor([[2., 2.]])
+    """
     draws, squared = torch.stack([one.draws for one in scored]), scored[0].squared
     return Scored(draws if squared else draws.mean(0), squared)

@@ -56,11 +56,13 @@ def attribute_steps(resources: Resources, query: Image, options: Options) -> lis
     return [attribute(resources, replace(query, step=step), chosen) for step in steps]
 
 
-def overlaps(
-    scores: Float[np.ndarray, "s n"], count: int = 10, lowest: bool = False
-) -> Float[np.ndarray, "s s"]:
-    """The share of the `count` highest (or lowest) of every step that any other has there too."""
-    ranked = np.argsort(scores if lowest else -scores, axis=1, kind="stable")[:, :count]
+def overlaps(scores: Float[np.ndarray, "s n"], count: int = 10) -> Float[np.ndarray, "s s"]:
+    """The share of the `count` highest of every step that any other has there too.
+
+    >>> overlaps(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), count=2).tolist()
+    [[1.0, 0.5], [0.5, 1.0]]
+    """
+    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     inside = np.zeros(scores.shape)
     np.put_along_axis(inside, ranked, 1.0, axis=1)
     return inside @ inside.T / ranked.shape[1]

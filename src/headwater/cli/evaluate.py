@@ -5,7 +5,6 @@ Commands that ask an index; those that train models are in `commands_studies`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +25,7 @@ from headwater.cli.evaluate_options import (
 )
 from headwater.cli.evaluate_retraining import concept_lds, counterfactual, lds
 from headwater.cli.options import Device, Guidance, IndexFolder, Json, number_or_auto
-from headwater.runtime.console import quiet_libraries
+from headwater.runtime.console import json_line, quiet_libraries
 
 app = typer.Typer(help="How far can an answer be trusted?", rich_markup_mode=None)
 
@@ -102,7 +101,7 @@ def _evaluate(
     asking = method_scores.Asking(count, seed, guidance, context)
     rows, written = retrieval.evaluate(kind, chosen, found, asking, out, about(kind, given), k=top)
     if as_json:
-        print(json.dumps(written, ensure_ascii=False))
+        print(json_line(written))
     else:
         print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
 
@@ -145,7 +144,7 @@ def journey(
     found = trajectory.journeys(opened, chosen, asking, reading)
     tables, written = trajectory.write(out, opened, found, about("journey", given), top)
     if as_json:
-        print(json.dumps(written, ensure_ascii=False))
+        print(json_line(written))
     else:
         print(*map(markdown, tables), f"Results: {out / 'table.md'}", sep="\n")
 

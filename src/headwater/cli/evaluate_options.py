@@ -37,7 +37,7 @@ HeldOut = Annotated[int, typer.Option(help="Images taken out, to measure losses 
 Subsets = Annotated[int, typer.Option(help="Random halves, each trained once.")]
 Again = Annotated[int, typer.Option(help="Halves trained with another seed too, for the ceiling.")]
 Parameters = Annotated[
-    str, typer.Option(help="What gradients are of, as `headwater index` takes it.")
+    str | None, typer.Option(help="What gradients are of, as `headwater index` takes it.")
 ]
 Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from headwater.evaluation.studies.method_scores import Asking
 
 
+OF_IMAGES = ("data", "split", "image_column", "caption_column", "limit")
 FEWEST = 4  # halves that a rank correlation can say anything of
 
 
@@ -62,7 +63,7 @@ def lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = "attn2",
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -95,7 +96,7 @@ def concept_lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = "attn2",
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -133,7 +134,8 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
 
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
-    trained, held = split(images_of(given), given["held_out"], given["seed"])
+    images = images_of(*(given[name] for name in OF_IMAGES))
+    trained, held = split(images, given["held_out"], given["seed"])
     plan = Plan(
         len(trained), given["subsets"], min(given["again"], given["subsets"]), given["seed"]
     )
@@ -145,11 +147,9 @@ def _study(given: Mapping[str, Any]) -> tuple[Setting, list[str], Asking]:
     return setting, names, asking
 
 
-def _refuse_ignored(parameters: str, gradients: list[str]) -> None:
+def _refuse_ignored(parameters: str | None, gradients: list[str]) -> None:
     """Refuse `--parameters` where no method takes gradients."""
-    from headwater.index.config import DEFAULT_PARAMETERS
-
-    if parameters != DEFAULT_PARAMETERS and not gradients:
+    if parameters is not None and not gradients:
         raise ParameterError(
             "--parameters is of how gradients are made, and no method here makes any: leave it out"
         )
@@ -217,7 +217,7 @@ def counterfactual(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = 0.1,
-    parameters: Parameters = "attn2",
+    parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -255,7 +255,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     require_matplotlib()
     engine = Engine(given["engine"], given["jobs"])
     config, device = read_config(given["config"]), str(usable_device(given["device"]))
-    data = images_of(given)
+    data = images_of(*(given[name] for name in OF_IMAGES))
     truths = read_truths(given["truth"], data.samples)
     methods = listed(given["methods"])
     judged_by_clip = given["truth"].partition(":")[0] != "scenes"
@@ -264,7 +264,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
     clip = None if given["clip"] is None else Clip(given["clip"], device)
     similar = [] if clip is None else ["clip-cosine"]
     methods = methods or ["concept-trak", *similar, CAPTION, "random"]
-    gradients, parameters = of_gradients(methods), str(given["parameters"])
+    gradients, parameters = of_gradients(methods), given["parameters"]
     _refuse_ignored(parameters, gradients)
     return Setting(
         given["out"],
@@ -281,7 +281,7 @@ def _removals(given: Mapping[str, Any]) -> Removals:
         [] if given["window"] is None else read_windows(given["window"]),
         engine,
         device,
-        dict.fromkeys(gradients, parameters),
+        {} if parameters is None else dict.fromkeys(gradients, parameters),
     )
 
 

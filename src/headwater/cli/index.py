@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,7 +22,13 @@ from headwater.cli.options import (
     number_or_auto,
 )
 from headwater.cli.tables import print_facts
-from headwater.runtime.console import quiet_libraries, say
+from headwater.models.families.sets import UNET
+from headwater.runtime.console import printable, say
+
+if TYPE_CHECKING:
+    from headwater.data.training_set import TrainingSet
+    from headwater.models.clip import Clip
+    from headwater.models.denoiser import Denoiser
 
 
 def index(
@@ -32,8 +39,12 @@ def index(
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
     parameters: Annotated[
-        str, typer.Option(help="attn2, attn2-kv, attn2-qo, attn, up_blocks, lora, all, or a regex.")
-    ] = "attn2",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(UNET)}, lora, all, or a regex over layer names; default by what the "
+            "model has."
+        ),
+    ] = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
         int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
@@ -82,19 +93,12 @@ def index(
     ] = False,
 ) -> None:
     """Compute the features of every training image. Run again, it goes on where it stopped."""
-    given = locals().copy()
     size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
-    quiet_libraries()
-    from headwater.runtime.executor import Engine
-
-    workers = Engine(engine, jobs)
-    from headwater.index.build import build_index
-    from headwater.index.config import planned_of_all
-    from headwater.index.estimate import estimate
-    from headwater.models.clip import Clip
     from headwater.models.denoiser import Denoiser
+    from headwater.runtime.executor import Executor
 
-    images = images_of(given)
+    workers = Executor(engine, jobs)
+    images = images_of(data, split, image_column, caption_column, limit)
     denoiser = Denoiser.load(model, device, precision, lora)
     recipe: dict[str, Any] = dict(
         method=method,
@@ -105,30 +109,55 @@ def index(
         projection=projection,
         inversion_guidance=inversion_guidance,
         draws=draws,
-        clip=None if clip is None else Clip(clip, denoiser.device),
+        clip=None if clip is None else _clip_model(clip, denoiser),
     )
+    checkpoints = checkpoint or ()
     if dry_run:
-        planned = planned_of_all(denoiser, checkpoint or (), **recipe)
-        print_facts(
-            estimate(denoiser, images, planned[0], size, recipe["clip"], models=len(planned))
-        )
+        _print_estimate(denoiser, images, checkpoints, size, recipe)
         return
-    built = build_index(
-        denoiser,
-        images,
-        out,
+    how = dict(
         batch_size=size,
         skip_bad=skip_bad,
         overwrite=overwrite,
         self_check=self_check,
         compile=compile,
         encodings=encodings,
-        checkpoints=checkpoint or (),
-        engine=workers,
-        note=say,
-        **recipe,
+        executor=workers,
     )
-    skipped = built.manifest.skipped
+    _build(denoiser, images, out, checkpoints=checkpoints, **how, **recipe)
+
+
+def _clip_model(folder: Path, denoiser: Denoiser) -> Clip:
+    from headwater.models.clip import Clip
+
+    return Clip(folder, denoiser.device)
+
+
+def _print_estimate(
+    denoiser: Denoiser,
+    images: TrainingSet,
+    checkpoints: Sequence[str],
+    batch_size: int | None,
+    recipe: Mapping[str, Any],
+) -> None:
+    """What the index would take."""
+    from headwater.index.config import note_on_parameters, planned_of_all
+    from headwater.index.estimate import estimate
+
+    planned = planned_of_all(denoiser, checkpoints, **recipe)
+    chosen = note_on_parameters(denoiser, planned[0], recipe)
+    if chosen:
+        say(chosen)
+    facts = estimate(denoiser, images, planned[0], batch_size, recipe["clip"], models=len(planned))
+    print_facts(facts)
+
+
+def _build(denoiser: Denoiser, images: TrainingSet, out: Path, **options: Any) -> None:
+    """Build the index, and say what is in it; `options` are those of `build_index`."""
+    from headwater.index.build import build_index
+
+    index = build_index(denoiser, images, out, note=say, **options)
+    skipped = index.manifest.skipped
     if skipped:
         say(f"skipped {len(skipped)} bad file(s): {', '.join(skipped[:5])}")
-    print(f"{len(built)} rows of {built.recipe.dim} features in {out}")
+    print(printable(f"{len(index)} rows of {index.recipe.dim} features in {out}"))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.cli.options import IndexFolder, Json
 from headwater.cli.tables import print_facts
 from headwater.errors import StoreError
-from headwater.storage.manifest import checkpoint_folders, read_manifest, unfinished_checkpoints
+from headwater.runtime.console import json_line
 
 if TYPE_CHECKING:
     from headwater.storage.manifest import Manifest, Shard
@@ -20,43 +20,58 @@ def info(
     as_json: Json = False,
 ) -> None:
     """What an index holds, and what it can answer."""
-    from headwater.storage import shards
+    from headwater.storage.manifest import (
+        checkpoint_folders,
+        read_manifest,
+        unfinished_checkpoints,
+    )
+    from headwater.storage.shards import shard_ranges
 
     manifest = read_manifest(index)
     folders = [index, *checkpoint_folders(index, manifest)]
-    done = [_whole(folder) for folder in folders]
-    whole = sum(map(len, done))
-    ranges = shards.shard_ranges(manifest.data["rows"], manifest.shard_rows)
-    shards = len(ranges) * len(folders)
+    whole = [_whole_shards(folder) for folder in folders]
+    expected = len(shard_ranges(manifest.data["rows"], manifest.shard_rows)) * len(folders)
     complete = manifest.complete and not unfinished_checkpoints(index, manifest)
-    facts = {
-        "state": "complete" if complete else "unfinished, run `headwater index` again",
-        "rows": sum(shard.rows for shard in done[0]),
-        "skipped": sum(len(shard.skipped) for shard in done[0]),
-        "models": len(folders),
-        "shards": f"{whole} of {shards} whole",
-        "size (MB)": round(sum(shard.bytes for each in done for shard in each) / 1e6, 1),
-        **_recipe(manifest),
-        "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
-    }
+    facts = _stored(whole, expected, complete) | _recipe(manifest)
     if as_json:
-        print(json.dumps(facts))
+        print(json_line(facts))
     else:
         print_facts(facts)
-    if complete and whole < shards:
+    missing = expected - sum(map(len, whole))
+    if complete and missing:
         raise StoreError(
-            f"{shards - whole} shard(s) of {index} are missing or damaged: run the same "
+            f"{missing} shard(s) of {index} are missing or damaged: run the same "
             "`headwater index` command again to rebuild them"
         )
 
 
-def _whole(folder: Path) -> list[Shard]:
+def _whole_shards(folder: Path) -> list[Shard]:
     """The shards that are there, of an index that may not have been begun."""
-    from headwater.storage import shards
+    from headwater.storage.manifest import read_manifest
+    from headwater.storage.shards import finished_shards
 
     if not (folder / "index.json").exists():
         return []
-    return list(shards.finished_shards(folder, read_manifest(folder)).values())
+    return list(finished_shards(folder, read_manifest(folder)).values())
+
+
+def _stored(whole: Sequence[Sequence[Shard]], expected: int, complete: bool) -> dict[str, Any]:
+    """How much of an index is there.
+
+    Args:
+        whole: the shards that are whole, model by model.
+        expected: how many shards there should be, of all models.
+        complete: whether the index says that it is.
+    """
+    first, shards = whole[0], [shard for of_model in whole for shard in of_model]
+    return {
+        "state": "complete" if complete else "unfinished, run `headwater index` again",
+        "rows": sum(shard.rows for shard in first),
+        "skipped": sum(len(shard.skipped) for shard in first),
+        "models": len(whole),
+        "shards": f"{len(shards)} of {expected} whole",
+        "size (MB)": round(sum(shard.bytes for shard in shards) / 1e6, 1),
+    }
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
@@ -77,4 +92,5 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "parameters": f"{recipe['parameters']} ({len(recipe['layers'])} layers)",
         "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
         "timesteps": " ".join(map(str, recipe["timesteps"])),
+        "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }

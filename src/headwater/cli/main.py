@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +13,26 @@ from headwater.cli.evaluate import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
 from headwater.cli.options import Command, Json
-from headwater.cli.output import answer
+from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
-from headwater.errors import HeadwaterError
-from headwater.runtime.console import quiet_libraries, say, warn_plainly
+from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
+from headwater.runtime.console import (
+    accept_any_text,
+    complain,
+    json_line,
+    quiet_libraries,
+    remarks_on_stderr,
+    say,
+    set_verbosity,
+    warn_plainly,
+)
 
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
 DEMO_GUIDANCE = 3.0
+EXIT_INTERRUPTED = 130
+
+log = logging.getLogger(__name__)
 
 # What all complaints about a command line are, in whichever version of typer.
 _UsageError: Any = typer.BadParameter.__base__
@@ -28,32 +40,71 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the command line: errors that the user can mend are one line, exit code 2."""
+    accept_any_text()
+    quiet_libraries()
     warn_plainly()
-    try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except _UsageError as error:
-        said = error.format_message().partition("\n")[0].rstrip(".?")
-        say(f"headwater: {said[:1].lower()}{said[1:]}; see {_command(sys.argv[1:])} --help")
-        code = 2
-    except HeadwaterError as error:
-        say(f"headwater: {error}")
-        code = 2
-    except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
-        code = 130
-    if code == 130:
-        say("headwater: interrupted; finished work is kept, the same command goes on from there")
+    with remarks_on_stderr():
+        code = _run(sys.argv[1:] or ["--help"])
+        if code == EXIT_INTERRUPTED:
+            complain(f"headwater: {INTERRUPTED}")
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int | None:
+    """The exit code of a command line, None where all went well."""
+    try:
+        return app(arguments, standalone_mode=False)
+    except _UsageError as error:
+        reason = error.format_message().partition("\n")[0].rstrip(".?")
+        reason = f"{reason[:1].lower()}{reason[1:]}"
+        complain(f"headwater: {reason}; see {_command(arguments)} --help")
+    except HeadwaterError as error:
+        log.debug("where it was raised", exc_info=True)
+        complain(f"headwater: {error}")
+    except KeyboardInterrupt:  # before a command has begun; within one, typer makes it 130
+        return EXIT_INTERRUPTED
+    except (MemoryError, RuntimeError) as error:
+        _complain_of_memory(error)
+    return 2
+
+
+def _complain_of_memory(error: Exception) -> None:
+    """Say that memory ran out where no batch could be halved; raise any other error again."""
+    from headwater.runtime.batch_size import out_of_memory
+
+    if not out_of_memory(error):
+        raise error
+    complain(
+        f"headwater: out of memory ({first_line(error)}): use a machine with more, or fewer --dim "
+        "or --parameters; finished work is kept"
+    )
 
 
 def _command(arguments: list[str]) -> str:
     """The command, or the group of commands, that these arguments begin with."""
     command, name = typer.main.get_command(app), "headwater"
     for argument in arguments:
+        if argument.startswith("-"):  # --quiet, which stands before the command
+            continue
         command = getattr(command, "commands", {}).get(argument)
         if command is None:
             break
         name += f" {argument}"
     return name
+
+
+def verbosity(
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say in detail what is done.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No remarks and no bars: warnings, errors.")
+    ] = False,
+) -> None:
+    """How much is said on stderr; stands before the command."""
+    if verbose and quiet:
+        raise ParameterError("--verbose and --quiet contradict each other: give one of them")
+    set_verbosity(verbose=verbose, quiet=quiet)
 
 
 def demo(
@@ -62,7 +113,7 @@ def demo(
     ),
 ) -> None:
     """Index the bundled scenes; ask for an object and for a style."""
-    quiet_libraries()
+    from headwater.attribution.session import Session
     from headwater.data.sources import load_dataset
     from headwater.index.build import build_index
     from headwater.models.denoiser import Denoiser
@@ -72,7 +123,8 @@ def demo(
         Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
     queries = [Concept(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
-    answer(index, queries, out / "answers", guidance=DEMO_GUIDANCE)
+    output = Output(out / "answers", top=10, as_json=False)
+    answer(Session(index), queries, output, DEMO_GUIDANCE, {})
 
 
 def methods(as_json: Json = False) -> None:
@@ -81,7 +133,7 @@ def methods(as_json: Json = False) -> None:
     from headwater.methods import METHODS
 
     rows = [method.facts() for method in METHODS.values()]
-    print(json.dumps(rows) if as_json else methods_table(rows))
+    print(json_line(rows) if as_json else methods_table(rows))
 
 
 app = typer.Typer(
@@ -90,6 +142,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain text, as everything else that is printed
     pretty_exceptions_enable=False,
 )
+app.callback()(verbosity)
 for command in (demo, index, concept, image, preference, methods, info):
     app.command(cls=Command)(command)
 app.add_typer(evaluate, name="evaluate")

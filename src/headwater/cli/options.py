@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,17 +82,20 @@ def number_or_auto(option: str, text: str) -> int | None:
         raise ParameterError(f"{option} {text!r} must be a number, or `auto`") from None
 
 
-def images_of(given: Mapping[str, Any]) -> TrainingSet:
-    """The images of a command's DATA, `--split`, `--image-column`, `--caption-column`, `--limit`.
-
-    Args:
-        given: the command's parameters by name.
-    """
+def images_of(
+    data: str,
+    split: str,
+    image_column: str | None,
+    caption_column: str | None,
+    limit: int | None,
+) -> TrainingSet:
+    """The images that a command names, by its options of these names."""
     from headwater.data.sources import load_dataset
 
-    options = {name: given[name] for name in ("split", "image_column", "caption_column")}
-    images = load_dataset(given["data"], **options)
-    return images if given["limit"] is None else images.first(given["limit"])
+    images = load_dataset(
+        data, split=split, image_column=image_column, caption_column=caption_column
+    )
+    return images if limit is None else images.first(limit)
 
 
 def dtype_named(text: str) -> torch.dtype:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from headwater.cli.tables import journey_table, table
 from headwater.errors import ParameterError
-from headwater.runtime.console import say
+from headwater.runtime.console import json_line, printable, say
 
 if TYPE_CHECKING:
     from headwater.attribution.result import Attribution
@@ -121,9 +121,10 @@ def answer_journey(
 
 def _print(answer: Mapping[str, Any], tables: Sequence[str], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(json_line(answer))
     else:
-        print(*tables, f"\nReport: {Path(answer['out']) / 'report.html'}", sep="\n")
+        report = printable(str(Path(answer["out"]) / "report.html"))
+        print(*tables, f"\nReport: {report}", sep="\n")
 
 
 def _save_tokens(session: Session, attributions: Sequence[Attribution], out: Path) -> None:

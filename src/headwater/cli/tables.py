@@ -1,4 +1,8 @@
-"""What the command line shows: remarks on stderr, answers as tables of 80 columns."""
+"""What the command line shows: answers as tables, of 80 columns where they are piped.
+
+rich measures (a Chinese character takes two columns) and knows the terminal: there, tables are as
+wide as it is and headings bold. The layout is ours, so that what scripts read stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +10,39 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from headwater.runtime.console import printable
+
 if TYPE_CHECKING:
     from headwater.attribution.result import Attribution
 
+PIPED = 80  # columns where there is no terminal
+NARROWEST = 60  # columns that a table needs
+
 
 def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str:
-    """The proponents in 80 columns: entries as the JSON answer has them.
+    """The proponents: entries as the JSON answer has them.
 
     A score stands with its standard error, a caption with how many near-copies the image has.
     """
     from headwater.report.contact_sheet import format_error, format_score, said_copies
 
-    query = attribution.query
-    width = min(24, max(len(entry["id"]) for entry in entries))
+    query, columns = attribution.query, _columns()
+    width = _id_width(entries)
     spread = 0 if attribution.certainty is None else 11
-    room = 80 - 4 - 2 - 9 - spread - 2 - width - 2
+    room = columns - 4 - 2 - 9 - spread - 2 - width - 2
     lines = [
         "",
-        _asked(*query.name(), query.prompt, query.kind),
-        f"{attribution.method}, asked {attribution.asked}",
+        _heading(_asked(*query.name(), query.prompt, query.kind)),
+        printable(f"{attribution.method}, asked {attribution.asked}"),
         *_sure(attribution),
-        *(line for remark in _remarks(attribution) for line in wrap(remark, 80)),
+        *(line for remark in _remarks(attribution) for line in wrap(printable(remark), columns)),
         "",
-        f"{'rank':>4}  {'score':>9}{'':<{spread}}  {'id':<{width}}  caption",
+        _heading(f"{'rank':>4}  {'score':>9}{'':<{spread}}  {'id':<{width}}  caption"),
     ]
     for entry in entries:
         error = "" if entry["error"] is None else f" ± {format_error(entry['error'])}"
@@ -36,7 +50,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
         caption = _short(entry["caption"], room - len(copies) - bool(copies))
         lines.append(
             f"{entry['rank']:>4}  {format_score(entry['score']):>9}{error:<{spread}}  "
-            f"{_short(entry['id'], width):<{width}}  {f'{caption} {copies}' if copies else caption}"
+            f"{_padded(entry['id'], width)}  {f'{caption} {copies}' if copies else caption}"
         )
     return "\n".join(lines)
 
@@ -50,27 +64,30 @@ def _asked(words: str, quoted: bool, prompt: str, kind: str) -> str:
 
 
 def journey_table(answer: Mapping[str, Any]) -> str:
-    """A journey in 80 columns: for each step its strongest proponent."""
+    """A journey: for each step its strongest proponent."""
     from headwater.report.contact_sheet import format_score
 
     steps = answer["steps"]
     firsts = [step["top"][0] for step in steps]
-    width = min(24, max(len(first["id"]) for first in firsts))
+    width = _id_width(firsts)
+    room = _columns() - 4 - 7 - 11 - 11 - 2 - width - 2
     lines = [
         "",
-        f"the journey of {answer['prompt']!r}" if answer["prompt"] else "the journey",
+        _heading(f"the journey of {answer['prompt']!r}" if answer["prompt"] else "the journey"),
         f"{answer['method']}, the strongest proponent of each step",
         "",
-        f"{'step':>4}  {'stays':>5}  {'as before':>9}  {'score':>9}  {'id':<{width}}  caption",
+        _heading(
+            f"{'step':>4}  {'stays':>5}  {'as before':>9}  {'score':>9}  {'id':<{width}}  caption"
+        ),
     ]
     for i, (step, first) in enumerate(zip(steps, firsts, strict=True)):
         sure = step["certainty"]
         stays = "-" if sure is None else f"{sure['stability']:.0%}"
         before = f"{answer['correlation'][i][i - 1]:.2f}" if i else "-"
-        caption = _short(first["caption"], 80 - 4 - 7 - 11 - 11 - 2 - width - 2)
+        caption = _short(first["caption"], room)
         lines.append(
             f"{step['step']:>4}  {stays:>5}  {before:>9}  {format_score(first['score']):>9}  "
-            f"{_short(first['id'], width):<{width}}  {caption}"
+            f"{_padded(first['id'], width)}  {caption}"
         )
     lines.append("\nstays: of the top 10, in resamples; as before: correlation with the step above")
     return "\n".join(lines)
@@ -97,19 +114,46 @@ def _remarks(attribution: Attribution) -> list[str]:
     return [*([square] if strength else []), *remarks(attribution)]
 
 
+def _columns() -> int:
+    """How wide a table may be."""
+    console = Console()
+    return max(NARROWEST, console.width) if console.is_terminal else PIPED
+
+
+def _heading(line: str) -> str:
+    """A line in bold on a terminal that has it, as it is anywhere else."""
+    console = Console()
+    with console.capture() as capture:
+        console.print(Text(printable(line), style="bold"), soft_wrap=True, end="")
+    return capture.get()
+
+
+def _id_width(entries: Sequence[Mapping[str, Any]]) -> int:
+    return min(24, max(cell_len(printable(entry["id"])) for entry in entries))
+
+
 def _short(text: str, width: int) -> str:
-    text = " ".join(text.split())  # a caption may have line breaks
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """`text` on one line of so many columns at most."""
+    text = printable(" ".join(text.split()))  # a caption may have line breaks
+    if cell_len(text) <= width:
+        return text
+    return f"{set_cell_size(text, width - 1).rstrip()}…"
+
+
+def _padded(text: str, width: int) -> str:
+    """`text` on one line of exactly so many columns."""
+    return set_cell_size(_short(text, width), width)
 
 
 def methods_table(rows: Sequence[dict[str, Any]]) -> str:
     """The table of methods in 80 columns; under each what it asks of questions, and its paper."""
     from headwater.methods import QUESTIONS
 
-    lines = [_method_line("method, questions", "guidance", "norm", "rule", "passes*")]
+    lines = [_heading(_method_line("method, questions", "guidance", "norm", "rule", "passes*"))]
     for row in rows:
         cost = row["units per image"] or "-"
-        lines.append(_method_line(row["name"], row["train"], row["normalise"], row["rule"], cost))
+        facts = (row["name"], row["train"], row["normalise"], row["rule"], cost)
+        lines.append(_heading(_method_line(*facts)))
         paper = row["paper"]
         for (guidance, cost), questions in _by_guidance(row["queries"]).items():
             asked = "any" if len(questions) == len(QUESTIONS) else ", ".join(questions)
@@ -137,8 +181,18 @@ def _by_guidance(queries: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]
     return found
 
 
-def print_facts(facts: dict[str, Any]) -> None:
-    """Names and values, aligned."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Names and values, aligned; on a terminal, long values go on below where they began."""
+    console = Console(highlight=False)
+    shown = {name: printable(str(value)) for name, value in facts.items()}
+    if console.is_terminal:
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, value in shown.items():
+            grid.add_row(Text(name, style="bold"), Text(value))
+        console.print(grid)
+        return
+    width = max(map(len, shown))
+    for name, value in shown.items():
         print(f"{name:<{width}}  {value}")

@@ -96,7 +96,7 @@ class Extractor:
         self, objectives: Iterable[Objective], tick: Callable[[int], Any] = lambda count: None
     ) -> Iterator[ProbeRow]:
         """A row for each probe in turn."""
-        ready = for_gradients(self.denoiser.network, list(self.layers.values()))
+        ready = for_gradients(self.denoiser, list(self.layers.values()))
         with ready, Tape(self.layers) as tape:
             for row in probe_rows(tape, objectives, self.projection):
                 yield row

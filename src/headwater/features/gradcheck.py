@@ -117,7 +117,7 @@ def _asked(denoiser: Denoiser, x0: Tensor, condition: Tensor | None):
 def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = {name: denoiser.network.get_submodule(name) for name in names}
-    with for_gradients(denoiser.network, list(layers.values())), Tape(layers) as tape:
+    with for_gradients(denoiser, list(layers.values())), Tape(layers) as tape:
         eps = denoiser.predict(xt.requires_grad_(), t, c)
         found = {name: rows.to(x0.device) for name, rows in tape.gradients(eps, delta)}
     for name in found.keys() ^ layers.keys():  # a layer that was not called

@@ -1,36 +1,35 @@
-"""Which parameters are attributed: a name from a short list, or a regular expression."""
+"""Which parameters are attributed: the name of a set, or a regular expression of module names."""
 
 from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
 from headwater.errors import ParameterError
 from headwater.gradients.layers import attributable
 
-# Matched against module names with `re.search`.
-SUBSETS = {
-    "attn2": r"\.attn2\.",
-    "attn2-kv": r"\.attn2\.to_[kv](\.|$)",
-    "attn2-qo": r"\.attn2\.to_(q|out)(\.|$)",  # no words but in to_out's input
-    "attn": r"\.attn[12]\.",
-    "up_blocks": r"^up_blocks\.",
-    "lora": r"\.lora_[AB]\.",
-    "all": r"",
-}
+# Sets that any network may have, besides those of its family. Matched with `re.search`.
+COMMON_SETS = {"lora": r"\.lora_[AB]\.", "all": r""}
 
 
-def select(network: nn.Module, parameters: str) -> dict[str, nn.Module]:
+def select(
+    network: nn.Module, parameters: str, sets: Mapping[str, str] | None = None
+) -> dict[str, nn.Module]:
     """The layers of the network that `parameters` names, in the network's order.
+
+    Args:
+        sets: name -> regular expression, besides `COMMON_SETS`.
 
     Raises:
         ParameterError: the expression is not one, or matches no layer that can be attributed.
     """
+    sets = {**(sets or {}), **COMMON_SETS}
     layers = dict(attributable(network))
     try:
-        pattern = re.compile(SUBSETS.get(parameters, parameters))
+        pattern = re.compile(sets.get(parameters, parameters))
     except re.error as error:
         raise ParameterError(
             f"--parameters {parameters!r} is no regular expression: {error}"
@@ -39,9 +38,27 @@ def select(network: nn.Module, parameters: str) -> dict[str, nn.Module]:
     if not chosen:
         raise ParameterError(
             f"--parameters {parameters!r} matches no layer; nearest: "
-            f"{', '.join(_nearest(parameters, list(layers)))}; or one of {', '.join(SUBSETS)}"
+            f"{', '.join(_nearest(parameters, list(layers)))}; or one of {', '.join(sets)}"
         )
     return chosen
+
+
+def first_match(
+    network: nn.Module, names: Sequence[str], sets: Mapping[str, str] | None = None
+) -> str:
+    """The first of these names that the network has layers of, or the last.
+
+    Args:
+        names: of sets, or regular expressions.
+        sets: as in `select`.
+    """
+    known = {**(sets or {}), **COMMON_SETS}
+    layers = [layer for layer, _ in attributable(network)]
+    for name in names:
+        pattern = re.compile(known.get(name, name))
+        if any(pattern.search(layer) for layer in layers):
+            return name
+    return names[-1]
 
 
 def _nearest(wanted: str, names: list[str]) -> list[str]:

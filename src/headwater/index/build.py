@@ -27,7 +27,14 @@ from headwater.errors import (
 from headwater.features.extractor import Extractor
 from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
-from headwater.index.config import Recipe, extractor, plan, planned_of_all, refuse_ignored
+from headwater.index.config import (
+    Recipe,
+    extractor,
+    note_on_parameters,
+    plan,
+    planned_of_all,
+    refuse_ignored,
+)
 from headwater.index.index import Index
 from headwater.index.rows import Source, open_images
 from headwater.index.workers import Computing, Missing, write_shards
@@ -37,7 +44,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import HERE, Engine
+from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.storage.files import write_table
 from headwater.storage.manifest import (
     Manifest,
@@ -50,6 +57,7 @@ from headwater.storage.shards import (
     default_shard_rows,
     finish,
     finished_shards,
+    has_samples,
     read_positions,
     shard_ranges,
 )
@@ -72,7 +80,7 @@ def build_index(
     compile: bool = False,
     encodings: str | Path | None = None,
     checkpoints: Sequence[str | Path] = (),
-    engine: Engine = HERE,
+    executor: Executor = THIS_PROCESS,
     note: Callable[[str], None] = lambda line: None,
     **recipe: Any,
 ) -> Index:
@@ -92,23 +100,26 @@ def build_index(
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         checkpoints: more models, of the same kind, whose scores are averaged with this one's.
             Each gets an index of its own inside `out`. All are looked at before anything is built.
-        engine: who computes the shards. Workers load the model and the images again, from where
+        executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
         note: called with one line of text on what was chosen.
-        **recipe: `method`, `parameters`, `timesteps`, ... as in `recipe.plan`.
+        **recipe: `method`, `parameters`, `timesteps`, ... as in `config.IndexOptions`.
 
     Raises:
         MismatchError: `out` was begun with another recipe, model or data set.
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
     """
-    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, engine)
+    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, executor)
     planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
+    chosen = note_on_parameters(denoiser, planned, recipe)
+    if chosen:
+        note(chosen)
     if not planned.train.gradient:
         given = dict(compile=compile, encodings=bool(encodings))
-        given |= dict(engine=engine.name != HERE.name, jobs=engine.jobs != HERE.jobs)
+        given |= dict(engine=executor.name != THIS_PROCESS.name, jobs=executor.jobs > 1)
         refuse_ignored(method_named(planned.method), **given)
-    if engine != HERE and (not denoiser.source or training_set.source == IN_MEMORY):
+    if executor != THIS_PROCESS and (not denoiser.source or training_set.source == IN_MEMORY):
         raise ParameterError(
             "workers (--engine, --jobs) load the model and the images themselves: save what is in "
             "memory and load it from there, or leave them out"
@@ -152,7 +163,7 @@ def _build(
     manifest = _begin(out, new, overwrite)
     done = finished_shards(out, manifest)
     ranges = shard_ranges(len(data), manifest.shard_rows)
-    if manifest.complete and len(done) == len(ranges):
+    if manifest.complete and len(done) == len(ranges) and has_samples(out, manifest):
         return Index.open(out, denoiser, data, clip=clip)
     if done:
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
@@ -249,13 +260,22 @@ def _begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
             raise MismatchError(
                 f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
             )
-        shutil.rmtree(out)
+        _empty(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
     write_manifest(out, manifest)
     return manifest
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder; the folder itself may be a link to another disk, and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:

@@ -2,31 +2,81 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import MethodError, MismatchError, ModelError
+from headwater.errors import MethodError, MismatchError, ModelError, ParameterError
 from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import select
 from headwater.gradients.projection import make_projection, require_dim
 from headwater.methods import Method, method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.models.schedule import evenly_spaced
 
 Machine = Extractor | Embedder
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
 FEATURES_VERSION = 2
 DEFAULT_DIM = 8192
-DEFAULT_PARAMETERS, DEFAULT_PROJECTION = "attn2", "count-sketch"
+DEFAULT_PROJECTION = "count-sketch"
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """What is asked of an index; with a model it is a `Recipe`.
+
+    Args:
+        method: a name of `METHODS`.
+        parameters: a set of the model's family or a regular expression over layer names; None for
+            the set that suits the model: its cross-attention, if it has any.
+        timesteps: how many probes, evenly spaced over the noise schedule.
+        draws: of noise at each timestep, where a method draws noise.
+        dim: features of an image; None for 8,192, or all parameters if they are fewer.
+        seed: of projections and noise.
+        projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
+        inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        clip: for clip-dot and clip-cosine.
+    """
+
+    method: str = "concept-trak"
+    parameters: str | None = None
+    timesteps: int = TIMESTEPS
+    draws: int = 1
+    dim: int | None = None
+    seed: int = 0
+    projection: str = DEFAULT_PROJECTION
+    inversion_guidance: float = 1.0
+    clip: Clip | None = None
+
+    def given_of_gradients(self) -> dict[str, bool]:
+        """Of the options that say how gradients are made, whether each is not what it is anyway."""
+        names = ("parameters", "timesteps", "draws", "dim", "projection", "inversion_guidance")
+        usual = IndexOptions()
+        return {name: getattr(self, name) != getattr(usual, name) for name in names}
+
+
+def options_named(options: Mapping[str, Any]) -> IndexOptions:
+    """Options by name.
+
+    Raises:
+        ParameterError: there is none of that name.
+    """
+    known = [field.name for field in fields(IndexOptions)]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise ParameterError(
+                f"an index has no option {name!r}: "
+                + (f"it is {near[0]!r}" if near else f"there are {', '.join(known)}")
+            )
+    return IndexOptions(**options)
 
 
 @dataclass(frozen=True)
@@ -59,74 +109,67 @@ class Recipe:
         return {name: v for name, v in asdict(self).items() if name not in asked_of_images}
 
 
-def plan(
-    denoiser: Denoiser,
-    *,
-    method: str = "concept-trak",
-    parameters: str = DEFAULT_PARAMETERS,
-    timesteps: int = TIMESTEPS,
-    draws: int = 1,
-    dim: int | None = None,
-    seed: int = 0,
-    projection: str = DEFAULT_PROJECTION,
-    inversion_guidance: float = 1.0,
-    clip: Clip | None = None,
-) -> Recipe:
-    """The recipe of an index. `dim` defaults to 8,192, or to all parameters if they are fewer.
-
-    Args:
-        timesteps: how many probes, evenly spaced over the noise schedule.
-        draws: of noise at each timestep, where a method draws noise.
-        projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
-        inversion_guidance: classifier-free guidance of the inversion, where there is one.
-        clip: for clip-dot and clip-cosine.
+def plan(denoiser: Denoiser, **options: Any) -> Recipe:
+    """The recipe of an index, for options by the names of `IndexOptions`.
 
     Raises:
-        MethodError, ParameterError: no such method, no such parameters, `dim` out of range, or an
-            option without effect on the method.
+        MethodError, ParameterError: no such method, no such parameters or option, `dim` out of
+            range, or an option without effect on the method.
     """
-    row = method_named(method)
+    given = options_named(options)
+    row = method_named(given.method)
     train = row.train
     if train is None:
-        raise MethodError(f"{method} needs no index of its own: ask any index with it")
-    if not train.gradient:
-        refuse_ignored(
-            row,
-            parameters=parameters != DEFAULT_PARAMETERS,
-            timesteps=timesteps != TIMESTEPS,
-            draws=draws != 1,
-            dim=dim is not None,
-            projection=projection != DEFAULT_PROJECTION,
-            inversion_guidance=inversion_guidance != 1,
-        )
+        raise MethodError(f"{row.name} needs no index of its own: ask any index with it")
     rest: dict[str, Any] = dict(
-        method=method,
+        method=row.name,
         train_path=train.path,
         train_delta=train.delta,
         normalise=row.normalise,
-        seed=seed,
-        draws=draws,
-        inversion_guidance=float(inversion_guidance),
+        seed=given.seed,
+        draws=given.draws,
+        inversion_guidance=float(given.inversion_guidance),
     )
-    if train.path == "clip":
-        if clip is None:
-            raise MethodError(f"{method} needs a CLIP model: give its folder as --clip")
-        return Recipe(**rest, **_NO_GRADIENT, dim=clip.dim, clip=clip.fingerprint())
+    if train.gradient:
+        _require_options(denoiser, row, given.draws, given.inversion_guidance)
+        return Recipe(**rest, **_of_gradients(denoiser, given))
+    refuse_ignored(row, **given.given_of_gradients())
     if train.path == "pixels":
         return Recipe(**rest, **_NO_GRADIENT, dim=math.prod(denoiser.latent_shape))
-    _require_options(denoiser, row, draws, inversion_guidance)
-    layers = select(denoiser.network, parameters)
-    total = sum(map(size, layers.values()))
+    if given.clip is None:
+        raise MethodError(f"{row.name} needs a CLIP model: give its folder as --clip")
+    return Recipe(**rest, **_NO_GRADIENT, dim=given.clip.dim, clip=given.clip.fingerprint())
+
+
+def _of_gradients(denoiser: Denoiser, given: IndexOptions) -> dict[str, Any]:
+    """The part of a recipe that says how gradients are made."""
+    parameters = given.parameters
+    parameters = denoiser.default_parameters() if parameters is None else parameters
+    layers = denoiser.layers(parameters)
+    total, dim = sum(map(size, layers.values())), given.dim
     if dim is None:
-        dim = total if projection == "identity" else min(DEFAULT_DIM, total)
-    require_dim(dim, total, projection)  # before anything is built
-    return Recipe(
-        **rest,
+        dim = total if given.projection == "identity" else min(DEFAULT_DIM, total)
+    require_dim(dim, total, given.projection)  # before anything is built
+    return dict(
         parameters=parameters,
         layers=tuple(layers),
-        timesteps=tuple(evenly_spaced(timesteps, len(denoiser.alpha_bar))),
+        timesteps=tuple(denoiser.schedule.evenly_spaced(given.timesteps)),
         dim=dim,
-        projection=projection,
+        projection=given.projection,
+    )
+
+
+def note_on_parameters(
+    denoiser: Denoiser, recipe: Recipe, options: Mapping[str, Any]
+) -> str | None:
+    """One line on which parameters were chosen, where nobody named them and they are not usual."""
+    usual = denoiser.family.default_parameters[0]
+    if options.get("parameters") is not None or recipe.parameters in ("", usual):
+        return None
+    layers = denoiser.layers(recipe.parameters)
+    return (
+        f"the model has no {usual} layers: --parameters {recipe.parameters} is taken, "
+        f"{sum(map(size, layers.values())):,} numbers in {len(layers)} layers"
     )
 
 

@@ -237,7 +237,7 @@ def _read_samples(path: Path, manifest: Manifest) -> RowSamples:
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise StoreError(
             f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
-            "build the index again with --overwrite"
+            "run the same `headwater index` command again to write it again"
         ) from None
     return RowSamples([Sample(*values) for values in zip(*columns, strict=True)], positions)
 

@@ -21,9 +21,10 @@ from headwater.index.index import Handed, Index, RowSamples, load_denoiser
 from headwater.index.rows import Source, shard_rows
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import HERE, Engine, run, workers_beside
+from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.storage import shards
 from headwater.storage.manifest import Shard, read_manifest
+from headwater.storage.shards import ShardRows
 
 # A shard that is not there: its number, and the rows of the data set that it covers.
 Missing = tuple[int, range]
@@ -39,7 +40,7 @@ class Computing:
     skip_bad: bool
     compile: bool
     encodings: Path | None
-    engine: Engine
+    executor: Executor
 
 
 def write_shards(
@@ -53,12 +54,12 @@ def write_shards(
     total, machine = len(source.data), source.machine
     first = total - sum(len(rows) for _, rows in left)
     with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
-        if how.engine == HERE:
+        if how.executor == THIS_PROCESS:
             yield from map(partial(write_shard, out, source, how, batch, bar.update), left)
             return
         assert isinstance(machine, Extractor), NO_WORKERS
         device = str(machine.denoiser.device)
-        for shard in run(how.engine, partial(shard_writer, out, how, device), left, device):
+        for shard in run(how.executor, partial(shard_writer, out, how, device), left, device):
             bar.update(shard.rows + len(shard.skipped))
             yield shard
 
@@ -74,7 +75,8 @@ def write_shard(
     """Compute one shard and write it."""
     number, rows = missing
     made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
-    return shards.write_shard(out, number, rows.start, made.features, good, skipped, made.residuals)
+    shard = ShardRows(made.features, good, skipped, made.residuals)
+    return shards.write_shard(out, number, rows.start, shard)
 
 
 def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], Shard]:
@@ -101,7 +103,7 @@ def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], 
         life = ExitStack()
         atexit.register(life.close)  # compiled as long as the process lives
         life.enter_context(compiled(denoiser.network, list(machine.layers.values())))
-    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.engine, device))
+    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
     return partial(_open_and_write, out, machine, data, how, batch)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,14 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from headwater.errors import ModelError
+from headwater.models.fingerprint import Digest, tokenizer_facts
+from headwater.models.load import from_hub, model_errors
+from headwater.models.weights import Unreadable, load_whole
 
 # What CLIP was trained with, for folders that do not say (openai/CLIP, clip.py).
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+_MEND = "give a folder saved with `save_pretrained`"
 
 
 class Clip:
@@ -28,24 +31,15 @@ class Clip:
     """
 
     def __init__(self, source: str | Path, device: torch.device | str = "cpu") -> None:
-        from transformers import CLIPModel, CLIPTokenizer
-
         path = Path(source)
         self.source = str(path.resolve()) if path.exists() else str(source)
         self.device = torch.device(device)
-        try:
-            model: Any = CLIPModel.from_pretrained(self.source, use_safetensors=True)
-            self._tokenizer = CLIPTokenizer.from_pretrained(self.source)
-        except Exception as error:  # transformers raises whatever it meets on its way
-            reason = (str(error).strip().splitlines() or [""])[0][:120]
-            raise ModelError(
-                f"cannot load the CLIP model {self.source!r}: give a folder saved with "
-                f"`save_pretrained` ({reason})"
-            ) from error
+        with model_errors(f"the CLIP model {self.source!r}", _MEND):
+            folder, model, self._tokenizer = _loaded(self.source)
         self._model = model.to(self.device).eval().requires_grad_(False)
         self.dim: int = model.config.projection_dim
         self._size: int = model.config.vision_config.image_size
-        self._mean, self._std = _statistics(Path(self.source))
+        self._mean, self._std = _statistics(folder)
 
     def images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b k"]:
         """Embeddings of pictures, scaled and centre-cropped to the model's size."""
@@ -77,21 +71,42 @@ class Clip:
         out = self._model.get_text_features(tokens.input_ids, tokens.attention_mask)
         return getattr(out, "pooler_output", out)
 
+    @property
+    def logit_scale(self) -> Tensor:
+        """What cosines are multiplied by before a softmax; one over the learned temperature."""
+        return self._model.logit_scale.exp()
+
     def fingerprint(self) -> str:
-        """sha256 over the weights, and over how pictures and words are brought to them."""
-        seen = [self._size, self._mean, self._std, self._tokenizer.get_vocab()]
-        digest = hashlib.sha256(json.dumps(seen, sort_keys=True).encode())
-        for name, tensor in self._model.state_dict().items():
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            digest.update(flat.view(torch.uint8).numpy())
-        return digest.hexdigest()
+        """sha256 over the model, and over how pictures and words are brought to it."""
+        digest = Digest()
+        digest.add("pixels", [self._size, self._mean, self._std])
+        digest.add("tokenizer", tokenizer_facts(self._tokenizer))
+        digest.add_module("clip", self._model)
+        return digest.hex()
+
+
+def _loaded(source: str) -> tuple[Path, Any, Any]:
+    """The folder on this machine, the model and its tokenizer.
+
+    Raises:
+        Unreadable: there is none, or its weights are not all there.
+    """
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder = from_hub(source, "*.safetensors", "*.json", "*.txt")
+    if not (folder / "config.json").is_file():
+        raise Unreadable("it has no config.json: give a folder saved with `save_pretrained`")
+    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if kind != "clip":
+        raise Unreadable(f"it is of the type {kind!r}: give a CLIPModel")
+    return folder, load_whole(CLIPModel, folder), CLIPTokenizer.from_pretrained(folder)
 
 
 def _statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels that the model was trained with."""
     try:
-        said = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        return tuple(said["image_mean"]), tuple(said["image_std"])
+        text = (folder / "preprocessor_config.json").read_text(encoding="utf-8")
+        settings = json.loads(text)
+        return tuple(settings["image_mean"]), tuple(settings["image_std"])
     except (OSError, ValueError, KeyError, TypeError):
         return _MEAN, _STD

@@ -1,67 +1,170 @@
-"""What a network looks like while gradients are taken: frozen, and no work done twice."""
+"""What a network looks like while gradients are taken: frozen, and no work done twice.
+
+Several threads may do so with one network, and one thread within another's block: a module runs
+what its own thread has put in place, weights are frozen until the last one has left.
+"""
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import RLock, get_ident
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from diffusers.models.activations import GEGLU
+import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_KEYS_AND_VALUES = re.compile(r"\.attn2\.to_[kv](\.|$)")
-_CAPTIONS_KEPT = 4  # c, c+, c- and the empty prompt
+if TYPE_CHECKING:
+    from headwater.models.denoiser import Denoiser
+
+_CONDITIONS_KEPT = 4  # c, c+, c- and the empty prompt
+
+# Held while modules are changed, and never while they compute.
+_changing = RLock()
 
 
 @contextmanager
-def for_gradients(network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """All that follows at once, for a network that is asked for the gradients of these layers."""
-    with frozen(network), captions_kept(network), gates_apart(network, layers):
+def for_gradients(denoiser: Denoiser, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """All that follows at once, for a model that is asked for the gradients of these layers."""
+    network = denoiser.network
+    faster = denoiser.family.faster(network, layers)
+    with frozen(network), captions_kept(denoiser), swapped_forwards(faster):
         yield
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Thaw:
+    """How a module was before it was frozen, and how many blocks want it frozen."""
+
+    training: bool
+    parameters: list[nn.Parameter]
+    blocks: int = 0
+
+
+_frozen: WeakKeyDictionary[nn.Module, _Thaw] = WeakKeyDictionary()
 
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No weight asks for a gradient and no dropout fires inside; afterwards all is as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    module.eval()
-    for parameter in wanted:
-        parameter.requires_grad_(False)
+    parts = list(module.modules())
+    with _changing:
+        for part in parts:
+            _freeze(part)
     try:
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
-        for parameter in wanted:
+        with _changing:
+            for part in parts:
+                _thaw(part)
+
+
+def _freeze(part: nn.Module) -> None:
+    if part not in _frozen:
+        wanted = [p for p in part.parameters(recurse=False) if p.requires_grad]
+        _frozen[part] = _Thaw(part.training, wanted)
+    _frozen[part].blocks += 1
+    part.training = False
+    for parameter in _frozen[part].parameters:
+        parameter.requires_grad_(False)
+
+
+def _thaw(part: nn.Module) -> None:
+    before = _frozen[part]
+    before.blocks -= 1
+    if before.blocks == 0:
+        del _frozen[part]
+        part.training = before.training
+        for parameter in before.parameters:
             parameter.requires_grad_(True)
 
 
+# --- forwards -------------------------------------------------------------------------------------
+
+
+class _Switch:
+    """Stands as a module's `forward` while anybody has swapped it: each thread runs its own."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.own = vars(module).get("forward")  # of whoever swapped it before us, accelerate say
+        self.plain: Callable[..., Any] = module.forward
+        self.swapped: dict[int, list[Callable[..., Any]]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():  # one thread compiles, and threads cannot be asked for
+            return next(iter(self.swapped.values()))[-1](*args, **kwargs)
+        stack = self.swapped.get(get_ident())
+        return (stack[-1] if stack else self.plain)(*args, **kwargs)
+
+
 @contextmanager
-def captions_kept(network: nn.Module) -> Iterator[None]:
-    """Cross-attention keys and values are projected once for each caption, not at every timestep.
+def swapped_forward(module: nn.Module, function: Callable[..., Any]) -> Iterator[None]:
+    """The module computes `function` instead of its `forward`, for this thread and inside only.
+
+    Blocks may be nested, and left in any order and by any thread: the latest that is still open
+    counts. The module is never without a `forward`.
+    """
+    thread = get_ident()
+    with _changing:
+        switch = vars(module).get("forward")
+        if not isinstance(switch, _Switch):
+            switch = _Switch(module)
+            module.forward = switch
+        switch.swapped[thread] = [*switch.swapped.get(thread, ()), function]
+    try:
+        yield
+    finally:
+        with _changing:
+            _unswap(module, switch, thread, function)
+
+
+def _unswap(module: nn.Module, switch: _Switch, thread: int, function: Callable[..., Any]) -> None:
+    """Take one function out, and the switch with the last. Lists are replaced, not changed."""
+    left = list(switch.swapped[thread])
+    del left[max(i for i, other in enumerate(left) if other is function)]
+    if left:
+        switch.swapped[thread] = left
+        return
+    del switch.swapped[thread]
+    if switch.swapped:
+        return
+    if switch.own is None:
+        del module.forward
+    else:
+        module.forward = switch.own
+
+
+@contextmanager
+def swapped_forwards(
+    replacements: Iterable[tuple[nn.Module, Callable[..., Any]]],
+) -> Iterator[None]:
+    """`swapped_forward` for several modules."""
+    with ExitStack() as stack:
+        for module, function in replacements:
+            stack.enter_context(swapped_forward(module, function))
+        yield
+
+
+@contextmanager
+def captions_kept(denoiser: Denoiser) -> Iterator[None]:
+    """What depends on the caption alone is projected once for each, not at every timestep.
 
     A caption is known by its tensor: the same object gives what it gave before, as a leaf of its
     own, so that every pass has its own gradient there.
     """
-    layers = [
-        module
-        for name, module in network.named_modules()
-        if type(module) is nn.Linear and _KEYS_AND_VALUES.search(name)
-    ]
-    for layer in layers:
-        layer.forward = _remembering(layer)
-    try:
+    layers = denoiser.family.kept_projections(denoiser.network)
+    with swapped_forwards((layer, remembering(layer)) for layer in layers):
         yield
-    finally:
-        for layer in layers:
-            del layer.forward
 
 
-def _remembering(layer: nn.Linear):
+def remembering(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """The layer's forward, which knows what it gave for the last few inputs."""
     kept: OrderedDict[int, tuple[Tensor, Tensor]] = OrderedDict()
 
     def forward(x: Tensor) -> Tensor:
@@ -69,37 +172,14 @@ def _remembering(layer: nn.Linear):
             return nn.Linear.forward(layer, x)
         if id(x) not in kept:  # x is kept too, so its id is not given to another
             kept[id(x)] = (x, nn.Linear.forward(layer, x))
-            if len(kept) > _CAPTIONS_KEPT:
+            if len(kept) > _CONDITIONS_KEPT:
                 kept.popitem(last=False)
         return kept[id(x)][1].detach()
 
     return forward
 
 
-@contextmanager
-def gates_apart(network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Gated activations (GEGLU) compute value and gate by two products instead of a split one.
-
-    The halves of a split are strided, which makes the gate's backward slow, and the backward of
-    the split itself puts two gradients together again: a tenth of the time of a probe. Numbers
-    stay the same but for rounding. Left alone where the product's layer is one of `layers`,
-    because its hooks would not be called.
-    """
-    found = [module for module in network.modules() if isinstance(module, GEGLU)]
-    gates = [gate for gate in found if type(gate.proj) is nn.Linear and gate.proj not in layers]
-    for gate in gates:
-        gate.forward = partial(_gated, gate.proj)
-    try:
-        yield
-    finally:
-        for gate in gates:
-            del gate.forward
-
-
-def _gated(proj: nn.Linear, x: Tensor) -> Tensor:
-    biases = (None, None) if proj.bias is None else proj.bias.chunk(2)
-    value, gate = map(partial(F.linear, x), proj.weight.chunk(2), biases)
-    return value * F.gelu(gate)
+# --- compiling ------------------------------------------------------------------------------------
 
 
 @contextmanager

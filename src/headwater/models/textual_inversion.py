@@ -12,11 +12,9 @@ shows its colours anyway, and by itself would hardly teach them to the word.
 
 from __future__ import annotations
 
-import copy
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.gradients.vjp import TINY, unit_rms
-from headwater.models.denoiser import Denoiser
+from headwater.models.denoiser import Denoiser, encoded_once
+from headwater.models.families.family import Words
 from headwater.models.patches import frozen
 from headwater.models.sampling import seeded_noise
 from headwater.storage.files import renamed
@@ -49,51 +48,52 @@ class Token:
 def new_name(denoiser: Denoiser, words: str) -> str:
     """A name for a token like these words that the tokenizer has not yet."""
     slug = re.sub(r"\W+", "-", words.lower()).strip("-") or "concept"
-    known = denoiser.pipe.tokenizer.get_vocab()
+    known = _words(denoiser).names()
     names = [f"<{slug}>", *(f"<{slug}-{i}>" for i in range(2, 2 + len(known)))]
     return next(name for name in names if name not in known)
 
 
-@contextmanager
-def spoken(denoiser: Denoiser, token: Token) -> Iterator[None]:
-    """Inside, the pipeline reads the token in prompts; afterwards it is as it was.
-
-    A copy of the tokenizer learns the name, and the text encoder looks the vector up by hand: its
-    table of embeddings is not touched.
-    """
-    pipe = denoiser.pipe
-    tokenizer, table = pipe.tokenizer, pipe.text_encoder.get_input_embeddings()
-    reader = copy.deepcopy(tokenizer)
-    reader.add_tokens(token.name)
-    number = reader.convert_tokens_to_ids(token.name)
-
-    def embed(ids: Tensor) -> Tensor:
-        own = ids == number
-        embedded = type(table).forward(table, ids.masked_fill(own, 0))
-        return torch.where(own[..., None], token.embedding.to(embedded), embedded)
-
-    pipe.tokenizer, table.forward = reader, embed
-    try:
-        yield
-    finally:
-        pipe.tokenizer = tokenizer
-        del table.forward
+def _words(denoiser: Denoiser) -> Words:
+    words = denoiser.family.words
+    assert words is not None, "a model that reads no prompts is refused before"
+    return words
 
 
+@torch.no_grad()
 def encode(denoiser: Denoiser, token: Token, prompts: Sequence[str]) -> Float[Tensor, "b l e"]:
     """Conditions for prompts that may hold the token."""
-    with spoken(denoiser, token):
-        condition = denoiser.encode_captions(prompts)
-    assert condition is not None, "a model that reads no prompts is refused before"
-    return condition
+    embedding = token.embedding.to(denoiser.device)
+    with _words(denoiser).reader(token.name, embedding) as read:
+        return encoded_once(prompts, read).to(denoiser.dtype)
 
 
 def initial(denoiser: Denoiser, words: str) -> Float[Tensor, " e"]:
     """The mean embedding of the words' tokens, or of all tokens for no words."""
-    table = denoiser.pipe.text_encoder.get_input_embeddings().weight.detach()
-    table = table.to(denoiser.latent_dtype)
-    ids = denoiser.pipe.tokenizer(words, add_special_tokens=False).input_ids
+    table = _words(denoiser).table().to(denoiser.latent_dtype)
+    ids = _words(denoiser).ids(words)
     return table[ids].mean(0) if ids else table.mean(0)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How a token is learned.
+
+    Args:
+        init_words: what the search begins from; the mean of all tokens for none.
+        steps: of AdamW.
+        learning_rate: of AdamW, in units of the root mean square of the model's embeddings; it
+            falls to zero, so that the last steps average over noise.
+        batch: noises for each step, all at one timestep.
+        seed: of noise, timesteps, prompts and the choice of pictures.
+        mask: where the loss counts.
+    """
+
+    init_words: str = ""
+    steps: int = STEPS
+    learning_rate: float = LEARNING_RATE
+    batch: int = BATCH
+    seed: int = 0
+    mask: Float[Tensor, "1 1 h w"] | None = None
 
 
 def learn_token(
@@ -101,13 +101,7 @@ def learn_token(
     x0: Float[Tensor, "n c h w"],
     name: str,
     prompts: Sequence[str],
-    init_words: str,
-    *,
-    steps: int = STEPS,
-    learning_rate: float = LEARNING_RATE,
-    batch: int = BATCH,
-    seed: int = 0,
-    mask: Float[Tensor, "1 1 h w"] | None = None,
+    learning: Learning,
     tick: Callable[[float], Any] = lambda loss: None,
 ) -> Float[Tensor, " e"]:
     """The embedding of `name` under which the model denoises x0 best; nothing else changes.
@@ -116,31 +110,29 @@ def learn_token(
         x0: one picture, or several of the same thing: each noise is then of one of them, by chance.
         name: a word that the tokenizer has not; every prompt holds it.
         prompts: one of them for each step, by chance.
-        init_words: what the search begins from.
-        learning_rate: of AdamW, in units of the root mean square of the model's embeddings; it
-            falls to zero, so that the last steps average over noise.
-        batch: noises for each step, all at one timestep.
-        seed: of noise, timesteps, prompts and the choice of pictures.
-        mask: where the loss counts.
+        learning: from where, how long, how fast.
         tick: is told the loss after each step.
     """
-    table = denoiser.pipe.text_encoder.get_input_embeddings().weight
-    rate = learning_rate * table.detach().float().square().mean().sqrt().item()
-    vector = initial(denoiser, init_words).requires_grad_()
+    words, steps, seed = _words(denoiser), learning.steps, learning.seed
+    rate = learning.learning_rate * words.table().float().square().mean().sqrt().item()
+    vector = initial(denoiser, learning.init_words).requires_grad_()
     optimizer = torch.optim.AdamW([vector], lr=rate, weight_decay=0.0)
     chance, several = random.Random(seed), len(x0) > 1
     with (
         frozen(denoiser.network),
-        frozen(denoiser.pipe.text_encoder),
-        spoken(denoiser, Token(name, vector)),
+        frozen(words.encoder),
+        words.reader(name, vector) as read,
     ):
         for step in range(steps):
             t, prompt = chance.randrange(1, len(denoiser.alpha_bar)), chance.choice(prompts)
-            draws = [seeded_noise(x0.shape[1:], seed, "token", step, i) for i in range(batch)]
+            draws = [
+                seeded_noise(x0.shape[1:], seed, "token", step, i) for i in range(learning.batch)
+            ]
             noise = torch.stack(draws).to(x0)
             # Of one picture nothing is drawn, so that its words stay what they were.
             shown = x0[[chance.randrange(len(x0)) for _ in draws]] if several else x0
-            loss, gradient = loss_and_gradient(denoiser, vector, prompt, shown, noise, t, mask)
+            noised = Noised(shown, noise, t, learning.mask)
+            loss, gradient = loss_and_gradient(denoiser, vector, read([prompt]), noised)
             vector.grad = gradient / gradient.norm().clamp_min(TINY)
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
             optimizer.step()
@@ -148,24 +140,33 @@ def learn_token(
     return vector.detach()
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Pictures, the noise that is added to them at timestep t, and where the error counts."""
+
+    x0: Float[Tensor, "#b c h w"]
+    noise: Float[Tensor, "b c h w"]
+    t: int
+    mask: Float[Tensor, "1 1 h w"] | None = None
+
+
 def loss_and_gradient(
     denoiser: Denoiser,
     vector: Float[Tensor, " e"],
-    prompt: str,
-    x0: Float[Tensor, "#b c h w"],
-    noise: Float[Tensor, "b c h w"],
-    t: int,
-    mask: Float[Tensor, "1 1 h w"] | None = None,
+    condition: Float[Tensor, "1 l e"],
+    noised: Noised,
 ) -> tuple[float, Float[Tensor, " e"]]:
     """The mean of m (eps - e)^2 over noises and over the mask, and its gradient for the vector.
 
-    To be called while the vector is `spoken`. The error goes back through the network at unit
-    size, so that half precision does not lose it.
+    The error goes back through the network at unit size, so that half precision does not lose it.
+
+    Args:
+        condition: of a prompt that holds the word, with its graph to the vector.
     """
-    condition = denoiser.pipe.encode_prompt([prompt], denoiser.device, 1, False)[0]
+    x0, noise, t = noised.x0, noised.noise, noised.t
     condition = condition.to(denoiser.dtype).expand(len(noise), -1, -1)
     eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
-    mask = torch.ones_like(x0[:1, :1]) if mask is None else mask
+    mask = torch.ones_like(x0[:1, :1]) if noised.mask is None else noised.mask
     share = mask / (mask.sum() * eps.shape[0] * eps.shape[1])
     error = eps.detach() - noise
     unit, scale = unit_rms((2 * share * error)[None])

@@ -17,12 +17,13 @@ from headwater.models.sampling import Picture
 from headwater.models.textual_inversion import (
     BATCH,
     LEARNING_RATE,
+    Learning,
     Token,
     learn_token,
     new_name,
 )
 from headwater.queries.image import latent_mask
-from headwater.queries.prompts import _pattern
+from headwater.queries.prompts import word_pattern
 from headwater.storage import cache
 
 
@@ -83,10 +84,7 @@ class Lesson:
                 x0,
                 name,
                 [prompt],
-                self.words or "",
-                steps=self.steps,
-                seed=self.seed,
-                mask=self._mask(denoiser),
+                Learning(self.words or "", self.steps, seed=self.seed, mask=self._mask(denoiser)),
                 tick=lambda loss: bar.update(),
             )
 
@@ -99,4 +97,4 @@ def with_token(text: str, words: str | None, name: str) -> str:
     """The text with the token in the words' place, or after it where there are no words."""
     if words is None:
         return f"{text} {name}".strip()
-    return _pattern(words).sub(lambda match: name, text)
+    return word_pattern(words).sub(lambda match: name, text)

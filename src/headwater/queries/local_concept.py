@@ -236,11 +236,8 @@ class LocalDrawer:
         """Trajectories under c+ (or the base prompt), asked for eps(c+) - eps(c-)."""
         denoiser, subject = extractor.denoiser, self.query.subject
         token = self.token(denoiser)
-        holds = 1 if subject.swap else 0  # the side of a pair that the token has its place in
         plus, minus = (
-            encode(
-                denoiser, token, [self._text(draw, side, side == holds, token) for draw in draws]
-            )
+            encode(denoiser, token, [self._text(draw, side, token) for draw in draws])
             for side in (0, 1)
         )
         base = subject.base

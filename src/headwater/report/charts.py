@@ -1,149 +1,158 @@
-"""Curves over the steps of a picture's making, as an inline SVG with a legend."""
+"""Where the marks of two drawings stand: a histogram of scores, and curves over a picture's steps.
+
+Only geometry, in the units of the drawing's view box, y downwards. `templates/charts.html` turns it
+into inline SVG.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from headwater.report.page import score, text
+from headwater.report.rendering import signed_score, with_minus
 
-LEFT, RIGHT, CEILING, FLOOR = 44.0, 620.0, 14.0, 214.0  # the frame in the drawing
-# How many colours `report.html.in` has, and dashes, through which a line that is covered shows.
+BINS, TOP = 40, 10  # bars of a histogram, and how many of the highest scores are tinted
+SCORE_INTERVALS, STEP_TICKS = 6, 10  # that an axis has at most
+# How many colours style.css has, and dashes, through which a line that is covered shows.
 COLOURS, DASHES = 6, ("", "9 7", "3 5", "12 4 3 4")
 
 
-def curves(steps: Sequence[int], lines: Mapping[str, Sequence[float]], meaning: str) -> str:
-    """One line for each name, from the first step, at the left, to the last.
+@dataclass(frozen=True)
+class Frame:
+    """The rectangle that values are drawn in: where `across` and `up`, from 0 to 1, lie."""
 
-    Args:
-        steps: timesteps, noisiest first; a step's place across is its time.
-        lines: for each name a value at each step. The axis goes from 0 to 1, and further where a
-            value does.
-        meaning: of the values, for those who do not see the drawing.
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+    def x(self, across: float) -> float:
+        """From the left edge, 0, to the right, 1."""
+        return self.left + (self.right - self.left) * across
+
+    def y(self, up: float) -> float:
+        """From the bottom, 0, to the top, 1."""
+        return self.bottom - (self.bottom - self.top) * up
+
+
+HISTOGRAM_FRAME = Frame(64.0, 600.0, 40.0, 210.0)
+CURVES_FRAME = Frame(44.0, 620.0, 14.0, 214.0)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis and what is written there."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle, from its upper left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Scores as bars.
+
+    Attributes:
+        counted: what each is the score of, in the plural.
+        images: how many there are.
+        bars: one for each bin that is not empty, on a logarithmic scale.
+        counts, scores: the ticks of the upright axis and of the one below.
+        threshold: the score from which on an image is one of the TOP; None where all are.
     """
-    every = [value for values in lines.values() for value in values]
-    low, high = min(0.0, *every), max(1.0, *every)
-    span = (steps[0] - steps[-1]) or 1
 
-    def place(step: int, value: float) -> str:
-        x = LEFT + (RIGHT - LEFT) * (steps[0] - step) / span
-        return f"{x:.2f} {FLOOR - (FLOOR - CEILING) * (value - low) / (high - low):.2f}"
-
-    marks = []
-    for value in (low, (low + high) / 2, high):
-        y = float(place(steps[0], value).split()[1])
-        marks.append(f'<path class="grid" d="M{LEFT} {y:.2f}H{RIGHT}"/>')
-        marks.append(_label(LEFT - 10, y + 5, "end", f"{value:.2g}"))
-    for step in _spread(steps):
-        x = float(place(step, low).split()[0])
-        marks.append(f'<path class="axis" d="M{x:.2f} {FLOOR}v6"/>')
-        marks.append(_label(x, FLOOR + 24, "middle", str(step)))
-    marks.append(_label((LEFT + RIGHT) / 2, FLOOR + 50, "middle", "Step"))
-    for i, values in enumerate(lines.values()):
-        at = [place(*point) for point in zip(steps, values, strict=True)]
-        marks.append(f'<path {_style(i)} d="M{"L".join(at)}"/>')
-    opening = f'<svg viewBox="0 0 640 270" role="img" aria-label="{text(meaning)}">'
-    return f"""<div class="curves">
-{opening}
-{chr(10).join(marks)}
-</svg>
-<ul class="legend">
-{chr(10).join(_named(i, name) for i, name in enumerate(lines))}
-</ul>
-</div>"""
+    counted: str
+    images: int
+    bars: Sequence[Bar]
+    counts: Sequence[Tick]
+    scores: Sequence[Tick]
+    threshold: Tick | None
+    frame: Frame = HISTOGRAM_FRAME
+    top: int = TOP
 
 
-def _named(i: int, name: str) -> str:
-    line = f'<path {_style(i)} d="M0 5H28"/>'
-    return f'<li><svg viewBox="0 0 28 10" aria-hidden="true">{line}</svg>{text(name)}</li>'
+@dataclass(frozen=True)
+class Curve:
+    """One line: its name, the points that it goes through, and its looks."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int
+    dashes: str
 
 
-def _style(i: int) -> str:
-    dash = DASHES[(i + i // COLOURS) % len(DASHES)]
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'class="curve c{i % COLOURS}"{dashed}'
+@dataclass(frozen=True)
+class Curves:
+    """Lines over the steps of a picture's making, with the ticks of both axes."""
+
+    lines: Sequence[Curve]
+    values: Sequence[Tick]
+    steps: Sequence[Tick]
+    frame: Frame = CURVES_FRAME
 
 
-def _spread(steps: Sequence[int], most: int = 10) -> Sequence[int]:
-    """Steps to be labelled: all, or every so many where they would not fit."""
-    return steps[:: -(-len(steps) // most)]
+# --- the histogram --------------------------------------------------------------------------------
 
 
-def _label(x: float, y: float, anchor: str, said: str) -> str:
-    said = said.replace("-", "\N{MINUS SIGN}")
-    return f'<text class="tick" x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{said}</text>'
+def histogram(scores: Sequence[float], counted: str = "training images") -> Histogram | None:
+    """The scores of what is counted, or None where there are none.
 
-
-# How many bars, how many images count as the top, and the frame in the drawing.
-BINS, TOP = 40, 10
-LEFT, RIGHT, CEILING, FLOOR = 64.0, 600.0, 40.0, 210.0
-
-
-def distribution(scores: Sequence[float], counted: str = "training images") -> str:
-    """The scores of what is counted as a section of a page, or nothing of none."""
+    >>> drawing = histogram([0.1, 0.1, 0.3])
+    >>> len(drawing.bars), drawing.threshold, [tick.label for tick in drawing.counts]
+    (2, None, ['1', '2'])
+    """
     if not scores:
-        return ""
+        return None
+    frame = HISTOGRAM_FRAME
     values = np.sort(np.asarray(scores, dtype=float))
-    threshold = float(values[-TOP]) if len(values) > TOP else None
-    tinted = f" The tinted part holds the {TOP} highest of {len(values):,}."
-    return f"""<h3>Scores of all {counted}</h3>
-<div class="histogram">
-{_histogram(values, threshold, counted)}
-<p class="muted">Each bar counts the {counted} with a score in its range, on a logarithmic
-scale, so that one image stays visible beside hundreds.{"" if threshold is None else tinted}</p>
-</div>"""
-
-
-def _histogram(values: np.ndarray, threshold: float | None, counted: str) -> str:
-    """Sorted scores as an inline SVG: one bar per bin that is not empty, the top tinted."""
-    low, high = _span(values[0], values[-1])
+    low, high = _range(values[0], values[-1])
     counts = np.histogram(values, BINS, range=(low, high))[0].tolist()
+    most = max(counts)
 
-    def across(value: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (value - low) / (high - low)
+    def x(score: float) -> float:
+        return frame.x((score - low) / (high - low))
 
-    # The axis starts at half an image, for a bar of one image to have a height.
-    def height(count: int) -> float:
-        return (FLOOR - CEILING) * math.log(2 * count) / math.log(2.5 * max(counts))
-
-    marks, pitch = [], (RIGHT - LEFT) / BINS
-    if threshold is not None:
-        at = across(threshold)
-        marks.append(f'<path class="band" d="M{at:.2f} {FLOOR}V{CEILING}H{RIGHT}V{FLOOR}z"/>')
-        marks.append(f'<path class="threshold" d="M{at:.2f} {FLOOR}V{CEILING}"/>')
-        marks.append(_label(RIGHT, 16.0, "end", f"Top {TOP}: from {score(threshold)}", "top"))
-    for count in _count_ticks(max(counts)):
-        marks.append(f'<path class="grid" d="M{LEFT} {FLOOR - height(count):.2f}H{RIGHT}"/>')
-        marks.append(_label(LEFT - 10, FLOOR - height(count) + 5, "end", f"{count:,}"))
-    marks += [
-        f'<rect class="bar" x="{LEFT + i * pitch + 0.5:.2f}" y="{FLOOR - height(count):.2f}" '
-        f'width="{pitch - 1:.2f}" height="{height(count):.2f}"/>'
-        for i, count in enumerate(counts)
-        if count
-    ]
-    marks.append(f'<path class="axis" d="M{LEFT} {FLOOR}H{RIGHT}"/>')
-    for value, name in _score_ticks(low, high):
-        marks.append(f'<path class="axis" d="M{across(value):.2f} {FLOOR}v6"/>')
-        marks.append(_label(across(value), FLOOR + 26, "middle", name))
-    marks.append(_label(0.0, 16.0, "start", counted.capitalize()))
-    marks.append(_label((LEFT + RIGHT) / 2, FLOOR + 58, "middle", "Score"))
-    title = f"Histogram of the scores of {len(values):,} {counted}"
-    opening = f'<svg viewBox="0 0 640 280" role="img" aria-label="{title}">'
-    return "\n".join([opening, *marks, "</svg>"])
+    threshold = float(values[-TOP]) if len(values) > TOP else None
+    return Histogram(
+        counted,
+        len(values),
+        list(_bars(counts, frame)),
+        [Tick(frame.y(_height(count, most)), f"{count:,}") for count in _count_ticks(most)],
+        [Tick(x(score), label) for score, label in _score_ticks(low, high)],
+        None if threshold is None else Tick(x(threshold), signed_score(threshold)),
+    )
 
 
-def _label(x: float, y: float, anchor: str, text: str, style: str = "tick") -> str:
-    return f'<text class="{style}" x="{x:.2f}" y="{y:.2f}" text-anchor="{anchor}">{text}</text>'
-
-
-def _span(low: float, high: float) -> tuple[float, float]:
+def _range(low: float, high: float) -> tuple[float, float]:
     """Where the histogram begins and ends; equal scores are given some width to stand in."""
     largest = max(abs(low), abs(high))
     if high - low > 1e-9 * largest:
         return low, high
     return low - (largest or 1.0), high + (largest or 1.0)
+
+
+def _height(count: int, most: int) -> float:
+    """On a scale that starts at half an image, for a bar of one image to have a height."""
+    return math.log(2 * count) / math.log(2.5 * most)
+
+
+def _bars(counts: Sequence[int], frame: Frame) -> Iterator[Bar]:
+    pitch = (frame.right - frame.left) / len(counts)
+    for i, count in enumerate(counts):
+        if count:
+            y = frame.y(_height(count, max(counts)))
+            yield Bar(frame.left + i * pitch + 0.5, y, pitch - 1, frame.bottom - y)
 
 
 def _count_ticks(most: int) -> list[int]:
@@ -154,9 +163,52 @@ def _count_ticks(most: int) -> list[int]:
 
 def _score_ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
     """At most seven round scores, 1, 2 or 5 times a power of ten apart."""
-    power = math.floor(math.log10((high - low) / 6))
-    factor = next(factor for factor in (1, 2, 5, 10) if factor * 10.0**power >= (high - low) / 6)
+    least = (high - low) / SCORE_INTERVALS
+    power = math.floor(math.log10(least))
+    factor = next(factor for factor in (1, 2, 5, 10) if factor * 10.0**power >= least)
     step, decimals = factor * 10.0**power, max(0, -power - (factor == 10))
     for i in range(math.ceil(low / step), math.floor(high / step) + 1):
-        name = f"{i * step:+.{decimals}f}" if -4 < power < 4 else f"{i * step:+.2g}"
-        yield i * step, name.replace("-", "\N{MINUS SIGN}") if i else "0"
+        label = f"{i * step:+.{decimals}f}" if -4 < power < 4 else f"{i * step:+.2g}"
+        yield i * step, with_minus(label) if i else "0"
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def curves(steps: Sequence[int], lines: Mapping[str, Sequence[float]]) -> Curves:
+    """One line for each name, from the first step, at the left, to the last.
+
+    Args:
+        steps: timesteps, noisiest first; a step's place across is its time.
+        lines: for each name a value at each step. The axis goes from 0 to 1, and further where a
+            value does.
+    """
+    frame = CURVES_FRAME
+    values = [value for line in lines.values() for value in line]
+    low, high = min(0.0, *values), max(1.0, *values)
+    span = (steps[0] - steps[-1]) or 1
+
+    def x(step: int) -> float:
+        return frame.x((steps[0] - step) / span)
+
+    def y(value: float) -> float:
+        return frame.y((value - low) / (high - low))
+
+    return Curves(
+        [
+            Curve(name, [(x(t), y(v)) for t, v in zip(steps, line, strict=True)], *_looks(i))
+            for i, (name, line) in enumerate(lines.items())
+        ],
+        [Tick(y(value), with_minus(f"{value:.2g}")) for value in (low, (low + high) / 2, high)],
+        [Tick(x(step), str(step)) for step in _spaced(steps)],
+    )
+
+
+def _looks(i: int) -> tuple[int, str]:
+    """The colour and the dashes of the i-th line; of the first 24 no two are alike."""
+    return i % COLOURS, DASHES[(i + i // COLOURS) % len(DASHES)]
+
+
+def _spaced(steps: Sequence[int]) -> Sequence[int]:
+    """Steps to be labelled: all, or every so many where they would not fit."""
+    return steps[:: -(-len(steps) // STEP_TICKS)]

@@ -1,30 +1,23 @@
 """Contact sheets: the images of an answer in reading order, each with its score and its caption.
 
 A sheet is arithmetic. Margins, gaps and text sizes follow from the tile size alone, so that every
-cell has the same height and no text can meet its neighbour: what is too long ends in "…".
-
-The font is the one that Pillow carries, so a sheet looks the same on every machine. That font
-knows ASCII and little more. Accents are dropped ("café" is drawn as "cafe"); a letter of another
-script becomes an empty box. The HTML report shows all captions as they are.
+cell has the same height and no text can meet its neighbour: what is too long ends in "…". Letters
+that Pillow's font lacks come close or are boxes (`report.text_fitting`); the HTML report shows all
+captions as they are.
 """
 
 from __future__ import annotations
 
-import math
-import unicodedata
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import cache
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from headwater.data.images import MAT, PAPER, flatten, scale
+from headwater.report.text_fitting import load_font, shorten, shorten_front, to_drawable, wrap
 
 INK, MUTED, ACCENT = "#1a1c1e", "#6a7077", "#0b6e83"
-# The hyphens and dashes of Unicode, and its minus sign.
-DASHES = dict.fromkeys([*range(0x2010, 0x2016), 0x2212], "-")
 
 # Narrower than this, a rank of six digits and a score of ten letters would touch.
 NARROWEST = 112
@@ -88,14 +81,21 @@ class _Layout:
         return self.tile + self.text + 4 * self.leading
 
     @property
+    def pitch(self) -> int:
+        """From the left edge of a tile to that of the next."""
+        return self.tile + self.gap
+
+    @property
     def width(self) -> int:
-        return self.columns * (self.tile + self.gap) - self.gap
+        return self.columns * self.pitch - self.gap
+
+    def left(self, column: int) -> int:
+        return self.margin + column * self.pitch
 
     def corner(self, i: int, top: int) -> tuple[int, int]:
         """The upper left corner of the i-th cell, where the first row starts at `top`."""
         row, column = divmod(i, self.columns)
-        x = self.margin + column * (self.tile + self.gap)
-        return x, top + row * (self.cell + 2 * self.gap)
+        return self.left(column), top + row * (self.cell + 2 * self.gap)
 
 
 def contact_sheet(
@@ -109,7 +109,10 @@ def contact_sheet(
     """Draw the entries in rows under a title, as an RGB image.
 
     The sheet is as wide as its columns, at least three so that the title has room, and as high as
-    its rows. Letters that Pillow's font lacks are drawn as boxes (see the module's docstring).
+    its rows. A picture that could not be opened is a tile that says so.
+
+    Raises:
+        ValueError: there is no column, or a tile is too narrow for its numbers.
     """
     if columns < 1 or tile < NARROWEST:
         raise ValueError(f"columns={columns}, tile={tile}: give at least 1 and {NARROWEST}")
@@ -127,52 +130,75 @@ def contact_sheet(
     return sheet
 
 
+# A name, and for each column the pictures that stand below each other in it.
+Band = tuple[str, Sequence[Sequence[Image.Image | None]]]
+
+
 def columns_sheet(
     heads: Sequence[str],
-    bands: Sequence[tuple[str, Sequence[Sequence[Image.Image | None]]]],
+    bands: Sequence[Band],
     *,
     title: str,
     subtitle: str = "",
     tile: int = 128,
 ) -> Image.Image:
-    """Pictures in columns with a head each, as an RGB image.
+    """Pictures in columns with a head each, as an RGB image; bands of them stand one below another.
 
-    A band is a name and, for each column, the pictures that stand below each other in it.
+    The sheet is as wide as its columns, at least three so that the title has room.
     """
     layout = _Layout(max(len(heads), 3), tile)
     header = _header(title, subtitle, layout)
-    depths = [max(map(len, columns), default=0) for _, columns in bands]
-    pitch, heading = tile + layout.gap, 2 * layout.leading
-    said = [_wrap(head, layout.text, tile, 3) for head in heads]
+    lines = [wrap(head, layout.text, tile, 3) for head in heads]
     top = layout.margin + header.height + layout.gap
-    below = top + (1 + max(map(len, said), default=1)) * layout.leading
-    bottom = below + sum(heading + depth * pitch for depth in depths)
+    first = top + (1 + max(map(len, lines), default=1)) * layout.leading
+    bottom = first + sum(_band_height(band, layout) for band in bands)
     sheet = Image.new("RGB", (layout.width + 2 * layout.margin, bottom + layout.margin), PAPER)
     sheet.paste(header, (layout.margin, layout.margin))
-    pen, font = ImageDraw.Draw(sheet), _font(layout.text)
-    across = [layout.margin + i * pitch for i in range(len(heads))]
-    for x, lines in zip(across, said, strict=True):
-        for i, line in enumerate(lines, 1):
-            pen.text((x, top + i * layout.leading), line, fill=INK, font=font)
-    y = below
-    for (name, columns), depth in zip(bands, depths, strict=True):
-        pen.text((layout.margin, y + layout.leading), name, fill=ACCENT, font=font, anchor="ls")
-        for x, pictures in zip(across, columns, strict=True):
-            for i, image in enumerate(pictures):
-                sheet.paste(_tile(image, tile), (x, y + heading - layout.gap // 2 + i * pitch))
-        y += heading + depth * pitch
+    pen, font = ImageDraw.Draw(sheet), load_font(layout.text)
+    for column, head in enumerate(lines):
+        for i, line in enumerate(head, 1):
+            place = (layout.left(column), top + i * layout.leading)
+            pen.text(place, line, fill=INK, font=font)
+    for band in bands:
+        _draw_band(sheet, band, first, layout)
+        first += _band_height(band, layout)
     return sheet
 
 
+def _band_height(band: Band, layout: _Layout) -> int:
+    depth = max(map(len, band[1]), default=0)
+    return 2 * layout.leading + depth * layout.pitch
+
+
+def _draw_band(sheet: Image.Image, band: Band, top: int, layout: _Layout) -> None:
+    name, columns = band
+    line = shorten(to_drawable(name), layout.text, layout.width)
+    pen, place = ImageDraw.Draw(sheet), (layout.margin, top + layout.leading)
+    pen.text(place, line, fill=ACCENT, font=load_font(layout.text), anchor="ls")
+    top += 2 * layout.leading - layout.gap // 2
+    for column, pictures in enumerate(columns):
+        for i, image in enumerate(pictures):
+            place = (layout.left(column), top + i * layout.pitch)
+            sheet.paste(_tile(image, layout.tile), place)
+
+
 def format_score(score: float) -> str:
-    """Three significant digits and the sign, without an exponent where that stays readable."""
+    """Three significant digits and the sign, without an exponent where that stays readable.
+
+    >>> format_score(0.031234), format_score(-1.5e-9)
+    ('+0.0312', '-1.50e-09')
+    """
     rounded = f"{score or 0.0:+.2e}"
     exponent = int(rounded.rpartition("e")[2])
     return format(Decimal(rounded), "+f") if -5 <= exponent < 7 else rounded
 
 
 def format_error(error: float) -> str:
-    """Two significant digits without a sign, otherwise like a score."""
+    """Two significant digits without a sign, otherwise like a score.
+
+    >>> format_error(0.00213)
+    '0.0021'
+    """
     rounded = f"{abs(error):.1e}"
     exponent = int(rounded.rpartition("e")[2])
     return format(Decimal(rounded), "f") if -5 <= exponent < 7 else rounded
@@ -185,8 +211,8 @@ def said_copies(count: int) -> str:
 
 def _header(title: str, subtitle: str, layout: _Layout) -> Image.Image:
     big, normal = max(20, layout.tile // 6), layout.text + 1
-    titles = _wrap(title, big, layout.width, 3)
-    subtitles = _wrap(subtitle, normal, layout.width, 4)
+    titles = wrap(title, big, layout.width, 3)
+    subtitles = wrap(subtitle, normal, layout.width, 4)
     height = big * (len(titles) + 1) * 4 // 3 + normal * len(subtitles) * 3 // 2
     header = Image.new("RGB", (layout.width, height), PAPER)
     pen = ImageDraw.Draw(header)
@@ -194,32 +220,32 @@ def _header(title: str, subtitle: str, layout: _Layout) -> Image.Image:
     y = big * 2 // 3
     for line in titles:
         y += big * 4 // 3
-        pen.text((0, y), line, fill=INK, font=_font(big), anchor="ls")
+        pen.text((0, y), line, fill=INK, font=load_font(big), anchor="ls")
     y += big // 3
     for line in subtitles:
         y += normal * 3 // 2
-        pen.text((0, y), line, fill=MUTED, font=_font(normal), anchor="ls")
+        pen.text((0, y), line, fill=MUTED, font=load_font(normal), anchor="ls")
     return header
 
 
 def _draw_cell(sheet: Image.Image, entry: Entry, corner: tuple[int, int], layout: _Layout) -> None:
     x, y = corner
     sheet.paste(_tile(entry.image, layout.tile), (x, y))
-    pen, font = ImageDraw.Draw(sheet), _font(layout.text)
+    pen, font = ImageDraw.Draw(sheet), load_font(layout.text)
     y += layout.tile + layout.text // 2 + layout.text  # text is placed by its baseline
     pen.text((x, y), str(entry.rank), fill=ACCENT, font=font, anchor="ls")
     score = format_score(entry.score)
     pen.text((x + layout.tile, y), score, fill=INK, font=font, anchor="rs")
     y += layout.text // 4
-    for line in _wrap(entry.caption, layout.text, layout.tile, 2):
+    for line in wrap(entry.caption, layout.text, layout.tile, 2):
         y += layout.leading
         pen.text((x, y), line, fill=INK, font=font, anchor="ls")
     y += layout.leading
-    small, room = _font(layout.small), float(layout.tile)
+    small, room = load_font(layout.small), float(layout.tile)
     if entry.near:
         pen.text((x + layout.tile, y), entry.near, fill=ACCENT, font=small, anchor="rs")
         room -= small.getlength(entry.near) + layout.small
-    id = _shorten_front(_drawable(entry.id), layout.small, int(room))
+    id = shorten_front(to_drawable(entry.id), layout.small, int(room))
     pen.text((x, y), id, fill=MUTED, font=small, anchor="ls")
 
 
@@ -228,54 +254,8 @@ def _tile(image: Image.Image | None, side: int) -> Image.Image:
     tile = Image.new("RGB", (side, side), MAT)
     if image is None:
         pen, middle = ImageDraw.Draw(tile), (side / 2, side / 2)
-        pen.text(middle, "image not found", fill=MUTED, font=_font(side // 12), anchor="mm")
+        pen.text(middle, "image not found", fill=MUTED, font=load_font(side // 12), anchor="mm")
         return tile
     picture = scale(flatten(image), side)
     tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return tile
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
-def _drawable(text: str) -> str:
-    """The nearest text in the letters that the font has: no accents, plain dashes and spaces."""
-    text = " ".join(text.split()).translate(DASHES)
-    # Marks (M) are accents once a letter is decomposed; controls (C) have no shape.
-    letters = unicodedata.normalize("NFKD", text)
-    letters = "".join(letter for letter in letters if unicodedata.category(letter)[0] not in "MC")
-    return unicodedata.normalize("NFC", letters)
-
-
-def _wrap(text: str, size: int, width: int, most: int) -> list[str]:
-    """At most so many lines, none wider than `width`; the last ends in "…" if words are left."""
-    rest, lines = _drawable(text), []
-    while rest and len(lines) < most - 1:
-        end = _fitting(rest, size, width)
-        if end < len(rest):
-            end = max(rest.rfind(" ", 0, end + 1), 0) or end  # a word too long for a line is cut
-        lines.append(rest[:end])
-        rest = rest[end:].lstrip()
-    return [*lines, _shorten(rest, size, width)] if rest else lines
-
-
-def _shorten(text: str, size: int, width: int) -> str:
-    if _font(size).getlength(text) <= width:
-        return text
-    end = _fitting(text, size, width - math.ceil(_font(size).getlength("…")))
-    word = text.rfind(" ", 0, end + 1)
-    # Between words where that costs little, else in the middle of one.
-    return text[: word if word > end // 2 else end].rstrip(" ,;.") + "…"
-
-
-def _shorten_front(text: str, size: int, width: int) -> str:
-    """For ids, whose ends tell them apart: what is too long loses its beginning."""
-    return _shorten(text[::-1], size, width)[::-1]
-
-
-def _fitting(text: str, size: int, width: int) -> int:
-    """How many letters, at least one, fit into a line."""
-    length = _font(size).getlength
-    return max(1, bisect_right(range(1, len(text) + 1), width, key=lambda n: length(text[:n])))

@@ -9,16 +9,11 @@ from headwater.attribution.resources import Resources
 from headwater.data.images import flatten, scale
 from headwater.methods import method_named
 from headwater.queries.image import shown
-from headwater.queries.query import Name, Question
+from headwater.queries.query import Question
 from headwater.report.contact_sheet import ACCENT
 
 # Pixels a side of a picture with an outline, and how much of what lies outside is taken away.
 SIDE, FADED = 512, 0.7
-
-
-def name(query: Question) -> Name:
-    """What was asked for, and whether it is words to be quoted."""
-    return query.name()
 
 
 def draw_figures(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import pyarrow as pa
-from jaxtyping import Float
 
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.bootstrap import Certainty, correlations
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
@@ -31,14 +31,61 @@ from headwater.report.export import (
     shared_provenance,
     to_json,
 )
-from headwater.report.figures import draw_figures, name
-from headwater.report.html import remarked, training_image
-from headwater.report.page import GRID_SIDE, page, picture, score, text
-from headwater.report.wording import WORDING, Wording, reading
+from headwater.report.figures import draw_figures
+from headwater.report.page import Page, render_page
+from headwater.report.wording import WORDING, Wording, how_to_read
 from headwater.storage.files import write_image, write_table, write_text
 
 # Entries at either end of a column.
-SHOWN = 5
+DEPTH = 5
+
+
+@dataclass(frozen=True)
+class Column:
+    """One step: the picture that the model aimed at, and the first proponents and opponents."""
+
+    step: int
+    aim: PIL.Image.Image
+    top: Sequence[Entry]
+    bottom: Sequence[Entry]
+    certainty: Certainty | None
+
+
+@dataclass(frozen=True)
+class Journey:
+    """The question, an answer for each step, and how the steps compare.
+
+    Attributes:
+        compared: matrices "correlation", "overlap of top" and "overlap of bottom" of all pairs of
+            steps, and where there was a judge "likelihood": for each feature, a value at each step.
+        provenance: what the answers of all steps share.
+    """
+
+    query: Image
+    attributions: Sequence[Attribution]
+    columns: Sequence[Column]
+    compared: dict[str, Any]
+    provenance: dict[str, Any]
+
+    @property
+    def steps(self) -> list[int]:
+        """Timesteps, noisiest first."""
+        return [column.step for column in self.columns]
+
+    @property
+    def method(self) -> str:
+        """The same of every step."""
+        return self.attributions[0].method
+
+    @property
+    def measure(self) -> str:
+        """What the scores are of, a key of `WORDING`."""
+        return measure(self.method)
+
+    @property
+    def words(self) -> Wording:
+        """What the two ends of the rankings may be called."""
+        return WORDING[self.measure]
 
 
 def write_journey(
@@ -60,67 +107,75 @@ def write_journey(
         StoreError: `out` cannot be written.
         QueryError: the judge fails, or returns something else.
     """
-    index = attributions[0].index
-    made = resources.picture(query)
-    likely = None if judge is None else likelihoods(resources, attributions, judge)
-    write_picture(out, made)
-    aimed = aims(resources, attributions)
-    steps = [step for step, _ in aimed]
+    picture = resources.picture(query)
+    compared = _compare(attributions, top)
+    if judge is not None:
+        compared["likelihood"] = likelihoods(resources, attributions, judge)
     both = [ends(attribution, top) for attribution in attributions]
-    scores = np.stack([attribution.scores for attribution in attributions])
-    competing = scores[:, attributions[0].competing]  # the same of every step
-    compared: dict[str, Any] = {
-        "correlation": correlations(scores).round(4).tolist(),
-        "overlap of top": overlaps(competing, top).round(4).tolist(),
-        "overlap of bottom": overlaps(competing, top, lowest=True).round(4).tolist(),
-    }
-    if likely is not None:
-        compared["likelihood"] = likely
-    provenance = shared_provenance(attributions[0], making_of(made, query))
-    answer = {
-        "index": str(index.path),
-        "prompt": query.prompt,
-        "seed": query.seed,
-        "method": attributions[0].method,
-        "steps": [
-            {"step": step, **to_json(attribution, shown)}
-            for step, attribution, shown in zip(steps, attributions, both, strict=True)
-        ],
-        **compared,
-        "provenance": provenance,
-        "out": str(out),
-    }
-    columns = [_column(*each) for each in zip(aimed, attributions, both, strict=True)]
-    try:
-        write_image(out / "journey.png", _sheet(query, attributions, columns))
-        write_table(out / "scores.parquet", _scores(steps, attributions))
-        write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
-        write_text(
-            out / "report.html",
-            _html(resources, query, attributions, columns, compared, provenance),
+    columns = [
+        _column(*aim, attribution, step_ends)
+        for aim, attribution, step_ends in zip(
+            aims(resources, attributions), attributions, both, strict=True
         )
+    ]
+    provenance = shared_provenance(attributions[0], making_of(picture, query))
+    journey = Journey(query, attributions, columns, compared, provenance)
+    answer = {**_to_json(journey, both), "out": str(out)}
+    figures = draw_figures(resources, query, journey.method)
+    sheet, report = _sheet(journey), _report(journey, figures)
+    write_picture(out, picture)
+    try:
+        write_image(out / "journey.png", sheet)
+        write_table(out / "scores.parquet", _scores(journey))
+        write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
+        write_text(out / "report.html", report)
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     return answer
 
 
-Column = tuple[int, PIL.Image.Image, Sequence[Entry], Sequence[Entry]]
+def _compare(attributions: Sequence[Attribution], top: int) -> dict[str, Any]:
+    """How alike the steps are."""
+    scores = np.stack([attribution.scores for attribution in attributions])
+    competing = scores[:, attributions[0].competing]  # the same of every step
+    compared: dict[str, Any] = {
+        "correlation": correlations(scores).round(4).tolist(),
+        "overlap of top": overlaps(competing, top).round(4).tolist(),
+        "overlap of bottom": overlaps(-competing, top).round(4).tolist(),
+    }
+    return compared
 
 
-def _column(aimed: tuple[int, PIL.Image.Image], attribution: Attribution, shown: Ends) -> Column:
-    """Step, picture, proponents, opponents."""
-    sure = attribution.certainty
-    top, bottom = (entries(side[:SHOWN], sure) for side in (shown.top, shown.bottom))
-    return (*aimed, top, bottom)
+def _column(step: int, aim: PIL.Image.Image, attribution: Attribution, both: Ends) -> Column:
+    certainty = attribution.certainty
+    top, bottom = (entries(side[:DEPTH], certainty) for side in (both.top, both.bottom))
+    return Column(step, aim, top, bottom, certainty)
 
 
-def _scores(steps: Sequence[int], attributions: Sequence[Attribution]) -> pa.Table:
+def _to_json(journey: Journey, both: Sequence[Ends]) -> dict[str, Any]:
+    attributions = journey.attributions
+    return {
+        "index": str(attributions[0].index.path),
+        "prompt": journey.query.prompt,
+        "seed": journey.query.seed,
+        "method": journey.method,
+        "steps": [
+            {"step": step, **to_json(attribution, step_ends)}
+            for step, attribution, step_ends in zip(journey.steps, attributions, both, strict=True)
+        ],
+        **journey.compared,
+        "provenance": journey.provenance,
+    }
+
+
+def _scores(journey: Journey) -> pa.Table:
+    attributions = journey.attributions
     samples = attributions[0].index.samples
     return pa.table({
         "id": [s.id for s in samples],
         **{
             f"score at step {step}": attribution.scores
-            for step, attribution in zip(steps, attributions, strict=True)
+            for step, attribution in zip(journey.steps, attributions, strict=True)
         },
         **candidate_column(attributions[0]),
         "caption": [s.caption for s in samples],
@@ -128,152 +183,38 @@ def _scores(steps: Sequence[int], attributions: Sequence[Attribution]) -> pa.Tab
     })  # fmt: skip
 
 
-def _sheet(
-    query: Image, attributions: Sequence[Attribution], columns: Sequence[Column]
-) -> PIL.Image.Image:
-    words = WORDING[measure(attributions[0].method)]
+def _sheet(journey: Journey) -> PIL.Image.Image:
+    query, columns, words = journey.query, journey.columns, journey.words
     of = f"“{query.prompt}”, seed {query.seed}" if query.prompt else f"seed {query.seed}"
     return columns_sheet(
-        [f"step {step}" for step, *_ in columns],
+        [f"step {column.step}" for column in columns],
         [
-            ("Aimed at", [[image] for _, image, _, _ in columns]),
-            (words.top, [[entry.image for entry in top] for _, _, top, _ in columns]),
-            (words.bottom, [[entry.image for entry in bottom] for *_, bottom in columns]),
+            ("Aimed at", [[column.aim] for column in columns]),
+            (words.top, [[entry.image for entry in column.top] for column in columns]),
+            (words.bottom, [[entry.image for entry in column.bottom] for column in columns]),
         ],
-        title=f"The journey of {name(query)[0]}",
-        subtitle=f"{attributions[0].method}, {of}, noisiest step first",
+        title=f"The journey of {query.name().words}",
+        subtitle=f"{journey.method}, {of}, noisiest step first",
     )
 
 
-# --- the report -----------------------------------------------------------------------------------
-
-
-def _html(
-    resources: Resources,
-    query: Image,
-    attributions: Sequence[Attribution],
-    columns: Sequence[Column],
-    compared: dict[str, Any],
-    provenance: dict[str, Any],
-) -> str:
-    index = attributions[0].index
-    steps = [step for step, *_ in columns]
-    asked = name(query)[0].replace("the picture", "this picture")
-    words = WORDING[measure(attributions[0].method)]
-    asked_for = {k: v for k, v in attributions[0].provenance["query"].items() if k != "step"}
-    question = "Which training images taught the model {} at each step of its making?"
-    return page(
-        title=question.format(text(asked)),
-        question=question.format(f"<em>{text(asked)}</em>"),
-        facts={
-            "Prompt": text(query.prompt),
-            "Method": text(attributions[0].method),
-            "Training images": f"{len(index):,}",
-            "Steps": f"{len(steps)}, from {steps[0]} (noise) to {steps[-1]}",
-        },
-        pictures=draw_figures(resources, query, attributions[0].method),
-        prompt=query.prompt,
-        sections=[_steps(columns, attributions), _comparison(steps, compared, words)],
-        reading=reading(
-            measure(attributions[0].method),
-            any(attribution.certainty is not None for attribution in attributions),
+def _report(journey: Journey, figures: Sequence[tuple[str, PIL.Image.Image]]) -> str:
+    query, first = journey.query, journey.attributions[0]
+    certainties = [column.certainty for column in journey.columns if column.certainty is not None]
+    own = {key: value for key, value in first.provenance["query"].items() if key != "step"}
+    likelihood = journey.compared.get("likelihood")
+    return render_page(
+        "journey.html",
+        Page(
+            figures,
+            query.prompt,
+            how_to_read(journey.measure, errors=bool(certainties)),
+            {**journey.provenance, "query": own},
         ),
-        provenance={**provenance, "query": asked_for},
+        journey=journey,
+        subject=query.name().words,
+        images=len(first.index),
+        remarks=remarks(first),
+        k=max((certainty.k for certainty in certainties), default=None),
+        likelihoods=None if likelihood is None else curves(journey.steps, likelihood),
     )
-
-
-def _steps(columns: Sequence[Column], attributions: Sequence[Attribution]) -> str:
-    heads = "".join(f'<th scope="col">Step {step}</th>' for step, *_ in columns)
-    aimed = "".join(
-        f"<td>{picture(image, f'What the model aimed at, at step {step}', GRID_SIDE)}</td>"
-        for step, image, _, _ in columns
-    )
-    firm = "".join(f"<td>{_stability(attribution)}</td>" for attribution in attributions)
-    words = WORDING[measure(attributions[0].method)]
-    highest = _entries([top for _, _, top, _ in columns], words.top.removesuffix("s"))
-    lowest = _entries([bottom for *_, bottom in columns], words.bottom.removesuffix("s"))
-    below = f"those with the highest scores, then those with the lowest. {words.top_means}"
-    if words is WORDING["influence"]:
-        below = "those that pushed it there, the strongest first, then those that pushed it away."
-    return f"""<section>
-<h2>Step by step</h2>
-<p class="muted">From left to right the picture is made. In the first row stands what the model
-aimed at; below it training images: {text(below)} Scores compare within one step only.</p>
-{remarked(remarks(attributions[0]))}
-<div class="scroll"><table class="journey" style="min-width: {5.8 * len(columns) + 6:.1f}rem">
-<thead><tr><td></td>{heads}</tr></thead>
-<tbody>
-<tr><th scope="row">Aimed at</th>{aimed}</tr>
-<tr><th scope="row">Top {_k(attributions)} stays in resamples</th>{firm}</tr>
-{highest}
-{lowest}
-</tbody></table></div>
-</section>"""
-
-
-def _stability(attribution: Attribution) -> str:
-    sure = attribution.certainty
-    return "—" if sure is None else f"{sure.stability:.0%}"
-
-
-def _k(attributions: Sequence[Attribution]) -> int:
-    """How many images the top has that a certainty is of."""
-    return max((a.certainty.k for a in attributions if a.certainty is not None), default=10)
-
-
-def _entries(columns: Sequence[Sequence[Entry]], called: str) -> str:
-    deep = max(map(len, columns), default=0)
-    rows = []
-    for i in range(deep):
-        cells = "".join(f"<td>{_cell(side[i]) if i < len(side) else ''}</td>" for side in columns)
-        rows.append(f'<tr><th scope="row">{called} {i + 1}</th>{cells}</tr>')
-    return "\n".join(rows)
-
-
-def _cell(entry: Entry) -> str:
-    near = f'<span class="note copies">{entry.near}</span>' if entry.near else ""
-    return (
-        f"{picture(entry.image, training_image(entry), GRID_SIDE)}"
-        f'<span class="note" title="{text(entry.caption)}">{score(entry.score, entry.error)}</span>'
-        f"{near}"
-    )
-
-
-def _comparison(steps: Sequence[int], compared: dict[str, Any], words: Wording) -> str:
-    likelihood = ""
-    if "likelihood" in compared:
-        meaning = "How likely a judge finds each feature in what each step aimed at"
-        likelihood = f"""<section>
-<h2>When does each feature appear?</h2>
-<p class="muted">{meaning}: from left to right the picture is made.</p>
-{curves(steps, compared["likelihood"], meaning)}
-</section>"""
-    return f"""{likelihood}<section>
-<h2>How alike are the steps?</h2>
-<h3>Rank correlation of the scores</h3>
-<p class="muted">1: two steps rank all training images alike. 0: they have nothing in common.</p>
-{_matrix(steps, steps, np.asarray(compared["correlation"]))}
-<h3>{words.top}: share in common</h3>
-{_matrix(steps, steps, np.asarray(compared["overlap of top"]))}
-<h3>{words.bottom}: share in common</h3>
-{_matrix(steps, steps, np.asarray(compared["overlap of bottom"]))}
-</section>"""
-
-
-def _matrix(rows: Sequence[int], columns: Sequence[int], values: Float[np.ndarray, "r c"]) -> str:
-    """A table of numbers from -1 to 1, tinted by their size."""
-    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    body = "\n".join(
-        f'<tr><th scope="row">{row}</th>{"".join(map(_tinted, line))}</tr>'
-        for row, line in zip(rows, values.tolist(), strict=True)
-    )
-    return f"""<div class="scroll"><table class="matrix">
-<thead><tr><td></td>{heads}</tr></thead>
-<tbody>
-{body}
-</tbody></table></div>"""
-
-
-def _tinted(value: float) -> str:
-    said = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
-    return f'<td style="--share: {100 * abs(value):.0f}%">{said}</td>'

@@ -14,6 +14,10 @@ class Wording:
         top, bottom: what images at either end are called.
         top_means, bottom_means: what it says that they stand there; {name} is what was asked for.
         score: what a score is and what it is not, sentence by sentence.
+        mixed_top_means: the same of a top where not every score is positive; "" if no different.
+        positive_bottom_means: the same of a bottom where no score is negative; "" if no different.
+        step_ends: what stands below each step of a journey, to end "below it training images:";
+            "" for the highest scores, then the lowest.
     """
 
     top: str
@@ -21,6 +25,19 @@ class Wording:
     top_means: str
     bottom_means: str
     score: Sequence[str]
+    mixed_top_means: str = ""
+    positive_bottom_means: str = ""
+    step_ends: str = ""
+
+    @property
+    def one_top(self) -> str:
+        """What one image at the top is called: "Proponent"."""
+        return self.top.removesuffix("s")
+
+    @property
+    def one_bottom(self) -> str:
+        """What one image at the bottom is called: "Opponent"."""
+        return self.bottom.removesuffix("s")
 
 
 _ESTIMATE = (
@@ -43,6 +60,12 @@ WORDING = {
             "Opponents often show what was asked for as well. A trained model is near a balance of "
             "pushes, and they pull it another way.",
         ),
+        mixed_top_means="Training on those of these images with a positive score pushes the model "
+        "towards {name}.",
+        positive_bottom_means="These are the lowest scores, but none is negative: no image is an "
+        "opponent.",
+        step_ends="those that pushed it there, the strongest first, then those that pushed it "
+        "away.",
     ),
     "strength": Wording(
         "Strongest influence",
@@ -88,7 +111,7 @@ WORDING = {
         ("The scores are random numbers. Neither a high nor a low one means anything.",),
     ),
 }
-_ERROR = (
+_STANDARD_ERROR = (
     "The number after ± is a standard error: how much the score would change if the question "
     "were put with other random draws."
 )
@@ -102,9 +125,13 @@ _ALWAYS = (
 )
 
 
-def reading(measured: str, errors: bool) -> list[str]:
-    """How to read a report, sentence by sentence; `errors`: whether scores have standard errors."""
-    return [*WORDING[measured].score, *([_ERROR] if errors else []), *_ALWAYS]
+def how_to_read(measure: str, *, errors: bool) -> list[str]:
+    """How to read a report, sentence by sentence; `errors`: whether scores have standard errors.
+
+    >>> how_to_read("chance", errors=False)[0]
+    'The scores are random numbers. Neither a high nor a low one means anything.'
+    """
+    return [*WORDING[measure].score, *([_STANDARD_ERROR] if errors else []), *_ALWAYS]
 
 
 def said_candidates(count: int, images: int, chosen: str) -> str:

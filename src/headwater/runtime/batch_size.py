@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -9,6 +10,8 @@ import torch
 
 from headwater.errors import ParameterError, ResourceError
 from headwater.runtime.memory import kept_bytes, room_bytes
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -39,7 +42,7 @@ class BatchSize:
     def __init__(
         self,
         given: int | None,
-        note: Callable[[str], None] = lambda line: None,
+        note: Callable[[str], None] = log.info,
         device: torch.device | str = "cpu",
         sharing: int = 1,
     ) -> None:
@@ -101,6 +104,7 @@ class BatchSize:
         while room is not None and self.size > 1 and self.size * needed > self._safe * room:
             self.size //= 2
         self._unknown = False
+        log.debug("one item keeps %d bytes, there is room for %s", needed, room)
         self._note(f"batches of {self.size}")
 
     def _halve(self, error: Exception) -> None:
@@ -117,8 +121,24 @@ class BatchSize:
         self._note(f"out of memory: going on with batches of {self.size}")
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out."""
+# How libraries under torch say that memory ran out, who have no exception of that name: torch's
+# CPU allocator; oneDNN, which drops its own status code (`error::wrap_c_api` in dnnl.hpp) and fails
+# so where it cannot map memory for a kernel or its scratchpad; CUDA's libraries.
+_SAID_BY_TORCH = ("can't allocate memory", "not enough memory: you tried to allocate")
+_SAID_BY_ONEDNN = (
+    "could not create a primitive",
+    "could not create a memory",
+    "could not create a memory object",
+    "could not execute a primitive",
+)
+_SAID_BY_CUDA = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out. Arrow's is a `MemoryError` by itself."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "can't allocate memory" in str(error)  # how torch's CPU allocator says it
+    text = str(error)
+    return text.strip() in _SAID_BY_ONEDNN or any(
+        part in text for part in (*_SAID_BY_TORCH, *_SAID_BY_CUDA)
+    )

@@ -17,11 +17,11 @@ from headwater.runtime.processes import in_processes
 from headwater.runtime.ray import on_ray
 from headwater.runtime.worker import Item, Result, Start, Worker
 
-ENGINES = ("local", "ray")
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
-class Engine:
+class Executor:
     """Where work is done, and how many items at once.
 
     Args:
@@ -32,24 +32,24 @@ class Engine:
             Small models fill neither a GPU nor several cores; several side by side do.
 
     Raises:
-        ParameterError: there is no such engine, or fewer than one worker.
+        ParameterError: there is no such executor, or fewer than one worker.
     """
 
     name: str = "local"
     jobs: int = 1
 
     def __post_init__(self) -> None:
-        if self.name not in ENGINES:
-            raise ParameterError(f"--engine {self.name!r} is not one of {', '.join(ENGINES)}")
+        if self.name not in EXECUTORS:
+            raise ParameterError(f"--engine {self.name!r} is not one of {', '.join(EXECUTORS)}")
         if self.jobs < 1:
             raise ParameterError(f"--jobs {self.jobs} must be at least 1")
 
 
-HERE = Engine()  # this process does the work itself
+THIS_PROCESS = Executor()  # this process does the work itself
 
 
 def run(
-    engine: Engine, start: Start[Item, Result], items: Sequence[Item], device: str = "cpu"
+    executor: Executor, start: Start[Item, Result], items: Sequence[Item], device: str = "cpu"
 ) -> Iterator[Result]:
     """The result of each item, in whatever order they end.
 
@@ -67,19 +67,19 @@ def run(
     """
     if not items:
         return
-    if engine == HERE:
+    if executor == THIS_PROCESS:
         yield from map(Worker(start), items)
-    elif engine.name == "ray":
-        yield from on_ray(min(engine.jobs, len(items)), start, items, device)
+    elif executor.name == "ray":
+        yield from on_ray(min(executor.jobs, len(items)), start, items, device)
     else:
-        yield from in_processes(min(engine.jobs, len(items)), start, items)
+        yield from in_processes(min(executor.jobs, len(items)), start, items)
 
 
-def workers_beside(engine: Engine, device: str) -> int:
+def workers_beside(executor: Executor, device: str) -> int:
     """How many workers at most share the memory of a worker's device; asked by the worker."""
-    if engine.name == "ray" and device == "cuda":
+    if executor.name == "ray" and device == "cuda":
         import ray
 
         own = ray.get_runtime_context().get_assigned_resources().get("GPU", 1)
         return round(1 / own)
-    return min(engine.jobs, os.cpu_count() or 1)
+    return min(executor.jobs, os.cpu_count() or 1)

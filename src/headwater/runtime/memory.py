@@ -33,7 +33,7 @@ def room_bytes(device: torch.device) -> int | None:
     with suppress(OSError, ValueError, StopIteration, IndexError):
         free = _kilobytes(Path("/proc/meminfo"), "MemAvailable:")
         used = _kilobytes(Path("/proc/self/status"), "VmRSS:")
-        return min(free + used, _container_limit())
+        return min(free + used, memory_limit())
     return None
 
 
@@ -57,10 +57,42 @@ def _kilobytes(path: Path, name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def _container_limit() -> int:
-    """What a container may use in all, where it is limited."""
-    with suppress(OSError, ValueError):
-        return int(Path("/sys/fs/cgroup/memory.max").read_text())
+def memory_limit(root: Path = Path("/")) -> int:
+    """What this process may use in all, by its memory cgroup and those that it is nested in.
+
+    A limit of any of them holds: of a container, a batch job, a systemd slice, a user.
+
+    Args:
+        root: of the file system; tests give a folder.
+
+    Returns:
+        Bytes; `sys.maxsize` where nothing is limited, or there are no cgroups.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return sys.maxsize
+    limits = [_limit_in(file) for line in lines for file in _limit_files(root, line)]
+    return min(limits, default=sys.maxsize)
+
+
+def _limit_files(root: Path, line: str) -> list[Path]:
+    """Where the limits of one line of /proc/self/cgroup stand: of that cgroup and all above it."""
+    _, controllers, path = line.split(":", 2)
+    if not controllers:  # version 2: "0::/user.slice/job"
+        top, name = root / "sys/fs/cgroup", "memory.max"
+    elif "memory" in controllers.split(","):  # version 1: "7:memory:/docker/ab12"
+        top, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+    else:
+        return []
+    # ".." leads out of what a container can see: then its own top is all there is.
+    parts = [] if ".." in path else path.strip("/").split("/")
+    return [top.joinpath(*parts[:depth], name) for depth in range(len(parts) + 1)]
+
+
+def _limit_in(file: Path) -> int:
+    with suppress(OSError, ValueError):  # not there, or "max"
+        return int(file.read_text())
     return sys.maxsize
 
 
@@ -71,9 +103,9 @@ def usable_device(device: torch.device | str | None) -> torch.device:
         ModelError: it cannot compute.
     """
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=found)
-        return found
+        usable = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=usable)
+        return usable
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:80]
         raise ModelError(f"cannot compute on --device {str(device)!r}: {reason}") from None

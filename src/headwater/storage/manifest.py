@@ -13,7 +13,8 @@ from headwater.errors import MismatchError, StoreError
 from headwater.storage.files import write_text
 
 FORMAT = "headwater-index"
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)  # version 1 had sha256 where shards have a checksum of either kind now
 
 # What these parts of index.json hold, at least.
 _KEYS = {
@@ -31,14 +32,23 @@ _MAY_DIFFER = ("source", "options", "clip_source", "lora_source", "method")
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of feature rows. `first`: its first row in the data set; `skipped`: ids left out."""
+    """One file of feature rows.
+
+    Args:
+        file: path from the index folder.
+        first: its first row in the data set.
+        rows: how many it holds.
+        skipped: ids of images in its range that were left out.
+        bytes: its size.
+        checksum: `xxh3:` and hex; `sha256:` and hex where version 1 wrote it.
+    """
 
     file: str
     first: int
     rows: int
     skipped: tuple[str, ...]
     bytes: int
-    sha256: str
+    checksum: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an index, whole or half-built.
 
     Raises:
-        StoreError: no index there, not JSON, or of another format version.
+        StoreError: no index there, not JSON, or of a format version that this cannot read.
     """
     path = folder / "index.json"
     try:
@@ -85,14 +95,15 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(text)
         if raw["format"] != FORMAT:
             raise StoreError(f"{path} is no headwater index (format {raw['format']!r})")
-        if raw["version"] != VERSION:
+        if raw["version"] not in READABLE:
             raise StoreError(
-                f"{path} has format version {raw['version']}, this headwater reads {VERSION}: "
-                "build the index again with `--overwrite`, or use the version that wrote it"
+                f"{path} has format version {raw['version']}, this headwater reads up to "
+                f"{VERSION}: use the headwater that wrote it, or build the index in another folder"
             )
         shards = tuple(map(shard_from_json, raw.pop("shards")))
         later = {name: raw[name] for name in ("checkpoints", "complete", "samples_sha256")}
-        manifest = _typed(Manifest(**{**raw, **later, "shards": shards}))
+        now = {**raw, **later, "shards": shards, "version": VERSION}
+        manifest = _typed(Manifest(**now))
         _check(manifest)
         return manifest
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,8 +112,12 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def shard_from_json(raw: Any) -> Shard:
-    return _typed(Shard(**{**raw, "skipped": tuple(raw["skipped"])}))
+def shard_from_json(raw: Mapping[str, Any]) -> Shard:
+    """A shard as `index.json` or a note has it, of either format version."""
+    entry = {**raw, "skipped": tuple(raw["skipped"])}
+    if "checksum" not in entry:
+        entry["checksum"] = f"sha256:{entry.pop('sha256')}"
+    return _typed(Shard(**entry))
 
 
 def _typed(made: Any) -> Any:
@@ -170,7 +185,7 @@ def checkpoint_folders(folder: Path, manifest: Manifest) -> list[Path]:
 def unfinished_checkpoints(folder: Path, manifest: Manifest) -> list[Path]:
     """Those of them that were never begun, or not finished."""
     return [
-        each
-        for each in checkpoint_folders(folder, manifest)
-        if not ((each / "index.json").exists() and read_manifest(each).complete)
+        checkpoint
+        for checkpoint in checkpoint_folders(folder, manifest)
+        if not ((checkpoint / "index.json").exists() and read_manifest(checkpoint).complete)
     ]

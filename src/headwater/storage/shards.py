@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +20,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.errors import StoreError
-from headwater.storage.files import renamed, sha256_of, write_text
+from headwater.storage.files import (
+    checksum_of,
+    has_checksum,
+    renamed,
+    sha256_of,
+    write_text,
+)
 from headwater.storage.manifest import Manifest, Shard, shard_from_json, write_manifest
 
 # --- shards -------------------------------------------------------------------------------------
@@ -36,35 +42,56 @@ def default_shard_rows(rows: int) -> int:
     return max(64, min(4096, -(-rows // 32)))
 
 
-def write_shard(
-    folder: Path,
-    number: int,
-    first: int,
-    features: Float[Tensor, "r k"],
-    positions: Sequence[int],
-    skipped: Sequence[str],
-    residuals: Float[Tensor, "r p"] | None = None,
-) -> Shard:
+@dataclass(frozen=True)
+class ShardRows:
+    """What one shard holds.
+
+    Args:
+        features: a row for each image.
+        positions: the data set row of each, ascending.
+        skipped: ids of images in the shard's range that were left out.
+        residuals: of each probe of each row, where noise was drawn.
+    """
+
+    features: Float[Tensor, "r k"]
+    positions: Sequence[int]
+    skipped: Sequence[str] = ()
+    residuals: Float[Tensor, "r p"] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As they are stored: float16 rows with one float32 scale each, their root mean square.
+
+        So no method's magnitudes leave float16's range.
+        """
+        dim = self.features.shape[1]
+        # In float64: the square of a large or small float32 is infinite or zero.
+        norm = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
+        scale = (norm / dim**0.5).clamp_min(torch.finfo(torch.float32).tiny).float()  # [r]
+        tensors = {
+            "features": (self.features / scale[:, None]).half().cpu().contiguous(),
+            "scale": scale.cpu(),
+            "position": torch.tensor(list(self.positions), dtype=torch.int64),
+        }
+        if self.residuals is not None:
+            tensors["residual"] = self.residuals.float().contiguous()
+        return tensors
+
+
+def write_shard(folder: Path, number: int, first: int, rows: ShardRows) -> Shard:
     """Write one shard and the note (`.json` beside it) that says it is whole.
 
-    Rows are float16 with one float32 scale each, their root mean square, so that no method's
-    magnitudes leave float16's range.
+    Args:
+        folder: of the index.
+        number: of the shard, which its file is named after.
+        first: the first data set row that it covers.
+        rows: what it holds.
     """
     name = f"features/{number:05d}.safetensors"
-    # In float64: the square of a large or small float32 is infinite or zero.
-    norm = torch.linalg.vector_norm(features, dim=1, dtype=torch.float64)
-    scale = (norm / features.shape[1] ** 0.5).clamp_min(torch.finfo(torch.float32).tiny).float()
-    tensors = {
-        "features": (features / scale[:, None]).half().cpu().contiguous(),
-        "scale": scale.cpu(),
-        "position": torch.tensor(list(positions), dtype=torch.int64),
-    }
-    if residuals is not None:
-        tensors["residual"] = residuals.float().contiguous()
     path = folder / name
     with renamed(path) as part:
-        save_file(tensors, part)
-    shard = Shard(name, first, len(features), tuple(skipped), path.stat().st_size, sha256_of(path))
+        save_file(rows.tensors(), part)
+    size, checksum = path.stat().st_size, checksum_of(path)
+    shard = Shard(name, first, len(rows.features), tuple(rows.skipped), size, checksum)
     write_text(path.with_suffix(".json"), json.dumps(asdict(shard)))
     return shard
 
@@ -83,7 +110,17 @@ def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
 
 def _is_whole(folder: Path, shard: Shard) -> bool:
     path = folder / shard.file
-    return path.exists() and path.stat().st_size == shard.bytes and sha256_of(path) == shard.sha256
+    return path.exists() and _is_same(path, shard)
+
+
+def _is_same(path: Path, shard: Shard) -> bool:
+    return path.stat().st_size == shard.bytes and has_checksum(path, shard.checksum)
+
+
+def has_samples(folder: Path, manifest: Manifest) -> bool:
+    """Whether `samples.parquet` is the one that the manifest lists; shards can be read without."""
+    path = folder / "samples.parquet"
+    return path.exists() and sha256_of(path) == manifest.samples_sha256
 
 
 def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
@@ -110,7 +147,7 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
         path = folder / shard.file
         if not path.exists():
             raise StoreError(f"{path} is missing: {_MEND}")
-        if path.stat().st_size != shard.bytes or sha256_of(path) != shard.sha256:
+        if not _is_same(path, shard):
             raise StoreError(f"{path} is damaged (its checksum differs from index.json): {_MEND}")
         try:
             with safe_open(path, "pt") as file:

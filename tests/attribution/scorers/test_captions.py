@@ -1,20 +1,21 @@
 """A concept asked by the images whose caption names it: its closed form, and what it refuses."""
 
-from dataclasses import replace
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from headwater import Concept, Denoiser, build_index, load_dataset
+from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.attribution.scorers.captions import naming
 from headwater.errors import MethodError, QueryError
-from headwater.queries.image import Image
 from headwater.report.export import write_answers
 
 METHOD, PROMPT = "caption-d-trak", "a yellow house"
 OPTIONS = dict(timesteps=1, parameters="attn2-kv", dim=32, method="d-trak")
+
+
+@pytest.fixture(scope="module")
+def session(index):
+    return Session(index)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +50,12 @@ def test_it_says_how_it_was_asked(index):
     assert answer.certainty is None and answer.unsure == "captions are all asked at once"
 
 
-def test_nothing_is_asked_of_the_model(index, monkeypatch):
+def test_nothing_is_asked_of_the_model(session, monkeypatch):
     def forward(*_, **__):
         raise AssertionError("the network was run")
 
-    monkeypatch.setattr(type(index.denoiser.network), "forward", forward)
-    assert np.isfinite(index.attribute(Concept(PROMPT, "yellow"), method=METHOD).scores).all()
+    monkeypatch.setattr(type(session.denoiser.network), "forward", forward)
+    assert np.isfinite(session.attribute(Concept(PROMPT, "yellow"), method=METHOD).scores).all()
 
 
 @pytest.mark.parametrize(
@@ -72,17 +73,14 @@ def test_what_captions_cannot_be_asked(index, query, error, says):
         index.attribute(query, method=METHOD)
 
 
-def test_where_every_caption_names_it_there_is_nothing_to_set_against(index):
-    alike = SimpleNamespace(samples=[replace(s, caption="a house") for s in index.samples])
+def test_where_every_caption_names_it_there_is_nothing_to_set_against():
     with pytest.raises(QueryError, match="every training caption names 'house', so caption-d-trak"):
-        naming(alike, Concept("a house", "house"), METHOD)
+        naming(["a house"] * 3, Concept("a house", "house"), METHOD)
 
 
-def test_a_report_says_that_captions_asked(index, tmp_path):
-    query = Concept(PROMPT, "yellow")
-    written = write_answers(
-        tmp_path, [index.attribute(query, method=METHOD)], index.picture(Image(PROMPT))
-    )
+def test_a_report_says_that_captions_asked(session, tmp_path):
+    attribution = session.attribute(Concept(PROMPT, "yellow"), method=METHOD)
+    written = write_answers(session, [attribution], tmp_path)
     assert written["results"][0]["context"].startswith("by ")
     report = (tmp_path / "report.html").read_text()
     assert "Most in common" in report and "a regression of what captions say" in report

@@ -1,6 +1,7 @@
 """Unlearning against its closed form, by plain autograd in float64; and that it leaves no trace."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 from support.tiny import tiny_folder, tiny_unconditional
 
 import headwater
-from headwater import Denoiser
+from headwater import Denoiser, Session
 from headwater.attribution.scorers import natural_gradient, unlearning
-from headwater.attribution.scorers.natural_gradient import Batch, Loss, Options
+from headwater.attribution.scorers.natural_gradient import Loss, Options
 from headwater.errors import MismatchError, NonFiniteError, ParameterError
+from headwater.features.batch import Batch
 from headwater.models.sampling import seeded_noise
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
@@ -27,17 +29,17 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory, tiny_model, data):
-    """One that has no timesteps and no layers of its own."""
+def session(tmp_path_factory, tiny_model, data):
+    """Of an index that has no timesteps and no layers of its own."""
     denoiser = Denoiser.load(tiny_model, dtype=torch.float64)
     out = tmp_path_factory.mktemp("unlearning") / "index"
-    return headwater.build_index(denoiser, data, out, method="pixel-dot")
+    return Session(headwater.build_index(denoiser, data, out, method="pixel-dot"))
 
 
 @pytest.fixture(scope="module")
-def target(index):
-    x0 = torch.randn(1, *index.denoiser.latent_shape, generator=torch.Generator().manual_seed(3))
-    return unlearning.picture(index.denoiser, x0.double(), "a red star", seed=0, draws=3)
+def target(session):
+    x0 = torch.randn(1, *session.denoiser.latent_shape, generator=torch.Generator().manual_seed(3))
+    return unlearning.repeat_picture(session.denoiser, x0.double(), "a red star", seed=0, draws=3)
 
 
 def state(denoiser):
@@ -71,8 +73,8 @@ def probe_gradients(denoiser, x0, condition, id, timesteps):
     return torch.stack(found)
 
 
-def training_gradients(index, timesteps):
-    denoiser = index.denoiser
+def training_gradients(session, timesteps):
+    denoiser, index = session.denoiser, session.index
     rows = []
     for row, sample in enumerate(index.samples):
         x0 = denoiser.encode_images([index.training_set.image(row)])
@@ -81,13 +83,13 @@ def training_gradients(index, timesteps):
     return torch.stack(rows)  # [n, timesteps, d]
 
 
-def test_a_small_step_changes_losses_as_the_first_order_says(index, target):
+def test_a_small_step_changes_losses_as_the_first_order_says(session, target):
     """score(i) = s ||theta|| <grad loss_i, F^-1 g> / ||F^-1 g||, with F over all images."""
     options = replace(SMALL, images=N, damping=0.3)
-    ours = unlearning.scores(index, target, options)[0]
-    denoiser, timesteps = index.denoiser, (299, 799)
-    assert unlearning.timesteps_of(index, 2) == timesteps
-    gradients = training_gradients(index, timesteps)
+    ours = unlearning.loss_rises(session, target, options)[0]
+    denoiser, timesteps = session.denoiser, (299, 799)
+    assert unlearning.forgetting_timesteps(session, 2) == timesteps
+    gradients = training_gradients(session, timesteps)
     fisher = gradients.square().mean((0, 1))
     of = [
         probe_gradients(denoiser, target.x0[i : i + 1], target.condition[i : i + 1], id, timesteps)
@@ -102,10 +104,10 @@ def test_a_small_step_changes_losses_as_the_first_order_says(index, target):
     torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item())
 
 
-def test_the_step_is_a_share_of_the_weights_and_goes_uphill(index, target):
-    denoiser, before = index.denoiser, state(index.denoiser)
-    loss, layers = Loss(denoiser, (299, 799)), natural_gradient.layers_of(denoiser.network)
-    fisher = unlearning.fisher_of(index, loss, layers, 5)
+def test_the_step_is_a_share_of_the_weights_and_goes_uphill(session, target):
+    denoiser, before = session.denoiser, state(session.denoiser)
+    loss, layers = Loss(denoiser, (299, 799)), natural_gradient.layers_of(denoiser)
+    fisher = unlearning.fisher_information(session, loss, layers, 5)
     for steps in (1, 4):
         options = Options(step=1e-3, steps=steps)
         with natural_gradient.restored(layers):
@@ -126,12 +128,16 @@ def test_a_picture_is_among_the_first_to_suffer_from_unlearning_it(tmp_path):
     """On the bundled model, with other noise than the losses see."""
     scenes = headwater.load_dataset("scenes").first(14)
     denoiser = Denoiser.load("scenes")
-    index = headwater.build_index(denoiser, scenes, tmp_path / "index", method="pixel-dot")
+    session = Session(
+        headwater.build_index(denoiser, scenes, tmp_path / "index", method="pixel-dot")
+    )
     ranks = []
     for row in (3, 11):
         x0 = denoiser.encode_images([scenes.image(row)])
-        target = unlearning.picture(denoiser, x0, scenes.samples[row].caption, seed=0, draws=3)
-        scores = unlearning.scores(index, target, Options(images=10))[0]
+        target = unlearning.repeat_picture(
+            denoiser, x0, scenes.samples[row].caption, seed=0, draws=3
+        )
+        scores = unlearning.loss_rises(session, target, Options(images=10))[0]
         assert scores[row] > 0
         ranks.append((scores > scores[row]).sum().item())
     assert max(ranks) < 2, ranks
@@ -140,12 +146,12 @@ def test_a_picture_is_among_the_first_to_suffer_from_unlearning_it(tmp_path):
 # --- no trace -------------------------------------------------------------------------------------
 
 
-def test_the_weights_are_restored_bit_for_bit(index, target):
-    denoiser, before = index.denoiser, state(index.denoiser)
+def test_the_weights_are_restored_bit_for_bit(session, target):
+    denoiser, before = session.denoiser, state(session.denoiser)
     fingerprint = Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint()
-    unlearning.scores(index, target, replace(SMALL, step=0.3, steps=2))
+    unlearning.loss_rises(session, target, replace(SMALL, step=0.3, steps=2))
     assert Denoiser(denoiser.pipe, dtype=torch.float64).fingerprint() == fingerprint
-    layers = natural_gradient.layers_of(denoiser.network)
+    layers = natural_gradient.layers_of(denoiser)
     with pytest.raises(RuntimeError, match="on the way"), natural_gradient.restored(layers):
         natural_gradient.move(
             layers, {name: torch.ones(_size(m)) for name, m in layers.items()}, 1.0
@@ -160,28 +166,27 @@ def _size(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_a_step_that_breaks_the_model_is_refused(index, target):
-    before = state(index.denoiser)
+def test_a_step_that_breaks_the_model_is_refused(session, target):
+    before = state(session.denoiser)
     with pytest.raises(NonFiniteError, match="take a smaller step than 1e\\+200"):
-        unlearning.scores(index, target, replace(SMALL, step=1e200))
-    assert unchanged(index.denoiser, before)
+        unlearning.loss_rises(session, target, replace(SMALL, step=1e200))
+    assert unchanged(session.denoiser, before)
 
 
-def test_no_step_changes_no_loss(index, target):
-    assert not unlearning.scores(index, target, replace(SMALL, step=0.0)).any()
+def test_no_step_changes_no_loss(session, target):
+    assert not unlearning.loss_rises(session, target, replace(SMALL, step=0.0)).any()
 
 
-def test_nothing_to_unlearn_is_refused(index, target):
+def test_nothing_to_unlearn_is_refused(session, target):
     nan = Batch(target.x0 * float("nan"), target.condition, target.ids)
     with pytest.raises(NonFiniteError, match="nothing to unlearn"):
-        unlearning.scores(index, nan, SMALL)
+        unlearning.loss_rises(session, nan, SMALL)
 
 
-def test_scores_do_not_depend_on_the_batch_and_come_out_the_same_again(index, target):
+def test_scores_do_not_depend_on_the_batch_and_come_out_the_same_again(session, target):
     def scores(size):
-        for kept in (index.path / "queries").glob("unlearning-*"):
-            kept.unlink()
-        return unlearning.scores(index, target, replace(SMALL, step=1e-2), batch_size=size)
+        shutil.rmtree(session.queries, ignore_errors=True)  # losses, Fisher information
+        return unlearning.loss_rises(session, target, replace(SMALL, step=1e-2), batch_size=size)
 
     together = scores(8)
     assert together.abs().min() > 0
@@ -190,26 +195,26 @@ def test_scores_do_not_depend_on_the_batch_and_come_out_the_same_again(index, ta
     assert torch.equal(scores(8), together)
 
 
-def test_what_no_query_changes_is_computed_once(index, target, monkeypatch):
+def test_what_no_query_changes_is_computed_once(session, target, monkeypatch):
     sweeps = []
     sweep = unlearning.training_losses
 
-    def counted(index, loss, batch_size=None, title="losses"):
+    def counted(session, loss, batch_size=None, title="losses"):
         sweeps.append(title)
-        return sweep(index, loss, batch_size, title)
+        return sweep(session, loss, batch_size, title)
 
     monkeypatch.setattr(unlearning, "training_losses", counted)
     options = replace(SMALL, seed=7)  # that no other test has
-    first = unlearning.scores(index, target, options)
+    first = unlearning.loss_rises(session, target, options)
     assert sweeps == ["losses before", "losses after"]
     with monkeypatch.context() as patch:
-        patch.setattr(unlearning, "fisher_of", None)
-        assert torch.equal(unlearning.scores(index, target, options), first)
+        patch.setattr(unlearning, "fisher_information", None)
+        assert torch.equal(unlearning.loss_rises(session, target, options), first)
         assert sweeps[2:] == ["losses after"]
         with pytest.raises(TypeError):  # another Fisher
-            unlearning.scores(index, target, replace(options, images=6))
+            unlearning.loss_rises(session, target, replace(options, images=6))
     sweeps.clear()
-    unlearning.scores(index, target, replace(options, seed=8))  # other noise
+    unlearning.loss_rises(session, target, replace(options, seed=8))  # other noise
     assert sweeps == ["losses before", "losses after"]
 
 
@@ -224,38 +229,38 @@ def test_what_no_query_changes_is_computed_once(index, target, monkeypatch):
     ],
     ids=["concept", "image"],
 )
-def test_any_index_answers_by_unlearning(index, query, monkeypatch):
+def test_any_index_answers_by_unlearning(session, query, monkeypatch):
     monkeypatch.setattr(unlearning, "PICTURE_STEPS", 3)
-    before = state(index.denoiser)
-    attribution = index.attribute(query, method="unlearning")
+    before = state(session.denoiser)
+    attribution = session.attribute(query, method="unlearning")
     assert attribution.scores.std() > 0
     assert "by unlearning" in attribution.asked
     assert json.dumps(attribution.provenance["query"]["unlearning"])
-    assert np.array_equal(index.attribute(query, method="unlearning").scores, attribution.scores)
-    assert unchanged(index.denoiser, before)
+    assert np.array_equal(session.attribute(query, method="unlearning").scores, attribution.scores)
+    assert unchanged(session.denoiser, before)
 
 
-def test_a_concept_is_unlearned_as_pictures_of_its_prompts(index, monkeypatch):
+def test_a_concept_is_unlearned_as_pictures_of_its_prompts(session, monkeypatch):
     """Each its own, so that the prompts' other words average out."""
     monkeypatch.setattr(unlearning, "PICTURE_STEPS", 2)
-    made = unlearning.pictures_of(index.denoiser, ["a red star", "a fish"], 0)
-    alone = unlearning.pictures_of(index.denoiser, ["a red star"], 0)
+    made = unlearning.make_pictures(session.denoiser, ["a red star", "a fish"], 0)
+    alone = unlearning.make_pictures(session.denoiser, ["a red star"], 0)
     torch.testing.assert_close(made.x0[:1], alone.x0)
     assert (made.x0[0] - made.x0[1]).abs().max() > 0.01
-    assert torch.equal(made.condition, index.denoiser.encode_captions(["a red star", "a fish"]))
+    assert torch.equal(made.condition, session.denoiser.encode_captions(["a red star", "a fish"]))
 
 
 def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
     denoiser = Denoiser.load(tiny_unconditional(tmp_path / "ddpm"))
-    layers = natural_gradient.layers_of(denoiser.network)
+    layers = natural_gradient.layers_of(denoiser)
     assert layers and all(name.endswith(("to_k", "to_v")) for name in layers)
     index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
     attribution = index.attribute(Image(steps=3, draws=2), method="unlearning")
     assert attribution.scores.std() > 0
 
 
-def test_which_weights(index):
-    network = index.denoiser.network
+def test_which_weights(session):
+    network = session.denoiser.network
     names = list(natural_gradient.layers_of(network))
     assert names and all(".attn2.to_k" in name or ".attn2.to_v" in name for name in names)
     assert set(natural_gradient.layers_of(network, "attn")) > set(names)
@@ -263,24 +268,25 @@ def test_which_weights(index):
         natural_gradient.layers_of(network, "attn9")
 
 
-def test_timesteps_are_the_middles_of_equal_parts(index, monkeypatch):
-    assert unlearning.timesteps_of(index, 4) == (199, 399, 699, 899)
-    monkeypatch.setitem(vars(index), "recipe", replace(index.recipe, timesteps=(9, 99, 499)))
-    assert unlearning.timesteps_of(index, 1) == (99,)
-    assert unlearning.timesteps_of(index, 4) == (9, 99, 499)
+def test_timesteps_are_the_middles_of_equal_parts(session, monkeypatch):
+    assert unlearning.forgetting_timesteps(session, 4) == (199, 399, 699, 899)
+    recipe = replace(session.index.recipe, timesteps=(9, 99, 499))
+    monkeypatch.setitem(vars(session.index), "recipe", recipe)
+    assert unlearning.forgetting_timesteps(session, 1) == (99,)
+    assert unlearning.forgetting_timesteps(session, 4) == (9, 99, 499)
 
 
-def test_images_of_another_data_set_are_refused(index, target, data):
+def test_images_of_another_data_set_are_refused(session, target, data):
     moved = replace(data, samples=data.samples[::-1])
-    other = headwater.Index.open(index.path, index.denoiser, moved)
+    other = Session.open(session.index.path, denoiser=session.denoiser, training_set=moved)
     with pytest.raises(MismatchError, match="is not at row 0: build the index again"):
-        unlearning.scores(other, target, SMALL)
+        unlearning.loss_rises(other, target, SMALL)
 
 
 def test_half_precision_is_warned_of(tmp_path, tiny_model, data):
     denoiser = Denoiser.load(tiny_model, dtype=torch.bfloat16)
-    index = headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot")
+    session = Session(headwater.build_index(denoiser, data, tmp_path / "index", method="pixel-dot"))
     x0 = torch.randn(1, *denoiser.latent_shape)
-    target = unlearning.picture(denoiser, x0, "a red star", seed=0, draws=2)
+    target = unlearning.repeat_picture(denoiser, x0, "a red star", seed=0, draws=2)
     with pytest.warns(headwater.errors.HeadwaterWarning, match="bfloat16 rounds"):
-        unlearning.scores(index, target, replace(SMALL, step=0.1))
+        unlearning.loss_rises(session, target, replace(SMALL, step=0.1))

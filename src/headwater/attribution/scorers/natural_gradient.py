@@ -8,7 +8,7 @@ F is the diagonal of the Fisher information: the mean of squared per-sample grad
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from headwater.errors import NonFiniteError, ParameterError
+from headwater.errors import NonFiniteError
 from headwater.features.batch import Batch
 from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
-from headwater.gradients.parameters import select
+from headwater.gradients.parameters import first_match
 from headwater.gradients.vjp import TINY, Tape, unit_rms
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import captions_kept, frozen
@@ -29,10 +29,6 @@ from headwater.runtime.batch_size import BatchSize
 
 Result = TypeVar("Result")
 
-# Which weights are changed, the first of these that a model has: keys and values of its
-# cross-attention, which bind pictures to words (the paper's choice); those of its self-attention,
-# in a model that reads no prompts; everything.
-PARAMETERS = ("attn2-kv", r"\.to_[kv](\.|$)", "all")
 # On the bundled model (pictures of four concepts, damping 0.1) a step of 0.01, 0.03, 0.05, 0.1
 # raises the query's loss by 4%, 13%, 24%, 53%, and that of training images on the whole by 0.05%,
 # 0.6%, 1.6%, 6%. At 0.05 the query is clearly forgotten and the rest is not. Of the first ten of
@@ -57,7 +53,7 @@ class Options:
         damping: added to F, as a multiple of its mean.
         timesteps: at how many of the index's timesteps losses are taken.
         images: training images that F is the mean over.
-        parameters: which weights, as `--parameters`; None for the first of `PARAMETERS`.
+        parameters: which weights, as `--parameters`; None for the family's own choice.
         seed: of the noise and of the choice of images.
     """
 
@@ -91,7 +87,7 @@ def losses(loss: Loss, batch: Batch) -> Float[Tensor, " b"]:
     """The loss of each sample."""
     network = loss.denoiser.network
     # A path asks for a graph; inference mode does without, in two thirds of the time.
-    with frozen(network), captions_kept(network), torch.inference_mode():
+    with frozen(network), captions_kept(loss.denoiser), torch.inference_mode():
         return torch.stack([_error(each) for each in loss.objectives(batch)]).mean(0)
 
 
@@ -112,7 +108,7 @@ def gradient_sums(
     """
     network = loss.denoiser.network
     total: dict[str, Tensor] = {}
-    with frozen(network), captions_kept(network), Tape(layers) as tape:
+    with frozen(network), captions_kept(loss.denoiser), Tape(layers) as tape:
         for eps, delta, _ in loss.objectives(batch):
             unit, scale = unit_rms(delta)
             for name, rows in tape.gradients(eps, unit):
@@ -121,17 +117,17 @@ def gradient_sums(
     return total
 
 
-def layers_of(network: nn.Module, parameters: str | None = None) -> dict[str, nn.Module]:
+def layers_of(denoiser: Denoiser, parameters: str | None = None) -> dict[str, nn.Module]:
     """The layers whose weights are changed.
 
     Raises:
         ParameterError: `parameters` matches none.
     """
-    if parameters is None:
-        for each in PARAMETERS[:-1]:
-            with suppress(ParameterError):
-                return select(network, each)
-    return select(network, parameters or PARAMETERS[-1])
+    family = denoiser.family
+    chosen = parameters or first_match(
+        denoiser.network, family.forgotten_parameters, family.parameter_sets
+    )
+    return denoiser.layers(chosen)
 
 
 # --- forgetting -----------------------------------------------------------------------------------

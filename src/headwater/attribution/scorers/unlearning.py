@@ -158,7 +158,7 @@ def loss_rises(
         text = f"unlearning moves weights by small steps, which {denoiser.dtype} rounds"
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
     loss = Loss(denoiser, forgetting_timesteps(resources, options.timesteps), options.seed)
-    layers = layers_of(denoiser.network, options.parameters)
+    layers = layers_of(denoiser, options.parameters)
     before = _remember(
         resources,
         {"losses": loss.timesteps, "seed": loss.seed},

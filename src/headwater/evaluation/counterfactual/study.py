@@ -41,8 +41,6 @@ from headwater.evaluation.retraining.retrain import (
 from headwater.evaluation.studies.lds import NO_PROMPTS
 from headwater.evaluation.studies.method_indexes import indexes_of, of_gradients
 from headwater.evaluation.studies.method_scores import scores
-from headwater.gradients.parameters import select
-from headwater.index.config import DEFAULT_PARAMETERS
 from headwater.index.index import Index
 from headwater.methods import Method
 from headwater.models.denoiser import Denoiser
@@ -97,7 +95,7 @@ def outcomes(setting: Setting) -> dict[str, Outcome]:
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
     for name in of_gradients(setting.methods):  # refused before anything is trained
-        select(base.network, setting.parameters.get(name, DEFAULT_PARAMETERS))
+        base.layers(setting.parameters.get(name))
     for window in setting.windows:
         require_step(window, len(base.alpha_bar))
     of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)

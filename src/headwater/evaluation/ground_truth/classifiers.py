@@ -163,7 +163,7 @@ class ClipJudge:
         words = F.normalize(clip.texts(self.concepts), dim=1)
         parts = [F.normalize(clip.pixels(part), dim=1) for part in pictures.split(BATCH)]
         embedded = torch.cat(parts)
-        scale = clip._model.logit_scale.exp()  # the temperature that it learned
+        scale = clip.logit_scale
         return Seen((scale * embedded @ words.T).softmax(1).cpu(), embedded.cpu())
 
 

@@ -51,7 +51,7 @@ def denoising_losses(
         part = slice(start, start + BATCH)
         condition = denoiser.encode_captions(captions[part])
         batch, spec = Batch(x0[part], condition, of[part]), ProbeSpec(timesteps, seed, draws)
-        with frozen(network), captions_kept(network), torch.inference_mode():
+        with frozen(network), captions_kept(denoiser), torch.inference_mode():
             asked = image_objectives(denoiser, _NOISED, batch, spec)
             found.append(torch.stack([_residual(each) for each in asked]).mean(0).cpu())
     return torch.cat(found)

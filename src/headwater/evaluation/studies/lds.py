@@ -28,8 +28,6 @@ from headwater.evaluation.retraining.retrain import Measured, kept_encoding, ret
 from headwater.evaluation.studies.method_indexes import indexes_of, of_gradients, require
 from headwater.evaluation.studies.method_scores import Asking, answered, require_named, scores
 from headwater.evaluation.studies.subset_plan import Plan, by_query, collect, rows_of
-from headwater.gradients.parameters import select
-from headwater.index.config import DEFAULT_PARAMETERS
 from headwater.index.index import Index
 from headwater.methods import Method, method_named
 from headwater.models.denoiser import Denoiser
@@ -76,7 +74,7 @@ class Setting:
     """A data set split for a study, its models, and where everything is kept.
 
     Attributes:
-        parameters: what gradients are of.
+        parameters: what gradients are of; None for what suits the model.
     """
 
     out: Path
@@ -86,7 +84,7 @@ class Setting:
     plan: Plan
     engine: Engine = HERE
     device: str = "cpu"
-    parameters: str = DEFAULT_PARAMETERS
+    parameters: str | None = None
 
 
 def split(data: TrainingSet, held_out: int, seed: int = 0) -> tuple[TrainingSet, TrainingSet]:
@@ -120,7 +118,7 @@ def measured_with(
     if len(captions) > 1 and not denoiser.conditional:
         raise QueryError(NO_PROMPTS)
     if of_gradients(names):  # refused before anything is trained
-        select(denoiser.network, setting.parameters)
+        denoiser.layers(setting.parameters)
     held = kept_encoding(setting.out / "encoded", denoiser, setting.held)
     measure = Losses(held.x0, dict(captions))
     facts = {
@@ -144,8 +142,7 @@ def full_model(setting: Setting) -> Denoiser:
 
 
 def _indexes(setting: Setting, names: Sequence[str]) -> dict[Method, Index]:
-    usual = setting.parameters == DEFAULT_PARAMETERS
-    recipe = {} if usual else {"parameters": setting.parameters}
+    recipe = {} if setting.parameters is None else {"parameters": setting.parameters}
     full, folder = full_model(setting), setting.out / "indexes"
     return indexes_of(full, setting.trained, folder, names, **recipe)
 

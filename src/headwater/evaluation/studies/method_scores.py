@@ -240,7 +240,7 @@ def _path(
         "model": index.manifest.model["fingerprint"],
         "samples": index.manifest.samples_sha256,
         "recipe": dict(index.manifest.recipe),
-        "features": [s.sha256 for member in index.members() for s in member.manifest.shards],
+        "features": [s.checksum for member in index.members() for s in member.manifest.shards],
         "rule": method.rule,
         "query": [query.kind, about, str(method.asks(query.kind))],
         "damping": damping,

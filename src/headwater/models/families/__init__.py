@@ -1,0 +1,48 @@
+"""The families of models. Nothing outside this folder knows which one it deals with.
+
+The table names classes without importing them, so that the names of their parameters (`sets.py`)
+can be shown in a moment.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from headwater.errors import ModelError
+
+if TYPE_CHECKING:
+    from headwater.models.families.family import Family
+
+# Family -> where its class is. The first that takes a pipeline has it.
+FAMILIES = {
+    "unet": "headwater.models.families.unet:Unet",
+}
+
+
+def family_of(pipe: Any) -> Family:
+    """The family of a pipeline, bound to it.
+
+    Raises:
+        ModelError: it is no pipeline, of no family in the table, or the family refuses it.
+    """
+    for place in FAMILIES.values():
+        module, _, name = place.partition(":")
+        family: type[Family] = getattr(import_module(module), name)
+        if family.takes(pipe):
+            return family(pipe)
+    raise ModelError(_refusal(pipe))
+
+
+def _refusal(pipe: Any) -> str:
+    from torch import nn
+
+    name = type(pipe).__name__
+    if isinstance(pipe, str) or hasattr(pipe, "__fspath__"):
+        return f"{str(pipe)!r} is a name, not a pipeline: give Denoiser.load({str(pipe)!r})"
+    if isinstance(pipe, nn.Module):
+        return f"{name} is a network, not a pipeline: give the pipeline that it is part of"
+    return (
+        f"{name} is not supported: headwater takes diffusers pipelines of the families "
+        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM)"
+    )

@@ -1,0 +1,158 @@
+"""The contract of a family of models: all that differs between one kind of pipeline and another.
+
+A family is one small file. `headwater.models.denoiser` drives any of them and holds what all have
+in common: types, devices, fingerprints, pictures. To add one, write a class that keeps this
+contract and name it in the table of `headwater.models.families`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater.models.schedule import Schedule
+
+# A module, and what it computes instead of its own `forward`; see `patches.swapped_forwards`.
+Replacement = tuple[nn.Module, Callable[..., Any]]
+
+
+@runtime_checkable
+class Words(Protocol):
+    """How a family reads prompts, and how a new word is taught to it (textual inversion).
+
+    Attributes:
+        encoder: the network that reads them.
+        token_limit: of a prompt, with begin and end.
+    """
+
+    encoder: nn.Module
+    token_limit: int
+
+    def encode(self, texts: Sequence[str]) -> Float[Tensor, "b l e"]:
+        """What the network reads beside x_t, with its graph where gradients are on."""
+        ...
+
+    def names(self) -> Collection[str]:
+        """All tokens that are known."""
+        ...
+
+    def table(self) -> Float[Tensor, "n e"]:
+        """The embeddings of all tokens."""
+        ...
+
+    def ids(self, text: str) -> list[int]:
+        """Rows of the table that a text is made of, without begin and end."""
+        ...
+
+    def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """Text -> (words read, words lost), of each that is longer than `token_limit`."""
+        ...
+
+    def reader(
+        self, name: str, vector: Float[Tensor, " e"]
+    ) -> AbstractContextManager[Callable[[Sequence[str]], Float[Tensor, "b l e"]]]:
+        """Inside, what encodes prompts that may hold a new token of this name and embedding.
+
+        With its graph to the vector. Whoever encodes prompts elsewhere meanwhile, in another
+        thread or by the pipeline itself, sees nothing of it.
+        """
+        ...
+
+
+@runtime_checkable
+class Family(Protocol):
+    """One kind of pipeline, bound to one pipeline.
+
+    Attributes:
+        parameter_sets: name -> regular expression of module names, for `--parameters`. "lora" and
+            "all" are every family's.
+        default_parameters: sets in order of preference; the first that matches a layer is taken.
+        forgotten_parameters: the same, for the weights that unlearning moves.
+        pipe: the pipeline that it was made from.
+        network: what is attributed.
+        encoders: by name, what pictures and prompts are encoded by, in a fixed order.
+        latent_shape: (channels, height, width) of x0.
+        image_size: (height, width) in pixels.
+        words: how prompts are read; None for a model that reads none.
+    """
+
+    parameter_sets: ClassVar[Mapping[str, str]]
+    default_parameters: ClassVar[Sequence[str]]
+    forgotten_parameters: ClassVar[Sequence[str]]
+    pipe: Any
+    network: nn.Module
+    encoders: Mapping[str, nn.Module]
+    latent_shape: tuple[int, int, int]
+    image_size: tuple[int, int]
+    words: Words | None
+
+    def __init__(self, pipe: Any) -> None:
+        """Bind a pipeline that the family `takes`.
+
+        Raises:
+            ModelError: it is of this family, but wants what a question cannot give, or what would
+                fail later, or would give numbers that mean nothing.
+        """
+        ...
+
+    @classmethod
+    def takes(cls, pipe: Any) -> bool:
+        """Whether a pipeline is of this family, by its parts; never raises."""
+        ...
+
+    def schedule(self) -> Schedule:
+        """The noise schedule that the network was trained with, and what it predicts.
+
+        Raises:
+            ModelError: the pipeline's scheduler has none, or predicts something else.
+        """
+        ...
+
+    def forward(
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: int,
+        condition: Float[Tensor, "b l e"] | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """What the network predicts, without learned variances, with its graph.
+
+        Args:
+            network: the family's own, or a copy of it in another type.
+            xt: in the network's type.
+            t: timestep.
+            condition: as `words.encode` makes it, in the network's type; None without words.
+        """
+        ...
+
+    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
+        """x0 in float32 or better, where the parts are. Nothing is random.
+
+        Args:
+            pixels: of `image_size`, from -1 to 1, float32, on the CPU.
+        """
+        ...
+
+    def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+        """Pictures from -1 to 1 in the decoder's type, with their graph."""
+        ...
+
+    def encoding_facts(self) -> Mapping[str, Any]:
+        """All that encoding depends on besides the encoders themselves; as JSON takes it."""
+        ...
+
+    def network_facts(self) -> Mapping[str, Any]:
+        """All that the network's numbers depend on besides its weights, configuration, adapters."""
+        ...
+
+    def kept_projections(self, network: nn.Module) -> Iterable[nn.Linear]:
+        """Layers that see the condition alone, so that once for each condition is enough."""
+        ...
+
+    def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
+        """Forwards that say the same in less time, where none of `layers` is bypassed."""
+        ...

@@ -1,0 +1,16 @@
+"""Parameter sets of the families: a name -> a regular expression of module names.
+
+Nothing is imported here, so that a command line can list the names in a moment.
+"""
+
+from __future__ import annotations
+
+# Of UNet2DConditionModel and UNet2DModel, by diffusers' names.
+UNET = {
+    "attn2": r"\.attn2\.",
+    "attn2-kv": r"\.attn2\.to_[kv](\.|$)",
+    "attn2-qo": r"\.attn2\.to_(q|out)(\.|$)",  # no words but in to_out's input
+    # UNet2DModel has its self-attention bare
+    "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_[qkv]|to_out|group_norm)(\.|$)",
+    "up_blocks": r"^up_blocks\.",
+}

@@ -1,0 +1,99 @@
+"""What a model is, as a digest of all that its numbers depend on, and of nothing else.
+
+Weights, what a configuration says beside them, adapters with their scales, tokenizers. Names of
+folders, versions of libraries and the type that weights were saved in are left out: a model that
+is moved stays the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+# Of configurations, besides names that begin with an underscore: where, by what and in which type
+# a model was saved.
+_UNSEEN = ("transformers_version", "dtype", "torch_dtype", "architectures")
+
+
+class Digest:
+    """sha256 over parts that are named, so that none can be taken for another."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, name: str, facts: Any) -> None:
+        """Facts as JSON; the order of keys does not count."""
+        text = json.dumps(facts, sort_keys=True, default=str)
+        self._sha256.update(f"{name}={text}\n".encode())
+
+    def add_tensor(self, name: str, tensor: torch.Tensor) -> None:
+        """Shape and bytes."""
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        self._sha256.update(f"{name}{tuple(tensor.shape)}".encode())
+        self._sha256.update(flat.view(torch.uint8).numpy().data)
+
+    def add_module(self, name: str, module: nn.Module) -> None:
+        """Class, configuration, adapters and weights."""
+        self.add(f"{name} is", type(module).__name__)
+        self.add(f"{name}'s configuration", config_facts(module))
+        self.add(f"{name}'s adapters", adapter_facts(module))
+        for key, tensor in module.state_dict().items():
+            self.add_tensor(f"{name}.{key}", tensor)
+
+    def hex(self) -> str:
+        """So far."""
+        return self._sha256.hexdigest()
+
+
+def config_facts(module: nn.Module) -> dict[str, Any]:
+    """What a network's configuration says, diffusers' or transformers', beside names and types."""
+    config: Any = getattr(module, "config", None)
+    if config is None:
+        return {}
+    return _seen(config.to_dict() if hasattr(config, "to_dict") else dict(config))
+
+
+def _seen(facts: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        str(key): _seen(value) if isinstance(value, Mapping) else value
+        for key, value in facts.items()
+        if not str(key).startswith("_") and key not in _UNSEEN
+    }
+
+
+def adapter_facts(module: nn.Module) -> dict[str, Any]:
+    """How strongly each adapter acts: by module name, of PEFT's layers."""
+    return {
+        name: {
+            "kind": type(part).__name__,
+            "active": list(part.active_adapters),  # pyright: ignore[reportArgumentType]
+            "scales": dict(part.scaling),  # pyright: ignore[reportArgumentType, reportCallIssue]
+            "merged": list(getattr(part, "merged_adapters", ())),
+            "disabled": bool(getattr(part, "disable_adapters", False)),
+        }
+        for name, part in module.named_modules()
+        if hasattr(part, "active_adapters") and hasattr(part, "scaling")
+    }
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """What turns a text into numbers."""
+    facts = {
+        "limit": tokenizer.model_max_length,
+        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "vocabulary": tokenizer.get_vocab(),
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
+    whole = json.loads(backend.to_str())
+    # How it was last called, and the vocabulary once more.
+    model = {name: value for name, value in whole["model"].items() if name != "vocab"}
+    steps = ("normalizer", "pre_tokenizer", "post_processor")
+    return facts | {"model": model} | {name: whole.get(name) for name in steps}

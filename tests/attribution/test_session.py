@@ -1,0 +1,277 @@
+"""A session: shared by threads, quick where an answer is kept, never fooled by a file's name."""
+
+import gc
+import shutil
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from support.command_line import headwater
+from support.tiny import tiny_pipeline
+
+from headwater import (
+    Concept,
+    Denoiser,
+    Image,
+    Local,
+    Session,
+    build_index,
+    load_dataset,
+    write_answers,
+)
+from headwater.errors import MismatchError, QueryError
+from headwater.models.clip import Clip
+
+PROMPT = "a red star"
+OPTIONS = dict(parameters="attn2-kv", timesteps=1, dim=32, self_check=False)
+
+
+@pytest.fixture(scope="module")
+def indexes(tmp_path_factory, tiny_model, tiny_images) -> Path:
+    """An index of ten images for each of two methods."""
+    folder = tmp_path_factory.mktemp("sessions")
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(10)
+    for method in ("trak", "concept-trak"):
+        build_index(denoiser, data, folder / method, method=method, **OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def folder(indexes, tmp_path) -> Path:
+    """Copies of them that were never asked."""
+    return Path(shutil.copytree(indexes, tmp_path / "indexes"))
+
+
+# --- several users ------------------------------------------------------------------------------
+
+
+def test_threads_that_share_a_session_get_the_right_answers(indexes, folder, monkeypatch):
+    """One by one: while a question is answered, no other one reaches the model."""
+    concepts = [Concept(PROMPT, word, context="bare", draws=2) for word in ("red", "star")]
+    expected = [Session.open(folder / "concept-trak").attribute(query) for query in concepts]
+    session = Session.open(indexes / "concept-trak")
+    denoiser, inside, met = session.denoiser, [], threading.Event()
+    predict = denoiser.predict
+
+    def watched(*args):
+        inside.append(threading.get_ident())
+        if len(set(inside)) > 1:
+            met.set()
+        met.wait(0.05)  # gives another thread the chance to come in, if it can
+        try:
+            return predict(*args)
+        finally:
+            inside.pop()
+
+    monkeypatch.setattr(denoiser, "predict", watched)
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(lambda query: session.attribute(query, fresh=True), concepts))
+    assert not met.is_set()
+    for ours, alone in zip(answers, expected, strict=True):
+        np.testing.assert_array_equal(ours.scores, alone.scores)
+    assert not np.array_equal(answers[0].scores, answers[1].scores)
+
+
+def test_a_thread_that_holds_the_session_may_ask_it(indexes):
+    """As a journey does, whose steps are questions."""
+    session = Session.open(indexes / "trak")
+    with session.lock:
+        steps = session.attribute_steps(Image(PROMPT, draws=1, steps=2))
+    assert [step.query.step for step in steps] == [999]
+
+
+# --- answers that are kept ----------------------------------------------------------------------
+
+
+QUESTIONS = {
+    "concept": ("concept-trak", lambda file: Concept(PROMPT, "star", context="bare", draws=2)),
+    "picture": ("trak", lambda file: Image(PROMPT, draws=2, seed=1, steps=3)),
+    "file": ("trak", lambda file: Image(file=file, draws=2)),
+    "local": ("concept-trak", lambda file: Local(Concept(PROMPT, "star", draws=2), file, steps=1)),
+}
+
+
+def refuse_to_load(monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(Denoiser, "load", load)
+    monkeypatch.setattr(Clip, "__init__", load)
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_an_answer_that_is_kept_loads_no_model(folder, tiny_images, tmp_path, monkeypatch, kind):
+    method, ask = QUESTIONS[kind]
+    query = ask(tiny_images / "train-00011.png")
+    session = Session.open(folder / method)
+    first = session.attribute(query)
+    write_answers(session, [first], tmp_path / "first", guidance=3.0)
+    refuse_to_load(monkeypatch)
+    reopened, said = Session.open(folder / method), []
+    again = reopened.attribute(query, note=said.append)
+    np.testing.assert_array_equal(again.scores, first.scores)
+    assert again.provenance["reused_query_gradient"] and "computed before" in said[0]
+    write_answers(reopened, [again], tmp_path / "again", guidance=3.0)
+    pictures = [(tmp_path / name / "query.png").read_bytes() for name in ("first", "again")]
+    assert pictures[0] == pictures[1] and (tmp_path / "again/report.html").is_file()
+    with pytest.raises(AssertionError, match="was loaded"):
+        reopened.attribute(query, fresh=True)
+
+
+COMMANDS = {
+    "concept": ("concept-trak", "concept", [PROMPT, "--concept", "star"]),
+    "picture": ("trak", "image", ["--prompt", PROMPT]),
+    "file": ("trak", "image", ["{file}"]),
+}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_a_command_that_is_asked_again_loads_no_model(
+    folder, tiny_images, tmp_path, monkeypatch, kind
+):
+    method, command, options = COMMANDS[kind]
+    given = [option.format(file=tiny_images / "train-00011.png") for option in options]
+    out = tmp_path / "out"
+    ask = (command, folder / method, *given, "--draws", 2, "--out", out)
+    first = headwater(*ask)
+    assert first.code == 0, first.err
+    shutil.rmtree(out)
+    refuse_to_load(monkeypatch)
+    again = headwater(*ask)
+    assert again.code == 0, again.err
+    assert again.out == first.out and (out / "report.html").is_file()
+    assert "using the query gradient computed before" in again.err
+
+
+# --- files are known by what they hold ----------------------------------------------------------
+
+
+CHANGED = {
+    "a picture": ("trak", "picture", lambda file: Image(file=file, draws=2)),
+    "a mask": ("trak", "mask", lambda mask: Image(PROMPT, mask=mask, draws=2, steps=3)),
+    "a local concept": (
+        "concept-trak",
+        "picture",
+        lambda file: Local(Concept(PROMPT, "star", draws=2), file, steps=1),
+    ),
+}
+
+
+@pytest.fixture
+def contents(tiny_images, tmp_path) -> dict[str, list[bytes]]:
+    """Two pictures, and as masks two of their like."""
+    masks = []
+    for box in ((0, 0, 8, 16), (8, 0, 16, 16)):
+        mask = Pillow.new("L", (16, 16))
+        mask.paste(255, box)
+        mask.save(tmp_path / "mask.png")
+        masks.append((tmp_path / "mask.png").read_bytes())
+    files = [tiny_images / f"train-000{row}.png" for row in (11, 12)]
+    return {"picture": [file.read_bytes() for file in files], "mask": masks}
+
+
+@pytest.mark.parametrize("kind", CHANGED)
+def test_another_picture_under_the_same_name_is_another_question(folder, tmp_path, contents, kind):
+    """In the same session, and in one that is opened later."""
+    method, part, ask = CHANGED[kind]
+    first, second = contents[part]
+    file = tmp_path / "q.png"
+    session = Session.open(folder / method)
+
+    def answered(content: bytes, asked: Session):
+        file.write_bytes(content)
+        answer = asked.attribute(ask(file))
+        return answer.scores, answer.provenance["query"][f"{part} sha256"]
+
+    before, digest = answered(first, session)
+    after, other = answered(second, session)
+    assert digest != other and not np.allclose(before, after)
+    np.testing.assert_array_equal(answered(first, session)[0], before)
+    reopened = Session.open(folder / method)
+    for content, scores in ((second, after), (first, before)):
+        np.testing.assert_array_equal(answered(content, reopened)[0], scores)
+
+
+def test_a_report_shows_the_picture_that_was_asked_about(folder, tmp_path, contents):
+    session, file = Session.open(folder / "trak"), tmp_path / "q.png"
+    for number, content in enumerate(contents["picture"]):
+        file.write_bytes(content)
+        attribution = session.attribute(Image(file=file, draws=1))
+        write_answers(session, [attribution], tmp_path / str(number))
+        with Pillow.open(file) as own, Pillow.open(tmp_path / f"{number}/query.png") as shown:
+            assert shown.tobytes() == own.convert("RGB").tobytes()
+
+
+# --- checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory, tiny_model, tiny_images) -> Path:
+    """An index of three checkpoints."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    others = [tiny_pipeline(folder / str(seed), seed=seed) for seed in (1, 2)]
+    data = load_dataset(tiny_images).first(6)
+    options = dict(method="trak", checkpoints=others, **OPTIONS)
+    build_index(Denoiser.load(tiny_model), data, folder / "index", **options)
+    return folder / "index"
+
+
+@pytest.mark.parametrize("method", ["tracin", "gas"])
+def test_one_checkpoint_is_in_memory_at_a_time(ensemble, tiny_images, monkeypatch, method):
+    """Beside the index's own model, which other questions need again."""
+    loaded, alive, load = [], [], Denoiser.load
+
+    def counted(*args, **options):
+        gc.collect()  # pipelines refer to themselves
+        alive.append(sum(model() is not None for model in loaded))
+        denoiser = load(*args, **options)
+        loaded.append(weakref.ref(denoiser))
+        return denoiser
+
+    monkeypatch.setattr(Denoiser, "load", counted)
+    session = Session.open(ensemble)
+    query = Image(file=tiny_images / "train-00011.png", draws=2)
+    first = session.attribute(query, method=method, fresh=True)
+    assert len(loaded) == 3 and alive == [0, 1, 1]
+    gc.collect()
+    assert [model() is not None for model in loaded] == [True, False, False]
+    again = session.attribute(query, method=method, fresh=True)
+    assert alive == [0, 1, 1, 1, 1]
+    np.testing.assert_array_equal(again.scores, first.scores)
+
+
+# --- what it holds ------------------------------------------------------------------------------
+
+
+def test_a_session_lends_what_questions_have_made(folder, tiny_images, monkeypatch):
+    """To an index of other rows by the same model."""
+    lender, other = (Session.open(folder / name) for name in ("trak", "concept-trak"))
+    picture = Image(PROMPT, steps=3)
+    made = lender.picture(picture)
+    lender.lend_to(other)
+    refuse_to_load(monkeypatch)
+    assert other.denoiser is lender.denoiser and other.picture(picture) is made
+    assert other.queries == lender.queries
+
+
+def test_what_is_let_go_of_is_made_again(folder):
+    session = Session.open(folder / "trak")
+    model, spectrum = session.denoiser, session.spectrum()
+    assert session.denoiser is model and session.spectrum() is spectrum
+    session.release()
+    assert session.denoiser is not model and session.spectrum() is not spectrum
+    assert session.denoiser.fingerprint() == model.fingerprint()
+    assert session.spectrum().values.equal(spectrum.values)
+
+
+def test_a_session_says_what_it_lacks(folder, tmp_path):
+    session = Session.open(folder / "trak")
+    with pytest.raises(QueryError, match="needs a CLIP model: give its folder as --clip"):
+        session.clip()
+    other = Denoiser.load(tiny_pipeline(tmp_path / "other", seed=1))
+    with pytest.raises(MismatchError, match="its weights differ: build the index again"):
+        print(Session.open(folder / "trak", denoiser=other).denoiser)

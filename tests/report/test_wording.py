@@ -1,0 +1,34 @@
+"""What is no influence is not called so."""
+
+import re
+
+import pytest
+from support.brute_force import kernel_of, made
+from support.report import ParsedPage, answer, entry, report
+
+from headwater.attribution.scores import RULES
+from headwater.methods import METHODS, measure
+from headwater.report.wording import WORDING
+
+
+@pytest.mark.parametrize("measure", WORDING)
+def test_what_is_no_influence_is_not_called_so(measure):
+    page = ParsedPage(report(answer(measure=measure, bottom=[entry(7, score=0.1)]))).text
+    assert ("pushes the model towards “star”" in page) == (measure == "influence")
+    assert ("no image is an opponent" in page) == (measure == "influence")
+    assert ("most similar to “star”" in page) == (measure == "similarity")
+    assert ("random numbers" in page) == (measure == "chance")
+    assert ("is a square" in page) == (measure == "strength")
+    assert ("marks a proponent" in page) == (measure == "influence")
+    assert bool(re.search("Proponents|Opponents", page)) == (measure == "influence")
+
+
+def test_which_rules_square_their_scores():
+    """A rule whose scores are never negative, whatever the query, has none to call opponents."""
+    phi, psi, errors = made(60, 20)
+    kernel = kernel_of(phi, 0.1, errors)
+    squares = {
+        name for name, rule in RULES.items() if (rule.score(kernel, psi).answer() >= 0).all()
+    }
+    for name, method in METHODS.items():
+        assert (measure(name) == "strength") == (method.rule in squares)

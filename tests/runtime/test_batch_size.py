@@ -1,0 +1,65 @@
+"""How an error says that memory ran out, and what is done about it."""
+
+import pyarrow as pa
+import pytest
+import torch
+
+from headwater.errors import ResourceError
+from headwater.runtime.batch_size import BatchSize, out_of_memory
+
+# As torch 2.13 with oneDNN raised them in a process with `RLIMIT_AS`, and CUDA's libraries do.
+SAID = [
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 33554432 bytes. Error code 12 (Cannot allocate memory)",
+    "could not create a primitive",
+    "could not create a memory object",
+    "could not execute a primitive",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+]
+ERRORS = [*map(RuntimeError, SAID), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
+OTHERS = [
+    RuntimeError("could not create a primitive descriptor for the matmul primitive"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (1x2 and 3x4)"),
+    ValueError("could not create a primitive type"),
+]
+
+
+def arrow_error() -> Exception:
+    with pytest.raises(pa.ArrowException) as caught:
+        pa.allocate_buffer(1 << 60)
+    return caught.value
+
+
+@pytest.mark.parametrize("error", [*ERRORS, arrow_error()], ids=lambda error: str(error)[-40:])
+def test_out_of_memory_is_known_however_it_is_said(error):
+    sizes = []
+
+    def compute(part):
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise error
+        return list(part)
+
+    assert out_of_memory(error)
+    batch = BatchSize(None)
+    assert [row for part in batch.over(range(40), compute) for row in part] == [*range(40)]
+    assert max(sizes) > 2 and batch.size == 2
+    with pytest.raises(ResourceError, match="out of memory at batch size 4: give --batch-size 2"):
+        list(BatchSize(4).over(range(8), compute))
+
+
+@pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[-40:])
+def test_what_is_no_lack_of_memory_is_raised(error):
+    def compute(part):
+        raise error
+
+    assert not out_of_memory(error)
+    with pytest.raises(type(error)) as caught:
+        list(BatchSize(4).over(range(8), compute))
+    assert caught.value is error
+
+
+def test_what_was_chosen_is_logged_where_nobody_is_told(caplog):
+    with caplog.at_level("INFO", logger="headwater"):
+        list(BatchSize(None).over(range(3), list))
+    assert caplog.messages == ["batches of 32"]
