@@ -151,7 +151,7 @@ def test_stopped_at_any_write_and_resumed(
     tmp_path, in_one_go, denoiser, many_images, call, monkeypatch
 ):
     data, folder, calls = load_dataset(many_images), tmp_path / "index", []
-    homes = {"write_shard": shards, "write_table": building, "finish": shards}
+    homes = {"write_shard": shards, "write_table": building, "finish": building}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def stop(name: str):
@@ -253,6 +253,7 @@ def test_other_data_are_refused(tmp_path, index, denoiser, tiny_images, change):
         shutil.copy(folder / "train-00001.png", folder / "train-00000.png")
     elif change == "one more":
         shutil.copy(folder / "train-00001.png", folder / "new.png")
+        (folder / "new.txt").write_text("a fish")
     data = load_dataset(folder).first(19 if change == "one less" else 99)
     before = state(index)
     with pytest.raises(MismatchError, match="data fingerprint"):
