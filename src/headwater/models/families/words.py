@@ -110,6 +110,6 @@ def limited(pipe: Any) -> Any:
         )
     if positions is None or limit <= positions:
         return pipe
-    tokenizer = copy.deepcopy(pipe.tokenizer)
+    tokenizer = copy.copy(pipe.tokenizer)
     tokenizer.model_max_length = positions
     return with_tokenizer(pipe, tokenizer)
