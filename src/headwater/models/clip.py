@@ -13,7 +13,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from headwater.models.fingerprint import Digest, tokenizer_facts
+from headwater.models.families.words import tokenizer_facts
+from headwater.models.fingerprint import Digest
 from headwater.models.load import from_hub, model_errors
 from headwater.models.weights import Unreadable, load_whole
 
