@@ -1,6 +1,7 @@
 r"""Textual inversion (Gal 2022): one new word that stands for what pictures show.
 
-Every weight stays as it is. Learned is v alone, the embedding of a word that the model does not know:
+Every weight stays as it is. Learned is v alone, the embedding of a word that the model does not
+know:
 
     min over v of  E_{t, e} mean of m (eps(xt, t, c(v)) - e)^2,
     xt = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) e,
