@@ -169,9 +169,8 @@ def _build(
         note(f"resuming: {len(done)} of {len(ranges)} shards are there")
     captions = [sample.caption for sample in data.samples]
     denoiser.warn_of_lost_words(captions)
-    if denoiser.conditional and not any(captions):
-        text = f"{data.source} has no captions, and the model was trained with them"
-        warnings.warn(text, HeadwaterWarning, stacklevel=2)
+    if denoiser.conditional:
+        _warn_of_missing_captions(data)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     machine = extractor(denoiser, planned, clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
@@ -206,6 +205,19 @@ def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], 
         captions = [source.data.samples[row].caption for row in two]
         x0, condition = encode(machine.denoiser, [images[row] for row in two], captions)
         note(self_check_of(machine.denoiser, machine.layers, x0, condition))
+
+
+def _warn_of_missing_captions(data: TrainingSet) -> None:
+    missing = [sample.id for sample in data.samples if not sample.caption]
+    if len(missing) == len(data):
+        text = f"{data.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
+    elif missing:
+        text = (
+            f"{data.source}: {len(missing)} of {len(data)} images have no caption, such as "
+            f"{missing[0]!r}, and are taken with an empty one"
+        )
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
 def _withdraw(out: Path, existed: bool) -> None:
