@@ -160,7 +160,9 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    _warn_of_captions(denoiser, data)
+    denoiser.warn_of_lost_words([sample.caption for sample in data.samples])
+    if denoiser.conditional:
+        _warn_of_missing_captions(data)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     machine = extractor(denoiser, planned, job.clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
@@ -182,15 +184,6 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     return Index.open(out, denoiser, data, clip=job.clip)
 
 
-def _warn_of_captions(denoiser: Denoiser, data: TrainingSet) -> None:
-    """Say where the model does not get to read what it was trained to."""
-    captions = [sample.caption for sample in data.samples]
-    denoiser.warn_of_lost_words(captions)
-    if denoiser.conditional and not any(captions):
-        text = f"{data.source} has no captions, and the model was trained with them"
-        warnings.warn(text, HeadwaterWarning, stacklevel=2)
-
-
 def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
     """Check the gradients of two images that can be read, if there is a long run ahead."""
     machine = source.machine
@@ -205,6 +198,19 @@ def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], 
         captions = [source.data.samples[row].caption for row in two]
         x0, condition = encode(machine.denoiser, [images[row] for row in two], captions)
         note(self_check_of(machine.denoiser, machine.layers, x0, condition))
+
+
+def _warn_of_missing_captions(data: TrainingSet) -> None:
+    missing = [sample.id for sample in data.samples if not sample.caption]
+    if len(missing) == len(data):
+        text = f"{data.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
+    elif missing:
+        text = (
+            f"{data.source}: {len(missing)} of {len(data)} images have no caption, such as "
+            f"{missing[0]!r}, and are taken with an empty one"
+        )
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
 def _withdraw(out: Path, existed: bool) -> None:
