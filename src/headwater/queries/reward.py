@@ -25,7 +25,7 @@ from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.query import Description, Question, Setting, require_draws
-from headwater.queries.token_limit import lost_words
+from headwater.queries.words.token_limit import lost_words
 from headwater.runtime.batch_size import out_of_memory
 from headwater.runtime.plugins import function_named
 
