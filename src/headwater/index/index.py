@@ -230,7 +230,9 @@ def _read_samples(path: Path, manifest: Manifest) -> RowSamples:
     try:
         if sha256_of(path / "samples.parquet") != manifest.samples_sha256:
             raise ValueError("its checksum differs from index.json")
-        table = pq.read_table(path / "samples.parquet").to_pydict()
+        # not `read_table`, which imports `pyarrow.dataset`, and that pandas
+        with pq.ParquetFile(path / "samples.parquet") as file:
+            table = file.read().to_pydict()
         positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
         if len(positions) != manifest.rows:
             raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
