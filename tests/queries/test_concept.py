@@ -1,9 +1,9 @@
 import pytest
 
-from headwater.errors import QueryError
+from headwater.errors import HeadwaterWarning, QueryError
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
-from headwater.queries.prompts import contains, without
+from headwater.queries.words.prompts import contains, without
 
 PROMPT = "a red star in hatched style"
 CAPTIONS = [
@@ -27,6 +27,7 @@ def ask(**changes):
         ({"concept": "fish"}, r"--concept 'fish' is not in the prompt"),
         ({"concept": " "}, "is not in the prompt"),
         ({"concept": "sta"}, "is not in the prompt"),
+        ({"concept": "stars"}, "is not in the prompt 'a red star .*': give 'star', which is"),
         ({"concept": "star", "minus": PROMPT + " "}, "equals the prompt"),
         ({"concept": "star", "draws": 0}, "--draws 0 must be at least 1"),
     ],
@@ -34,6 +35,13 @@ def ask(**changes):
 def test_questions_that_make_no_sense(changes, message):
     with pytest.raises(QueryError, match=message):
         Concept(PROMPT, **changes)
+
+
+def test_bare_words_are_asked_with_a_word_on_captions_that_hold_another_form():
+    stars = ["two red stars", "green stars", "stars at night", "a star"]
+    with pytest.warns(HeadwaterWarning, match="fewer than 3 captions hold 'star'.*3 hold 'stars'"):
+        chosen = choose_contexts(ask(), stars)
+    assert chosen.kind == "bare"
 
 
 def test_auto_asks_over_the_captions_that_name_the_concept():

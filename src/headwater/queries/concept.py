@@ -13,9 +13,10 @@ from headwater.features.spec import DRAWS
 from headwater.models.denoiser import Denoiser
 from headwater.queries.contexts import Contexts, choose_contexts, same_words
 from headwater.queries.draws import encode_prompts, trajectory_noise
-from headwater.queries.prompts import contains, without
 from headwater.queries.query import Description, Name, Question, Setting, require_draws
-from headwater.queries.token_limit import lost_words, require_read
+from headwater.queries.words.prompts import contains, without
+from headwater.queries.words.token_limit import lost_words, require_read
+from headwater.queries.words.word_forms import inflections
 
 # How a concept is asked -> what asks it so, and its probes at each timestep.
 CONCEPT_DELTAS = {"concept": (concept_objectives, 1), "contrast": (contrast_objectives, 2)}
@@ -59,9 +60,10 @@ class Concept(Question):
 
     def __post_init__(self) -> None:
         if not contains(self.prompt, self.concept):
+            forms = [*inflections(self.concept, [self.prompt])]
+            mend = f"give {forms[0]!r}, which is" if forms else "give words of the prompt"
             raise QueryError(
-                f"--concept {self.concept!r} is not in the prompt {self.prompt!r}: "
-                "give words of the prompt"
+                f"--concept {self.concept!r} is not in the prompt {self.prompt!r}: {mend}"
             )
         if same_words(self.prompt, self.complement):
             raise QueryError(
