@@ -1,9 +1,16 @@
-"""The code of README and guide runs as it stands (on fewer pictures, to be quick)."""
+"""The code of README and guide runs as it stands (on few pictures); all that is named is there."""
 
 import re
+from contextlib import suppress
+from functools import reduce
+from importlib import import_module
 from pathlib import Path
 
+import pytest
+import typer
+
 import headwater
+from headwater.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +38,67 @@ def test_the_questions_of_the_guide(tmp_path, monkeypatch):
     names = ran("docs/guide.md", tmp_path, monkeypatch)
     assert len(names["top"]) == 10 and (tmp_path / "answer/report.html").is_file()
     assert [question.kind for question in names["others"]] == ["image", "image", "local"]
+
+
+# --- what documents name is there -----------------------------------------------------------------
+
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+]
+
+
+def resolve(name: str) -> object:
+    """What a dotted name stands for: a module, or something in one."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        with suppress(ModuleNotFoundError):
+            module = import_module(".".join(parts[:end]))
+            return reduce(getattr, parts[end:], module)
+    raise AssertionError(name)
+
+
+def code_of(text: str) -> list[str]:
+    """Lines and spans that are set as code."""
+    fenced = re.findall(r"```\w*\n(.*?)```", text, re.DOTALL)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    indented = re.findall(r"^ {4}(.*)$", prose, re.MULTILINE)
+    return [*"\n".join(fenced).splitlines(), *indented, *re.findall(r"`([^`]+)`", prose)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_names_of_python_resolve(document):
+    text = (ROOT / document).read_text()
+    for name in re.findall(r"(?<![\w/.-])headwater(?:\.[A-Za-z_]\w*)+", text):
+        resolve(name)
+    for module, names in re.findall(
+        r"from (headwater[\w.]*) import ([\w, ]+?)(?: as |\n|;|$)", text
+    ):
+        for name in names.split(","):
+            resolve(f"{module}.{name.strip()}")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_and_links_are_there(document):
+    text = (ROOT / document).read_text()
+    for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / document).parent / link).exists(), link
+    for name in re.findall(r"(?:[\w.]+/)*\w+\.py\b", " ".join(code_of(text))):
+        places = (ROOT, ROOT / "docs", ROOT / "src/headwater")
+        placeholder = "NAME" in name
+        assert placeholder or any((place / name).exists() for place in places), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_are_there(document):
+    commands = typer.main.get_command(app).commands
+    for line in code_of((ROOT / document).read_text()):
+        words = re.sub(r"^\$ ?|^\.venv/bin/", "", line).split()
+        if words[:1] != ["headwater"] or len(words) == 1:
+            continue
+        if words[1].startswith("-") or words[1].isupper():  # an option, a placeholder
+            continue
+        assert words[1] in commands, line
+        if words[1] == "evaluate" and len(words) > 2:
+            assert words[2].strip("|") in commands["evaluate"].commands, line
