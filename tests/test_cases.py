@@ -18,7 +18,7 @@ def test_a_folder_with_one_right_and_one_wrong_case(tmp_path, capsys) -> None:
     write_case(tmp_path / "cases" / "02-wrong", "echo 15 images; echo noise; echo")
     expected = tmp_path / "expected.json"
     row = {"contains": ["^12 images"], "lacks": ["noise"]}
-    expected.write_text(json.dumps({"01-right": row, "02-wrong": row}))
+    expected.write_text(json.dumps({"cases": {"01-right": row, "02-wrong": row}}))
 
     code = run_cases.main([str(tmp_path / "cases"), "--expected", str(expected)])
 
@@ -63,6 +63,15 @@ def test_scratch_is_where_cases_tmp_says_and_else_is_removed(tmp_path, capsys, m
     assert run_cases.main([str(tmp_path / "cases"), "--logs", str(logs)]) == 0
     scratch = Path((logs / "01-writes.txt").read_text().strip())
     assert scratch != tmp_path and not scratch.exists()
+
+
+def test_names_that_have_moved_are_replaced_in_a_copy(tmp_path, capsys) -> None:
+    write_case(tmp_path / "cases" / "01-old", "echo from the old.house")
+    expected = tmp_path / "expected.json"
+    expected.write_text(json.dumps({"renamed": {"old.house": "new.house"}}))
+    assert run_cases.main([str(tmp_path / "cases"), "--expected", str(expected)]) == 0
+    assert "01-old | right | from the new.house" in capsys.readouterr().out
+    assert "old.house" in (tmp_path / "cases" / "01-old" / "run.sh").read_text()
 
 
 def test_a_folder_without_cases_is_refused(tmp_path, capsys) -> None:

@@ -4,13 +4,16 @@
 
 A case is a folder in FOLDER with a `run.sh`, which tries one thing that happened to somebody and
 prints what came of it. It is right if the script ends with 0, shows no traceback, and prints what
-FILE asks of it. FILE is JSON, case -> {"contains": [...], "lacks": [...]}: regular expressions
-that the output must and must not match. Left out, it is `expected_cases.json` beside this file. A
-case that FILE does not name is judged by its exit code and tracebacks alone.
+FILE asks of it. FILE (`expected_cases.json` beside this one, unless another is given) is JSON:
 
-Scripts work in the folder of the environment variable CASES_TMP; unless it is set, in a temporary
-folder that is removed at the end. They call the `headwater` and `python` on PATH; where it has no
-`headwater`, those beside the running interpreter.
+- "cases": case -> {"contains": [...], "lacks": [...]}, regular expressions that its output must
+  and must not match. A case without a row is judged by its exit code and tracebacks alone.
+- "renamed": old -> new, for Python names that have moved since the scripts were written. A copy of
+  FOLDER with these replaced is what is run; FOLDER itself is never written.
+
+All work is done below the folder of the environment variable CASES_TMP; unless it is set, in a
+temporary folder that is removed at the end. Scripts call the `headwater` and `python` on PATH;
+where it has no `headwater`, those beside the running interpreter.
 """
 
 import argparse
@@ -61,13 +64,40 @@ class Outcome:
         return re.sub(r"[\x00-\x1f\x7f]", "", lines[-1] if lines else "")[:WIDTH]
 
 
-def read_expectations(file: Path) -> dict[str, Expectation]:
-    """Case -> what its output must and must not match."""
-    rows = json.loads(file.read_text(encoding="utf-8"))
-    return {
-        case: Expectation(tuple(row.get("contains", ())), tuple(row.get("lacks", ())))
-        for case, row in rows.items()
-    }
+@dataclass(frozen=True)
+class Expectations:
+    """What a folder of cases must print, and what has moved since its scripts were written."""
+
+    cases: dict[str, Expectation]
+    renamed: dict[str, str]
+
+    @classmethod
+    def read(cls, file: Path) -> "Expectations":
+        """Read them from JSON."""
+        content = json.loads(file.read_text(encoding="utf-8"))
+        cases = {
+            case: Expectation(tuple(row.get("contains", ())), tuple(row.get("lacks", ())))
+            for case, row in content.get("cases", {}).items()
+        }
+        return cls(cases, content.get("renamed", {}))
+
+    def of(self, case: str) -> Expectation:
+        """What this case must print."""
+        return self.cases.get(case, Expectation())
+
+
+def copy_cases(folder: Path, copy: Path, renamed: dict[str, str]) -> None:
+    """Copy the scripts, with today's names in them."""
+    for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target = copy / source.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix not in (".sh", ".py"):
+            shutil.copyfile(source, target)
+            continue
+        text = source.read_text(encoding="utf-8")
+        for old, new in renamed.items():
+            text = text.replace(old, new)
+        target.write_text(text, encoding="utf-8")
 
 
 def find_cases(folder: Path, prefixes: tuple[str, ...] = ()) -> list[Path]:
@@ -105,18 +135,25 @@ def run_script(script: Path, environment: dict[str, str]) -> tuple[int, str]:
     return code, output.decode("utf-8", "replace").replace("\r", "\n")
 
 
-@contextmanager
-def case_environment() -> Iterator[dict[str, str]]:
+def case_environment(scratch: Path) -> dict[str, str]:
     """Environment variables of the scripts: where they work, and whose `headwater` they call."""
-    environment = dict(os.environ)
+    environment = os.environ | {"CASES_TMP": str(scratch)}
     if shutil.which("headwater") is None:
         beside = str(Path(sys.executable).parent)
         environment["PATH"] = os.pathsep.join([beside, environment.get("PATH", "")])
-    if environment.get("CASES_TMP"):
-        yield environment
+    return environment
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """The folder that CASES_TMP names, or a temporary one."""
+    named = os.environ.get("CASES_TMP")
+    if named:
+        Path(named).mkdir(parents=True, exist_ok=True)
+        yield Path(named).resolve()
         return
     with tempfile.TemporaryDirectory(prefix="cases-") as scratch:
-        yield environment | {"CASES_TMP": scratch}
+        yield Path(scratch).resolve()
 
 
 def table_row(outcome: Outcome) -> str:
@@ -135,24 +172,32 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def run_cases(cases: list[Path], options: argparse.Namespace) -> int:
+    """Run them one after another and print a row of each; how many are wrong."""
+    expectations = Expectations.read(options.expected)
+    wrong = 0
+    with scratch_folder() as scratch, tempfile.TemporaryDirectory() as scripts:
+        copy_cases(options.folder, Path(scripts), expectations.renamed)
+        environment = case_environment(scratch)
+        for name in (case.name for case in cases):
+            outcome = run_case(Path(scripts, name), expectations.of(name), environment)
+            print(table_row(outcome), flush=True)
+            wrong += bool(outcome.faults)
+            if options.logs:
+                options.logs.mkdir(parents=True, exist_ok=True)
+                (options.logs / f"{name}.txt").write_text(outcome.output, encoding="utf-8")
+    return wrong
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the cases; 1 if any is wrong, 2 if there is none."""
+    """Run the cases of a folder; 1 if any is wrong, 2 if there is none."""
     options = parse(arguments)
     cases = find_cases(options.folder, tuple(options.only))
     if not cases:
         print(f"{options.folder} has no cases: give a folder of */run.sh", file=sys.stderr)
         return 2
-    expectations = read_expectations(options.expected)
-    wrong = 0
     print("case | result | last line")
-    with case_environment() as environment:
-        for case in cases:
-            outcome = run_case(case, expectations.get(case.name, Expectation()), environment)
-            print(table_row(outcome), flush=True)
-            wrong += bool(outcome.faults)
-            if options.logs:
-                options.logs.mkdir(parents=True, exist_ok=True)
-                (options.logs / f"{case.name}.txt").write_text(outcome.output, encoding="utf-8")
+    wrong = run_cases(cases, options)
     print(f"{len(cases) - wrong} of {len(cases)} right")
     return 1 if wrong else 0
 
