@@ -3,11 +3,11 @@
     python tests/support/run_cases.py FOLDER [--expected FILE] [--only PREFIX ...] [--logs FOLDER]
 
 A case is a folder in FOLDER with a `run.sh`, which tries one thing that happened to somebody and
-prints what came of it. It is right if the script ends with 0, shows no traceback, and prints what
-FILE asks of it. FILE (`expected_cases.json` beside this one, unless another is given) is JSON:
+prints what came of it. It is right if the script shows no traceback, and ends and prints as FILE
+asks of it. FILE (`expected_cases.json` beside this one, unless another is given) is JSON:
 
-- "cases": case -> {"contains": [...], "lacks": [...]}, regular expressions that its output must
-  and must not match. A case without a row is judged by its exit code and tracebacks alone.
+- "cases": case -> {"contains": [...], "lacks": [...], "exit_code": 0}, regular expressions that its
+  output must and must not match, and how it must end. A case without a row must end with 0.
 - "renamed": old -> new, for Python names that have moved since the scripts were written. A copy of
   FOLDER with these replaced is what is run; FOLDER itself is never written.
 
@@ -38,15 +38,19 @@ TIMED_OUT = 124
 
 @dataclass(frozen=True)
 class Expectation:
-    """Regular expressions of one case's output."""
+    """Regular expressions of one case's output, and its exit code."""
 
     contains: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
+    exit_code: int = 0
 
-    def faults(self, output: str) -> list[str]:
-        """What the output lacks, and what it should not have."""
+    def faults(self, code: int, output: str) -> list[str]:
+        """How it ended, what the output lacks, and what it should not have."""
+        ended = [] if code == self.exit_code else [f"exit code {code}"]
+        if re.search(r"^Traceback \(most recent call last\)", output, re.M):
+            ended.append("a traceback")
         missing = [f"lacks {p!r}" for p in self.contains if not re.search(p, output, re.M)]
-        return missing + [f"has {p!r}" for p in self.lacks if re.search(p, output, re.M)]
+        return ended + missing + [f"has {p!r}" for p in self.lacks if re.search(p, output, re.M)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ class Expectations:
         """Read them from JSON."""
         content = json.loads(file.read_text(encoding="utf-8"))
         cases = {
-            case: Expectation(tuple(row.get("contains", ())), tuple(row.get("lacks", ())))
+            case: Expectation(
+                tuple(row.get("contains", ())), tuple(row.get("lacks", ())), row.get("exit_code", 0)
+            )
             for case, row in content.get("cases", {}).items()
         }
         return cls(cases, content.get("renamed", {}))
@@ -109,10 +115,7 @@ def find_cases(folder: Path, prefixes: tuple[str, ...] = ()) -> list[Path]:
 def run_case(case: Path, expectation: Expectation, environment: dict[str, str]) -> Outcome:
     """Run its script and judge what it prints."""
     code, output = run_script(case / "run.sh", environment)
-    faults = [f"exit code {code}"] if code else []
-    if re.search(r"^Traceback \(most recent call last\)", output, re.M):
-        faults.append("a traceback")
-    return Outcome(case.name, output, faults + expectation.faults(output))
+    return Outcome(case.name, output, expectation.faults(code, output))
 
 
 def run_script(script: Path, environment: dict[str, str]) -> tuple[int, str]:
