@@ -18,7 +18,7 @@ from headwater.attribution.kernel import Kernel, spectrum
 from headwater.evaluation.retraining.config import shapes_first
 from headwater.index.config import extractor
 from headwater.models.sampling import seeded_noise
-from headwater.queries.prompts import without
+from headwater.queries.words.prompts import without
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 

@@ -23,6 +23,7 @@ from headwater.data.training_set import IN_MEMORY
 from headwater.errors import (
     BadImageError,
     DatasetError,
+    HeadwaterWarning,
     MismatchError,
     ModelError,
     NonFiniteError,
@@ -254,7 +255,6 @@ def test_other_data_are_refused(tmp_path, index, denoiser, tiny_images, change):
         shutil.copy(folder / "train-00001.png", folder / "train-00000.png")
     elif change == "one more":
         shutil.copy(folder / "train-00001.png", folder / "new.png")
-        (folder / "new.txt").write_text("a fish")
     data = load_dataset(folder).first(19 if change == "one less" else 99)
     before = state(index)
     with pytest.raises(MismatchError, match="data fingerprint"):
@@ -658,3 +658,13 @@ def test_methods_with_the_same_features_share_an_index(tmp_path, denoiser, tiny_
     assert state(out) == before and again.recipe == built.recipe
     assert {"trak", "gradient-cosine", "journey-trak", "concept-trak-a"} <= set(again.methods())
     assert "concept-trak" not in again.methods()
+
+
+def test_images_without_a_caption_are_counted(tmp_path, denoiser, tiny_images):
+    folder = shutil.copytree(tiny_images, tmp_path / "images")
+    for name in ("new.png", "other.png"):
+        shutil.copy(folder / "train-00001.png", folder / name)
+    with pytest.warns(
+        HeadwaterWarning, match=r"2 of 22 images have no caption, such as 'new\.png'"
+    ):
+        build_index(denoiser, load_dataset(folder), tmp_path / "index", **RECIPE)

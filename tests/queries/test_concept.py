@@ -3,7 +3,7 @@ import pytest
 from headwater.errors import QueryError
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
-from headwater.queries.prompts import contains, without
+from headwater.queries.words.prompts import contains, without
 
 PROMPT = "a red star in hatched style"
 CAPTIONS = [

@@ -167,6 +167,16 @@ def test_a_function_is_known_by_its_name_and_its_source(here):
     assert from_module(f"{one}:redness").key not in keys
 
 
+def test_a_function_is_known_by_what_its_module_imports(here):
+    inner = here("weight = 1.0\n")
+    helper = here(f"def scaled(x):\n    from {inner} import weight\n    return weight * x\n")
+    name = here(MODULE + f"from {helper} import scaled\nimport torch.nn, {inner}\n")
+    key = from_module(f"{name}:redness").key
+    assert from_module(f"{name}:redness").key == key
+    Path(f"{inner}.py").write_text("weight = 2.0\n")
+    assert from_module(f"{name}:redness").key != key
+
+
 def test_the_working_directory_is_looked_in_and_left_out_again(here):
     name, before = here(), list(sys.path)
     from_module(f"{name}:redness")

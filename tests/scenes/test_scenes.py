@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.scenes.dataset import OMIT, SPLITS, describe, pictures, write_image_folder
 from headwater.scenes.pipeline import new_tokenizer
 from headwater.scenes.render import Scene, draw

@@ -13,9 +13,9 @@ from headwater.features.spec import DRAWS
 from headwater.models.denoiser import Denoiser
 from headwater.queries.contexts import Contexts, choose_contexts, same_words
 from headwater.queries.draws import encode_prompts, trajectory_noise
-from headwater.queries.prompts import contains, without
 from headwater.queries.query import Description, Name, Question, Setting, require_draws
-from headwater.queries.token_limit import lost_words, require_read
+from headwater.queries.words.prompts import contains, without
+from headwater.queries.words.token_limit import lost_words, require_read
 
 # How a concept is asked -> what asks it so, and its probes at each timestep.
 CONCEPT_DELTAS = {"concept": (concept_objectives, 1), "contrast": (contrast_objectives, 2)}

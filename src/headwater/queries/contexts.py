@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
 from headwater.queries.draws import without_repeats
-from headwater.queries.prompts import contains, without
+from headwater.queries.words.prompts import contains, without
 
 if TYPE_CHECKING:
     from headwater.queries.concept import Concept

@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
-from PIL import ImageOps
 from torch import Tensor
 
 from headwater.data.images import on_black, read_image
@@ -22,6 +19,7 @@ from headwater.features.spec import DRAWS, ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture, draw, seeded_noise
 from headwater.queries.draws import encode_prompts
+from headwater.queries.picture_files import file_digest, file_facts, latent_mask, open_picture
 from headwater.queries.query import (
     Description,
     Figure,
@@ -31,8 +29,7 @@ from headwater.queries.query import (
     Setting,
     require_draws,
 )
-from headwater.queries.token_limit import lost_words
-from headwater.storage.files import sha256_of
+from headwater.queries.words.token_limit import lost_words
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ class Image(Question):
     def picture_facts(self) -> Mapping[str, Any]:
         """All that the picture depends on besides the model; a file by its contents."""
         if self.file is not None:
-            return {"sha256": _digest(self.file)}
+            return {"sha256": file_digest(self.file)}
         names = ("prompt", "seed", "guidance", "steps")
         return {name: getattr(self, name) for name in names}
 
@@ -245,7 +242,7 @@ class PictureDrawer:
             "timesteps": [timesteps for _, timesteps in self.targets],
             "prompt": self.query.prompt,
             "seed": self.query.seed,
-            "mask": None if self.query.mask is None else _digest(self.query.mask),
+            "mask": None if self.query.mask is None else file_digest(self.query.mask),
         }
 
     def check(self, denoiser: Denoiser) -> Sequence[str]:
@@ -279,40 +276,11 @@ class PictureDrawer:
         return None if mask is None else latent_mask(denoiser, mask, self.picture.image.size)
 
 
-# --- files and steps ------------------------------------------------------------------------------
-
-
-def open_picture(denoiser: Denoiser, file: str | Path) -> Picture:
-    """The picture in a file, encoded.
-
-    Raises:
-        QueryError: it is missing or no picture.
-    """
-    image = read_image(file)
-    return Picture(image, denoiser.encode_images([image]).to(denoiser.latent_dtype))
-
-
 def shown(query: Question, guidance: float) -> Pictured:
     """What stands for a question in an answer: its own picture, or one that the model makes."""
     if isinstance(query, Pictured):
         return query
     return Image(query.prompt, seed=query.seed, guidance=guidance)
-
-
-def file_facts(file: str | Path | None, mask: str | Path | None) -> dict[str, str]:
-    """Paths and checksums of the files that a question is about, for provenance."""
-    files = {"picture": file, "mask": mask}
-    return {
-        name: value
-        for part, path in files.items()
-        if path is not None
-        for name, value in ((part, str(path)), (f"{part} sha256", _digest(path)))
-    }
-
-
-def _digest(file: str | Path) -> str:
-    read_image(file)  # what is missing or no picture is refused by name
-    return sha256_of(Path(file))
 
 
 def require_step(picture: Picture, step: int) -> None:
@@ -328,26 +296,3 @@ def require_step(picture: Picture, step: int) -> None:
             f"--step {step} is not a step of the trajectory, which goes from {passed[-1]} to "
             f"{passed[0]} in {picture.steps}: the nearest is {nearest}"
         )
-
-
-def latent_mask(
-    denoiser: Denoiser, file: str | Path, size: tuple[int, int]
-) -> Float[Tensor, "1 1 h w"]:
-    """A mask of a picture of this (width, height) brought to latent size by area, from 0 to 1.
-
-    Raises:
-        QueryError: unreadable, of another size than the picture, or black all over.
-    """
-    mask = read_image(file, on_black).convert("L")
-    if mask.size != size:
-        raise QueryError(
-            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
-            f"{size[0]}x{size[1]}: paint it over the picture itself"
-        )
-    height, width = denoiser.image_size
-    fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
-    pixels = torch.from_numpy(fitted)[None, None]
-    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, denoiser.latent_shape[1:])
-    if not whole.any():
-        raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
-    return whole.to(denoiser.device, denoiser.latent_dtype)

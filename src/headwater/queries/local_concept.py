@@ -22,11 +22,12 @@ from headwater.models.textual_inversion import BATCH, STEPS, Token, encode
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import Contexts, choose_contexts
 from headwater.queries.draws import trajectory_noise
-from headwater.queries.image import Image, file_facts
+from headwater.queries.image import Image
 from headwater.queries.lesson import Lesson, with_token
-from headwater.queries.prompts import contains
+from headwater.queries.picture_files import file_facts
 from headwater.queries.query import Description, Name, Pictured, Question, Setting, require_draws
-from headwater.queries.token_limit import lost_words
+from headwater.queries.words.prompts import contains
+from headwater.queries.words.token_limit import lost_words
 
 
 @dataclass(frozen=True)

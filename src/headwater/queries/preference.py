@@ -32,7 +32,7 @@ from headwater.queries.query import (
     Setting,
     require_draws,
 )
-from headwater.queries.token_limit import lost_words
+from headwater.queries.words.token_limit import lost_words
 
 _FORM = "give a folder with winners/ and losers/, or a parquet file with columns winner and loser"
 

@@ -25,9 +25,9 @@ from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.query import Description, Question, Setting, require_draws
-from headwater.queries.token_limit import lost_words
+from headwater.queries.words.token_limit import lost_words
 from headwater.runtime.batch_size import out_of_memory
-from headwater.runtime.plugins import function_named
+from headwater.runtime.plugins import function_named, sources_reached
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,16 @@ class RewardDrawer:
 def from_module(name: str) -> Scorer:
     """The function that "module:function" names, from the working directory or what is installed.
 
-    It is known by its name and the module's source; what else it reads (weights in a file) is not
-    seen.
+    It is known by its name, the module's source, and those of the modules that this imports and
+    that are not installed packages; what else it reads (weights in a file) is not seen.
 
     Raises:
         QueryError: no such module or function.
     """
-    function, file = function_named("--reward", name)
+    function, _ = function_named("--reward", name)
     digest = hashlib.sha256(f"{name}\n".encode())
-    if file is not None:
-        digest.update(file.read_bytes())
+    for source in sources_reached(name.partition(":")[0]).values():
+        digest.update(source)
     return Scorer(name, digest.hexdigest(), function)
 
 

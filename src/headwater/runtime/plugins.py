@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import site
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,3 +54,46 @@ def _imported(option: str, name: str) -> ModuleType:
         ) from None
     finally:
         sys.path.remove(here)
+
+
+def sources_reached(module: str) -> dict[str, bytes]:
+    """The sources of a module and of those that it imports, by name; in turn of theirs.
+
+    Only of modules that were imported. What lies among the installed packages is left out: it
+    changes with a version, not while somebody works on it. Files that are no Python count as they
+    are, and are not looked into.
+    """
+    sources: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if name in sources or file is None or (name != module and _is_installed(Path(file))):
+            continue
+        sources[name] = Path(file).read_bytes()
+        waiting += _imports(sources[name], name, sys.modules[name])
+    return dict(sorted(sources.items()))
+
+
+def _is_installed(file: Path) -> bool:
+    paths = sysconfig.get_paths()
+    libraries = (paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    places = [*libraries, *site.getsitepackages(), site.getusersitepackages()]
+    return any(file.resolve().is_relative_to(Path(place).resolve()) for place in places)
+
+
+def _imports(source: bytes, name: str, module: ModuleType) -> Iterator[str]:
+    """The names of all that may be modules in the import statements of a source."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    package = module.__package__ or ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(part for part in (above, node.module) if part)
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)

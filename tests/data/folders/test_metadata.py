@@ -126,11 +126,10 @@ def test_captions_that_are_no_text_are_counted(tmp_path):
     )  # fmt: skip
     data, said = loaded(tmp_path)
     assert list(captions_of(data).values()) == ["a cat", "", "", "", "a bird", ""]
-    assert said[0] == (
+    assert said == [
         f"5 caption(s) are no text and could not be used, such as 7 ({tmp_path}/metadata.jsonl "
         "line 2); write text, or name another key as --caption-column"
-    )
-    assert said[1].startswith("4 of 6 images have no caption, such as '1.png'")
+    ]
 
 
 def test_two_metadata_files_that_differ_are_said(tmp_path):

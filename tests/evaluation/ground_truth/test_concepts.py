@@ -11,7 +11,7 @@ from headwater.data.training_set import Sample, make_training_set
 from headwater.errors import HeadwaterWarning, QueryError
 from headwater.evaluation.ground_truth.concepts import read_truths, scene_prompts
 from headwater.evaluation.ground_truth.label_noise import plant_label_noise
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.scenes.dataset import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES, held_out_triples
 

@@ -18,8 +18,8 @@ from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
 from headwater.methods import Method
 from headwater.queries.concept import Concept
-from headwater.queries.prompts import contains
 from headwater.queries.query import Description, Question
+from headwater.queries.words.prompts import contains
 
 ONCE = "captions are all asked at once"
 

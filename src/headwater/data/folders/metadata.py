@@ -60,12 +60,6 @@ def folder_captions(listing: Listing, images: Sequence[str], key: str | None) ->
         raise DatasetError(f"no {files} in {listing.folder} has {key!r}: check --caption-column")
     _add_files_beside(captions, listing, images, reader)
     reader.warn()
-    missing = [name for name in images if name not in captions]
-    if captions and missing:
-        _warn(
-            f"{listing.folder}: {len(missing)} of {len(images)} images have no caption, such as "
-            f"{missing[0]!r}, and are taken with an empty one"
-        )
     return captions
 
 

@@ -28,7 +28,7 @@ from headwater.evaluation.metrics.frechet import frechet_distance
 from headwater.evaluation.retraining.outputs import SAMPLER
 from headwater.evaluation.retraining.retrain import Measured
 from headwater.models.denoiser import Denoiser
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.storage.files import write_tensors
 
 SHEET_PICTURES = 6  # of each retrained model that are kept, for sheets

@@ -30,7 +30,7 @@ from headwater.evaluation.retraining.outputs import (
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import ddim, steered
 from headwater.models.schedule import evenly_spaced
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.report.export import slug
 from headwater.storage.cache import read, remember
 

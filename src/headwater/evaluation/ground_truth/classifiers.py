@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from headwater.errors import QueryError
 from headwater.models.clip import Clip
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.runtime.plugins import function_named
 from headwater.scenes.classifier import BUNDLED, AttributeClassifier, load_classifier
 from headwater.scenes.vocabulary import ATTRIBUTES

@@ -24,7 +24,7 @@ from jaxtyping import Bool
 
 from headwater.data.training_set import Sample
 from headwater.errors import HeadwaterWarning, QueryError, first_line
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.scenes.dataset import SPLITS, Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from headwater.data.training_set import TrainingSet, make_training_set
 from headwater.errors import QueryError
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 

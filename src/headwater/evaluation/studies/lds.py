@@ -51,8 +51,8 @@ from headwater.evaluation.studies.subset_plan import (
 from headwater.index.index import Index
 from headwater.methods import Method, method_named
 from headwater.models.denoiser import Denoiser
-from headwater.queries import prompts
 from headwater.queries.image import Image
+from headwater.queries.words import prompts
 from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.storage.files import write_image
 

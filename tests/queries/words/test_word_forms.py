@@ -2,7 +2,7 @@
 
 import pytest
 
-from headwater.queries.word_forms import inflections, near_forms
+from headwater.queries.words.word_forms import inflections, near_forms
 
 # fmt: off
 FORMS = [

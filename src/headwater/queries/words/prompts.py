@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from headwater.queries.scripts import HANGUL, LETTER, UNSPACED, marks, spaced
+from headwater.queries.words.scripts import HANGUL, LETTER, UNSPACED, marks, spaced
 
 _HOLE = "\0"
 

@@ -4,7 +4,7 @@
 
 import pytest
 
-from headwater.queries.prompts import contains, without, word_pattern
+from headwater.queries.words.prompts import contains, without, word_pattern
 
 LONG = "a red star in hatched style on a striped background"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from headwater.queries.prompts import contains
+from headwater.queries.words.prompts import contains
 
 # Nouns whose plural no rule gives.
 _IRREGULAR = {

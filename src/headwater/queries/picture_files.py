@@ -1,0 +1,71 @@
+"""Files that a question is about: a picture, and a mask over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import ImageOps
+from torch import Tensor
+
+from headwater.data.images import on_black, read_image
+from headwater.errors import QueryError
+from headwater.models.denoiser import Denoiser
+from headwater.models.sampling import Picture
+from headwater.storage.files import sha256_of
+
+
+def open_picture(denoiser: Denoiser, file: str | Path) -> Picture:
+    """The picture in a file, encoded.
+
+    Raises:
+        QueryError: it is missing or no picture.
+    """
+    image = read_image(file)
+    return Picture(image, denoiser.encode_images([image]).to(denoiser.latent_dtype))
+
+
+def file_facts(file: str | Path | None, mask: str | Path | None) -> dict[str, str]:
+    """Paths and checksums of the files that a question is about, for provenance."""
+    files = {"picture": file, "mask": mask}
+    return {
+        name: value
+        for part, path in files.items()
+        if path is not None
+        for name, value in ((part, str(path)), (f"{part} sha256", file_digest(path)))
+    }
+
+
+def file_digest(file: str | Path) -> str:
+    """sha256 of a picture.
+
+    Raises:
+        QueryError: it is missing or no picture.
+    """
+    read_image(file)  # what is missing or no picture is refused by name
+    return sha256_of(Path(file))
+
+
+def latent_mask(
+    denoiser: Denoiser, file: str | Path, size: tuple[int, int]
+) -> Float[Tensor, "1 1 h w"]:
+    """A mask of a picture of this (width, height) brought to latent size by area, from 0 to 1.
+
+    Raises:
+        QueryError: unreadable, of another size than the picture, or black all over.
+    """
+    mask = read_image(file, on_black).convert("L")
+    if mask.size != size:
+        raise QueryError(
+            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
+            f"{size[0]}x{size[1]}: paint it over the picture itself"
+        )
+    height, width = denoiser.image_size
+    fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
+    pixels = torch.from_numpy(fitted)[None, None]
+    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, denoiser.latent_shape[1:])
+    if not whole.any():
+        raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
+    return whole.to(denoiser.device, denoiser.latent_dtype)
