@@ -1,6 +1,6 @@
 import pytest
 
-from headwater.errors import QueryError
+from headwater.errors import HeadwaterWarning, QueryError
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.words.prompts import contains, without
@@ -34,6 +34,29 @@ def ask(**changes):
 def test_questions_that_make_no_sense(changes, message):
     with pytest.raises(QueryError, match=message):
         Concept(PROMPT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "concept", "near"),
+    [
+        ("two red stars on a hill", "star", "it holds 'stars', so give that"),
+        ("a tshirt", "t-shirt", "it holds 'tshirt', so give that"),
+        ("a red hill", "star", "give words of the prompt"),
+    ],
+)
+def test_a_refusal_names_the_form_that_the_prompt_holds(prompt, concept, near):
+    with pytest.raises(QueryError, match=f"is not in the prompt {prompt!r}: {near}"):
+        Concept(prompt, concept)
+
+
+def test_captions_that_hold_another_form_are_counted_in_a_warning():
+    captions = ["two red stars on a hill"] * 12 + ["a red hill"]
+    with pytest.warns(
+        HeadwaterWarning,
+        match=r"'star' is in 0 training captions, too few .*; there is 'stars' in 12: ask for that",
+    ):
+        chosen = choose_contexts(ask(draws=2), captions)
+    assert chosen.kind == "bare"
 
 
 def test_auto_asks_over_the_captions_that_name_the_concept():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from headwater.errors import QueryError
+from headwater.errors import HeadwaterWarning, QueryError
 from headwater.features.spec import MOST_DRAWS
 from headwater.queries.draws import without_repeats
 from headwater.queries.words.prompts import contains, without
+from headwater.queries.words.word_forms import inflections
 
 if TYPE_CHECKING:
     from headwater.queries.concept import Concept
@@ -67,12 +69,26 @@ def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
     if query.context == "auto":
         named = sorted({c for c in captions if contains(c, query.concept)})
         if len(named) < MIN_CONTEXTS:
+            _warn_of_near_forms(query.concept, len(named), captions)
             return _bare(query, draws)
         pool = [(caption, without(caption, query.concept)) for caption in named]
         where = "training captions that name it, with and without the words"
         return _drawn(query, pool, draws, "captions", where)
     pool = _read_contexts(Path(query.context), query.concept)
     return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
+
+
+def _warn_of_near_forms(concept: str, named: int, captions: Sequence[str]) -> None:
+    """Say which other forms of the words captions hold, where too few hold the words themselves."""
+    forms = inflections(concept, captions)
+    if not forms:
+        return
+    held = ", ".join(f"{form!r} in {count}" for form, count in forms.items())
+    text = (
+        f"{concept!r} is in {named} training captions, too few to ask over, so the bare words are "
+        f"asked; there is {held}: ask for that to ask over captions"
+    )
+    warnings.warn(text, HeadwaterWarning, stacklevel=2)
 
 
 def _bare(query: Concept, draws: int) -> Contexts:
