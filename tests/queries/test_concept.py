@@ -27,7 +27,10 @@ def ask(**changes):
         ({"concept": "fish"}, r"--concept 'fish' is not in the prompt"),
         ({"concept": " "}, "is not in the prompt"),
         ({"concept": "sta"}, "is not in the prompt"),
-        ({"concept": "stars"}, "is not in the prompt 'a red star .*': give 'star', which is"),
+        (
+            {"concept": "stars"},
+            "is not in the prompt 'a red star .*': it holds 'star', so give that",
+        ),
         ({"concept": "star", "minus": PROMPT + " "}, "equals the prompt"),
         ({"concept": "star", "draws": 0}, "--draws 0 must be at least 1"),
     ],
@@ -37,10 +40,26 @@ def test_questions_that_make_no_sense(changes, message):
         Concept(PROMPT, **changes)
 
 
-def test_bare_words_are_asked_with_a_word_on_captions_that_hold_another_form():
-    stars = ["two red stars", "green stars", "stars at night", "a star"]
-    with pytest.warns(HeadwaterWarning, match="fewer than 3 captions hold 'star'.*3 hold 'stars'"):
-        chosen = choose_contexts(ask(), stars)
+@pytest.mark.parametrize(
+    ("prompt", "concept", "near"),
+    [
+        ("two red stars on a hill", "star", "it holds 'stars', so give that"),
+        ("a tshirt", "t-shirt", "it holds 'tshirt', so give that"),
+        ("a red hill", "star", "give words of the prompt"),
+    ],
+)
+def test_a_refusal_names_the_form_that_the_prompt_holds(prompt, concept, near):
+    with pytest.raises(QueryError, match=f"is not in the prompt {prompt!r}: {near}"):
+        Concept(prompt, concept)
+
+
+def test_captions_that_hold_another_form_are_counted_in_a_warning():
+    captions = ["two red stars on a hill"] * 12 + ["a red hill"]
+    with pytest.warns(
+        HeadwaterWarning,
+        match=r"'star' is in 0 training captions, too few .*; there is 'stars' in 12: ask for that",
+    ):
+        chosen = choose_contexts(ask(draws=2), captions)
     assert chosen.kind == "bare"
 
 

@@ -6,6 +6,8 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -52,11 +54,13 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
     """Score every training image of an index for a question.
 
     Raises:
+        QueryError: it is no question, or makes no sense for this index.
         MethodError: no such method, it cannot take the query, or the index does not serve it.
         MismatchError: the model has changed since the index was built.
         NonFiniteError: a gradient or a score is NaN, infinite or zero.
     """
     start, index = time.perf_counter(), resources.index
+    require_question(query)
     method = choose(options.method, index.recipe.method, index.methods(), query.kind)
     dampings = _dampings(method, options)
     among = _competing(resources, query, options.candidates)
@@ -90,20 +94,34 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
     )
 
 
-def require_damping(damping: float) -> None:
+def require_damping(damping: Any) -> None:
     """Refuse what is no damping.
 
     Raises:
         QueryError: it is below 0, infinite or no number.
     """
-    if not 0 <= damping < float("inf"):
-        raise QueryError(f"--damping {damping} must be a number from 0 up")
+    if not isinstance(damping, Real) or not 0 <= damping < float("inf"):
+        raise QueryError(f"--damping {damping!r} must be a number from 0 up")
+
+
+def require_question(query: Any) -> None:
+    """Refuse what is no question, before it is taken apart.
+
+    Raises:
+        QueryError: names the value and its type.
+    """
+    if not isinstance(query, Question):
+        raise QueryError(
+            f"{query!r} is a {type(query).__name__}, no question: give a Concept, Image, Local, "
+            "Reward or Preference"
+        )
 
 
 def _dampings(method: Method, options: Options) -> tuple[float, ...]:
     """Those to answer at, each once; a rule without a kernel has no more than one answer."""
     given = options.damping
-    dampings = tuple(given) if isinstance(given, Sequence) else (given,)
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    dampings = tuple(given) if several else (given,)
     for damping in dampings:
         require_damping(damping)
     if not inverts_kernel(method.rule) and dampings != (DAMPING,):

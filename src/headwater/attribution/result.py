@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from headwater.attribution.bootstrap import Certainty
+from headwater.errors import QueryError
 from headwater.index.index import Index
 from headwater.queries.query import Question
 
@@ -77,14 +78,23 @@ class Attribution:
         return np.lexsort((-(self.scores if scores is None else scores), others))
 
     def top(self, count: int = 10) -> list[Ranked]:
-        """The strongest proponents, best first; after the candidates, if there were, the others."""
+        """The strongest proponents, best first; after the candidates, if there were, the others.
+
+        Raises:
+            QueryError: the count is negative.
+        """
+        _require_count(count)
         return self._ranked(self.order()[:count])
 
     def bottom(self, count: int = 10) -> list[Ranked]:
         """The strongest opponents of those that competed, lowest score first.
 
         Ranks count from the bottom.
+
+        Raises:
+            QueryError: the count is negative.
         """
+        _require_count(count)
         rows = self.competing
         return self._ranked(rows[np.argsort(self.scores[rows], kind="stable")][:count])
 
@@ -105,3 +115,8 @@ class Attribution:
             )
             for rank, row in enumerate(rows, 1)
         ]
+
+
+def _require_count(count: int) -> None:
+    if count < 0:  # a slice would count from the other end
+        raise QueryError(f"{count} images cannot be ranked: give 0 or more")

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
-from headwater.attribution.attributor import Options, attribute
+from headwater.attribution.attributor import Options, attribute, require_question
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.errors import QueryError, first_line
@@ -40,6 +40,7 @@ def attribute_steps(resources: Resources, query: Image, options: Options) -> lis
         QueryError: the picture is a file, or the question is of one step.
         MethodError: the method cannot, or the index does not serve one that can.
     """
+    require_question(query)
     if query.file is not None:
         raise QueryError(
             "--journey is of the making of a picture, and a file was made elsewhere: give "

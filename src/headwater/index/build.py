@@ -33,6 +33,7 @@ from headwater.index.config import (
     plan,
     planned_of_all,
     refuse_ignored,
+    require_kinds,
 )
 from headwater.index.index import Index
 from headwater.index.rows import Source, open_images
@@ -102,6 +103,7 @@ def build_index(
             (`batch_size`, `skip_bad`, `overwrite`, `executor`, ...).
 
     Raises:
+        ModelError, DatasetError: the first is no Denoiser, or the second no TrainingSet.
         MismatchError: `out` was begun with another recipe, model or data set.
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
@@ -110,6 +112,7 @@ def build_index(
     ...     Denoiser.load("scenes"), load_dataset("scenes").first(100), "scenes-index", dim=1024
     ... )  # doctest: +SKIP
     """
+    require_kinds(denoiser, training_set)
     own = {field.name for field in fields(BuildOptions)}
     how = BuildOptions(**{name: options.pop(name) for name in own & options.keys()})
     planned = planned_of_all(denoiser, checkpoints, **options)[0]

@@ -10,7 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import MethodError, MismatchError, ModelError, ParameterError
+from headwater.data.training_set import TrainingSet
+from headwater.errors import (
+    DatasetError,
+    MethodError,
+    MismatchError,
+    ModelError,
+    ParameterError,
+)
 from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
 from headwater.features.spec import TIMESTEPS, Side
@@ -272,3 +279,22 @@ def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
         recipe.draws,
         recipe.inversion_guidance,
     )
+
+
+def require_kinds(denoiser: Any, training_set: Any) -> None:
+    """Refuse what people give in place of a model and images, before it is taken apart.
+
+    Raises:
+        ModelError: the first is no Denoiser.
+        DatasetError: the second is no TrainingSet.
+    """
+    if not isinstance(denoiser, Denoiser):
+        raise ModelError(
+            f"a {type(denoiser).__name__} is no Denoiser: give Denoiser.load(folder), or "
+            "Denoiser(pipe) for a pipeline in memory"
+        )
+    if not isinstance(training_set, TrainingSet):
+        raise DatasetError(
+            f"a {type(training_set).__name__} is no TrainingSet: give load_dataset(folder), "
+            "from_images(pictures, captions) or from_hf_dataset(dataset)"
+        )

@@ -13,7 +13,14 @@ from headwater.features.spec import DRAWS
 from headwater.models.denoiser import Denoiser
 from headwater.queries.contexts import Contexts, choose_contexts, same_words
 from headwater.queries.draws import encode_prompts, trajectory_noise
-from headwater.queries.query import Description, Name, Question, Setting, require_draws
+from headwater.queries.query import (
+    Description,
+    Name,
+    Question,
+    Setting,
+    require_draws,
+    require_text,
+)
 from headwater.queries.words.prompts import contains, without
 from headwater.queries.words.token_limit import lost_words, require_read
 from headwater.queries.words.word_forms import inflections
@@ -41,7 +48,7 @@ class Concept(Question):
         swap: exchange c+ and c- in every context, and so ask for the lack of the concept.
 
     Raises:
-        QueryError: the words are not in the prompt, or c+ equals c-.
+        QueryError: the words are no text or not in the prompt, or c+ equals c-.
 
     >>> Concept("a red star in hatched style", "hatched").complement
     'a red star'
@@ -59,9 +66,10 @@ class Concept(Question):
     kind = "concept"
 
     def __post_init__(self) -> None:
+        require_text(prompt=self.prompt, concept=self.concept)
         if not contains(self.prompt, self.concept):
-            forms = [*inflections(self.concept, [self.prompt])]
-            mend = f"give {forms[0]!r}, which is" if forms else "give words of the prompt"
+            near = " or ".join(map(repr, inflections(self.concept, [self.prompt])))
+            mend = f"it holds {near}, so give that" if near else "give words of the prompt"
             raise QueryError(
                 f"--concept {self.concept!r} is not in the prompt {self.prompt!r}: {mend}"
             )

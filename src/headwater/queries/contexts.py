@@ -69,7 +69,7 @@ def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
     if query.context == "auto":
         named = sorted({c for c in captions if contains(c, query.concept)})
         if len(named) < MIN_CONTEXTS:
-            _warn_of_other_forms(query.concept, captions)
+            _warn_of_near_forms(query.concept, len(named), captions)
             return _bare(query, draws)
         pool = [(caption, without(caption, query.concept)) for caption in named]
         where = "training captions that name it, with and without the words"
@@ -78,17 +78,17 @@ def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
     return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
 
 
-def _warn_of_other_forms(concept: str, captions: Sequence[str]) -> None:
-    """Say which near forms of the words captions hold, where too few hold the words."""
+def _warn_of_near_forms(concept: str, named: int, captions: Sequence[str]) -> None:
+    """Say which other forms of the words captions hold, where too few hold the words themselves."""
     forms = inflections(concept, captions)
-    if forms:
-        held = ", ".join(f"{count} hold {form!r}" for form, count in forms.items())
-        warnings.warn(
-            f"fewer than {MIN_CONTEXTS} captions hold {concept!r}, so the bare words are asked "
-            f"for; {held}: a prompt with that form as --concept asks over these captions",
-            HeadwaterWarning,
-            stacklevel=2,
-        )
+    if not forms:
+        return
+    held = ", ".join(f"{form!r} in {count}" for form, count in forms.items())
+    text = (
+        f"{concept!r} is in {named} training captions, too few to ask over, so the bare words are "
+        f"asked; there is {held}: ask for that to ask over captions"
+    )
+    warnings.warn(text, HeadwaterWarning, stacklevel=2)
 
 
 def _bare(query: Concept, draws: int) -> Contexts:

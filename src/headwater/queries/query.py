@@ -175,11 +175,27 @@ class Question:
         return [Figure("", picture.image)]
 
 
+def require_text(**values: Any) -> None:
+    """Refuse words that are no text, by the name that they were given under.
+
+    Raises:
+        QueryError: names the argument, the value and its type.
+    """
+    for name, value in values.items():
+        if not isinstance(value, str):
+            raise QueryError(f"{name} {value!r} is a {type(value).__name__}: give text")
+
+
 def require_draws(draws: int | None) -> None:
     """Refuse a number of draws that is none.
 
     Raises:
-        QueryError: it is less than 1.
+        QueryError: it is no whole number, or less than 1.
     """
+    if draws is not None and not isinstance(draws, int):
+        raise QueryError(
+            f"draws {draws!r} is a {type(draws).__name__}: give a whole number, or None for as "
+            "many as a stable top ten needs"
+        )
     if draws is not None and draws < 1:
         raise QueryError(f"--draws {draws} must be at least 1, or auto")

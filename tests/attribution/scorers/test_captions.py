@@ -78,6 +78,11 @@ def test_where_every_caption_names_it_there_is_nothing_to_set_against():
         naming(["a house"] * 3, Concept("a house", "house"), METHOD)
 
 
+def test_where_captions_hold_another_form_it_is_named():
+    with pytest.raises(QueryError, match=r"no training caption names 'house' \('houses' is in 2\)"):
+        naming(["two houses"] * 2 + ["a star"], Concept("a house", "house"), METHOD)
+
+
 def test_a_report_says_that_captions_asked(session, tmp_path):
     attribution = session.attribute(Concept(PROMPT, "yellow"), method=METHOD)
     written = write_answers(session, [attribution], tmp_path)

@@ -20,6 +20,7 @@ from headwater.methods import Method
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
 from headwater.queries.words.prompts import contains
+from headwater.queries.words.word_forms import inflections
 
 ONCE = "captions are all asked at once"
 
@@ -54,9 +55,11 @@ def naming(captions: list[str], query: Concept, method: str) -> Bool[Tensor, " n
     named = torch.tensor([contains(caption, query.concept) for caption in captions])
     if named.all() or not named.any():
         which = "every" if named.all() else "no"
+        near = inflections(query.concept, captions).items() if which == "no" else ()
+        held = "".join(f" ({form!r} is in {count})" for form, count in near)
         raise QueryError(
-            f"{which} training caption names {query.concept!r}, so {method} has nothing to set "
-            "against each other: give other words, or ask another method"
+            f"{which} training caption names {query.concept!r}{held}, so {method} has nothing to "
+            "set against each other: give other words, or ask another method"
         )
     return named
 
