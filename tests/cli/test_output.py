@@ -9,10 +9,9 @@ import pytest
 import typer
 from support.command_line import assert_refused, headwater
 
-from headwater.cli import main, options
+from headwater.cli import main
 from headwater.cli.output import default_folder
 from headwater.errors import HeadwaterWarning, StoreError
-from headwater.features.spec import DRAWS
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.local_concept import Local, whole_picture
@@ -161,10 +160,6 @@ def test_help():
         assert (shown.code, shown.err) == (0, "")
         assert shown.out.startswith(f"Usage: headwater {command} ")
         assert max(map(len, shown.out.splitlines())) <= 80
-
-
-def test_the_default_of_draws_is_the_library_s():
-    assert options.DRAWS == DRAWS
 
 
 # --- where an answer goes -----------------------------------------------------------------------
