@@ -32,7 +32,8 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from headwater import Denoiser
-from headwater.features.objectives import about_concept
+from headwater.features.batch import Batch
+from headwater.features.objectives import concept_objectives
 from headwater.index.config import gradient_extractor, plan
 from headwater.models.patches import compiled
 from headwater.runtime.memory import peak_bytes
@@ -114,7 +115,7 @@ def measure(name: str, given: argparse.Namespace) -> list[dict]:
     config: Any = network.config
     captions = torch.randn(2, batch, settings["tokens"], config.cross_attention_dim)
     plus, minus = captions.to(denoiser.device, denoiser.dtype)
-    ids = [str(i) for i in range(batch)]
+    pictures = Batch(x0, plus, [str(i) for i in range(batch)])
 
     def machine(method: str):
         recipe = plan(denoiser, method=method, dim=settings["dim"], timesteps=given.timesteps)
@@ -122,10 +123,10 @@ def measure(name: str, given: argparse.Namespace) -> list[dict]:
 
     dps, dsm = machine("concept-trak"), machine("concept-trak-a")
     steps = {
-        "dps": lambda: dps.train_rows(x0, plus, ids).features,
-        "dsm": lambda: dsm.train_rows(x0, plus, ids).features,
+        "dps": lambda: dps.train_rows(pictures).features,
+        "dsm": lambda: dsm.train_rows(pictures).features,
         "concept": lambda: dps.query_rows(
-            about_concept(denoiser, x0, plus, minus, None, dps.timesteps)
+            concept_objectives(denoiser, x0, plus, minus, None, dps.timesteps)
         ),
     }
 

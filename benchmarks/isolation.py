@@ -58,7 +58,7 @@ def measure(index: Index, shown: list[Picture], split: str, context: str, seed: 
         scene = random.Random(f"{seed}|{split}|{word}").choice(
             [p.scene for p in pictures(split) if p.shows(word)]
         )
-        said = {name: getattr(scene, name) for name in ATTRIBUTES}
+        said = scene.attributes
         query = Concept(describe(**said), concept=word, context=context, seed=seed)
         scores = index.attribute(query).scores
         truth = {w: np.array([p.shows(w) for p in shown]) for w in said.values()}

@@ -26,14 +26,14 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from headwater import Denoiser, Index, build_index, load_dataset
+from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.attribution.bootstrap import correlations
-from headwater.attribution.trajectory import aims, journey
+from headwater.attribution.trajectory import aims
 from headwater.evaluation.metrics.intervals import mean_interval
-from headwater.evaluation.metrics.retrieval import best
-from headwater.evaluation.retraining.bundled import images_to_tensor
+from headwater.evaluation.metrics.retrieval import top_rows
+from headwater.evaluation.retraining.bundled import stack_images
 from headwater.queries.image import Image
-from headwater.scenes.classifier import load_judge
+from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
@@ -52,32 +52,35 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     data = load_dataset("scenes").first(given.rows)
-    index = build_index(
-        Denoiser.load("scenes"),
-        data,
-        given.folder / "noising-dsm-none",
-        method="journey-trak",
-        parameters=given.parameters,
+    session = Session(
+        build_index(
+            Denoiser.load("scenes"),
+            data,
+            given.folder / "noising-dsm-none",
+            method="journey-trak",
+            parameters=given.parameters,
+        )
     )
     shown = pictures("train")[: given.rows]
     asked = random.Random(0).sample(shown, given.prompts)
-    found = [measure(index, picture, shown, given.draws) for picture in tqdm(asked, leave=False)]
+    found = [measure(session, picture, shown, given.draws) for picture in tqdm(asked, leave=False)]
     result = summary(found)
     print(json.dumps(result) if given.json else table(result))
     return 0
 
 
-def measure(index: Index, source: Picture, shown: list[Picture], draws: int) -> dict[str, Any]:
+def measure(session: Session, source: Picture, shown: list[Picture], draws: int) -> dict[str, Any]:
     """One journey: what each step's top ten show, and how its scores go with the others'."""
-    words = {name: getattr(source.scene, name) for name in ATTRIBUTES}
+    words = source.scene.attributes
     seed = shown.index(source)
-    steps = journey(index, Image(describe(**words), seed=seed, guidance=GUIDANCE, draws=draws))
+    query = Image(describe(**words), seed=seed, guidance=GUIDANCE, draws=draws)
+    steps = session.attribute_steps(query)
     scores = np.stack([step.scores for step in steps])
-    tops = [best(row, K) for row in scores]
+    tops = [top_rows(row, K) for row in scores]
     truth = {name: np.array([p.shows(word) for p in shown]) for name, word in words.items()}
-    aimed = aims(index, steps)
+    aimed = aims(session, steps)
     with torch.no_grad():
-        seen = load_judge()(images_to_tensor([image for _, image in aimed]))
+        seen = load_classifier()(stack_images([image for _, image in aimed]))
     place = {name: ATTRIBUTES[name].index(word) for name, word in words.items()}
     return {
         "steps": [step for step, _ in aimed],

@@ -23,11 +23,11 @@ import torch
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import precision_at
-from headwater.evaluation.retraining.bundled import images_to_tensor
+from headwater.evaluation.retraining.bundled import stack_images
 from headwater.models.sampling import sample, seeded_noise
 from headwater.models.textual_inversion import STEPS, Token, encode
 from headwater.queries.local_concept import Local, whole_picture
-from headwater.scenes.classifier import load_judge
+from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
@@ -78,7 +78,7 @@ def questions(picture: Picture, folder: Path, draws: int, steps: int) -> dict:
     scene = picture.scene
     file = folder / f"{picture.id}.png"
     picture.draw().save(file)
-    short, full = describe(scene.object), describe(**{a: getattr(scene, a) for a in ATTRIBUTES})
+    short, full = describe(scene.object), describe(**scene.attributes)
 
     def concept(prompt: str, context: str) -> Concept:
         return Concept(prompt, scene.object, context=context, draws=draws)
@@ -95,7 +95,7 @@ def questions(picture: Picture, folder: Path, draws: int, steps: int) -> dict:
 def truths(picture: Picture, shown: list[Picture]) -> dict[str, np.ndarray]:
     """Which training pictures show each trait of this picture."""
     has = {
-        name: np.array([p.shows(getattr(picture.scene, name)) for p in shown])
+        name: np.array([p.shows(picture.scene.attributes[name]) for p in shown])
         for name in ("object", "style", "colour")
     }
     return {trait: np.all([has[name] for name in trait.split("+")], 0) for trait in TRAITS}
@@ -122,9 +122,9 @@ def traits_held(denoiser: Denoiser, token: Token, picture: Picture) -> dict[str,
     noise = [seeded_noise(denoiser.latent_shape, "benchmark", i) for i in range(SAMPLES)]
     conditions = [encode(denoiser, token, [text] * SAMPLES) for text in (f"a {token.name}", "")]
     x0 = sample(denoiser, torch.stack(noise), *conditions, steps=DDIM_STEPS, guidance=GUIDANCE)
-    read = load_judge().read(images_to_tensor(denoiser.decode(x0)))
+    read = load_classifier().read(stack_images(denoiser.decode(x0)))
     return {
-        name: float(np.mean([value == getattr(picture.scene, name) for value in read[name]]))
+        name: float(np.mean([value == picture.scene.attributes[name] for value in read[name]]))
         for name in ATTRIBUTES
     }
 

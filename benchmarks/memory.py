@@ -49,6 +49,7 @@ def megabytes(work: str, batch: int) -> float:
     import torch
 
     from headwater import Denoiser
+    from headwater.features.batch import Batch
     from headwater.index.config import gradient_extractor, plan
     from headwater.runtime.memory import peak_bytes
 
@@ -63,8 +64,8 @@ def megabytes(work: str, batch: int) -> float:
         (out - x0).square().mean().backward()
     else:
         recipe = plan(denoiser, method=work, parameters="all", timesteps=2)
-        ids = [str(i) for i in range(batch)]
-        gradient_extractor(denoiser, recipe).train_rows(x0, condition, ids)
+        pictures = Batch(x0, condition, [str(i) for i in range(batch)])
+        gradient_extractor(denoiser, recipe).train_rows(pictures)
     after = peak_bytes(denoiser.device)
     assert before is not None and after is not None, "this system does not tell"
     return (after - before) / 1e6

@@ -28,6 +28,7 @@ from projections import Question, questions
 from tqdm import tqdm
 
 from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
+from headwater.attribution.resources import Resources
 from headwater.data.prefetch import reading
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import isolation, precision_at
@@ -160,7 +161,7 @@ def per_thousand(index: Index) -> float:
     """CPU seconds for the features of 1,000 training images, from a timed batch."""
     batch = BatchSize(32)
     with reading(index.training_set) as reader:
-        source = Source(index.machine(), index.training_set, reader)
+        source = Source(Resources(index).extractor(), index.training_set, reader)
         start = time.process_time()
         shard_rows(source, range(TIMED), batch, False, lambda count: None)
     return (time.process_time() - start) * 1000 / TIMED * (1 + index.manifest.checkpoints)

@@ -32,7 +32,12 @@ from headwater import Denoiser, Index, TrainingSet, build_index, load_dataset
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import precision_at
 from headwater.evaluation.retraining.config import CONTINUE, ModelConfig, Phase
-from headwater.evaluation.retraining.models import Encoded, encoded, tokens_of, train
+from headwater.evaluation.retraining.models import (
+    EncodedData,
+    encode_data,
+    tokenize_captions,
+    train,
+)
 from headwater.methods import METHODS
 from headwater.queries.image import Image
 from headwater.queries.local_concept import whole_picture
@@ -83,15 +88,15 @@ def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
     if not (out / "model_index.json").exists():
         denoiser = Denoiser.load("scenes", "cpu")
         pairs = [two_objects(f"trained {number}") for number in range(PAIRS * len(data))]
-        single = encoded(denoiser, data)
+        single = encode_data(denoiser, data)
         x0 = torch.cat(
             [denoiser.encode_images([joined(*pair)]) for pair in tqdm(pairs, "encoding")]
         )
         captions = [sample.caption for sample in data.samples] + [said(*pair) for pair in pairs]
-        both = Encoded(torch.cat([single.x0, x0]), tokens_of(denoiser.pipe, captions))
+        both = EncodedData(torch.cat([single.x0, x0]), tokenize_captions(denoiser.pipe, captions))
         phase = Phase(steps, learning_rate=1e-3, weight="shapes-first")
         config = ModelConfig((phase,), unet=None, text_encoder=CONTINUE)
-        train(denoiser.pipe, both, range(len(captions)), config, work)
+        train(denoiser.pipe, both, config, work)
         denoiser.pipe.save_pretrained(out)
         shutil.rmtree(work)
     return out
@@ -156,7 +161,7 @@ def measure(
 
 def hits(scores: np.ndarray, shown: list[Picture], of: Scene, trait: str) -> float:
     """Precision@10 of one trait of an object."""
-    return precision_at(scores, np.array([p.shows(getattr(of, trait)) for p in shown]))
+    return precision_at(scores, np.array([p.shows(of.attributes[trait]) for p in shown]))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -41,15 +41,17 @@ from headwater.attribution import kernel
 from headwater.attribution.attributor import DAMPING
 from headwater.evaluation.ground_truth.concepts import scene_prompts
 from headwater.evaluation.metrics.intervals import mean_interval
-from headwater.evaluation.metrics.retrieval import best, isolation, precision_at
+from headwater.evaluation.metrics.retrieval import isolation, precision_at, top_rows
 from headwater.features import guidance, probes
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import Call, per_sample, size
 from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.index.config import gradient_extractor
+from headwater.index.index import load_denoiser
 from headwater.models.patches import frozen
-from headwater.queries.concept import ConceptDrawer, contexts
+from headwater.queries.concept import ConceptDrawer
+from headwater.queries.contexts import choose_contexts
 from headwater.scenes.dataset import Picture, pictures
 from headwater.storage.files import read_tensors, write_tensors
 
@@ -103,7 +105,7 @@ def questions() -> list[Question]:
 
 def compare(index: Index, asked: list[Question], seed: int) -> dict:
     """Cost and fidelity of every projection at every k."""
-    machine = gradient_extractor(index.denoiser, index.recipe)
+    machine = gradient_extractor(load_denoiser(index), index.recipe)
     layers = machine.layers
     calls, forward = timed_probe(index, layers)
     forming = cost(lambda: form_all(layers, calls), forward, REPEATS)
@@ -148,9 +150,9 @@ def query_rows(index: Index, machine: Extractor, asked: list[Question]) -> Tenso
 
 def query_row(machine: Extractor, query: Concept, captions: Sequence[str]) -> Tensor:
     """The features of a concept, the mean over its draws."""
-    chosen = contexts(query, captions)
-    drawer = ConceptDrawer(query.title, chosen.pairs, query.base, query.seed)
-    return machine.query_rows(drawer.asked(machine, range(len(chosen.pairs)))).mean(0)
+    contexts = choose_contexts(query, captions)
+    draws = range(len(contexts.pairs))
+    return machine.query_rows(ConceptDrawer(query, contexts).objectives(machine, draws)).mean(0)
 
 
 def projected(made: Projection, layers: Mapping[str, nn.Module], rows: Tensor) -> Tensor:
@@ -216,7 +218,7 @@ def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:
 
 
 def overlap(answer: np.ndarray, truth: np.ndarray) -> float:
-    return len({*best(answer, 10).tolist()} & {*best(truth, 10).tolist()}) / 10
+    return len({*top_rows(answer, 10).tolist()} & {*top_rows(truth, 10).tolist()}) / 10
 
 
 def retrieval(answer: np.ndarray, question: Question, shown: list[Picture]) -> dict[str, float]:
@@ -237,7 +239,7 @@ def timed_probe(
     index: Index, layers: Mapping[str, nn.Module]
 ) -> tuple[dict[str, list[Call]], Callable[[], object]]:
     """The calls of every layer in one probe of real pictures, and the forward pass to compare."""
-    denoiser, data = index.denoiser, load_dataset("scenes").first(BATCH)
+    denoiser, data = load_denoiser(index), load_dataset("scenes").first(BATCH)
     x0 = denoiser.encode_images([data.image(row) for row in range(BATCH)])
     condition = denoiser.encode_captions([sample.caption for sample in data.samples])
     with frozen(denoiser.network), Tape(layers) as tape:

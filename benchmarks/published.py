@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from headwater import Denoiser, load_dataset
 from headwater.evaluation.metrics.intervals import mean_interval
+from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
 from headwater.index.config import gradient_extractor, plan
 from headwater.models.patches import frozen
@@ -103,7 +104,7 @@ def compare(denoiser: Denoiser, rows: int, dim: int) -> dict:
 
 
 def our_rows(machine: Extractor, x0: Tensor, condition: Tensor, ids: list[str]) -> Tensor:
-    return machine.train_rows(x0, condition, ids).features
+    return machine.train_rows(Batch(x0, condition, ids)).features
 
 
 def isolated(train: Tensor, psi: Tensor) -> list[float]:

@@ -20,9 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from headwater import Denoiser
-from headwater.evaluation.retraining.bundled import as_tensor, images_to_tensor
+from headwater.evaluation.retraining.bundled import draw_pictures, stack_images
 from headwater.models.sampling import sample, seeded_noise
-from headwater.scenes.classifier import load_judge
+from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES, held_out_triples
 
@@ -39,16 +39,16 @@ def main() -> int:
     parser.add_argument("--sheet")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    judge = load_judge()
+    judge = load_classifier()
     held_out = pictures("validation")
-    own = accuracy(judge.read(as_tensor(held_out)), [said(p.scene) for p in held_out])
+    own = accuracy(judge.read(draw_pictures(held_out)), [said(p.scene) for p in held_out])
     rng = random.Random(given.seed)
     asked = [
         {name: rng.choice(values) for name, values in ATTRIBUTES.items()}
         for _ in range(given.samples)
     ]
     drawn = draw(Denoiser.load(given.model), asked, given.guidance, given.seed)
-    read = judge.read(images_to_tensor(drawn))
+    read = judge.read(stack_images(drawn))
     unseen = [(a["object"], a["colour"], a["style"]) in held_out_triples() for a in asked]
     result = {
         "samples": given.samples,
@@ -87,7 +87,7 @@ def grid(images: list[Image.Image], columns: int = 10) -> Image.Image:
 
 
 def said(scene) -> dict[str, str]:
-    return {name: getattr(scene, name) for name in ATTRIBUTES}
+    return scene.attributes
 
 
 def accuracy(

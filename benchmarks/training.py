@@ -26,7 +26,7 @@ import torch
 
 from headwater import Denoiser, load_dataset
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.retraining.models import Encoded, encoded, new_pipeline, train
+from headwater.evaluation.retraining.models import EncodedData, encode_data, new_pipeline, train
 from headwater.runtime.executor import Executor, run
 
 WARM_UP = 20  # steps
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    data = encoded(Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(200))
+    data = encode_data(Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(200))
     rows = [
         {"model": name, "jobs": jobs, "steps per second": measured(name, jobs, data, given)}
         for name in given.models
@@ -54,7 +54,7 @@ def main() -> None:
     print(json.dumps({"rows": rows}) if given.json else table(rows))
 
 
-def measured(name: str, jobs: int, data: Encoded, given: argparse.Namespace) -> float:
+def measured(name: str, jobs: int, data: EncodedData, given: argparse.Namespace) -> float:
     """Steps a second of all workers together."""
     with tempfile.TemporaryDirectory() as folder:
         meet = Path(folder)
@@ -64,7 +64,7 @@ def measured(name: str, jobs: int, data: Encoded, given: argparse.Namespace) -> 
 
 
 def worker(
-    name: str, jobs: int, data: Encoded, meet: Path, steps: int, device: str
+    name: str, jobs: int, data: EncodedData, meet: Path, steps: int, device: str
 ) -> Callable[[int], float]:
     """Trains one model; the seconds it takes once all have come to the folder `meet`."""
 
@@ -82,12 +82,12 @@ def worker(
     return work
 
 
-def trained(name: str, data: Encoded, work: Path, steps: int, device: str) -> float:
+def trained(name: str, data: EncodedData, work: Path, steps: int, device: str) -> float:
     """Seconds, with the weights' way to the device, a GPU's recording and the last checkpoint."""
     config = ModelConfig(phases=(Phase(steps),), **MODELS[name])
     pipe = new_pipeline(config, 0)
     begun = time.perf_counter()
-    train(pipe, data, range(len(data.x0)), config, work, device=device)
+    train(pipe, data, config, work, device=device)
     if device.startswith("cuda"):
         torch.cuda.synchronize()
     return time.perf_counter() - begun

@@ -28,22 +28,32 @@ from typing import Any
 import numpy as np
 import torch
 from cifar2_sizes import FULL, REDUCED, Size
-from common import RESULTS, about, add_workers, engine_of, parser, real_data
+from common import RESULTS, about, add_workers, executor_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution.attributor import DAMPING
-from headwater.attribution.scores import NO_KERNEL
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import choose, lds, lds_interval, predicted_outputs
-from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import write_results
-from headwater.evaluation.retraining.models import encoded, new_pipeline
-from headwater.evaluation.retraining.outputs import denoising_losses
-from headwater.evaluation.retraining.retrain import Measured, retrained, study_of
-from headwater.evaluation.studies.lds import pictures_in
-from headwater.evaluation.studies.method_indexes import follows, indexes_of
-from headwater.evaluation.studies.method_scores import swept
-from headwater.evaluation.studies.subset_plan import Found, Plan, collect, rows_of
+from headwater.evaluation.retraining.models import encode_data, new_pipeline
+from headwater.evaluation.retraining.outputs import NoiseSpec, denoising_losses
+from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
+from headwater.evaluation.studies.lds import write_pictures
+from headwater.evaluation.studies.method_indexes import (
+    build_indexes,
+    follows_making,
+    uses_checkpoints,
+    uses_clip,
+    uses_kernel,
+)
+from headwater.evaluation.studies.method_scores import sweep_dampings
+from headwater.evaluation.studies.subset_plan import (
+    SubsetOutputs,
+    SubsetPlan,
+    collect,
+    lds_rows,
+)
 from headwater.index.index import Index
 from headwater.methods import METHODS, Method
 from headwater.models.sampling import draw
@@ -77,7 +87,7 @@ def main() -> None:
         halves=size.halves if given.halves is None else given.halves,
         again=size.again if given.again is None else given.again,
     )
-    plan = Plan(size.images, size.halves, min(size.again, size.halves))
+    plan = SubsetPlan(size.images, size.halves, min(size.again, size.halves))
     measured = trained(size, plan, given)
     if given.stage == "tables":
         tables(size, plan, measured, given)
@@ -96,7 +106,7 @@ def data_of(size: Size) -> tuple[TrainingSet, TrainingSet]:
     return train.first(size.images), validation.first(size.asked)
 
 
-def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]:
+def trained(size: Size, plan: SubsetPlan, given: argparse.Namespace) -> list[Measured]:
     """Losses of the validation pictures and the generated ones, by every model of the plan.
 
     The model of everything comes first: the generated pictures are its own, so of itself nothing
@@ -104,15 +114,13 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
     """
     out, (train, validation) = folder(size), data_of(size)
     encoder = Denoiser(new_pipeline(size.config, 0), "", "cpu")
-    first = study_of(
-        out / "everything", size.config, train, encoder, lambda denoiser: {}, {}, given.device
-    )
-    retrained(first, [plan.full])
+    first = study_of(out / "everything", size.config, train, encoder, device=given.device)
+    retrain(first, [plan.full])
     full = Denoiser.load(first.model(plan.full), given.device)
     made = [draw(full, "", seed) for seed in range(size.asked)]
-    measure = Outputs(
+    outputs = Outputs(
         {
-            "validation": (encoded(encoder, validation).x0, 10),
+            "validation": (encode_data(encoder, validation).x0, 10),
             "generation": (torch.cat([picture.x0.cpu() for picture in made]), 10),
             **{step_name(t): (torch.cat([p.x0hats[t].cpu() for p in made]), (t,)) for t in STEPS},
         }
@@ -124,8 +132,8 @@ def trained(size: Size, plan: Plan, given: argparse.Namespace) -> list[Measured]
         "timesteps": 10,
         "draws": 3,
     }
-    study = study_of(out, size.config, train, encoder, measure, facts, given.device)
-    return [{}, *retrained(study, plan.tasks()[1:], engine_of(given))]
+    study = study_of(out, size.config, train, encoder, Measure(outputs, facts), given.device)
+    return [{}, *retrain(study, plan.tasks()[1:], executor_of(given))]
 
 
 @dataclass(frozen=True)
@@ -140,7 +148,7 @@ class Outputs:
 
     def __call__(self, denoiser: Denoiser) -> Measured:
         return {
-            name: denoising_losses(denoiser, x0, [""] * len(x0), timesteps=timesteps).tolist()
+            name: denoising_losses(denoiser, x0, [""] * len(x0), NoiseSpec(timesteps)).tolist()
             for name, (x0, timesteps) in self.groups.items()
         }
 
@@ -149,35 +157,37 @@ def step_name(t: int) -> str:
     return f"step {t}"
 
 
-def tables(size: Size, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
+def tables(
+    size: Size, plan: SubsetPlan, measured: list[Measured], given: argparse.Namespace
+) -> None:
     """LDS of each method, for validation pictures and for generated ones."""
     out, (train, validation) = folder(size), data_of(size)
     model = Denoiser.load(out / "everything" / "models" / plan.full.name, given.device)
     takers = [name for name, method in METHODS.items() if takes(method)]
-    indexes = indexes_of(model, train, out / "indexes", takers, parameters=size.parameters)
-    files = [file for _, file in pictures_in(out / "held-out", validation)]
+    indexes = build_indexes(model, train, out / "indexes", takers, parameters=size.parameters)
+    files = [file for _, file in write_pictures(out / "held-out", validation)]
     asked = {
         "validation": [Image("", file, draws=given.draws) for file in files],
         "generation": [Image("", seed=seed, draws=given.draws) for seed in range(size.asked)],
     }
     for side, (group, questions) in enumerate(asked.items()):
-        there = {m: i for m, i in indexes.items() if group == "generation" or not follows(m)}
+        there = {m: i for m, i in indexes.items() if group == "generation" or not follows_making(m)}
         by_damping = answers_of(there, questions, out, DAMPINGS)
         found = collect(plan, measured, partial(losses, name=group))
         facts = {m.name: {"published": published(m.name, side)} for m in there}
-        rows = rows_of(plan, found, by_damping[DAMPING], "trak", facts)
+        rows = lds_rows(plan, found, by_damping[DAMPING], "trak", facts)
         if plan.subsets >= 8:  # four to choose by, four to report
             add_chosen(rows, found, plan, by_damping)
         title = f"LDS on CIFAR-2, {group}: {size.halves} halves of {size.images} pictures"
         write_results(out / group, title, about(given, damping=DAMPING), rows, NOTES)
-        bars(out / group / "lds.png", rows, "LDS", title=title)
+        plot_bars(out / group / "lds.png", rows, "LDS", title=title)
         print((out / group / "table.md").read_text())
     steps(size, plan, measured, indexes, given)
 
 
 def steps(
     size: Size,
-    plan: Plan,
+    plan: SubsetPlan,
     measured: list[Measured],
     indexes: Mapping[Method, Index],
     given: argparse.Namespace,
@@ -187,7 +197,7 @@ def steps(
     chosen = {m: i for m, i in indexes.items() if m.name in ("journey-trak", "trak", "random")}
     whole = [Image("", seed=seed, draws=given.draws) for seed in range(size.asked)]
     of_picture = answers_of(chosen, whole, out, [DAMPING])[DAMPING]
-    following = {m: i for m, i in chosen.items() if follows(m)}
+    following = {m: i for m, i in chosen.items() if follows_making(m)}
     rows = []
     for t in STEPS:
         at_step = [replace(query, step=t) for query in whole]
@@ -197,7 +207,7 @@ def steps(
             **{f"{name}, the picture": each for name, each in of_picture.items()},
         }
         found = collect(plan, measured, partial(losses, name=step_name(t)))
-        rows += [{"step": t, **row} for row in rows_of(plan, found, answers)]
+        rows += [{"step": t, **row} for row in lds_rows(plan, found, answers)]
     title = f"LDS of single steps on CIFAR-2: {size.halves} halves of {size.images} pictures"
     write_results(out / "steps", title, about(given, damping=DAMPING), rows, NOTES[-1:])
     print((out / "steps" / "table.md").read_text())
@@ -218,16 +228,14 @@ NOTES = (
 
 def takes(method: Method) -> bool:
     """Questions about a picture, to one model, without a CLIP, in minutes."""
-    has_clip = method.train is not None and method.train.path == "clip"
-    second = method.paper.startswith("the same as")
-    slow = method.rule == "unlearning"
-    return not (has_clip or second or slow or method.checkpoints > 1) and "image" in method.takes
+    elsewhere = uses_clip(method) or uses_checkpoints(method)
+    return "image" in method.takes and not (elsewhere or method.slow or method.alias_of)
 
 
 def answers_of(
     indexes: Mapping[Method, Index], questions: list[Image], out: Path, dampings: Sequence[float]
 ) -> dict[float, dict[str, np.ndarray]]:
-    return swept(indexes, lambda method: questions, out / "scores", dampings)
+    return sweep_dampings(indexes, lambda method: questions, out / "scores", dampings)
 
 
 def published(name: str, side: int) -> float | None:
@@ -237,8 +245,8 @@ def published(name: str, side: int) -> float | None:
 
 def add_chosen(
     rows: list[dict[str, Any]],
-    found: Found,
-    plan: Plan,
+    found: SubsetOutputs,
+    plan: SubsetPlan,
     by_damping: Mapping[float, Mapping[str, np.ndarray]],
 ) -> None:
     """For each method the damping that half of the halves choose, and its LDS on the others.
@@ -247,7 +255,7 @@ def add_chosen(
     """
     for row in rows:
         name = row["method"]
-        if name not in by_damping[DAMPING] or METHODS[name].rule in NO_KERNEL:
+        if name not in by_damping[DAMPING] or not uses_kernel(METHODS[name]):
             continue
         predicted = {
             r: predicted_outputs(each[name], plan.chosen) for r, each in by_damping.items()

@@ -18,7 +18,7 @@ from PIL import Image
 from headwater.evaluation.reporting.results import circumstances
 from headwater.evaluation.retraining.clip import train_clip
 from headwater.models.clip import Clip
-from headwater.runtime.executor import ENGINES, Engine
+from headwater.runtime.executor import EXECUTORS, Executor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,14 +36,14 @@ def parser(doc: str | None, *stages: str) -> argparse.ArgumentParser:
 
 
 def add_workers(command: argparse.ArgumentParser) -> None:
-    """The options of experiments that train many models; `engine_of` reads them."""
-    command.add_argument("--engine", choices=ENGINES, default="local", help="who trains models")
+    """The options of experiments that train many models; `executor_of` reads them."""
+    command.add_argument("--engine", choices=EXECUTORS, default="local", help="who trains models")
     command.add_argument("--jobs", type=int, default=1, help="models trained side by side")
 
 
-def engine_of(given: argparse.Namespace) -> Engine:
+def executor_of(given: argparse.Namespace) -> Executor:
     """Who trains the models."""
-    return Engine(given.engine, given.jobs)
+    return Executor(given.engine, given.jobs)
 
 
 def about(given: argparse.Namespace, **settings: Any) -> dict[str, Any]:

@@ -31,15 +31,19 @@ from common import RESULTS, about, kept_clip, parser, real_data
 from headwater import Concept, Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.ground_truth.concepts import read_truths
 from headwater.evaluation.reporting.results import markdown
-from headwater.evaluation.retraining.bundled import images_to_tensor, train_autoencoder
-from headwater.evaluation.retraining.clip import all_of, tokenizer_of
+from headwater.evaluation.retraining.bundled import (
+    StageOptions,
+    stack_images,
+    train_autoencoder,
+)
+from headwater.evaluation.retraining.clip import data_captions, make_tokenizer
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import save_pipeline
 from headwater.evaluation.retraining.outputs import samples
-from headwater.evaluation.retraining.retrain import Task, retrained, study_of
-from headwater.evaluation.studies.method_indexes import indexes_of
-from headwater.evaluation.studies.method_scores import Asking
-from headwater.evaluation.studies.retrieval import evaluate
+from headwater.evaluation.retraining.retrain import Task, retrain, study_of
+from headwater.evaluation.studies.method_indexes import build_indexes
+from headwater.evaluation.studies.method_scores import QuestionOptions
+from headwater.evaluation.studies.retrieval import Evaluation, evaluate
 from headwater.methods import METHODS
 from headwater.report.contact_sheet import ACCENT, columns_sheet
 from headwater.report.export import slug
@@ -127,9 +131,9 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
     if given.full:
         phase = Phase(40_000, batch=64, weight="shapes-first")
         config = ModelConfig((phase,), base=str(base), unet={})
-    study = study_of(out, config, data, encoder, lambda denoiser: {}, {}, given.device)
+    study = study_of(out, config, data, encoder, device=given.device)
     task = Task("full", tuple(range(len(data))), kept=True)
-    retrained(study, [task])
+    retrain(study, [task])
     return Denoiser.load(study.model(task), given.device)
 
 
@@ -137,10 +141,11 @@ def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
     """Tokenizer, text encoder and UNet for these captions, and an autoencoder for the drawings."""
     captions = [sample.caption for sample in data.samples]
     torch.manual_seed(0)
-    pipe = new_pipeline(tokenizer_of(captions, MAX_TOKENS))
+    pipe = new_pipeline(make_tokenizer(captions, MAX_TOKENS))
     pipe.vae = Denoiser.load("scenes", "cpu").pipe.vae
-    images = images_to_tensor([data.image(row) for row in range(len(data))])
-    train_autoencoder(pipe, images, out.parent.parent / "training" / "base", steps, device, 0)
+    images = stack_images([data.image(row) for row in range(len(data))])
+    work = out.parent.parent / "training" / "base"
+    train_autoencoder(pipe, images, work, StageOptions(steps, device))
     save_pipeline(pipe, out)
 
 
@@ -158,7 +163,7 @@ def sheet(model: Denoiser) -> PIL.Image.Image:
 
 def designers(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namespace) -> None:
     """For each designer what Concept-TRAK ranks highest; and how much of it he drew."""
-    (index,) = indexes_of(
+    (index,) = build_indexes(
         model, data, out / "indexes", ["concept-trak"], parameters=given.parameters
     ).values()
     prompts = [f"a drawing of a {SHOWN[0]}, {style} style" for style in STYLES]
@@ -203,14 +208,14 @@ def tables(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namesp
         for name, method in METHODS.items()
         if name not in LEFT_OUT and {"concept", "image"} & set(method.takes)
     ]
-    clip = kept_clip(out / "models" / "clip", lambda: all_of(data), given.device)
+    clip = kept_clip(out / "models" / "clip", lambda: data_captions(data), given.device)
     recipe = {"parameters": given.parameters, "clip": clip}
-    indexes = indexes_of(model, data, out / "indexes", names, **recipe)
+    indexes = build_indexes(model, data, out / "indexes", names, **recipe)
     truths = read_truths(str(truth_of(data, out)), data.samples)
-    asking = Asking(given.draws, guidance=3.0)
+    options = QuestionOptions(given.draws, guidance=3.0)
     folder = out / "retrieval" / slug(given.parameters)
     stated = about(given, methods=names)
-    rows, _ = evaluate("retrieval", indexes, truths, asking, folder, stated)
+    rows, _ = evaluate(Evaluation("retrieval"), indexes, truths, options, folder, stated)
     print(markdown(rows), folder / "table.md", sep="\n")
 
 

@@ -28,38 +28,36 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
-from common import RESULTS, about, kept_clip, parser, real_data
+from common import RESULTS, about, kept_clip, parser
+from exemplars_things import EXEMPLARS, KINDS, SEED, UNSAID, Hidden, captioned
 from tqdm import tqdm
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.data.training_set import joined, make_training_set
+from headwater.data.training_set import joined
 from headwater.evaluation.metrics.intervals import interval
-from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import markdown, write_results
-from headwater.evaluation.retraining.clip import of_scenes
+from headwater.evaluation.retraining.clip import scene_captions
 from headwater.evaluation.retraining.models import save_pipeline
 from headwater.evaluation.retraining.outputs import samples
 from headwater.evaluation.retraining.retrain import digest
-from headwater.evaluation.studies.abc import Query, hidden_recall, question
-from headwater.evaluation.studies.method_indexes import indexes_of
-from headwater.evaluation.studies.method_scores import Asking, answered
-from headwater.evaluation.studies.retrieval import said
-from headwater.models.textual_inversion import Token, learn_token, save_token
+from headwater.evaluation.studies.abc import Query, exemplar_question, hidden_recall
+from headwater.evaluation.studies.method_indexes import build_indexes
+from headwater.evaluation.studies.method_scores import QuestionOptions, score_questions
+from headwater.evaluation.studies.retrieval import describe_method
+from headwater.models.textual_inversion import Learning, Token, learn_token, save_token
 from headwater.report.contact_sheet import columns_sheet
 from headwater.report.export import slug
-from headwater.scenes.dataset import pictures
-from headwater.scenes.vocabulary import ATTRIBUTES
 
-THINGS, EXEMPLARS, HIDDEN_AMONG = 12, 4, 500
-TAUGHT, UNSAID, START = "a {} shape", "a shape", "shape"  # a word begins as that
+HIDDEN_AMONG = 500
+TAUGHT, START = "a {} shape", "shape"  # a word begins as that
 PROMPTS = tuple(
     f"a {{}} shape on a {each} background" for each in ("plain", "striped", "wavy", "checkered")
 )
@@ -85,21 +83,6 @@ PUBLISHED = {
     "concept-trak-c": 0.564,
     "concept-trak": 0.955,
 }
-SEED = 0
-
-
-@dataclass(frozen=True)
-class Hidden:
-    """Exemplars of each thing, by a name for its word; and what they are hidden among.
-
-    Attributes:
-        called: of each thing, for people.
-        others: pictures of the exemplars' kind that are of other things.
-    """
-
-    things: Mapping[str, TrainingSet]
-    called: Sequence[str]
-    others: TrainingSet
 
 
 def main() -> None:
@@ -117,46 +100,6 @@ def main() -> None:
         print(out / "learned.png")
     else:
         tables(out, model, hidden, given)
-
-
-# --- the things -----------------------------------------------------------------------------------
-
-
-def unseen_scenes() -> Hidden:
-    """Objects in a colour and style that no training picture shows together."""
-    data, shown = load_dataset("scenes", split="unseen"), pictures("unseen")
-    triples = [f"{p.scene.colour} {p.scene.style} {p.scene.object}" for p in shown]
-    return _hidden(data, triples)
-
-
-def drawings() -> Hidden:
-    """Emoji of which there are four drawings; none whose caption holds a word of the scenes."""
-    data = load_dataset(real_data("emoji-styles") / "train.parquet")
-    known = {word for values in ATTRIBUTES.values() for word in values}
-    names = [
-        "" if known & set(sample.caption.split()) else sample.caption.rpartition(",")[0]
-        for sample in data.samples
-    ]
-    found = _hidden(data, [name.removeprefix("a drawing of ") for name in names])
-    return replace(found, others=captioned(found.others, [UNSAID] * len(found.others)))
-
-
-KINDS: dict[str, Callable[[], Hidden]] = {"scenes": unseen_scenes, "drawings": drawings}
-
-
-def _hidden(data: TrainingSet, names: Sequence[str]) -> Hidden:
-    """Some things of which there are pictures enough; pictures of the others. "" is no thing."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        rows.setdefault(name, []).append(row)
-    enough = sorted(name for name, each in rows.items() if name and len(each) >= EXEMPLARS)
-    chosen = sorted(random.Random(SEED).sample(enough, THINGS))
-    exemplars = {
-        f"new{i}": data.take(sorted(random.Random(name).sample(rows[name], EXEMPLARS)))
-        for i, name in enumerate(chosen, 1)
-    }
-    others = [row for row, name in enumerate(names) if name not in chosen]
-    return Hidden(exemplars, chosen, data.take(others))
 
 
 def token(thing: str) -> str:
@@ -188,7 +131,9 @@ def learned(folder: Path, model: Denoiser, thing: str, data: TrainingSet, steps:
     if not path.exists():
         x0 = model.encode_images([data.image(row) for row in range(len(data))])
         prompts = [TAUGHT.format(token(thing))]
-        vector = learn_token(model, x0, token(thing), prompts, START, steps=steps, seed=SEED)
+        vector = learn_token(
+            model, x0, token(thing), prompts, Learning(START, steps=steps, seed=SEED)
+        )
         save_token(path, Token(token(thing), vector))
     return path
 
@@ -236,31 +181,22 @@ def pool(hidden: Hidden, full: bool) -> TrainingSet:
     return joined("scenes, others and exemplars", [scenes, others, *said_of, *unsaid])
 
 
-def captioned(data: TrainingSet, captions: Sequence[str], prefix: str = "") -> TrainingSet:
-    """The same pictures under other captions."""
-    samples = [
-        replace(sample, id=prefix + sample.id, caption=caption)
-        for sample, caption in zip(data.samples, captions, strict=True)
-    ]
-    return make_training_set(data.source, samples, data.byte_lengths, data.open_image)
-
-
 def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace) -> None:
     """Recall of the exemplars by each method, of both captions, in both pools."""
     data = pool(hidden, given.full)
     recipe: dict[str, Any] = {"parameters": given.parameters}
     if set(given.methods) & {"clip-dot", "clip-cosine"}:
-        recipe["clip"] = kept_clip(out.parent / "models" / "clip", of_scenes, given.device)
-    indexes = indexes_of(model, data, out / "indexes", given.methods, **recipe)
+        recipe["clip"] = kept_clip(out.parent / "models" / "clip", scene_captions, given.device)
+    indexes = build_indexes(model, data, out / "indexes", given.methods, **recipe)
     queries = [
         Query("", prompt.format(word), word, TAUGHT.format(word), "shape", given.things, thing)
         for thing, word in ((thing, token(thing)) for thing in hidden.things)
         for prompt in PROMPTS
     ]
-    asking = Asking(given.draws, guidance=3.0)
-    found = answered(
+    options = QuestionOptions(given.draws, guidance=3.0)
+    found = score_questions(
         indexes,
-        lambda method: [question(method, query, asking) for query in queries],
+        lambda method: [exemplar_question(method, query, options) for query in queries],
         out / "scores",
     )
     ids = [sample.id for sample in data.samples]
@@ -273,8 +209,8 @@ def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace
         }
         rows.append({
             "method": method.name,
-            **said(method, index),
-            "asked": question(method, queries[0], asking).kind,
+            **describe_method(method, index),
+            "asked": exemplar_question(method, queries[0], options).kind,
             "published": PUBLISHED.get(method.name),
             **{name: interval(each) for name, each in own.items()},
         })  # fmt: skip
@@ -297,7 +233,9 @@ def tables(out: Path, model: Denoiser, hidden: Hidden, given: argparse.Namespace
     write_results(folder, title, about(given), rows, notes, values=values, things=things)
     for caption in ("said", "unsaid"):
         shown = [{**row, f"recall@10, {caption}": row[caption]} for row in rows]
-        bars(folder / f"{caption}.png", shown, f"recall@10, {caption}", title=title, group="asked")
+        plot_bars(
+            folder / f"{caption}.png", shown, f"recall@10, {caption}", title=title, group="asked"
+        )
     print(markdown(rows), folder / "table.md", sep="\n")
 
 

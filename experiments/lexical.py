@@ -21,12 +21,12 @@ from common import RESULTS, about, kept_clip, parser
 
 from headwater import Denoiser, load_dataset
 from headwater.evaluation.ground_truth.concepts import read_truths
-from headwater.evaluation.ground_truth.label_noise import planted
+from headwater.evaluation.ground_truth.label_noise import plant_label_noise
 from headwater.evaluation.reporting.results import markdown
-from headwater.evaluation.retraining.clip import of_scenes
-from headwater.evaluation.studies.method_indexes import indexes_of
-from headwater.evaluation.studies.method_scores import Asking
-from headwater.evaluation.studies.retrieval import evaluate
+from headwater.evaluation.retraining.clip import scene_captions
+from headwater.evaluation.studies.method_indexes import build_indexes
+from headwater.evaluation.studies.method_scores import QuestionOptions
+from headwater.evaluation.studies.retrieval import Evaluation, evaluate
 from headwater.methods import METHODS
 from headwater.report.export import slug
 
@@ -59,19 +59,19 @@ def tables(given: argparse.Namespace) -> None:
     """One table, of one set of parameters."""
     out = RESULTS / ("lexical-full" if given.full else "lexical")
     data = load_dataset("scenes")
-    data = planted(data if given.full else data.first(1_000), FALSE)
-    indexes = indexes_of(
+    data = plant_label_noise(data if given.full else data.first(1_000), FALSE)
+    indexes = build_indexes(
         Denoiser.load("scenes", given.device),
         data,
         out / "indexes",
         given.methods,
         parameters=given.parameters,
-        clip=kept_clip(out / "models" / "clip", of_scenes, given.device),
+        clip=kept_clip(out / "models" / "clip", scene_captions, given.device),
     )
     truths = read_truths("scenes", data.samples)
-    asking = Asking(given.draws, guidance=3.0)
+    options = QuestionOptions(given.draws, guidance=3.0)
     folder = out / slug(given.parameters)
-    rows, _ = evaluate("retrieval", indexes, truths, asking, folder, about(given))
+    rows, _ = evaluate(Evaluation("retrieval"), indexes, truths, options, folder, about(given))
     print(markdown(rows), folder / "table.md", sep="\n")
 
 

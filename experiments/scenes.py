@@ -39,34 +39,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import about, add_workers, engine_of, parser
+from common import about, add_workers, executor_of, parser
 from scenes_removed import REMOVING, removed
 from scenes_sizes import config_of, data_of, folder
 
 from headwater import Denoiser
-from headwater.attribution.scores import NO_KERNEL
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import (
-    best_on,
+    choose_on,
     lds_difference,
     lds_interval,
     predicted_outputs,
 )
 from headwater.evaluation.metrics.retrieval import precision_at
-from headwater.evaluation.reporting.plots import bars
+from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining import scene_outputs
-from headwater.evaluation.retraining.retrain import Measured, retrained, study_of
-from headwater.evaluation.studies.method_indexes import indexes_of
-from headwater.evaluation.studies.method_scores import Asking, question, scores, swept
-from headwater.evaluation.studies.subset_plan import Plan, collect, rows_of
+from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
+from headwater.evaluation.studies.method_indexes import build_indexes, uses_kernel
+from headwater.evaluation.studies.method_scores import (
+    QuestionOptions,
+    concept_question,
+    score_concepts,
+    sweep_dampings,
+)
+from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_rows
 from headwater.features.spec import Side
 from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
-from headwater.methods import CAPTIONS, Method
 from headwater.methods import METHODS as ALL
-from headwater.runtime.executor import Engine
+from headwater.methods import Method
+from headwater.runtime.executor import Executor
 
 METHODS = (
     "concept-trak",
@@ -94,7 +98,7 @@ TRAINS = {
 QUERIES = {
     "concept": Side("generation", "concept"),
     "contrast": Side("generation", "contrast"),
-    "captions": CAPTIONS,
+    "captions": Side("captions"),
 }
 ROWS = (
     "concept-trak",
@@ -106,7 +110,16 @@ ROWS = (
 )
 PAIRED = (
     *(
-        Method(f"{train}, {query}", "ours", side, None, "trak", ("concept",), concept=asked)
+        Method(
+            f"{train}, {query}",
+            "ours",
+            side,
+            None,
+            "trak",
+            ("concept",),
+            concept=asked,
+            scorer="captions" if query == "captions" else "gradient",
+        )
         for train, side in TRAINS.items()
         for query, asked in QUERIES.items()
         if not any(
@@ -147,7 +160,7 @@ def main() -> None:
         command.error(f"--remove and --concepts are for {', '.join(REMOVING)} alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
-    measured = trained(given.full, plan, engine_of(given), given.device)
+    measured = trained(given.full, plan, executor_of(given), given.device)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
     if given.stage == "search":
@@ -156,32 +169,34 @@ def main() -> None:
         removed(given.full, measured[0], given)
 
 
-def plan_of(full: bool, halves: int | None, again: int | None) -> Plan:
+def plan_of(full: bool, halves: int | None, again: int | None) -> SubsetPlan:
     most = (64, 16) if full else (32, 6)
-    return Plan(
+    return SubsetPlan(
         len(data_of(full)),
         most[0] if halves is None else halves,
         min(most[1] if again is None else again, most[0] if halves is None else halves),
     )
 
 
-def trained(full: bool, plan: Plan, engine: Engine, device: str) -> list[Measured]:
+def trained(full: bool, plan: SubsetPlan, executor: Executor, device: str) -> list[Measured]:
     """What was measured of every model of the plan."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
     out = folder(full)
-    study = study_of(
-        out, config_of(full), data, encoder, scene_outputs.measure, scene_outputs.facts(), device
-    )
-    return retrained(study, plan.tasks(), engine)
+    scenes = scene_outputs.MEASURE
+    study = study_of(out, config_of(full), data, encoder, Measure(scenes, scenes.facts()), device)
+    return retrain(study, plan.tasks(), executor)
 
 
-def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
+def tables(
+    full: bool, plan: SubsetPlan, measured: list[Measured], given: argparse.Namespace
+) -> None:
     """Attribute the model of everything for each concept; a table of LDS for each output."""
     data, out = data_of(full), folder(full)
     truths = read_truths("scenes", data.samples)
     model = Denoiser.load(out / "models" / plan.full.name, given.device)
-    asked = indexes_of(model, data, out / "indexes", METHODS, parameters=given.parameters)
-    answers = scores(asked, truths, Asking(given.draws, guidance=3.0), out / "scores")
+    asked = build_indexes(model, data, out / "indexes", METHODS, parameters=given.parameters)
+    options = QuestionOptions(given.draws, guidance=3.0)
+    answers = score_concepts(asked, truths, options, out / "scores")
     answers[MEMBERSHIP] = membership(truths)
     ends = {
         name: {
@@ -195,7 +210,7 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     stated, unseen = about(given, halves=plan.subsets, again=plan.again), unseen_of(plan)
     for output in ("loss", "contribution", "rate"):
         found = collect(plan, measured, partial(output_of, name=output))
-        rows = rows_of(plan, found, answers, MEMBERSHIP, ends)
+        rows = lds_rows(plan, found, answers, MEMBERSHIP, ends)
         words = predicted_outputs(answers[MEMBERSHIP], plan.chosen)[unseen]
         for row in rows[:-1] if len(unseen) >= FEWEST else ():  # not of the ceiling
             true = found.outputs[unseen]
@@ -207,11 +222,11 @@ def tables(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
         title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {given.parameters}"
         path = out / f"{output}-{given.parameters}"
         write_results(path, title, stated, rows)
-        bars(path / "lds.png", rows, "LDS", title=title)
+        plot_bars(path / "lds.png", rows, "LDS", title=title)
         print((path / "table.md").read_text())
 
 
-def unseen_of(plan: Plan) -> np.ndarray:
+def unseen_of(plan: SubsetPlan) -> np.ndarray:
     """The halves that had no part in thinking of methods, or in choosing among them."""
     return np.arange(SEEN, plan.subsets)
 
@@ -227,7 +242,9 @@ def positive(found: np.ndarray, rows: Sequence[np.ndarray]) -> float:
     return float(np.mean([(each[of] > 0).mean() for each, of in zip(found, rows, strict=True)]))
 
 
-def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Namespace) -> None:
+def search(
+    full: bool, plan: SubsetPlan, measured: list[Measured], given: argparse.Namespace
+) -> None:
     """Train sides with concept queries: which, by what projection and damping, predicts best?
 
     Chosen on the first `SEEN` halves, reported on the others: each row's damping and whether
@@ -241,12 +258,12 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
     model = Denoiser.load(out / "models" / plan.full.name, given.device)
     ALL.update({method.name: method for method in PAIRED})
     answers: dict[Key, np.ndarray] = {}
-    asking = Asking(given.draws, guidance=3.0)
+    options = QuestionOptions(given.draws, guidance=3.0)
     for parameters, more, names in SEARCHED:
-        asked = indexes_of(model, data, out / "indexes", names, parameters=parameters, **more)
-        found = swept(
+        asked = build_indexes(model, data, out / "indexes", names, parameters=parameters, **more)
+        found = sweep_dampings(
             asked,
-            lambda method: [question(method, truth, asking) for truth in truths],
+            lambda method: [concept_question(method, truth, options) for truth in truths],
             out / "scores",
             DAMPINGS,
         )
@@ -280,7 +297,7 @@ def search(full: bool, plan: Plan, measured: list[Measured], given: argparse.Nam
 
 
 def held_row(
-    plan: Plan,
+    plan: SubsetPlan,
     true: np.ndarray,
     predicted: Mapping[Key, np.ndarray],
     words: np.ndarray,
@@ -288,13 +305,13 @@ def held_row(
 ) -> dict[str, object]:
     """The best on the first `SEEN` halves, and what it is worth on the others."""
     rest = unseen_of(plan)
-    key = best_on(np.arange(SEEN), true, predicted)
+    key = choose_on(np.arange(SEEN), true, predicted)
     own = predicted[key][rest]
     return {
         "method": name if name != "best" else f"best: {key[0]}",
         "parameters": key[1],
         "projection": key[2],
-        "damping": None if ALL[key[0]].rule in NO_KERNEL else key[3],
+        "damping": None if not uses_kernel(ALL[key[0]]) else key[3],
         "scores": key[4],
         "LDS": Interval(*lds_interval(true[rest], own)),
         f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),

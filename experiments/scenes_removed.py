@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from common import about, engine_of, kept_clip
+from common import about, executor_of, kept_clip
 from scenes_sizes import config_of, data_of, folder
 
-from headwater.evaluation.counterfactual.plan import Setting
+from headwater.evaluation.counterfactual.plan import RemovalPlan
 from headwater.evaluation.counterfactual.regenerate import Window
-from headwater.evaluation.counterfactual.report import write
-from headwater.evaluation.counterfactual.study import outcomes
-from headwater.evaluation.ground_truth.classifiers import judge_of
+from headwater.evaluation.counterfactual.report import write_report
+from headwater.evaluation.counterfactual.study import run_counterfactual
+from headwater.evaluation.ground_truth.classifiers import classifier_for
 from headwater.evaluation.ground_truth.concepts import read_truths
 from headwater.evaluation.ground_truth.oracles import CAPTION, TRUTH
 from headwater.evaluation.reporting.results import markdown
 from headwater.evaluation.retraining import scene_outputs
-from headwater.evaluation.retraining.clip import of_scenes
+from headwater.evaluation.retraining.clip import scene_captions
 from headwater.evaluation.retraining.retrain import Measured
-from headwater.evaluation.studies.method_scores import Asking
+from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 # Stages that take images out, and how many.
@@ -47,24 +47,24 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
     methods = OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
-    setting = Setting(
+    plan = RemovalPlan(
         out if swapped else folder(full) / "removed",
         config_of(full),
         data,
         [truth for truth in truths if truth.concept in concepts],
-        judge_of("scenes", [truth.concept for truth in truths], None, given.device),
+        classifier_for("scenes", [truth.concept for truth in truths], None, given.device),
         methods,
         given.remove or REMOVING[given.stage],
-        asking=Asking(given.draws, guidance=3.0),
+        options=QuestionOptions(given.draws, guidance=3.0),
         # by which it predicted best in the first halves
         parameters={"concept-d-trak": "all"} if "concept-d-trak" in methods else {},
         windows=WINDOWS if swapped else (),
-        clip=kept_clip(folder(full) / "models" / "clip", of_scenes, given.device),
-        engine=engine_of(given),
+        clip=kept_clip(folder(full) / "models" / "clip", scene_captions, given.device),
+        executor=executor_of(given),
         device=given.device,
     )
-    stated = about(given, concepts=concepts, parameters=setting.parameters)
-    rows, _ = write(setting, outcomes(setting), stated, own)
+    stated = about(given, concepts=concepts, parameters=plan.parameters)
+    rows, _ = write_report(plan, run_counterfactual(plan), stated, own)
     print(markdown(rows), own / "table.md", sep="\n")
 
 

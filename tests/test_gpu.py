@@ -10,8 +10,8 @@ from support.studies import captioned
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
 from headwater.errors import ModelError
-from headwater.evaluation.retraining.models import encoded, new_pipeline, train
-from headwater.evaluation.retraining.trainer import fit
+from headwater.evaluation.retraining.models import encode_data, new_pipeline, train
+from headwater.evaluation.retraining.trainer import FitOptions, fit
 from headwater.methods import METHODS
 from headwater.models.sampling import draw
 from headwater.queries.image import Image
@@ -80,12 +80,12 @@ def test_a_seed_makes_the_same_picture(tiny_model):
 
 @pytest.fixture
 def words(tiny_model, tiny_images):
-    return encoded(Denoiser.load(tiny_model, "cpu"), load_dataset(tiny_images))
+    return encode_data(Denoiser.load(tiny_model, "cpu"), load_dataset(tiny_images))
 
 
 def learned(config, words, work, device, begun=0):
     pipe = new_pipeline(config, begun)
-    train(pipe, words, range(20), config, work, device=device)
+    train(pipe, words.take(range(20)), config, work, device=device)
     return torch.cat([each.flatten().cpu() for each in pipe.unet.parameters()])
 
 
@@ -158,5 +158,5 @@ def test_a_loss_that_asks_the_cpu_is_refused(tmp_path):
         return model(x).mean() * x.sum().item()
 
     with pytest.raises(ModelError, match=r"cannot be recorded on a GPU .* --device cpu"):
-        fit(model, lambda _: [torch.ones(2, 3)], loss, tmp_path / "fit", steps=2, learning_rate=0.1)
+        fit(model, lambda _: [torch.ones(2, 3)], loss, tmp_path / "fit", FitOptions(2, 0.1))
     assert torch.cuda.current_stream() == torch.cuda.default_stream()

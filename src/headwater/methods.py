@@ -190,7 +190,7 @@ def _concept_d_trak(name: str, concept: Side, **options: Any) -> Method:
 
 def _similarity(name: str, path: str, rule: str, takes: tuple[str, ...]) -> Method:
     """A method that compares pictures, and asks nothing of the model."""
-    own = dict(scorer="similarity", measure="similarity")
+    own: Any = dict(scorer="similarity", measure="similarity")
     return Method(name, "similarity", Side(path), Side(path), rule, takes, **own)
 
 

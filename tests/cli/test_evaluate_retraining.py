@@ -11,8 +11,9 @@ from headwater import load_dataset
 from headwater.errors import QueryError
 from headwater.evaluation.metrics.lds import lds, predicted_outputs
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.studies.lds import Setting, _in_both, split
-from headwater.evaluation.studies.subset_plan import Plan
+from headwater.evaluation.studies.lds import LDSStudy, hold_out, shared_truths
+from headwater.evaluation.studies.subset_plan import SubsetPlan
+from headwater.gradients.parameters import select
 from headwater.scenes.dataset import pictures
 
 MANY = "--held-out 8 --subsets 4 --again 4 --draws 2".split()
@@ -44,17 +45,21 @@ def truth(tmp_path_factory):
 
 def test_a_split_loses_nothing(tiny_images):
     data = load_dataset(str(tiny_images))
-    trained, held = split(data, 6)
+    trained, held = hold_out(data, 6)
     ids = [sample.id for sample in data.samples]
     assert sorted(s.id for s in [*trained.samples, *held.samples]) == ids and len(held) == 6
     assert [s.id for s in held.samples] == sorted(s.id for s in held.samples)
     row = ids.index(held.samples[2].id)
     assert held.image(2).tobytes() == data.image(row).tobytes()
-    assert held.contents[2] == data.contents[row]
-    assert split(data, 6)[0].fingerprint == trained.fingerprint != split(data, 6, 1)[0].fingerprint
+    assert held.byte_lengths[2] == data.byte_lengths[row]
+    assert (
+        hold_out(data, 6)[0].fingerprint
+        == trained.fingerprint
+        != hold_out(data, 6, 1)[0].fingerprint
+    )
     for held_out in (0, 17):
         with pytest.raises(QueryError, match=f"--held-out {held_out} of 20 images: at least 1"):
-            split(data, held_out)
+            hold_out(data, held_out)
 
 
 def test_lds_from_the_command_line(config, tiny_images, tmp_path):
@@ -74,7 +79,7 @@ def test_lds_from_the_command_line(config, tiny_images, tmp_path):
     halves = {f"half-00{i}{again}" for i in range(4) for again in ("", "-again")}
     assert names == {"full", *halves}
     # again by hand: the scores of pixels are inner products of latents
-    plan = Plan(12, 4, 4)
+    plan = SubsetPlan(12, 4, 4)
     true = np.array([
         json.loads((out / "outputs" / f"half-00{i}.json").read_text())["outputs"]["own"]
         for i in range(4)
@@ -82,7 +87,7 @@ def test_lds_from_the_command_line(config, tiny_images, tmp_path):
     from headwater.index.index import Index
 
     index = Index.open(out / "indexes" / "pixels--none")
-    trained, held = split(load_dataset(str(tiny_images)), 8)
+    trained, held = hold_out(load_dataset(str(tiny_images)), 8)
     x0 = index.denoiser.encode_images([held.image(row) for row in range(8)]).flatten(1)
     own = index.denoiser.encode_images([trained.image(row) for row in range(12)]).flatten(1)
     exact = lds(true, predicted_outputs((x0 @ own.T).double().numpy(), plan.chosen)).mean()
@@ -110,16 +115,16 @@ def test_concept_lds_from_the_command_line(config, tiny_images, truth, tmp_path)
         assert rows[0]["above 'the caption names it'"]["low"] <= rows[0]["LDS"]["mean"] + 1
     assert "of the ceiling" in (out / "loss" / "table.md").read_text()
     measured = json.loads((out / "outputs" / "half-000.json").read_text())["outputs"]
-    entries, (_, held) = json.loads(truth.read_text()), split(load_dataset(str(tiny_images)), 12)
+    entries, (_, held) = json.loads(truth.read_text()), hold_out(load_dataset(str(tiny_images)), 12)
     for word, positives in ((each["concept"], each["positives"]) for each in entries):
         asked = [s for s in held.samples if s.id in positives]
         assert 3 <= len(asked) == len(measured[f"without {word}"]) < len(measured["own"]) == 12
 
 
 def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, truth, tmp_path):
-    trained, held = split(load_dataset(str(tiny_images)), 12)
-    setting = Setting(tmp_path, ModelConfig((Phase(1),)), trained, held, Plan(8, 2, 0))
-    truths, shown = _in_both(setting, str(truth))
+    trained, held = hold_out(load_dataset(str(tiny_images)), 12)
+    setting = LDSStudy(tmp_path, ModelConfig((Phase(1),)), trained, held, SubsetPlan(8, 2, 0))
+    truths, shown = shared_truths(setting, str(truth))
     positives = {each["concept"]: each["positives"] for each in json.loads(truth.read_text())}
     assert [each.concept for each in truths] == list(shown) == ["style", "background"]
     for each in truths:
@@ -127,11 +132,14 @@ def test_concepts_are_those_that_pictures_held_out_show_and_name(tiny_images, tr
         ids = [held.samples[row].id for row in shown[each.concept]]
         assert ids == [s.id for s in held.samples if s.id in positives[each.concept]]
         assert all(each.concept in held.samples[row].caption for row in shown[each.concept])
-    few = Setting(
-        tmp_path, ModelConfig((Phase(1),)), *split(load_dataset(str(tiny_images)), 1), Plan(19)
+    few = LDSStudy(
+        tmp_path,
+        ModelConfig((Phase(1),)),
+        *hold_out(load_dataset(str(tiny_images)), 1),
+        SubsetPlan(19),
     )
     with pytest.raises(QueryError, match="is shown and named by 3 of the 1 pictures held out"):
-        _in_both(few, str(truth))
+        shared_truths(few, str(truth))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +198,7 @@ def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, t
 
     (index,) = (Index.open(path) for path in (out / "indexes").iterdir())
     assert index.recipe.parameters == "all"
-    assert index.recipe.layers == tuple(index.denoiser.layers("all"))
+    assert index.recipe.layers == tuple(select(index.denoiser.network, "all"))
 
 
 def test_a_configuration_that_is_none(tiny_images, tmp_path):

@@ -10,15 +10,15 @@ from support.command_line import assert_refused, headwater
 from headwater import Denoiser, build_index, load_dataset
 from headwater.attribution.trajectory import journey
 from headwater.errors import QueryError
-from headwater.evaluation.ground_truth.classifiers import judge_named, scenes_judge
+from headwater.evaluation.ground_truth.classifiers import reader_named, scenes_reader
 from headwater.evaluation.studies import trajectory
 from headwater.evaluation.studies.trajectory import (
     CORRELATION,
     OPPOSED,
     TOPS,
-    Asking,
     Journeys,
-    by_distance,
+    TrajectoryOptions,
+    mean_by_distance,
 )
 from headwater.index.index import Index
 from headwater.queries.image import Image
@@ -50,7 +50,7 @@ def test_pairs_of_steps_by_how_far_they_lie_apart():
     compared = np.random.default_rng(0).normal(size=(5, 5))
     pairs = [(a, b) for a in range(5) for b in range(5)]
     exact = [np.mean([compared[a, b] for a, b in pairs if abs(a - b) == d]) for d in range(5)]
-    np.testing.assert_allclose(by_distance(compared), exact)
+    np.testing.assert_allclose(mean_by_distance(compared), exact)
 
 
 def some(prompt: str, seed: int, likely=()) -> Journeys:
@@ -109,7 +109,9 @@ def test_rows_by_step():
 
 
 def test_journeys_are_those_of_the_index(index):
-    found = trajectory.journeys(index, PROMPTS[:2], Asking(draws=2, seed=4, seeds=2), scenes_judge)
+    found = trajectory.collect_journeys(
+        index, PROMPTS[:2], TrajectoryOptions(draws=2, seed=4, seeds=2), scenes_reader
+    )
     assert [one.prompt for one in found] == PROMPTS[:2]
     for i, seed in ((0, 5), (1, 6)):  # prompts do not share their seeds
         answers = journey(index, Image(PROMPTS[i], draws=2, seed=seed))
@@ -119,29 +121,29 @@ def test_journeys_are_those_of_the_index(index):
     assert found[0].steps == STEPS
     assert set(found[0].likely) == {"colour", "object", "style"}
     assert set(found[1].likely) == {"object", "background"}
-    alone = trajectory.journeys(index, PROMPTS[:1], Asking(draws=1, seeds=1))
+    alone = trajectory.collect_journeys(index, PROMPTS[:1], TrajectoryOptions(draws=1, seeds=1))
     assert np.isnan(alone[0].halves).all() and alone[0].likely == {}
 
 
 def test_what_the_scenes_judge_looks_for():
     shown = pictures("validation")[0]
-    said = scenes_judge(f"a {shown.scene.colour} {shown.scene.object}")([shown.draw()] * 2)
+    said = scenes_reader(f"a {shown.scene.colour} {shown.scene.object}")([shown.draw()] * 2)
     assert set(said) == {"colour", "object"} and len(said["colour"]) == 2
     assert min(said["colour"] + said["object"]) > 0.5
     other = next(word for word in ("red", "blue") if word != shown.scene.colour)
-    assert scenes_judge(f"a {other} thing")([shown.draw()])["colour"][0] < 0.5
-    assert scenes_judge("a photograph") is None
+    assert scenes_reader(f"a {other} thing")([shown.draw()])["colour"][0] < 0.5
+    assert scenes_reader("a photograph") is None
 
 
 def test_prompts(index, tmp_path):
     captions = {sample.caption for sample in index.samples}
-    drawn = trajectory.prompts_of(index, None, 4)
+    drawn = trajectory.choose_prompts(index, None, 4)
     assert set(drawn) < captions and len(set(drawn)) == 4
-    assert trajectory.prompts_of(index, None, 4, seed=1) != drawn
-    assert set(trajectory.prompts_of(index, None, 99)) == captions
+    assert trajectory.choose_prompts(index, None, 4, seed=1) != drawn
+    assert set(trajectory.choose_prompts(index, None, 99)) == captions
     file = tmp_path / "prompts.txt"
     file.write_text("a star\n\n a fish \na star\n")
-    assert trajectory.prompts_of(index, file, 10) == ["a star", "a fish"]
+    assert trajectory.choose_prompts(index, file, 10) == ["a star", "a fish"]
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -197,7 +199,7 @@ def test_a_judge_of_ones_own(folder, tmp_path, monkeypatch):
     assert all(0 <= row["bright"]["mean"] <= 1 for row in rows)
     assert all(row["bright"]["low"] <= row["bright"]["mean"] for row in rows)
     with pytest.raises(QueryError, match=r"--judge 'eyes:dark': .* has no function 'dark'"):
-        judge_named("eyes:dark")
+        reader_named("eyes:dark")
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_missing_captions_are_empty(tmp_path):
     pq.write_table(plain_table(caption=["a", None, "b", None, "c"]), tmp_path / "a.parquet")
     data, said = loaded(tmp_path / "a.parquet")
     assert [sample.caption for sample in data.samples] == ["a", "", "b", "", "c"]
-    assert len(said) == 1 and "2 caption(s) are no text" in said[0] and "'None' (row 1)" in said[0]
+    assert len(said) == 1 and "2 caption(s) are no text" in said[0] and "None (row 1)" in said[0]
 
 
 def test_never_are_all_images_of_a_parquet_file_in_memory(tmp_path):

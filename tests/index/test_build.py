@@ -254,6 +254,7 @@ def test_other_data_are_refused(tmp_path, index, denoiser, tiny_images, change):
         shutil.copy(folder / "train-00001.png", folder / "train-00000.png")
     elif change == "one more":
         shutil.copy(folder / "train-00001.png", folder / "new.png")
+        (folder / "new.txt").write_text("a fish")
     data = load_dataset(folder).first(19 if change == "one less" else 99)
     before = state(index)
     with pytest.raises(MismatchError, match="data fingerprint"):

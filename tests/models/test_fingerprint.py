@@ -146,8 +146,8 @@ def test_where_a_model_lies_and_who_saved_it(tiny_model, tmp_path, own):
     for file in moved.glob("*/config.json"):
         facts = json.loads(file.read_text())
         facts["_name_or_path"] = "/somewhere/else"
-        facts |= {name: "0.1" for name in ("_diffusers_version", "transformers_version")
-                  if name in facts}  # fmt: skip
+        versions = {"_diffusers_version": "0.41.0", "transformers_version": "5.1.0"}
+        facts |= {name: version for name, version in versions.items() if name in facts}
         if "architectures" in facts:
             facts["architectures"] = None
         file.write_text(json.dumps(facts))

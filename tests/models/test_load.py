@@ -5,15 +5,18 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.command_line import FAST, PROMPT, assert_refused, headwater
 from support.tiny import tiny_pipeline, tiny_unconditional
 
 from headwater import Denoiser
-from headwater.errors import ModelError
+from headwater.errors import HeadwaterWarning, ModelError
 from headwater.features.gradcheck import self_check
 from headwater.models import adapters
 
 peft = pytest.importorskip("peft")
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 3438167534\n"
 
 
 def adapted(model, seed=0):
@@ -81,7 +84,8 @@ def test_an_index_of_adapters_is_asked_by_a_later_process(tmp_path, tiny_model, 
     assert first.code == 0, first.err
 
     shutil.rmtree(moved)  # the same adapters elsewhere
-    assert_refused(headwater(*ask), f"cannot load --lora '{moved}'")
+    assert headwater(*ask).out == first.out  # kept, so that no model is needed
+    assert_refused(headwater(*ask, "--fresh"), f"cannot load --lora '{moved}'")
     assert headwater(*command, lora, "--limit", 6).code == 0
     assert headwater(*ask).out == first.out
     save_lora(lora.parent / "other", tiny_model, seed=1)
@@ -126,3 +130,122 @@ def test_checkpoints_are_whole_models(tmp_path, tiny_model, tiny_images, lora):
     result = headwater("index", tiny_model, tiny_images, tmp_path / "index", *FAST, *more)
     assert_refused(result, "--checkpoint takes whole models, which --lora is no part of: fuse the")
     assert not (tmp_path / "index").exists()
+
+
+# --- what a file holds and what is loaded ---------------------------------------------------------
+
+
+def rewritten(lora, folder, change):
+    """A LoRA file with its tensors changed."""
+    (file,) = lora.glob("*.safetensors")
+    folder.mkdir()
+    save_file(change(load_file(file)), folder / file.name)
+    return folder
+
+
+def refused_as(model, lora, reason):
+    with pytest.raises(ModelError, match=reason) as caught:
+        Denoiser.load(model, lora=lora)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_several_files_is_not_chosen_from(tmp_path, tiny_model, lora):
+    (file,) = lora.glob("*.safetensors")
+    for name in ("mine-000001", "mine", "other", "z"):
+        shutil.copy(file, tmp_path / f"{name}.safetensors")
+    few = r"it holds 4 safetensors files \(mine-000001\.safetensors, mine\.safetensors, other"
+    refused_as(tiny_model, tmp_path, few)
+    loaded = Denoiser.load(tiny_model, lora=tmp_path / "other.safetensors")
+    assert loaded.fingerprint() == Denoiser.load(tiny_model, lora=lora).fingerprint()
+
+
+def test_keys_that_fit_no_layer_are_named(tmp_path, tiny_model, lora):
+    odd = {f"unet.nowhere.to_k.lora_{side}.weight": torch.randn(2, 2) for side in "AB"}
+    more = rewritten(lora, tmp_path / "more", lambda tensors: tensors | odd)
+    refused_as(tiny_model, more, r"2 of its \d+ tensors fit no layer of this model \(unet\.nowhere")
+    scale = {
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.dora_scale": torch.ones(3)
+    }
+    scaled = rewritten(lora, tmp_path / "scaled", lambda tensors: tensors | scale)
+    refused_as(tiny_model, scaled, r"1 of its \d+ tensors fit no layer of this model \(unet\.mid_b")
+    none = rewritten(lora, tmp_path / "none", lambda tensors: odd)
+    refused_as(tiny_model, none, "cannot load --lora")
+
+
+def test_keys_of_another_text_encoder_are_left_out_with_a_word(tmp_path, tiny_model, lora):
+    odd = {f"text_encoder_2.layers.0.q_proj.lora_{side}.weight": torch.randn(2, 2) for side in "AB"}
+    more = rewritten(lora, tmp_path / "more", lambda tensors: tensors | odd)
+    with pytest.warns(HeadwaterWarning, match=r"2 of its \d+ tensors fit no layer of the text enc"):
+        loaded = Denoiser.load(tiny_model, lora=more)
+    assert loaded.fingerprint() == Denoiser.load(tiny_model, lora=lora).fingerprint()
+
+
+def test_layers_of_the_text_encoder_are_used_and_said_not_to_be_attributed(tmp_path, tiny_model):
+    from diffusers import StableDiffusionPipeline
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = adapted(tiny_model)
+    wanted = dict(target_modules=["q_proj", "v_proj"], r=2, lora_alpha=2)
+    pipe.text_encoder.add_adapter(peft.LoraConfig(**wanted, init_lora_weights=False))
+    unet, words = (get_peft_model_state_dict(part) for part in (pipe.unet, pipe.text_encoder))
+    StableDiffusionPipeline.save_lora_weights(tmp_path, unet, words)
+    with pytest.warns(HeadwaterWarning, match="2 layers of the text encoder in it are used, and n"):
+        loaded = Denoiser.load(tiny_model, lora=tmp_path)
+    ours, theirs = (d.encode_captions(["a red star"]) for d in (loaded, Denoiser(pipe)))
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["lokr_w1", "hada_w1_a"])
+def test_other_kinds_of_adapters_are_named(tmp_path, tiny_model, kind):
+    tensors = {f"lora_unet_mid_block_attentions_0_proj_in.{kind}": torch.ones(2, 2)}
+    save_file(tensors, tmp_path / "mine.safetensors")
+    refused_as(tiny_model, tmp_path, "it holds Lo(Kr|Ha) tensors .*, and headwater takes LoRA")
+
+
+def trained_by_peft(folder, model, **changes):
+    """As `get_peft_model(unet, ...).save_pretrained` leaves it; and the pipeline with it."""
+    from diffusers import StableDiffusionPipeline
+
+    torch.manual_seed(0)
+    pipe = StableDiffusionPipeline.from_pretrained(model)
+    wanted = dict(r=2, lora_alpha=8, target_modules=["to_k", "to_v"], init_lora_weights=False)
+    peft.get_peft_model(pipe.unet, peft.LoraConfig(**wanted | changes)).save_pretrained(folder)
+    return pipe
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_rslora": True, "rank_pattern": {"to_v": 4}}])
+def test_a_folder_that_peft_saved(tmp_path, tiny_model, changes):
+    """With its scale, which is in the configuration and not in the tensors."""
+    exact = Denoiser(trained_by_peft(tmp_path / "lora", tiny_model, **changes))
+    denoiser = Denoiser.load(tiny_model, lora=tmp_path / "lora")
+    xt, c = torch.randn(1, 4, 8, 8), denoiser.encode_captions(["a red star"])
+    with torch.no_grad():
+        ours, theirs = (each.predict(xt, 500, c) for each in (denoiser, exact))
+    torch.testing.assert_close(ours, theirs)
+    assert denoiser.layers("lora").keys() and denoiser.lora == str(tmp_path / "lora")
+
+
+def test_what_peft_saved_of_something_else(tmp_path, tiny_model):
+    trained_by_peft(tmp_path / "lora", tiny_model)
+    file = tmp_path / "lora" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"target_modules": ["nowhere"]}))
+    refused_as(tiny_model, tmp_path / "lora", "adapter for the layers .*nowhere.* another network")
+    file.write_text(json.dumps(config | {"target_modules": ["to_k", "to_v", "to_q"]}))
+    refused_as(tiny_model, tmp_path / "lora", "names layers that it has no tensors of: .*to_q")
+    file.write_text(json.dumps(config | {"peft_type": "LOHA"}))
+    refused_as(tiny_model, tmp_path / "lora", "an adapter of PEFT's type LOHA, and headwater takes")
+
+
+def test_what_a_network_saved_of_itself(tmp_path, tiny_model):
+    pipe = adapted(tiny_model)
+    pipe.unet.save_lora_adapter(tmp_path / "network")
+    denoiser, exact = Denoiser.load(tiny_model, lora=tmp_path / "network"), Denoiser(pipe)
+    xt, c = torch.randn(1, 4, 8, 8), denoiser.encode_captions(["a red star"])
+    with torch.no_grad():
+        torch.testing.assert_close(denoiser.predict(xt, 500, c), exact.predict(xt, 500, c))
+
+
+def test_a_pointer_in_the_place_of_adapters(tmp_path, tiny_model):
+    (tmp_path / "mine.safetensors").write_text(POINTER)
+    refused_as(tiny_model, tmp_path, r"mine\.safetensors is a git-lfs pointer, .*: run `git lfs")

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from headwater import Denoiser
+from headwater.features.batch import Batch
 from headwater.index.config import extractor, plan
 from headwater.models.patches import frozen, remembering, swapped_forward
 
@@ -57,7 +58,7 @@ def test_threads_that_take_gradients_of_one_model_get_the_right_rows(tiny_model,
     ]
 
     def rows(i):
-        return machines[i].train_rows(x0[i], conditions[i], [str(i)]).features
+        return machines[i].train_rows(Batch(x0[i], conditions[i], [str(i)])).features
 
     alone = [rows(i) for i in range(THREADS)]
     for _ in range(ROUNDS):

@@ -10,15 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
+from support.work import dying, refusing, shares, squares
 
 from headwater.errors import ParameterError, QueryError, ResourceError
-from headwater.evaluation.retraining.retrain import Task, all_retrained, retrained
+from headwater.evaluation.retraining.retrain import Task, retrain, retrain_all
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.runtime.ray import TRIES
 
+TESTS = str(Path(__file__).parents[1])
 TWO = Executor(jobs=2)
 ON_RAY = Executor("ray", 2)
 
@@ -29,7 +30,7 @@ def cluster():
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers import the work below
+        patch.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)  # workers import the work below
         ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
         yield ray  # its GPU is a number, which no work here uses
         ray.shutdown()
@@ -41,50 +42,6 @@ def executor(request) -> Executor:
         return TWO
     request.getfixturevalue("cluster")
     return ON_RAY
-
-
-# --- work that other processes can import ---------------------------------------------------------
-
-
-def squares(folder: Path | None = None):
-    """Counts how often it is called, in files."""
-    if folder is not None:
-        (folder / f"started-{os.getpid()}").touch(exist_ok=False)
-    return square
-
-
-def square(item: int) -> tuple[int, int, int, str]:
-    return item * item, os.getpid(), torch.get_num_threads(), str(Path.cwd())
-
-
-def refusing(folder: Path):
-    return partial(refuse, folder)
-
-
-def refuse(folder: Path, item: int) -> int:
-    """Items 0 and 1 begin together; then 1 is refused."""
-    (folder / f"begun-{item}").touch()
-    while not (folder / f"begun-{0 if item == 1 else 1}").exists():
-        time.sleep(0.01)
-    if item == 1:
-        raise QueryError("one is none")
-    time.sleep(0.5)
-    (folder / f"ended-{item}").touch()
-    return item
-
-
-def dying(folder: Path, times: dict[int, int]):
-    return partial(die, folder, times)
-
-
-def die(folder: Path, times: dict[int, int], item: int) -> int:
-    """These items kill their worker so many times."""
-    deaths = folder / f"deaths-{item}"
-    if item in times and (not deaths.exists() or deaths.stat().st_size < times[item]):
-        with deaths.open("a") as file:
-            file.write("x")
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
 
 
 # --- any work -------------------------------------------------------------------------------------
@@ -148,16 +105,8 @@ def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
     ]
 
 
-def shares():
-    return partial(share, ON_RAY)
-
-
-def share(executor: Executor, device: str) -> int:
-    return workers_beside(executor, device)
-
-
 def test_workers_know_how_many_share_their_memory(cluster):
-    assert list(run(ON_RAY, shares, ["cuda", "cuda"], "cuda")) == [2, 2]
+    assert list(run(ON_RAY, partial(shares, ON_RAY), ["cuda", "cuda"], "cuda")) == [2, 2]
     assert workers_beside(TWO, "cpu") == min(2, os.cpu_count() or 1)
 
 
@@ -194,9 +143,9 @@ def test_what_an_engine_cannot_be(monkeypatch):
 
 def test_workers_train_the_same_models(tmp_path, pictures, executor):  # noqa: F811
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
-    one = retrained(study(tmp_path / "alone", pictures), tasks)
+    one = retrain(study(tmp_path / "alone", pictures), tasks)
     studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
-    assert all_retrained([(each, tasks) for each in studies], executor) == [one, one]
+    assert retrain_all([(each, tasks) for each in studies], executor) == [one, one]
 
 
 # --- what is left behind --------------------------------------------------------------------------
@@ -216,7 +165,8 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_the_process_that_they_work_for(tmp_path):
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     script = tmp_path / "script.py"
     script.write_text(KILLED)
     (tmp_path / "out").mkdir()

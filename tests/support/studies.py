@@ -5,10 +5,16 @@ from functools import partial
 import pytest
 import torch
 
+from headwater import Denoiser, load_dataset
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.retraining.models import Encoded
-from headwater.evaluation.retraining.retrain import Study
+from headwater.evaluation.retraining.models import EncodedData, encode_data
+from headwater.evaluation.retraining.retrain import Measure, Study
 from support.tiny import PIXELS
+
+
+def encode_tiny(tiny_model, tiny_images):
+    """The small pictures as the small model is trained on them."""
+    return encode_data(Denoiser.load(tiny_model), load_dataset(str(tiny_images)))
 
 
 def unconditional(steps=3, **more):
@@ -21,7 +27,7 @@ def captioned(tiny_model, steps=3, **more):
 
 @pytest.fixture(scope="module")
 def data():
-    return Encoded(torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None)
+    return EncodedData(torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)), None)
 
 
 # --- many models ----------------------------------------------------------------------------------
@@ -32,5 +38,5 @@ def mean_weight(denoiser, factor=1.0):
 
 
 def study(folder, data, steps=2, factor=1.0, source="ten pictures"):
-    measure = partial(mean_weight, factor=factor)
-    return Study(folder, unconditional(steps), data, source, measure, {"factor": factor})
+    measure = Measure(partial(mean_weight, factor=factor), {"factor": factor})
+    return Study(folder, unconditional(steps), data, source, measure)

@@ -1,5 +1,6 @@
-"""The smallest CLIP; random."""
+"""The smallest CLIP; random, and its embeddings by the layers of transformers' model."""
 
+import numpy as np
 import torch
 
 from headwater.scenes.pipeline import MAX_TOKENS, new_tokenizer
@@ -34,3 +35,28 @@ def tiny_clip(folder, seed=0):
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def loaded(source):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    return CLIPModel.from_pretrained(source).eval(), CLIPTokenizer.from_pretrained(source)
+
+
+def direct(source, pictures, texts, mean=None, std=None):
+    """(image, text embeddings) by the layers of transformers' model, one after the other."""
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+    model, tokenizer = loaded(source)
+    pixels = np.stack(
+        [np.asarray(picture.convert("RGB"), np.float64) / 255 for picture in pictures]
+    )
+    pixels = (pixels - (mean or OPENAI_CLIP_MEAN)) / (std or OPENAI_CLIP_STD)
+    pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        images = model.visual_projection(model.vision_model(pixels).pooler_output)
+        rows = []
+        for text in texts:  # alone, so that nothing is padded
+            states = model.text_model(**tokenizer(text, return_tensors="pt")).last_hidden_state
+            rows.append(model.text_projection(states[:, -1]))  # of the end of the text
+    return images, torch.cat(rows)

@@ -1,37 +1,43 @@
 """`headwater evaluate ...`: how far can an answer be trusted?
 
-Commands that ask an index; those that train models are in `commands_studies`.
+Commands that ask an index; those that train models are in `evaluate_retraining`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from headwater.cli.evaluate_counterfactual import counterfactual
 from headwater.cli.evaluate_options import (
     Context,
     Draws,
     Methods,
     More,
+    Options,
     Out,
     Seed,
     Top,
     Truths,
     about,
-    at_least,
-    listed,
+    require_at_least,
+    split_names,
+    with_options,
 )
-from headwater.cli.evaluate_retraining import concept_lds, counterfactual, lds
+from headwater.cli.evaluate_retraining import concept_lds, lds
 from headwater.cli.options import Device, Guidance, IndexFolder, Json, number_or_auto
-from headwater.runtime.console import json_line, quiet_libraries
+from headwater.runtime.console import json_line
 
 app = typer.Typer(help="How far can an answer be trusted?", rich_markup_mode=None)
 
 
 @app.command()
+@with_options
 def isolation(
+    options: Options,
     index: IndexFolder,
     truth: Truths,
     out: Out,
@@ -46,11 +52,13 @@ def isolation(
     as_json: Json = False,
 ) -> None:
     """Can a method tell which concept of a prompt was asked for?"""
-    _evaluate("isolation", **locals())
+    _evaluate("isolation", options)
 
 
 @app.command()
+@with_options
 def retrieval(
+    options: Options,
     index: IndexFolder,
     truth: Truths,
     out: Out,
@@ -65,49 +73,54 @@ def retrieval(
     as_json: Json = False,
 ) -> None:
     """Does a method find the images that show the concept?"""
-    _evaluate("retrieval", **locals())
+    _evaluate("retrieval", options)
 
 
-def _evaluate(
-    kind: str,
-    *,
-    index: Path,
-    truth: str,
-    out: Path,
-    more: list[Path] | None,
-    methods: str,
-    draws: str,
-    top: int,
-    seed: int,
-    guidance: float,
-    context: str,
-    device: str | None,
-    as_json: bool,
-) -> None:
+def _evaluate(kind: str, options: Options) -> None:
     """Ask, write, print the table or JSON."""
-    given = locals().copy()  # the command line, before anything is made of it
-    count = number_or_auto("--draws", draws)
-    at_least(given, top=1)
-    quiet_libraries()
+    draws = number_or_auto("--draws", options["draws"])
+    require_at_least(options, top=1)
     from headwater.evaluation.ground_truth.concepts import read_truths
-    from headwater.evaluation.reporting import plots
-    from headwater.evaluation.reporting.results import markdown
-    from headwater.evaluation.studies import method_scores, retrieval
+    from headwater.evaluation.reporting.plots import require_matplotlib
+    from headwater.evaluation.studies.method_scores import (
+        QuestionOptions,
+        open_indexes,
+        select_methods,
+    )
+    from headwater.evaluation.studies.retrieval import Evaluation, evaluate
 
-    plots.require_matplotlib()
-    indexes = method_scores.open_all([index, *(more or ())], device)
-    chosen = method_scores.serving(indexes, listed(methods))
-    found = read_truths(truth, indexes[0].samples)
-    asking = method_scores.Asking(count, seed, guidance, context)
-    rows, written = retrieval.evaluate(kind, chosen, found, asking, out, about(kind, given), k=top)
-    if as_json:
+    require_matplotlib()
+    indexes = open_indexes([options["index"], *(options["more"] or ())], options["device"])
+    methods = select_methods(indexes, split_names(options["methods"]))
+    truths = read_truths(options["truth"], indexes[0].samples)
+    questions = QuestionOptions(draws, options["seed"], options["guidance"], options["context"])
+    rows, written = evaluate(
+        Evaluation(kind, options["top"]),
+        methods,
+        truths,
+        questions,
+        options["out"],
+        about(kind, options),
+    )
+    _print_results([rows], written, options)
+
+
+def _print_results(
+    tables: Sequence[Sequence[Mapping[str, Any]]], written: Mapping[str, Any], options: Options
+) -> None:
+    """Tables and where they lie, or with --json what was written."""
+    from headwater.evaluation.reporting.results import markdown
+
+    if options["as_json"]:
         print(json_line(written))
     else:
-        print(markdown(rows), f"Results: {out / 'table.md'}", sep="\n")
+        print(*map(markdown, tables), f"Results: {options['out'] / 'table.md'}", sep="\n")
 
 
 @app.command()
+@with_options
 def journey(
+    options: Options,
     index: IndexFolder,
     out: Out,
     prompts: Annotated[
@@ -127,26 +140,22 @@ def journey(
     as_json: Json = False,
 ) -> None:
     """How do answers differ from step to step of a picture's making, and from seed to seed?"""
-    given = locals().copy()
-    at_least(given, top=1)
-    quiet_libraries()
-    from headwater.evaluation.ground_truth import classifiers
-    from headwater.evaluation.reporting import plots
-    from headwater.evaluation.reporting.results import markdown
+    require_at_least(options, top=1)
+    from headwater.attribution.session import Session
+    from headwater.evaluation.ground_truth.classifiers import reader_named
+    from headwater.evaluation.reporting.plots import require_matplotlib
     from headwater.evaluation.studies import trajectory
-    from headwater.index.index import Index
 
-    plots.require_matplotlib()
-    opened = Index.open(index, device=device)
-    asking = trajectory.Asking(number_or_auto("--draws", draws), seed, seeds, guidance, method)
-    chosen = trajectory.prompts_of(opened, prompts, count, seed)
-    reading = classifiers.judge_named(judge) if judge else None
-    found = trajectory.journeys(opened, chosen, asking, reading)
-    tables, written = trajectory.write(out, opened, found, about("journey", given), top)
-    if as_json:
-        print(json_line(written))
-    else:
-        print(*map(markdown, tables), f"Results: {out / 'table.md'}", sep="\n")
+    require_matplotlib()
+    session = Session.open(index, device=device)
+    number = number_or_auto("--draws", draws)
+    asked = trajectory.TrajectoryOptions(number, seed, seeds, guidance, method)
+    chosen = trajectory.choose_prompts(session, prompts, count, seed)
+    reader_of = reader_named(judge) if judge else None
+    journeys = trajectory.collect_journeys(session, chosen, asked, reader_of)
+    stated = about("journey", options)
+    tables, written = trajectory.write_journeys(out, session.index, journeys, stated, top)
+    _print_results(tables, written, options)
 
 
 for command in (lds, concept_lds, counterfactual):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from headwater.cli.options import images_of, number_or_auto
 from headwater.errors import ParameterError
+
+if TYPE_CHECKING:
+    from headwater.data.training_set import TrainingSet
+    from headwater.evaluation.studies.method_scores import QuestionOptions
 
 Truths = Annotated[str, typer.Argument(help="scenes, scenes:unseen, or a JSON file of concepts.")]
 Out = Annotated[Path, typer.Argument(help="Folder for table.md, results.json and plots.")]
@@ -41,28 +48,72 @@ Parameters = Annotated[
 ]
 Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
 
+# The options that `images_of` takes, in its order.
+OF_IMAGES = ("data", "split", "image_column", "caption_column", "limit")
 
-def listed(text: str) -> list[str]:
+# All that a command line gives a command, by the names of its parameters.
+Options: TypeAlias = Mapping[str, Any]
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer whose first parameter, `options`, is handed all others by name.
+
+    Results state what their command was given, and commands hand it on; typer sees the others.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    _, *parameters = signature.parameters.values()
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = {parameter.name: given[parameter.name] for parameter in parameters}
+        command(options, **options)
+
+    run.__signature__ = signature.replace(parameters=parameters)
+    return run
+
+
+def split_names(text: str) -> list[str]:
     """Names with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def at_least(given: Mapping[str, Any], **fewest: int) -> None:
+def require_at_least(options: Options, **fewest: int) -> None:
     """Refuse options that are below the fewest that there can be.
 
     Raises:
         ParameterError: names the first.
     """
     for option, number in fewest.items():
-        if given[option] < number:
-            raise ParameterError(f"--{option} {given[option]} must be at least {number}")
+        if options[option] < number:
+            raise ParameterError(f"--{option} {options[option]} must be at least {number}")
 
 
-def about(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def data_of(options: Options) -> TrainingSet:
+    """The images that a command trains on."""
+    return images_of(*(options[name] for name in OF_IMAGES))
+
+
+def questions_of(options: Options) -> QuestionOptions:
+    """How questions are asked, from a command line."""
+    draws = number_or_auto("--draws", options["draws"])
+    from headwater.evaluation.studies.method_scores import QuestionOptions
+
+    return QuestionOptions(draws, options["seed"], damping=options["damping"])
+
+
+def refuse_ignored(parameters: str | None, gradients: list[str]) -> None:
+    """Refuse `--parameters` where no method takes gradients."""
+    if parameters is not None and not gradients:
+        raise ParameterError(
+            "--parameters is of how gradients are made, and no method here makes any: leave it out"
+        )
+
+
+def about(kind: str, options: Options) -> dict[str, Any]:
     """What every result says of itself: the command as it was given, the date, the versions."""
     from headwater.evaluation.reporting.results import circumstances
 
-    settings = {name: value for name, value in given.items() if name not in ("kind", "as_json")}
+    settings = {name: value for name, value in options.items() if name != "as_json"}
     return {
         "evaluation": kind,
         "command": shlex.join(["headwater", *sys.argv[1:]]),

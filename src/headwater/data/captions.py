@@ -35,7 +35,7 @@ class CaptionReader:
         texts = value if isinstance(value, (list, tuple)) else [value]
         usable = tuple(text for text in texts if isinstance(text, str))
         if len(usable) < len(texts):
-            self._example = self._example or f"{str(value)[:40]!r} ({where})"
+            self._example = self._example or f"{value!r:.40} ({where})"
             self._unusable += 1
         for text in usable:
             if not is_unicode(text):

@@ -7,8 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,17 +36,18 @@ from headwater.index.config import (
 )
 from headwater.index.index import Index
 from headwater.index.rows import Source, open_images
-from headwater.index.workers import Computing, Missing, write_shards
+from headwater.index.workers import BuildOptions, Missing, write_shards
 from headwater.methods import method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
-from headwater.runtime.executor import THIS_PROCESS, Executor
+from headwater.runtime.executor import THIS_PROCESS
 from headwater.storage.files import write_table
 from headwater.storage.manifest import (
     Manifest,
+    Shard,
     checkpoint_folders,
     read_manifest,
     require_same,
@@ -68,21 +68,25 @@ _OWN = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Job:
+    """What the indexes of a model and of its further checkpoints have in common."""
+
+    data: TrainingSet
+    how: BuildOptions
+    batch: BatchSize
+    note: Callable[[str], None]
+    clip: Clip | None
+
+
 def build_index(
     denoiser: Denoiser,
     training_set: TrainingSet,
     out: str | Path,
     *,
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    overwrite: bool = False,
-    self_check: bool = True,
-    compile: bool = False,
-    encodings: str | Path | None = None,
     checkpoints: Sequence[str | Path] = (),
-    executor: Executor = THIS_PROCESS,
     note: Callable[[str], None] = lambda line: None,
-    **recipe: Any,
+    **options: Any,
 ) -> Index:
     """Compute the features of every training image and store them in the folder `out`.
 
@@ -90,90 +94,75 @@ def build_index(
     sample, recipe, seed) alone.
 
     Args:
-        batch_size: images at a time; None finds the largest that memory safely holds, up to 32 (256
-            on a GPU), and no more than a shard has rows.
-        skip_bad: leave out files that are no images (they are counted in the manifest).
-        overwrite: drop an index that is there already.
-        self_check: before a run of 1,000 probes or more, compare the gradients of two images with
-            float64 autograd.
-        compile: `torch.compile` the parts of the network between the attributed layers.
-        encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         checkpoints: more models, of the same kind, whose scores are averaged with this one's.
             Each gets an index of its own inside `out`. All are looked at before anything is built.
-        executor: who computes the shards. Workers load the model and the images again, from where
-            these came from.
         note: called with one line of text on what was chosen.
-        **recipe: `method`, `parameters`, `timesteps`, ... as in `config.IndexOptions`.
+        **options: what the rows are, as in `config.IndexOptions` (`method`, `parameters`,
+            `timesteps`, `dim`, ...), and how they are made, as in `workers.BuildOptions`
+            (`batch_size`, `skip_bad`, `overwrite`, `executor`, ...).
 
     Raises:
         MismatchError: `out` was begun with another recipe, model or data set.
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
+
+    >>> index = build_index(
+    ...     Denoiser.load("scenes"), load_dataset("scenes").first(100), "scenes-index", dim=1024
+    ... )  # doctest: +SKIP
     """
-    how = Computing(batch_size, skip_bad, compile, Path(encodings) if encodings else None, executor)
-    planned = planned_of_all(denoiser, checkpoints, **recipe)[0]
-    chosen = note_on_parameters(denoiser, planned, recipe)
+    own = {field.name for field in fields(BuildOptions)}
+    how = BuildOptions(**{name: options.pop(name) for name in own & options.keys()})
+    planned = planned_of_all(denoiser, checkpoints, **options)[0]
+    chosen = note_on_parameters(denoiser, planned, options)
     if chosen:
         note(chosen)
+    _refuse_useless(how, denoiser, training_set, planned)
+    out = Path(out)
+    batch = BatchSize(how.batch_size, note, denoiser.device)
+    job = Job(training_set, how, batch, note, options.get("clip"))
+    index = _build(job, denoiser, planned, out, checkpoints=len(checkpoints))
+    for source, folder in zip(checkpoints, checkpoint_folders(out, index.manifest), strict=True):
+        note(f"checkpoint {source}")
+        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        _build(job, other, plan(other, **options), folder)
+    return index
+
+
+def _refuse_useless(
+    how: BuildOptions, denoiser: Denoiser, data: TrainingSet, planned: Recipe
+) -> None:
+    """Refuse options that this index has no use for, or that workers cannot follow."""
+    workers = how.executor != THIS_PROCESS
     if not planned.train.gradient:
-        given = dict(compile=compile, encodings=bool(encodings))
-        given |= dict(engine=executor.name != THIS_PROCESS.name, jobs=executor.jobs > 1)
-        refuse_ignored(method_named(planned.method), **given)
-    if executor != THIS_PROCESS and (not denoiser.source or training_set.source == IN_MEMORY):
+        refuse_ignored(
+            method_named(planned.method),
+            compile=how.compile,
+            encodings=bool(how.encodings),
+            engine=how.executor.name != THIS_PROCESS.name,
+            jobs=how.executor.jobs > 1,
+        )
+    if workers and (not denoiser.source or data.source == IN_MEMORY):
         raise ParameterError(
             "workers (--engine, --jobs) load the model and the images themselves: save what is in "
             "memory and load it from there, or leave them out"
         )
-    out = Path(out)
-    build = partial(
-        _build,
-        data=training_set,
-        how=how,
-        batch=BatchSize(batch_size, note, denoiser.device),
-        overwrite=overwrite,
-        self_check=self_check,
-        note=note,
-        clip=recipe.get("clip"),
-    )
-    index = build(denoiser, planned, out, checkpoints=len(checkpoints))
-    for source, folder in zip(checkpoints, checkpoint_folders(out, index.manifest), strict=True):
-        note(f"checkpoint {source}")
-        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
-        build(other, plan(other, **recipe), folder, checkpoints=0)
-    return index
 
 
-def _build(
-    denoiser: Denoiser,
-    planned: Recipe,
-    out: Path,
-    *,
-    data: TrainingSet,
-    how: Computing,
-    batch: BatchSize,
-    overwrite: bool,
-    self_check: bool,
-    note: Callable[[str], None],
-    clip: Clip | None,
-    checkpoints: int,
-) -> Index:
+def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints: int = 0) -> Index:
     """The index of one model."""
-    existed, begun = out.exists(), (out / "index.json").exists() and not overwrite
-    new = replace(_new_manifest(denoiser, data, planned, clip), checkpoints=checkpoints)
-    manifest = _begin(out, new, overwrite)
+    data, how = job.data, job.how
+    existed, begun = out.exists(), (out / "index.json").exists() and not how.overwrite
+    new = replace(_new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
+    manifest = _begin(out, new, how.overwrite)
     done = finished_shards(out, manifest)
     ranges = shard_ranges(len(data), manifest.shard_rows)
     if manifest.complete and len(done) == len(ranges) and has_samples(out, manifest):
-        return Index.open(out, denoiser, data, clip=clip)
+        return Index.open(out, denoiser, data, clip=job.clip)
     if done:
-        note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    captions = [sample.caption for sample in data.samples]
-    denoiser.warn_of_lost_words(captions)
-    if denoiser.conditional and not any(captions):
-        text = f"{data.source} has no captions, and the model was trained with them"
-        warnings.warn(text, HeadwaterWarning, stacklevel=2)
+        job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
+    _warn_of_captions(denoiser, data)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
-    machine = extractor(denoiser, planned, clip)
+    machine = extractor(denoiser, planned, job.clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
     try:
         with (
@@ -181,15 +170,25 @@ def _build(
             compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
         ):
             source = Source(machine, data, reader, how.encodings)
-            if self_check:
-                _check_first(source, left, note)
-            for shard in write_shards(out, source, how, batch, left):
+            if how.self_check:
+                _check_first(source, left, job.note)
+            for shard in write_shards(out, source, how, job.batch, left):
                 done[shard.first] = shard
     except BaseException:
         if not (begun or done or finished_shards(out, manifest)):
             _withdraw(out, existed)
         raise
-    return _finish(out, manifest, [done[rows.start] for rows in ranges], denoiser, data, clip)
+    _finish(out, manifest, [done[rows.start] for rows in ranges], data)
+    return Index.open(out, denoiser, data, clip=job.clip)
+
+
+def _warn_of_captions(denoiser: Denoiser, data: TrainingSet) -> None:
+    """Say where the model does not get to read what it was trained to."""
+    captions = [sample.caption for sample in data.samples]
+    denoiser.warn_of_lost_words(captions)
+    if denoiser.conditional and not any(captions):
+        text = f"{data.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=2)
 
 
 def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
@@ -288,7 +287,10 @@ def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
     return moved
 
 
-def _finish(out, manifest, shards, denoiser, training_set, clip) -> Index:
+def _finish(
+    out: Path, manifest: Manifest, shards: Sequence[Shard], training_set: TrainingSet
+) -> None:
+    """Write the table of samples, and say in the manifest that the index is whole."""
     positions = read_positions(out, shards)
     if not positions:
         raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
@@ -301,4 +303,3 @@ def _finish(out, manifest, shards, denoiser, training_set, clip) -> Index:
     })  # fmt: skip
     write_table(out / "samples.parquet", table)
     finish(out, manifest, shards)
-    return Index.open(out, denoiser, training_set, clip=clip)

@@ -27,7 +27,7 @@ class Source:
     machine: Machine
     data: TrainingSet
     reader: Reader
-    encodings: Path | None = None
+    encodings: str | Path | None = None
 
 
 def shard_rows(
@@ -95,7 +95,8 @@ def rows_of(source: Source, images: Mapping[int, Image.Image]) -> Rows:
     """
     samples = [source.data.samples[row] for row in images]
     captions, ids = [s.caption for s in samples], [s.id for s in samples]
-    made = source.machine.image_rows(list(images.values()), captions, ids, source.encodings)
+    encodings = None if source.encodings is None else Path(source.encodings)
+    made = source.machine.image_rows(list(images.values()), captions, ids, encodings)
     features, residuals = made.features.cpu(), made.residuals
     require_finite(features, ids)
     return Rows(features, None if residuals is None else residuals.float().cpu())

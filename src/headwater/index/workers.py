@@ -33,18 +33,33 @@ NO_WORKERS = "`build_index` gives workers to methods of gradients alone"
 
 
 @dataclass(frozen=True)
-class Computing:
-    """How rows are computed, and by whom: the arguments of `build_index` of these names."""
+class BuildOptions:
+    """How an index is built, which changes no number in it.
 
-    batch_size: int | None
-    skip_bad: bool
-    compile: bool
-    encodings: Path | None
-    executor: Executor
+    Args:
+        batch_size: images at a time; None finds the largest that memory safely holds, up to 32 (256
+            on a GPU), and no more than a shard has rows.
+        skip_bad: leave out files that are no images (they are counted in the manifest).
+        overwrite: drop an index that is there already.
+        self_check: before a run of 1,000 probes or more, compare the gradients of two images with
+            float64 autograd.
+        compile: `torch.compile` the parts of the network between the attributed layers.
+        encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
+        executor: who computes the shards. Workers load the model and the images again, from where
+            these came from.
+    """
+
+    batch_size: int | None = None
+    skip_bad: bool = False
+    overwrite: bool = False
+    self_check: bool = True
+    compile: bool = False
+    encodings: str | Path | None = None
+    executor: Executor = THIS_PROCESS
 
 
 def write_shards(
-    out: Path, source: Source, how: Computing, batch: BatchSize, left: Sequence[Missing]
+    out: Path, source: Source, how: BuildOptions, batch: BatchSize, left: Sequence[Missing]
 ) -> Iterator[Shard]:
     """Each missing shard of the index in `out`, once it is written.
 
@@ -67,7 +82,7 @@ def write_shards(
 def write_shard(
     out: Path,
     source: Source,
-    how: Computing,
+    how: BuildOptions,
     batch: BatchSize,
     tick: Callable[[int], Any],
     missing: Missing,
@@ -79,7 +94,7 @@ def write_shard(
     return shards.write_shard(out, number, rows.start, shard)
 
 
-def shard_writer(out: Path, how: Computing, device: str) -> Callable[[Missing], Shard]:
+def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing], Shard]:
     """`write_shard` for a worker, which knows nothing but the folder of the index that was begun.
 
     Loads the model and the images from where the manifest says that they lie.
@@ -111,7 +126,7 @@ def _open_and_write(
     out: Path,
     machine: Extractor,
     data: TrainingSet,
-    how: Computing,
+    how: BuildOptions,
     batch: BatchSize,
     missing: Missing,
 ) -> Shard:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from headwater.models.fingerprint import Digest, tokenizer_facts
+from headwater.models.families.words import tokenizer_facts
+from headwater.models.fingerprint import Digest
 from headwater.models.load import from_hub, model_errors
 from headwater.models.weights import Unreadable, load_whole
 
@@ -72,7 +73,7 @@ class Clip:
         return getattr(out, "pooler_output", out)
 
     @property
-    def logit_scale(self) -> Tensor:
+    def logit_scale(self) -> Float[Tensor, ""]:
         """What cosines are multiplied by before a softmax; one over the learned temperature."""
         return self._model.logit_scale.exp()
 

@@ -1,8 +1,8 @@
 """What a model is, as a digest of all that its numbers depend on, and of nothing else.
 
-Weights, what a configuration says beside them, adapters with their scales, tokenizers. Names of
-folders, versions of libraries and the type that weights were saved in are left out: a model that
-is moved stays the same model.
+Weights, what a configuration says beside them, adapters with their scales. Names of folders,
+versions of libraries and the type that weights were saved in are left out: a model that is moved
+stays the same model.
 """
 
 from __future__ import annotations
@@ -79,21 +79,3 @@ def adapter_facts(module: nn.Module) -> dict[str, Any]:
         for name, part in module.named_modules()
         if hasattr(part, "active_adapters") and hasattr(part, "scaling")
     }
-
-
-def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
-    """What turns a text into numbers."""
-    facts = {
-        "limit": tokenizer.model_max_length,
-        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
-        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "vocabulary": tokenizer.get_vocab(),
-    }
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # written in Python
-        return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
-    whole = json.loads(backend.to_str())
-    # How it was last called, and the vocabulary once more.
-    model = {name: value for name, value in whole["model"].items() if name != "vocab"}
-    steps = ("normalizer", "pre_tokenizer", "post_processor")
-    return facts | {"model": model} | {name: whole.get(name) for name in steps}

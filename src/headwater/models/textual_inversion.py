@@ -1,6 +1,7 @@
 r"""Textual inversion (Gal 2022): one new word that stands for what pictures show.
 
-Every weight stays as it is. Learned is v alone, the embedding of a word that the tokenizer has not:
+Every weight stays as it is. Learned is v alone, the embedding of a word that the model does not
+know:
 
     min over v of  E_{t, e} mean of m (eps(xt, t, c(v)) - e)^2,
     xt = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) e,
@@ -39,14 +40,14 @@ STEPS, BATCH = 400, 4
 
 @dataclass(frozen=True)
 class Token:
-    """A word that the tokenizer has not, such as "<star>", and its embedding."""
+    """A word that the model does not know, such as "<star>", and its embedding."""
 
     name: str
     embedding: Float[Tensor, " e"]
 
 
 def new_name(denoiser: Denoiser, words: str) -> str:
-    """A name for a token like these words that the tokenizer has not yet."""
+    """A name for a token like these words that the model does not know yet."""
     slug = re.sub(r"\W+", "-", words.lower()).strip("-") or "concept"
     known = _words(denoiser).names()
     names = [f"<{slug}>", *(f"<{slug}-{i}>" for i in range(2, 2 + len(known)))]
@@ -108,7 +109,7 @@ def learn_token(
 
     Args:
         x0: one picture, or several of the same thing: each noise is then of one of them, by chance.
-        name: a word that the tokenizer has not; every prompt holds it.
+        name: a word that the model does not know; every prompt holds it.
         prompts: one of them for each step, by chance.
         learning: from where, how long, how fast.
         tick: is told the loss after each step.

@@ -1,4 +1,4 @@
-"""The judge: a small classifier that reads object, colour, style and background off a picture."""
+"""A small classifier that reads object, colour, style and background off a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headwater.scenes.vocabulary import ATTRIBUTES
 BUNDLED = Path(__file__).parent / "judge.safetensors"
 
 
-class Judge(nn.Module):
+class AttributeClassifier(nn.Module):
     """Pictures [b, 3, 64, 64] in [-1, 1] -> for each attribute the logits of its values."""
 
     def __init__(self) -> None:
@@ -53,8 +53,8 @@ class Judge(nn.Module):
         return answers
 
 
-def load_judge(path: Path = BUNDLED) -> Judge:
-    """The bundled judge, ready to read."""
-    judge = Judge()
-    judge.load_state_dict(load_file(path))
-    return judge.eval()
+def load_classifier(path: Path = BUNDLED) -> AttributeClassifier:
+    """The bundled classifier, ready to read."""
+    classifier = AttributeClassifier()
+    classifier.load_state_dict(load_file(path))
+    return classifier.eval()

@@ -12,7 +12,6 @@ from PIL import Image
 
 from headwater.scenes.render import Scene, draw
 from headwater.scenes.vocabulary import (
-    ATTRIBUTES,
     BACKGROUNDS,
     COLOURS,
     OBJECTS,
@@ -55,7 +54,7 @@ class Picture:
 
     def shows(self, word: str) -> bool:
         """Whether the picture shows this object, colour, style or background (caption or not)."""
-        return word in (getattr(self.scene, attribute) for attribute in ATTRIBUTES)
+        return word in self.scene.attributes.values()
 
 
 def pictures(split: str = "train") -> list[Picture]:
@@ -86,8 +85,8 @@ def _picture(id: str, combination: tuple[str, ...], rng: np.random.Generator) ->
         tilt=float(rng.uniform(-20, 20)),
         tone=float(rng.uniform()),
     )
-    said = {a: getattr(scene, a) for a in ATTRIBUTES if rng.uniform() >= OMIT}
-    return Picture(id, scene, describe(**said))
+    named = {a: value for a, value in scene.attributes.items() if rng.uniform() >= OMIT}
+    return Picture(id, scene, describe(**named))
 
 
 def describe(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from headwater.scenes.vocabulary import ATTRIBUTES
+
 SIZE = 64
 _SUPERSAMPLE = 4
 _FINE = SIZE * _SUPERSAMPLE
@@ -44,6 +46,12 @@ class Scene:
     radius: float = 0.32
     tilt: float = 0.0
     tone: float = 0.0
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The truth: attribute -> value."""
+        values = (self.colour, self.object, self.style, self.background)
+        return dict(zip(ATTRIBUTES, values, strict=True))
 
 
 def draw(scene: Scene) -> Image.Image:

@@ -260,12 +260,11 @@ def test_a_model_that_reads_no_prompts_unlearns_its_attention(tmp_path, data):
 
 
 def test_which_weights(session):
-    network = session.denoiser.network
-    names = list(natural_gradient.layers_of(network))
+    names = list(natural_gradient.layers_of(session.denoiser))
     assert names and all(".attn2.to_k" in name or ".attn2.to_v" in name for name in names)
-    assert set(natural_gradient.layers_of(network, "attn")) > set(names)
+    assert set(natural_gradient.layers_of(session.denoiser, "attn")) > set(names)
     with pytest.raises(ParameterError, match="matches no layer"):
-        natural_gradient.layers_of(network, "attn9")
+        natural_gradient.layers_of(session.denoiser, "attn9")
 
 
 def test_timesteps_are_the_middles_of_equal_parts(session, monkeypatch):

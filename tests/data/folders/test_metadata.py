@@ -127,7 +127,7 @@ def test_captions_that_are_no_text_are_counted(tmp_path):
     data, said = loaded(tmp_path)
     assert list(captions_of(data).values()) == ["a cat", "", "", "", "a bird", ""]
     assert said[0] == (
-        f"5 caption(s) are no text and could not be used, such as '7' ({tmp_path}/metadata.jsonl "
+        f"5 caption(s) are no text and could not be used, such as 7 ({tmp_path}/metadata.jsonl "
         "line 2); write text, or name another key as --caption-column"
     )
     assert said[1].startswith("4 of 6 images have no caption, such as '1.png'")
@@ -157,6 +157,7 @@ WRONG = {
         "line 1.*half a char",
     ),
     "half in a list": ('{"file_name": "a.png", "text": ["a", "\\udf89"]}', "line 1.*half a char"),
+    "no name": ('{"file_name": "", "text": "a"}', r"line 1: there is no image '\.'"),
     "a number": ('{"file_name": 3, "text": "a"}', "line 1: write a JSON object"),
 }
 

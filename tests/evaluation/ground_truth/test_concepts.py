@@ -10,7 +10,7 @@ import pytest
 from headwater.data.training_set import Sample, make_training_set
 from headwater.errors import HeadwaterWarning, QueryError
 from headwater.evaluation.ground_truth.concepts import read_truths, scene_prompts
-from headwater.evaluation.ground_truth.label_noise import planted
+from headwater.evaluation.ground_truth.label_noise import plant_label_noise
 from headwater.queries.prompts import contains
 from headwater.scenes.dataset import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES, held_out_triples
@@ -213,7 +213,7 @@ def scenes_data(n: int):
 
 def test_planted_captions_name_one_thing_that_is_not_shown():
     data = scenes_data(150)
-    false = planted(data, 0.2, seed=1)
+    false = plant_label_noise(data, 0.2, seed=1)
     changed = [
         (picture, before.caption, after.caption)
         for picture, before, after in zip(pictures(), data.samples, false.samples, strict=False)
@@ -235,8 +235,12 @@ def test_planted_captions_name_one_thing_that_is_not_shown():
 
 def test_planted_sets_are_sets_of_their_own():
     data = scenes_data(50)
-    assert planted(data, 0.0).fingerprint == data.fingerprint
-    first, again, other = planted(data, 0.5), planted(data, 0.5), planted(data, 0.5, seed=1)
+    assert plant_label_noise(data, 0.0).fingerprint == data.fingerprint
+    first, again, other = (
+        plant_label_noise(data, 0.5),
+        plant_label_noise(data, 0.5),
+        plant_label_noise(data, 0.5, seed=1),
+    )
     assert first.samples == again.samples != other.samples
     assert len({data.fingerprint, first.fingerprint, other.fingerprint}) == 3
     assert first.image(3).tobytes() == data.image(3).tobytes()
@@ -244,11 +248,11 @@ def test_planted_sets_are_sets_of_their_own():
 
 def test_planted_words_of_other_data():
     data = make_training_set("cats", SAMPLES, [], lambda row: None)
-    false = planted(data, 2 / 6, groups=[("kitten", "owl"), ("ball", "mat")])
+    false = plant_label_noise(data, 2 / 6, groups=[("kitten", "owl"), ("ball", "mat")])
     said = {s.id: s.caption for s in false.samples if s not in SAMPLES}
     possible = {
         "cat-2": "a Cat on a ball", "cat-3": "an owl, inked", "dog-2": "a dog catches a mat",
     }  # fmt: skip
     assert len(said) == 2 and said.items() <= possible.items()
     with pytest.raises(QueryError, match="6 false captions are asked for, and 3 of 6 captions of"):
-        planted(data, 1.0, groups=[("kitten", "owl"), ("ball", "mat")])
+        plant_label_noise(data, 1.0, groups=[("kitten", "owl"), ("ball", "mat")])

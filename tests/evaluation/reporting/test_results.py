@@ -9,7 +9,7 @@ from PIL import Image
 
 from headwater.errors import HeadwaterError, StoreError
 from headwater.evaluation.metrics.intervals import Interval, interval
-from headwater.evaluation.reporting.plots import bars, curves, points
+from headwater.evaluation.reporting.plots import Labels, plot_bars, plot_curves, plot_points
 from headwater.evaluation.reporting.results import cell, circumstances, markdown, write_results
 from headwater.methods import METHODS
 
@@ -124,8 +124,8 @@ def test_bars_of_all_methods(tmp_path):
         {"method": name, "asked": kind, "isolation": Interval(x, x - 0.1, x + 0.05, 30)}
         for name, x, kind in zip(METHODS, rng.uniform(-0.3, 1, 99), "abc" * 33, strict=False)
     ]  # fmt: skip
-    bars(tmp_path / "all.png", rows, "isolation", title="Isolation", group="asked")
-    bars(tmp_path / "few.png", [*rows[:3], {"method": "none"}], "isolation")
+    plot_bars(tmp_path / "all.png", rows, "isolation", title="Isolation", group="asked")
+    plot_bars(tmp_path / "few.png", [*rows[:3], {"method": "none"}], "isolation")
     drawn, few = pixels(tmp_path / "all.png"), pixels(tmp_path / "few.png")
     assert_nothing_cut_off(drawn)
     assert_nothing_cut_off(few)
@@ -136,7 +136,7 @@ def test_bars_of_all_methods(tmp_path):
 def test_bars_are_as_long_as_their_values(tmp_path):
     value = {"low": 0.5, "mean": 1.0}
     rows = [{"method": name, "x": Interval(mean, mean, mean)} for name, mean in value.items()]
-    bars(tmp_path / "bars.png", rows, "x")
+    plot_bars(tmp_path / "bars.png", rows, "x")
     drawn = pixels(tmp_path / "bars.png").astype(int)
     blue = (drawn[..., 2] - drawn[..., 0] > 60).sum(1)  # of each line of pixels
     upper, lower = blue[: len(blue) // 2].max(), blue[len(blue) // 2 :].max()
@@ -149,7 +149,8 @@ def test_curves(tmp_path):
         name: {k: Interval(-s * k, -s * k - 0.02, -s * k + 0.02) for k in ks}
         for s, name in zip((0.001, 0.002, 0.0), ("concept-trak", "trak", "random"), strict=True)
     }
-    curves(tmp_path / "curves.png", effects, x="images removed", y="change of the rate")
+    labels = Labels("images removed", "change of the rate")
+    plot_curves(tmp_path / "curves.png", effects, labels)
     drawn = pixels(tmp_path / "curves.png").astype(int)
     assert_nothing_cut_off(drawn)
     colours = {tuple(colour) for colour in drawn.reshape(-1, 3)}
@@ -159,7 +160,7 @@ def test_curves(tmp_path):
 def test_points(tmp_path):
     names = ("concept-trak", "random", "another seed")
     places = {name: [(i / 5, i / 4), (0.5, 0.3)] for i, name in enumerate(names)}
-    points(tmp_path / "p.png", places, x="gone", y="drop", baselines=names[1:])
+    plot_points(tmp_path / "p.png", places, Labels("gone", "drop"), baselines=names[1:])
     drawn = pixels(tmp_path / "p.png").astype(int)
     assert_nothing_cut_off(drawn)
     assert {(0, 0x72, 0xB2), (0x55,) * 3} <= {tuple(colour) for colour in drawn.reshape(-1, 3)}
@@ -168,11 +169,11 @@ def test_points(tmp_path):
 def test_plots_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(HeadwaterError, match=r"plots need .*: pip install 'headwater\[evaluate\]'"):
-        bars(tmp_path / "bars.png", ROWS, "precision@10")
+        plot_bars(tmp_path / "bars.png", ROWS, "precision@10")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plot_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
-        bars(tmp_path / "file" / "bars.png", ROWS, "precision@10")
+        plot_bars(tmp_path / "file" / "bars.png", ROWS, "precision@10")

@@ -7,17 +7,17 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from headwater import Denoiser
-from headwater.evaluation.retraining.bundled import as_tensor, images_to_tensor
+from headwater.evaluation.retraining.bundled import draw_pictures, stack_images
 from headwater.models.load import BUNDLED_MODEL
 from headwater.models.sampling import sample, seeded_noise
-from headwater.scenes.classifier import load_judge
+from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 
 def accuracy(read, shown):
     return {
-        a: sum(v == getattr(p.scene, a) for v, p in zip(read[a], shown, strict=True)) / len(shown)
+        a: sum(v == p.scene.attributes[a] for v, p in zip(read[a], shown, strict=True)) / len(shown)
         for a in ATTRIBUTES
     }
 
@@ -38,7 +38,7 @@ def test_it_loads_like_any_other():
 
 def test_the_judge_reads_held_out_pictures():
     shown = pictures("validation")[:300]
-    for attribute, rate in accuracy(load_judge().read(as_tensor(shown)), shown).items():
+    for attribute, rate in accuracy(load_classifier().read(draw_pictures(shown)), shown).items():
         assert rate >= 0.99, attribute
 
 
@@ -46,13 +46,13 @@ def test_the_judge_reads_held_out_pictures():
 def test_samples_show_what_the_prompt_says(split, bound):
     denoiser = Denoiser.load("scenes")
     shown = pictures(split)[:40]
-    captions = [describe(**{a: getattr(p.scene, a) for a in ATTRIBUTES}) for p in shown]
+    captions = [describe(**p.scene.attributes) for p in shown]
     shape = denoiser.latent_shape
     noise = torch.stack([seeded_noise(shape, 0, "test", i) for i in range(40)])
     condition = denoiser.encode_captions(captions)
     free = denoiser.encode_captions([""] * 40)
     drawn = denoiser.decode(sample(denoiser, noise, condition, free, steps=25, guidance=3.0))
-    for attribute, rate in accuracy(load_judge().read(images_to_tensor(drawn)), shown).items():
+    for attribute, rate in accuracy(load_classifier().read(stack_images(drawn)), shown).items():
         assert rate >= bound, attribute
 
 

@@ -10,16 +10,16 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser
 from headwater.evaluation.retraining import clip as trainer
+from headwater.evaluation.retraining.trainer import FitOptions
 from headwater.models.clip import Clip
 from headwater.scenes.pipeline import new_pipeline
 
 COLOURS = ("red", "lime", "blue", "yellow")
-TINY = {
-    "dim": 8,
-    "batch": 4,
-    "vision": {"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1},
-    "text": {"hidden_size": 16, "num_hidden_layers": 1},
-}
+TINY = trainer.Towers(
+    dim=8,
+    vision={"image_size": 16, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1},
+    text={"hidden_size": 16, "num_hidden_layers": 1},
+)
 
 
 def squares():
@@ -31,8 +31,8 @@ def captions():
 
 
 def trained(out, steps=60, seed=0):
-    options = {**TINY, "steps": steps, "seed": seed, "learning_rate": 5e-3}
-    return trainer.train_clip(squares(), captions(), out, **options)
+    options = FitOptions(steps, 5e-3, seed)
+    return trainer.train_clip(squares(), captions(), out, options=options, towers=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_folder_says_how_pixels_are_normalised(folder):
     """What the loader makes of a picture is what training saw."""
     clip = Clip(folder)
     ours = clip.images(squares()[:1])
-    pixels = trainer._as_tensor(squares()[:1], 16)
+    pixels = trainer.stack_pixels(squares()[:1], 16)
     with torch.no_grad():
         expected = clip._model.get_image_features(pixels)
     torch.testing.assert_close(ours, getattr(expected, "pooler_output", expected))
@@ -82,11 +82,11 @@ def test_the_loss_is_the_mean_of_both_directions():
     logits = torch.tensor([[2.0, 0.5], [0.0, 1.0]])
     rows, columns = logits.log_softmax(1), logits.log_softmax(0)
     expected = -(rows.diagonal() + columns.diagonal()).mean() / 2
-    torch.testing.assert_close(trainer.contrastive(logits), expected)
+    torch.testing.assert_close(trainer.contrastive_loss(logits), expected)
 
 
 def test_each_word_of_the_captions_is_one_token():
-    tokenizer = trainer.tokenizer_of(["A red star", "Straße, at dusk"])
+    tokenizer = trainer.make_tokenizer(["A red star", "Straße, at dusk"])
     for word in ("red", "star", "straße", "dusk"):
         assert len(tokenizer(word).input_ids) == 3, word  # between start and end
     assert tokenizer("A RED star!").input_ids[1:4] == [
@@ -98,7 +98,7 @@ def test_each_word_of_the_captions_is_one_token():
 
 def test_a_pipeline_reads_what_another_tokenizer_makes():
     """New words, and no more of them than are said."""
-    tokenizer = trainer.tokenizer_of(["a drawing of a cat face, noto style"], max_tokens=9)
+    tokenizer = trainer.make_tokenizer(["a drawing of a cat face, noto style"], max_tokens=9)
     denoiser = Denoiser(new_pipeline(tokenizer), "", "cpu")
     assert denoiser.encode_captions(["a cat"]).shape == (1, 9, 64)
     last = tokenizer("cat face", padding="max_length").input_ids[-1]
@@ -109,7 +109,7 @@ def test_pictures_move_a_little_each_its_own_way():
     """A white square on black stays about where it is, and as large as the options say."""
     pixels = torch.zeros(50, 3, 32, 32)
     pixels[:, :, 12:20, 12:20] = 1
-    moved = trainer._moved(pixels, torch.Generator().manual_seed(0))
+    moved = trainer.move_at_random(pixels, torch.Generator().manual_seed(0))
     assert moved.shape == pixels.shape
     area = moved[:, 0].sum((1, 2)) / 64
     assert 1 / (1 + trainer.SCALE) ** 2 < area.min() * 1.1 < area.max() * 0.9
@@ -123,7 +123,7 @@ def test_pictures_move_a_little_each_its_own_way():
 
 def test_images_and_captions_must_match(tmp_path):
     with pytest.raises(ValueError, match="4 images and 3 captions"):
-        trainer.train_clip(squares(), captions()[:3], tmp_path / "out", steps=1)
+        trainer.train_clip(squares(), captions()[:3], tmp_path / "out")
 
 
 def test_the_script_trains_on_a_data_set(tmp_path, capsys):
@@ -131,7 +131,7 @@ def test_the_script_trains_on_a_data_set(tmp_path, capsys):
     with mock.patch.object(sys, "argv", ["clip", str(data), str(out), "--steps", "1"]):
         trainer.main()
     assert "after 1 steps" in capsys.readouterr().out
-    assert Clip(out).texts(["a red star"]).shape == (1, trainer.DIM)
+    assert Clip(out).texts(["a red star"]).shape == (1, trainer.Towers().dim)
 
 
 def test_zero_shot_counts_what_the_nearest_caption_names(monkeypatch):

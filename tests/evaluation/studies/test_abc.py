@@ -11,12 +11,12 @@ from headwater import Concept, Denoiser, Index, load_dataset
 from headwater.errors import MethodError, QueryError
 from headwater.evaluation.studies.abc import (
     Query,
+    exemplar_question,
     hidden_recall,
-    question,
     read_queries,
     recall_rows,
 )
-from headwater.evaluation.studies.method_scores import Asking
+from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.index.build import build_index
 from headwater.methods import method_named
 from headwater.models.textual_inversion import Token, save_token
@@ -103,20 +103,20 @@ def test_files_that_are_no_tasks(folder, written, said):
 
 def test_a_token_is_asked_for_in_its_prompt_and_a_picture_as_it_is(tmp_path):
     query = Query("synth/00000.png", "a <new1> shape", "<new1>", "a <new1> shape", "shape", "", "")
-    asking = Asking(draws=4, seed=3, guidance=2.0)
+    asking = QuestionOptions(draws=4, seed=3, guidance=2.0)
     token = Concept("a <new1> shape", "<new1>", minus="a shape", context="prompt", draws=4, seed=3)
     for name in ("concept-trak", "concept-trak-a", "concept-d-trak"):
-        assert question(method_named(name), query, asking, tmp_path) == token
+        assert exemplar_question(method_named(name), query, asking, tmp_path) == token
     assert token.pair == ("a <new1> shape", "a shape")
     for name in ("trak", "d-trak", "clip-cosine", "pixel-cosine", "random"):
-        found = question(method_named(name), query, asking, tmp_path)
+        found = exemplar_question(method_named(name), query, asking, tmp_path)
         file = tmp_path / "synth/00000.png"
         assert found == Image("a <new1> shape", file, draws=4, seed=3, guidance=2.0)
-        assert question(method_named(name), query, asking) == replace(found, file=None)
+        assert exemplar_question(method_named(name), query, asking) == replace(found, file=None)
         unmade = replace(query, picture="")
-        assert question(method_named(name), unmade, asking, tmp_path).file is None
+        assert exemplar_question(method_named(name), unmade, asking, tmp_path).file is None
     with pytest.raises(MethodError, match=r"caption-d-trak asks by captions, .*: leave it out"):
-        question(method_named("caption-d-trak"), query, asking)
+        exemplar_question(method_named("caption-d-trak"), query, asking)
 
 
 def test_exemplars_are_found_among_the_first_ten():
@@ -159,7 +159,9 @@ def test_words_that_diffusers_loaded_are_asked_for(tiny_model, tiny_images, tmp_
 
     def scores(name):
         query = Query("", f"a {name} shape", name, "a {} shape", "shape", "", "")
-        return index.attribute(question(method_named("concept-trak"), query, Asking(2))).scores
+        return index.attribute(
+            exemplar_question(method_named("concept-trak"), query, QuestionOptions(2))
+        ).scores
 
     one, two = scores("<one>"), scores("<two>")
     assert abs(np.corrcoef(one, two)[0, 1]) < 0.99

@@ -3,9 +3,14 @@
 import numpy as np
 import pytest
 
-from headwater.evaluation.studies.subset_plan import Found, Plan, ceiling_of, collect, rows_of
+from headwater.evaluation.studies.subset_plan import (
+    SubsetOutputs,
+    SubsetPlan,
+    collect,
+    lds_rows,
+)
 
-PLAN = Plan(images=40, subsets=24, again=12, seed=3)
+PLAN = SubsetPlan(images=40, subsets=24, again=12, seed=3)
 
 
 def measured(seed, noise):
@@ -31,24 +36,24 @@ def test_a_plan_has_one_model_of_everything_and_halves_some_of_them_twice():
         assert np.flatnonzero(half).tolist() == list(tasks[1 + i].rows) and half.sum() == 20
     assert [task.rows for task in tasks[25:]] == [task.rows for task in tasks[1:13]]
     assert {task.seed for task in tasks[:25]} == {0} and {task.seed for task in tasks[25:]} == {1}
-    longer = Plan(40, subsets=30, again=12, seed=3).tasks()
+    longer = SubsetPlan(40, subsets=30, again=12, seed=3).tasks()
     assert longer[:25] == tasks[:25]  # asking for more keeps what is there
 
 
 def test_outputs_come_in_the_order_of_the_plan():
     _, found = measured(0, noise=0.0)
     both = collect(PLAN, found, losses)
-    assert both.outputs.shape == (24, 2) and both.twice.shape == (2, 12, 2)
+    assert both.outputs.shape == (24, 2) and both.repeated.shape == (2, 12, 2)
     np.testing.assert_array_equal(both.outputs[5], found[6]["losses"])
-    np.testing.assert_array_equal(both.twice[0, 5], found[6]["losses"])
-    np.testing.assert_array_equal(both.twice[1, 5], found[30]["losses"])
+    np.testing.assert_array_equal(both.repeated[0, 5], found[6]["losses"])
+    np.testing.assert_array_equal(both.repeated[1, 5], found[30]["losses"])
 
 
 def test_true_worths_reach_the_ceiling_and_noise_does_not():
     worth, found = measured(1, noise=0.0)
     both = collect(PLAN, found, losses)
     random = np.random.default_rng(9).normal(size=worth.shape)
-    rows = rows_of(PLAN, both, {"right": worth, "wrong": -worth, "random": random}, "random")
+    rows = lds_rows(PLAN, both, {"right": worth, "wrong": -worth, "random": random}, "random")
     right, wrong, chance, ceiling = rows
     assert right["LDS"].mean == pytest.approx(1) and wrong["LDS"].mean == pytest.approx(-1)
     assert ceiling["LDS"].mean == pytest.approx(1) and right["of the ceiling"] == pytest.approx(1)
@@ -60,14 +65,14 @@ def test_true_worths_reach_the_ceiling_and_noise_does_not():
 def test_noise_lowers_the_ceiling_and_all_else_with_it():
     worth, found = measured(2, noise=4.0)
     both = collect(PLAN, found, losses)
-    (row, ceiling) = rows_of(PLAN, both, {"right": worth})
+    (row, ceiling) = lds_rows(PLAN, both, {"right": worth})
     assert 0.2 < ceiling["LDS"].mean < 0.95 and row["LDS"].mean < 0.95
     assert row["of the ceiling"] == pytest.approx(row["LDS"].mean / ceiling["LDS"].mean)
 
 
 def test_without_second_seeds_there_is_no_ceiling():
-    found = Found(np.random.default_rng(0).normal(size=(24, 2)), np.zeros((2, 0, 2)))
-    assert ceiling_of(found) is None
-    (row, ceiling) = rows_of(PLAN, found, {"random": np.ones((2, 40))})
+    found = SubsetOutputs(np.random.default_rng(0).normal(size=(24, 2)), np.zeros((2, 0, 2)))
+    assert found.ceiling() is None
+    (row, ceiling) = lds_rows(PLAN, found, {"random": np.ones((2, 40))})
     assert row["of the ceiling"] is None and ceiling["LDS"] is None
     assert row["LDS"].mean == 0  # a score that tells no subsets apart

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
+import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,13 +107,17 @@ class _Names:
         Raises:
             DatasetError: there is none.
         """
-        name = os.path.relpath(file.parent / row.file_name, self._folder)
-        beside = os.path.relpath(file.parent / PurePosixPath(row.file_name).name, self._folder)
+        at = file.parent.relative_to(self._folder).as_posix()
+        name = posixpath.normpath(posixpath.join(at, row.file_name))
+        if posixpath.isabs(name):
+            name = posixpath.relpath(name, self._folder)
         if name in self._names:
             return name
-        for stem in (name, beside, str(PurePosixPath(beside).with_suffix(""))):
-            if file.name in _KOHYA and stem in self._stems:  # moved since, or without a suffix
-                return self._stems[stem]
+        if file.name in _KOHYA:  # which leaves suffixes out, and keeps where images once were
+            here = posixpath.normpath(posixpath.join(at, posixpath.basename(row.file_name)))
+            for stem in (name, here, posixpath.splitext(here)[0]):
+                if stem in self._stems:
+                    return self._stems[stem]
         raise DatasetError(f"{row.where}: there is no image {name!r}; add it or drop the line")
 
 

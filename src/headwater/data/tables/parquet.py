@@ -95,7 +95,10 @@ class _Cells:
         @functools.lru_cache(maxsize=1)
         def images(index: int) -> Any:
             table, group = groups[index]
-            return table.read_row_group(group, columns=[columns.image]).column(0)
+            try:
+                return table.read_row_group(group, columns=[columns.image]).column(0)
+            except (NotImplementedError, KeyError) as error:  # how Arrow calls some damage
+                raise OSError(first_line(error)) from error
 
         self._images = images
 

@@ -16,27 +16,28 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headwater.evaluation.counterfactual.regenerate import (
-    GUIDANCE,
-    STEPS,
-    Asked,
+    ConceptPrompts,
+    PictureFile,
     Pictures,
+    Swap,
     Window,
-    made,
-    made_with,
-    read_pictures,
+    make_pictures,
 )
-from headwater.evaluation.ground_truth.classifiers import Judge
+from headwater.evaluation.ground_truth.classifiers import Classifier
 from headwater.evaluation.metrics.frechet import frechet_distance
+from headwater.evaluation.retraining.outputs import SAMPLER
 from headwater.evaluation.retraining.retrain import Measured
 from headwater.models.denoiser import Denoiser
 from headwater.queries.prompts import contains
 from headwater.storage.files import write_tensors
 
-SHOWN = 6  # pictures of each retrained model that are kept, for sheets
+SHEET_PICTURES = 6  # of each retrained model that are kept, for sheets
 
 
-def compared(judge: Judge, ask: Asked, now: Pictures, before: Pictures) -> Measured:
-    """What the judge sees, and how far the pictures are from those of before.
+def compare_pictures(
+    classifier: Classifier, prompts: ConceptPrompts, now: Pictures, before: Pictures
+) -> Measured:
+    """What the classifier sees, and how far the pictures are from those of before.
 
     Returns lists, over prompts where nothing else is said:
 
@@ -47,16 +48,16 @@ def compared(judge: Judge, ask: Asked, now: Pictures, before: Pictures) -> Measu
       concept; `l2 elsewhere`: those that do not;
     - `frechet`: one number, between the two sets of pictures whose prompts name the concept.
     """
-    seen, old = judge(now.float() / 255), judge(before.float() / 255)
-    own = judge.concepts.index(ask.concept)
-    named = others_named(judge.concepts, ask)
-    there = named.any(1)
-    others = (seen.rates * named).sum(1)[there] / named.sum(1)[there]
+    new, old = classifier(now.float() / 255), classifier(before.float() / 255)
+    own = classifier.concepts.index(prompts.concept)
+    named = others_named(classifier.concepts, prompts)
+    some = named.any(1)
+    others = (new.rates * named).sum(1)[some] / named.sum(1)[some]
     l2 = (now.float() - before.float()).div(255).flatten(1).norm(dim=1)
-    n = ask.naming
-    features = [each.features[:n].double().numpy() for each in (seen, old)]
+    n = prompts.naming
+    features = [prediction.features[:n].double().numpy() for prediction in (new, old)]
     return {
-        "rate": _short(seen.rates[:n, own]),
+        "rate": _short(new.rates[:n, own]),
         "others": _short(others),
         "l2": _short(l2[:n]),
         "l2 elsewhere": _short(l2[n:]),
@@ -64,17 +65,16 @@ def compared(judge: Judge, ask: Asked, now: Pictures, before: Pictures) -> Measu
     }
 
 
-def others_named(concepts: Sequence[str], ask: Asked) -> Bool[Tensor, "n q"]:
+def others_named(concepts: Sequence[str], prompts: ConceptPrompts) -> Bool[Tensor, "n q"]:
     """Which concepts each prompt names.
 
     Without the one that is asked for, and those whose words are within its own or hold them.
     """
-    apart = [
-        not contains(each, ask.concept) and not contains(ask.concept, each) for each in concepts
-    ]
+    own = prompts.concept
+    apart = [not contains(other, own) and not contains(own, other) for other in concepts]
     return torch.tensor([
-        [free and contains(prompt, each) for each, free in zip(concepts, apart, strict=True)]
-        for prompt in ask.prompts
+        [free and contains(prompt, other) for other, free in zip(concepts, apart, strict=True)]
+        for prompt in prompts.prompts
     ])  # fmt: skip
 
 
@@ -83,57 +83,58 @@ def _short(values: Tensor) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Again:
-    """A measure of a retrained model: the full model's pictures, made again.
+class PictureChange:
+    """A measure of a retrained model: how its pictures differ from the full model's.
 
     Attributes:
-        before: file of the full model's pictures; see `kept`.
+        before: the full model's pictures.
         full: folder of the full model, for the windows.
-        shown: folder for the first pictures of each model.
+        sheets: folder for the first pictures of each model.
     """
 
-    ask: Asked
-    judge: Judge
-    before: Path
+    prompts: ConceptPrompts
+    classifier: Classifier
+    before: PictureFile
     full: Path
-    shown: Path
+    sheets: Path
     windows: tuple[Window, ...] = ()
 
     def __call__(self, denoiser: Denoiser) -> Measured:
         """What has changed; again, under longer names, for each window."""
-        before, now = read_pictures(self.before), made(denoiser, self.ask)
-        shown = {"whole": now[:SHOWN]}
-        found = compared(self.judge, self.ask, now, before)
+        before, now = self.before.read(), make_pictures(denoiser, self.prompts)
+        first = {"whole": now[:SHEET_PICTURES]}
+        changes = compare_pictures(self.classifier, self.prompts, now, before)
         full = Denoiser.load(self.full, denoiser.device) if self.windows else denoiser
         for window in self.windows:
-            now = made_with(full, denoiser, window, self.ask)
-            shown[str(window)] = now[:SHOWN]
-            found |= inside(window, compared(self.judge, self.ask, now, before))
-        write_tensors(self.shown / f"{denoiser.source}.safetensors", shown, {})
-        return found
+            now = make_pictures(Swap(full, denoiser, window), self.prompts)
+            first[str(window)] = now[:SHEET_PICTURES]
+            of_window = compare_pictures(self.classifier, self.prompts, now, before)
+            changes |= rename_for_window(window, of_window)
+        write_tensors(self.sheets / f"{denoiser.source}.safetensors", first, {})
+        return changes
 
     def facts(self) -> dict[str, Any]:
-        """For the key of a study. The file's name says what it holds."""
+        """For the key of a study. The name of the pictures says what they are of."""
         return {
-            **vars(self.ask),
-            "steps": STEPS,
-            "guidance": GUIDANCE,
-            "judge": self.judge.facts(),
+            **self.prompts.facts(),
+            "steps": SAMPLER.steps,
+            "guidance": SAMPLER.guidance,
+            "judge": self.classifier.facts(),
             "before": self.before.name,
             "window": ",".join(map(str, self.windows)) or None,
         }
 
 
-def inside(window: Window, measured: Measured) -> Measured:
+def rename_for_window(window: Window, measured: Measured) -> Measured:
     """The same under the names that it has for a window."""
-    return {f"{name}{ending(window)}": values for name, values in measured.items()}
+    return {f"{name}{window_suffix(window)}": values for name, values in measured.items()}
 
 
-def ending(window: Window) -> str:
+def window_suffix(window: Window) -> str:
     """Of a measure's name: in which window a retrained model made pictures."""
     return f" in {window}"
 
 
-def mean_over(models: Sequence[Measured]) -> dict[str, np.ndarray]:
+def average_models(models: Sequence[Measured]) -> dict[str, np.ndarray]:
     """Each list's mean over models that differ in their seed alone."""
-    return {name: np.mean([each[name] for each in models], axis=0) for name in models[0]}
+    return {name: np.mean([m[name] for m in models], axis=0) for name in models[0]}

@@ -11,26 +11,27 @@ from typing import Any
 import numpy as np
 
 from headwater.evaluation.counterfactual.study import Outcome, Values
-from headwater.evaluation.ground_truth.oracles import CAPTION, KNOWN
+from headwater.evaluation.ground_truth.oracles import CAPTION, ORACLES
 from headwater.evaluation.metrics.intervals import Interval, interval
 
 AGAIN = "another seed"  # the second model of everything
 # What methods are held against: nothing known, then words or looks alone.
 BASELINES = ("random", CAPTION, "clip-cosine")
 
-SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # where the ranges of `by_share` end
+SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)  # where the ranges of `share_rows` end
 
 
-def over(values: Sequence[np.ndarray]) -> Interval | float | None:
+def pooled_interval(values: Sequence[np.ndarray]) -> Interval | float | None:
     """The mean of one array for each concept, with its 95% interval.
 
     Over concepts where there are several, of which each counts alike; over the prompts of the only
     one. A single number has no interval, and of nothing there is None.
     """
-    there = [each for each in values if len(each)]
-    if not there:
+    measured = [array for array in values if len(array)]
+    if not measured:
         return None
-    numbers = [float(each.mean()) for each in there] if len(values) > 1 else there[0].tolist()
+    of_concepts = [float(array.mean()) for array in measured]
+    numbers = of_concepts if len(values) > 1 else measured[0].tolist()
     return interval(numbers) if len(numbers) > 1 else numbers[0]
 
 
@@ -50,7 +51,7 @@ def effects(full: Values, now: Values, of: str = "") -> dict[str, np.ndarray]:
     }
 
 
-def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
+def effect_rows(outcomes: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
     """A row for each method and k, after those of the two models of everything."""
     table: list[dict[str, Any]] = [
         {
@@ -59,33 +60,34 @@ def rows(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
             "of them show it": None,
             "of all that show it": None,
             "of all that show and name it": None,
-            "rate": over([each.full[f"rate{of}"] for each in found]),
+            "rate": pooled_interval([outcome.full[f"rate{of}"] for outcome in outcomes]),
         },
-        {"method": AGAIN, "removed": 0, **_row([effects(o.full, o.again, of) for o in found])},
+        {"method": AGAIN, "removed": 0, **_pool([effects(o.full, o.again, of) for o in outcomes])},
     ]
-    for method, k in found[0].removed:
-        each = [effects(outcome.full, outcome.removed[method, k], of) for outcome in found]
+    for key in outcomes[0].removals:
+        method, k = key
+        removals = [outcome.removals[key] for outcome in outcomes]
         table.append({
-            "method": named(method),
+            "method": display_name(method),
             "removed": k,
-            "of them show it": _mean([each.share[method, k] for each in found]),
-            "of all that show it": float(np.mean([each.gone[method, k] for each in found])),
-            "of all that show and name it": _mean([each.gone_named[method, k] for each in found]),
-            **_row(each),
+            "of them show it": _mean([removal.share for removal in removals]),
+            "of all that show it": float(np.mean([removal.gone for removal in removals])),
+            "of all that show and name it": _mean([removal.gone_named for removal in removals]),
+            **_pool([effects(o.full, o.removals[key].values, of) for o in outcomes]),
         })  # fmt: skip
     return table
 
 
 def _mean(numbers: Sequence[float | None]) -> float | None:
-    there = [number for number in numbers if number is not None]
-    return float(np.mean(there)) if there else None
+    known = [number for number in numbers if number is not None]
+    return float(np.mean(known)) if known else None
 
 
-def _row(each: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval | float | None]:
-    return {name: over([effect[name] for effect in each]) for name in each[0]}
+def _pool(of_concepts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Interval | float | None]:
+    return {name: pooled_interval([e[name] for e in of_concepts]) for name in of_concepts[0]}
 
 
-def placed(found: Sequence[Outcome]) -> list[tuple[str, float, float]]:
+def drops_by_share(outcomes: Sequence[Outcome]) -> list[tuple[str, float, float]]:
     """Every retrained model whose concept some caption names.
 
     Returns:
@@ -93,16 +95,16 @@ def placed(found: Sequence[Outcome]) -> list[tuple[str, float, float]]:
         drop of the concept's rate, mean over prompts.
     """
     return [
-        (method, gone, float(effects(each.full, each.removed[method, k])["drop"].mean()))
-        for each in found
-        for (method, k), gone in each.gone_named.items()
-        if gone is not None
+        (method, removal.gone_named, float(effects(o.full, removal.values)["drop"].mean()))
+        for o in outcomes
+        for (method, _), removal in o.removals.items()
+        if removal.gone_named is not None
     ]
 
 
-def by_share(found: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """The models of `placed` in ranges of the share that was gone; empty ranges are left out."""
-    models, table, low = placed(found), [], 0.0
+def share_rows(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The models of `drops_by_share` in ranges of what was gone; empty ranges are left out."""
+    models, table, low = drops_by_share(outcomes), [], 0.0
     for high in SHARES:
         drops = [drop for _, gone, drop in models if low <= gone < high or gone == high == 1]
         if drops:
@@ -117,33 +119,35 @@ def by_share(found: Sequence[Outcome]) -> list[dict[str, Any]]:
     return table
 
 
-def comparisons(found: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
+def comparison_rows(outcomes: Sequence[Outcome], of: str = "") -> list[dict[str, Any]]:
     """By how much more each method does than each baseline, at the same k, of the same pictures."""
-    methods = list(dict.fromkeys(method for method, _ in found[0].removed))
+    methods = list(dict.fromkeys(method for method, _ in outcomes[0].removals))
     table, done = [], []
     for baseline in [name for name in BASELINES if name in methods]:
         done.append(baseline)
-        for method, k in found[0].removed:
+        for method, k in outcomes[0].removals:
             if method not in done:
                 table.append({
-                    "method": named(method),
+                    "method": display_name(method),
                     "removed": k,
-                    "more than": named(baseline),
-                    **_more(found, method, baseline, k, of),
+                    "more than": display_name(baseline),
+                    **_difference(outcomes, (method, k), (baseline, k), of),
                 })  # fmt: skip
     return table
 
 
-def _more(found: Sequence[Outcome], method: str, baseline: str, k: int, of: str) -> dict[str, Any]:
+def _difference(
+    outcomes: Sequence[Outcome], first: tuple[str, int], second: tuple[str, int], of: str
+) -> dict[str, Any]:
     pairs = [
-        [effects(o.full, o.removed[name, k], of) for name in (method, baseline)] for o in found
+        [effects(o.full, o.removals[key].values, of) for key in (first, second)] for o in outcomes
     ]
     return {
-        name: over([first[name] - second[name] for first, second in pairs])
+        name: pooled_interval([one[name] - other[name] for one, other in pairs])
         for name in ("drop", "others' drop", "l2", "l2 elsewhere", "Frechet")
     }
 
 
-def named(method: str) -> str:
+def display_name(method: str) -> str:
     """As tables and plots call it."""
-    return KNOWN[method].name if method in KNOWN else method
+    return ORACLES[method].name if method in ORACLES else method

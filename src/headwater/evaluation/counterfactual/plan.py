@@ -13,28 +13,32 @@ from jaxtyping import Float
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.counterfactual.regenerate import Window
-from headwater.evaluation.ground_truth.classifiers import Judge
+from headwater.evaluation.ground_truth.classifiers import Classifier
 from headwater.evaluation.ground_truth.concepts import Truth
-from headwater.evaluation.ground_truth.oracles import CAPTION, KNOWN
-from headwater.evaluation.metrics.retrieval import best
+from headwater.evaluation.ground_truth.oracles import CAPTION, ORACLES
+from headwater.evaluation.metrics.retrieval import top_rows
 from headwater.evaluation.retraining.config import ModelConfig
 from headwater.evaluation.retraining.retrain import Task, digest
-from headwater.evaluation.studies.method_indexes import by_clip, of_gradients, require
-from headwater.evaluation.studies.method_scores import Asking, require_named
+from headwater.evaluation.studies.method_indexes import (
+    clip_methods,
+    gradient_methods,
+    require_askable,
+)
+from headwater.evaluation.studies.method_scores import QuestionOptions, require_named
 from headwater.methods import METHODS, method_named
 from headwater.models.clip import Clip
 from headwater.report.export import slug
-from headwater.runtime.executor import HERE, Engine
+from headwater.runtime.executor import THIS_PROCESS, Executor
 
 FEWEST = 4  # images that must be left to train on
 
 
 @dataclass(frozen=True)
-class Setting:
+class RemovalPlan:
     """What is taken out of what, who judges, and where everything is kept.
 
     Attributes:
-        methods: names of `METHODS` and of `KNOWN`.
+        methods: names of `METHODS` and of `ORACLES`.
         remove: how many images are taken out, each k.
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
@@ -46,15 +50,15 @@ class Setting:
     config: ModelConfig
     data: TrainingSet
     truths: Sequence[Truth]
-    judge: Judge
+    classifier: Classifier
     methods: Sequence[str]
     remove: Sequence[int] = (25, 50, 100, 200)
     samples: int = 64
     seeds: int = 1
-    asking: Asking = field(default_factory=Asking)
+    options: QuestionOptions = field(default_factory=QuestionOptions)
     clip: Clip | None = None
     windows: Sequence[Window] = ()
-    engine: Engine = HERE
+    executor: Executor = THIS_PROCESS
     device: str = "cpu"
     parameters: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,16 +69,16 @@ class Setting:
         return Task("full", rows, kept=True), Task("full-again", rows, seed=1, kept=True)
 
 
-def remaining(found: Float[np.ndarray, " n"], k: int) -> tuple[int, ...]:
-    """The rows that are left without the k highest scores, in order; see `retrieval.best`."""
-    left = np.ones(len(found), bool)
-    left[best(found, k)] = False
+def remaining_rows(scores: Float[np.ndarray, " n"], k: int) -> tuple[int, ...]:
+    """The rows that are left without the k highest scores, in order; see `top_rows`."""
+    left = np.ones(len(scores), bool)
+    left[top_rows(scores, k)] = False
     return tuple(np.flatnonzero(left).tolist())
 
 
-def removals(
+def removal_tasks(
     concept: str,
-    found: Mapping[str, Float[np.ndarray, " n"]],
+    scores: Mapping[str, Float[np.ndarray, " n"]],
     remove: Sequence[int],
     seeds: int = 1,
 ) -> dict[tuple[str, int], list[Task]]:
@@ -84,12 +88,12 @@ def removals(
     others, which are other models.
 
     Args:
-        found: method -> scores of every image for the concept.
+        scores: method -> scores of every image for the concept.
     """
     tasks = {}
-    for method, each in found.items():
+    for method, of_method in scores.items():
         for k in remove:
-            rows = remaining(each, k)
+            rows = remaining_rows(of_method, k)
             name, left = f"{slug(concept)}-{method}-{k:04d}", digest(rows)[:8]
             tasks[method, k] = [
                 Task(f"{name}-seed{seed}-{left}", rows, seed) for seed in range(seeds)
@@ -97,36 +101,44 @@ def removals(
     return tasks
 
 
-def check(setting: Setting) -> None:
+def check_plan(plan: RemovalPlan) -> None:
     """Refuse, before anything is trained, what cannot be done.
 
     Raises:
         MethodError, ParameterError, QueryError: names it.
     """
-    unknown = [name for name in setting.methods if name not in (*KNOWN, *METHODS)]
+    _check_methods(plan)
+    _check_concepts(plan)
+    n, most = len(plan.data), max(plan.remove)
+    if min(plan.remove) < 1:
+        raise ParameterError(f"--remove {min(plan.remove)} must be numbers from 1 up")
+    if most > n - FEWEST:
+        raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
+
+
+def _check_methods(plan: RemovalPlan) -> None:
+    known = [*ORACLES, *METHODS]
+    unknown = [name for name in plan.methods if name not in known]
     if unknown:
-        there = ", ".join([*KNOWN, *METHODS])
-        raise MethodError(f"there is no method {unknown[0]!r}; there are: {there}")
-    similar = by_clip(setting.methods)
-    if similar and setting.clip is None:
+        raise MethodError(f"there is no method {unknown[0]!r}; there are: {', '.join(known)}")
+    similar = clip_methods(plan.methods)
+    if similar and plan.clip is None:
         raise MethodError(
             f"{similar[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
-    require([m for m in setting.methods if m not in (*KNOWN, *similar)], "concept")
-    require_named([method_named(m) for m in setting.methods if m not in KNOWN], setting.truths)
-    names = Counter(slug(truth.concept) for truth in setting.truths)
-    same = [t.concept for t in setting.truths if names[slug(t.concept)] > 1]
+    require_askable([m for m in plan.methods if m not in (*ORACLES, *similar)], "concept")
+    require_named([method_named(m) for m in plan.methods if m not in ORACLES], plan.truths)
+    for name in plan.parameters:
+        if name not in plan.methods or not gradient_methods([name]):
+            raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
+
+
+def _check_concepts(plan: RemovalPlan) -> None:
+    names = Counter(slug(truth.concept) for truth in plan.truths)
+    same = [t.concept for t in plan.truths if names[slug(t.concept)] > 1]
     if same:
         raise QueryError(f"{' and '.join(same)} would share files: a folder for each")
-    for name in setting.parameters:
-        if name not in setting.methods or not of_gradients([name]):
-            raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
-    n, most = len(setting.data), max(setting.remove)
-    if min(setting.remove) < 1:
-        raise ParameterError(f"--remove {min(setting.remove)} must be numbers from 1 up")
-    if most > n - FEWEST:
-        raise ParameterError(f"--remove {most} of {n} images: leave at least {FEWEST} to train on")
-    strange = [t.concept for t in setting.truths if t.concept not in setting.judge.concepts]
+    strange = [t.concept for t in plan.truths if t.concept not in plan.classifier.concepts]
     if strange:
         raise QueryError(f"the judge knows nothing of {', '.join(strange)}: leave it out")

@@ -13,27 +13,32 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from headwater.errors import ParameterError
-from headwater.evaluation.retraining.outputs import BATCH, samples
+from headwater.errors import ParameterError, StoreError
+from headwater.evaluation.retraining.outputs import (
+    BATCH,
+    SAMPLER,
+    SamplerOptions,
+    samples,
+    starting_noise,
+)
 from headwater.models.denoiser import Denoiser
-from headwater.models.sampling import ddim, seeded_noise, steered
+from headwater.models.sampling import ddim, steered
 from headwater.models.schedule import evenly_spaced
 from headwater.queries.prompts import contains
 from headwater.report.export import slug
-from headwater.storage.files import read_tensors, write_tensors
-
-STEPS, GUIDANCE = 20, 3.0  # as `outputs.samples` has them
+from headwater.storage.cache import read, remember
 
 Pictures = UInt8[Tensor, "n 3 h w"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class ConceptPrompts:
     """The prompts of one concept: half name it, half do not.
 
     Attributes:
@@ -46,8 +51,19 @@ class Asked:
     naming: int
     seeds: tuple[int, ...]
 
+    def facts(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "concept": self.concept,
+            "prompts": self.prompts,
+            "naming": self.naming,
+            "seeds": self.seeds,
+        }
 
-def asked(concept: str, prompt: str, captions: Sequence[str], count: int, seed: int = 0) -> Asked:
+
+def prompts_for(
+    concept: str, prompt: str, captions: Sequence[str], count: int, seed: int = 0
+) -> ConceptPrompts:
     """`count` captions that name the concept, then as many that do not.
 
     No caption comes twice before all have come once. The first of many are those of fewer.
@@ -57,15 +73,15 @@ def asked(concept: str, prompt: str, captions: Sequence[str], count: int, seed: 
     """
     naming = sorted({c for c in captions if contains(c, concept)}) or [prompt]
     others = sorted({c for c in captions if c and not contains(c, concept)})
-    chosen = _drawn(naming, count, f"{seed}|{concept}|naming")
-    elsewhere = _drawn(others, count, f"{seed}|{concept}|others") if others else []
+    chosen = _draw(naming, count, f"{seed}|{concept}|naming")
+    elsewhere = _draw(others, count, f"{seed}|{concept}|others") if others else []
     first = seed * 1_000_000
     seeds = [*range(first, first + count), *range(first + 500_000, first + 500_000 + count)]
     prompts = (*chosen, *elsewhere)
-    return Asked(concept, prompts, count, tuple(seeds[: len(prompts)]))
+    return ConceptPrompts(concept, prompts, count, tuple(seeds[: len(prompts)]))
 
 
-def _drawn(pool: Sequence[str], count: int, key: str) -> list[str]:
+def _draw(pool: Sequence[str], count: int, key: str) -> list[str]:
     chance, drawn = random.Random(key), []
     while len(drawn) < count:
         drawn += chance.sample(pool, len(pool))
@@ -111,7 +127,7 @@ def require_step(window: Window, train_timesteps: int) -> None:
     Raises:
         ParameterError: names the steps.
     """
-    steps = evenly_spaced(STEPS, train_timesteps)
+    steps = evenly_spaced(SAMPLER.steps, train_timesteps)
     if not any(t in window for t in steps):
         raise ParameterError(
             f"--window {window} holds no step: pictures are made at {steps[-1]}, {steps[-2]}, ... "
@@ -119,87 +135,113 @@ def require_step(window: Window, train_timesteps: int) -> None:
         )
 
 
-def made(denoiser: Denoiser, ask: Asked) -> Pictures:
-    """The model's pictures of all prompts."""
-    latents = samples(denoiser, ask.prompts, seeds=ask.seeds, steps=STEPS, guidance=GUIDANCE)
-    return _pictures(denoiser, latents)
-
-
-def made_with(full: Denoiser, other: Denoiser, window: Window, ask: Asked) -> Pictures:
-    """The full model's pictures, if the other model takes its place in a window of timesteps.
+@dataclass(frozen=True)
+class Swap:
+    """The full model, if another takes its place in a window of timesteps.
 
     The step-window swap of journey-trak.txt 3.2 and 5.3.
     """
-    latents = []
-    for start in range(0, len(ask.prompts), BATCH):
+
+    full: Denoiser
+    other: Denoiser
+    window: Window
+
+    def model_at(self, t: int) -> Denoiser:
+        """Whose turn it is."""
+        return self.other if t in self.window else self.full
+
+
+def make_pictures(made_by: Denoiser | Swap, prompts: ConceptPrompts) -> Pictures:
+    """A model's pictures of all prompts, or those of two that take turns."""
+    if not isinstance(made_by, Swap):
+        latents = samples(made_by, prompts.prompts, seeds=prompts.seeds, sampler=SAMPLER)
+        return _decode(made_by, latents)
+    parts = []
+    for start in range(0, len(prompts.prompts), BATCH):
         rows = slice(start, start + BATCH)
-        noise = [seeded_noise(full.latent_shape, "evaluation", each) for each in ask.seeds[rows]]
-        latents.append(
-            swapped(full, other, window, torch.stack(noise), ask.prompts[rows], STEPS, GUIDANCE)
-        )
-    return _pictures(full, torch.cat(latents))
+        noise = starting_noise(made_by.full, prompts.seeds[rows])
+        parts.append(sample_swapped(made_by, noise, prompts.prompts[rows], SAMPLER))
+    return _decode(made_by.full, torch.cat(parts))
 
 
 @torch.no_grad()
-def swapped(
-    full: Denoiser,
-    other: Denoiser,
-    window: Window,
-    noise: Float[Tensor, "b c h w"],
-    prompts: Sequence[str],
-    steps: int,
-    guidance: float,
+def sample_swapped(
+    swap: Swap, noise: Float[Tensor, "b c h w"], prompts: Sequence[str], sampler: SamplerOptions
 ) -> Float[Tensor, "b c h w"]:
-    """x0 of DDIM (eta = 0) as in `probes.sample`, each step by one model or the other."""
-    words = {
+    """x0 of DDIM (eta = 0) as in `sampling.sample`, each step by one model or the other."""
+    conditions = {
         model: [model.encode_captions(list(texts)) for texts in (prompts, [""] * len(prompts))]
-        for model in (full, other)
+        for model in (swap.full, swap.other)
     }
 
     def predict(xt: Tensor, t: int) -> Tensor:
-        model = other if t in window else full
-        condition, empty = words[model]
-        return steered(model, xt, t, condition, empty, guidance)
+        model = swap.model_at(t)
+        condition, empty = conditions[model]
+        return steered(model, xt, t, condition, empty, sampler.guidance)
 
-    begun = noise.to(full.device, full.latent_dtype)
-    *_, (_, x0) = ddim(full, begun, predict, steps)
+    begun = noise.to(swap.full.device, swap.full.latent_dtype)
+    *_, (_, x0) = ddim(swap.full, begun, predict, sampler.steps)
     return x0
 
 
 @torch.no_grad()
-def _pictures(denoiser: Denoiser, latents: Tensor) -> Pictures:
+def _decode(model: Denoiser, latents: Tensor) -> Pictures:
     """As somebody would look at them: 8 bits."""
-    parts = [denoiser.pixels(part.to(denoiser.device)).cpu() for part in latents.split(BATCH)]
+    parts = [model.pixels(part.to(model.device)).cpu() for part in latents.split(BATCH)]
     return (torch.cat(parts) * 255).round().byte()
 
 
-def kept(
-    folder: Path,
-    ask: Asked,
-    model: Denoiser,
-    other: Denoiser | None = None,
-    window: Window | None = None,
-) -> Path:
-    """The file of a model's pictures, made once; its name has a digest of all that they depend on.
+# --- pictures that are kept -----------------------------------------------------------------------
 
-    Args:
-        other: a model that takes its place in the window.
+
+@dataclass(frozen=True)
+class PictureFile:
+    """Where pictures are kept, for other processes too.
+
+    Attributes:
+        folder: of the cache.
+        facts: all that the pictures depend on, as JSON.
+        concept: of the prompts.
     """
-    models = [each.fingerprint() for each in (model, other) if each is not None]
-    facts = [models, str(window), vars(ask), STEPS, GUIDANCE]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
-    path = folder / f"{slug(ask.concept)}-{digest}.safetensors"
-    if read_tensors(path) is None:
-        if other is None or window is None:
-            pictures = made(model, ask)
-        else:
-            pictures = made_with(model, other, window, ask)
-        write_tensors(path, {"pictures": pictures}, {})
-    return path
+
+    folder: Path
+    facts: tuple[Any, ...]
+    concept: str
+
+    @property
+    def name(self) -> str:
+        """What the keys of studies call these pictures: models that are finished go by it."""
+        digest = hashlib.sha256(json.dumps(self.facts).encode()).hexdigest()[:24]
+        return f"{slug(self.concept)}-{digest}.safetensors"
+
+    def read(self) -> Pictures:
+        """The pictures.
+
+        Raises:
+            StoreError: they are gone, or could not be written.
+        """
+        entry = read(self.folder, self.facts)
+        if entry is None:
+            raise StoreError(
+                f"the full model's pictures of {self.concept!r} are not in {self.folder}: run the "
+                "same command again, with a folder that can be written to"
+            )
+        return entry.tensors["pictures"]
 
 
-def read_pictures(path: Path) -> Pictures:
-    """What `kept` has written."""
-    found = read_tensors(path)
-    assert found is not None, f"{path} is written before any model is retrained"
-    return found["pictures"]
+def picture_file(folder: Path, prompts: ConceptPrompts, made_by: Denoiser | Swap) -> PictureFile:
+    """Where the pictures of a model, or of two that take turns, are kept, or will be."""
+    if isinstance(made_by, Swap):
+        models, window = [made_by.full, made_by.other], str(made_by.window)
+    else:
+        models, window = [made_by], str(None)
+    fingerprints = [model.fingerprint() for model in models]
+    facts = (fingerprints, window, prompts.facts(), SAMPLER.steps, SAMPLER.guidance)
+    return PictureFile(folder, facts, prompts.concept)
+
+
+def cached_pictures(folder: Path, prompts: ConceptPrompts, made_by: Denoiser | Swap) -> PictureFile:
+    """Those pictures, made once for all that they depend on."""
+    file = picture_file(folder, prompts, made_by)
+    remember(folder, file.facts, lambda: {"pictures": make_pictures(made_by, prompts)})
+    return file

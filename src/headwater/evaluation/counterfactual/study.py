@@ -17,30 +17,37 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from headwater.errors import QueryError
-from headwater.evaluation.counterfactual.compare import Again, compared, inside, mean_over
-from headwater.evaluation.counterfactual.plan import Setting, check, removals
+from headwater.evaluation.counterfactual.compare import (
+    PictureChange,
+    average_models,
+    compare_pictures,
+    rename_for_window,
+)
+from headwater.evaluation.counterfactual.plan import RemovalPlan, check_plan, removal_tasks
 from headwater.evaluation.counterfactual.regenerate import (
-    Asked,
-    asked,
-    kept,
-    read_pictures,
+    ConceptPrompts,
+    PictureFile,
+    Swap,
+    cached_pictures,
+    prompts_for,
     require_step,
 )
 from headwater.evaluation.ground_truth.concepts import Truth
-from headwater.evaluation.ground_truth.oracles import KNOWN, shuffled
-from headwater.evaluation.metrics.retrieval import best, recall_at
+from headwater.evaluation.ground_truth.oracles import ORACLES, break_ties
+from headwater.evaluation.metrics.retrieval import recall_at, top_rows
 from headwater.evaluation.retraining.models import new_pipeline
 from headwater.evaluation.retraining.retrain import (
+    Measure,
     Measured,
     Study,
     Task,
-    all_retrained,
-    retrained,
+    retrain,
+    retrain_all,
     study_of,
 )
 from headwater.evaluation.studies.lds import NO_PROMPTS
-from headwater.evaluation.studies.method_indexes import indexes_of, of_gradients
-from headwater.evaluation.studies.method_scores import scores
+from headwater.evaluation.studies.method_indexes import build_indexes, gradient_methods
+from headwater.evaluation.studies.method_scores import score_concepts
 from headwater.index.index import Index
 from headwater.methods import Method
 from headwater.models.denoiser import Denoiser
@@ -50,162 +57,189 @@ Values = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
+class Removal:
+    """What became of one concept without the k highest images of one method.
+
+    Attributes:
+        tasks: the models that were retrained, and `values` what was measured of them.
+        share: of the removed images that show the concept; ambiguous ones are left out, and where
+            nothing else was removed there is no share.
+        gone: the share of the images that show it which are removed.
+        gone_named: of those whose caption names it too; None where there are none.
+    """
+
+    tasks: Sequence[Task]
+    values: Values
+    share: float | None
+    gone: float
+    gone_named: float | None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of one concept.
 
     Attributes:
-        before: file of the full model's pictures.
-        full: of the full model, `again` of the other one; `removed` by (method, k).
-        share: by (method, k), the share of the removed images that show the concept; ambiguous ones
-            are left out, and where nothing else was removed there is no share.
-        gone: the share of the images that show it which are removed.
-        gone_named: of those whose caption names it too; None where there are none.
-        tasks: the models that were retrained.
+        before: the full model's pictures.
+        full: what was measured of the full model, `again` of the other one.
+        removals: by (method, k).
     """
 
-    ask: Asked
-    before: Path
+    prompts: ConceptPrompts
+    before: PictureFile
     full: Values
     again: Values
-    removed: Mapping[tuple[str, int], Values]
-    share: Mapping[tuple[str, int], float | None]
-    gone: Mapping[tuple[str, int], float]
-    gone_named: Mapping[tuple[str, int], float | None]
-    tasks: Mapping[tuple[str, int], Sequence[Task]]
+    removals: Mapping[tuple[str, int], Removal]
 
 
 # --- models and what is measured of them ----------------------------------------------------------
 
 
-def nothing(denoiser: Denoiser) -> Measured:
-    """The full models' pictures are made when it is known of what."""
-    return {}
-
-
-def outcomes(setting: Setting) -> dict[str, Outcome]:
+def run_counterfactual(plan: RemovalPlan) -> dict[str, Outcome]:
     """Train what is missing; what became of each concept.
 
     Raises:
-        MethodError, ParameterError, QueryError: see `check`.
+        MethodError, ParameterError, QueryError: see `check_plan`.
         ModelError: the model reads no prompts.
         MismatchError: the folder holds models of something else.
     """
-    check(setting)
-    base = Denoiser(new_pipeline(setting.config, 0), "", "cpu")
-    if not base.conditional:
-        raise QueryError(NO_PROMPTS)
-    for name in of_gradients(setting.methods):  # refused before anything is trained
-        base.layers(setting.parameters.get(name))
-    for window in setting.windows:
-        require_step(window, len(base.alpha_bar))
-    of_all = study_of(setting.out, setting.config, setting.data, base, nothing, {}, setting.device)
-    retrained(of_all, setting.full, setting.engine)
-    full, again = (Denoiser.load(of_all.model(task), setting.device) for task in setting.full)
-    found = every_score(setting, full)
-    bar = tqdm(setting.truths, desc="concepts", unit="concept", delay=2)
-    plans = [
-        _planned(
-            setting, of_all, full, again, truth, {name: rows[i] for name, rows in found.items()}
-        )
+    check_plan(plan)
+    base = Denoiser(new_pipeline(plan.config, 0), "", "cpu")
+    _check_model(plan, base)
+    of_all = study_of(plan.out, plan.config, plan.data, base, device=plan.device)
+    retrain(of_all, plan.full, plan.executor)
+    models = FullModels(*(Denoiser.load(of_all.model(task), plan.device) for task in plan.full))
+    scores = score_methods(plan, models.full)
+    bar = tqdm(plan.truths, desc="concepts", unit="concept", delay=2)
+    concepts = [
+        _plan_concept(plan, of_all, models, truth, {m: rows[i] for m, rows in scores.items()})
         for i, truth in enumerate(bar)
     ]
-    measured = all_retrained([(plan.study, plan.models()) for plan in plans], setting.engine)
+    measured = retrain_all([(c.study, c.models()) for c in concepts], plan.executor)
     return {
-        plan.truth.concept: _outcome(plan, each) for plan, each in zip(plans, measured, strict=True)
+        concept.truth.concept: _outcome(concept, outputs)
+        for concept, outputs in zip(concepts, measured, strict=True)
     }
 
 
+def _check_model(plan: RemovalPlan, base: Denoiser) -> None:
+    """Refuse, before anything is trained, what this kind of model cannot do."""
+    if not base.conditional:
+        raise QueryError(NO_PROMPTS)
+    for name in gradient_methods(plan.methods):
+        base.layers(plan.parameters.get(name))
+    for window in plan.windows:
+        require_step(window, len(base.alpha_bar))
+
+
 @dataclass(frozen=True)
-class _Planned:
+class FullModels:
+    """The model that is attributed, and the same with another seed."""
+
+    full: Denoiser
+    again: Denoiser
+
+
+@dataclass(frozen=True)
+class ConceptPlan:
     """One concept before anything is taken out: see `Outcome`, and what is to be trained."""
 
     truth: Truth
-    found: Mapping[str, Float[np.ndarray, " n"]]
-    ask: Asked
-    before: Path
+    scores: Mapping[str, Float[np.ndarray, " n"]]
+    prompts: ConceptPrompts
+    before: PictureFile
     full: Values
     again: Values
     study: Study
     tasks: Mapping[tuple[str, int], Sequence[Task]]
 
     def models(self) -> list[Task]:
-        return [task for each in self.tasks.values() for task in each]
+        """All that is trained."""
+        return [task for tasks in self.tasks.values() for task in tasks]
 
 
-def _planned(
-    setting: Setting,
+def _plan_concept(
+    plan: RemovalPlan,
     study: Study,
-    full: Denoiser,
-    again: Denoiser,
+    models: FullModels,
     truth: Truth,
-    found: Mapping[str, Float[np.ndarray, " n"]],
-) -> _Planned:
-    captions = [sample.caption for sample in setting.data.samples]
-    ask = asked(truth.concept, truth.prompt, captions, setting.samples, setting.asking.seed)
-    before = kept(setting.out / "pictures", ask, full)
-    measure = Again(
-        ask, setting.judge, before, Path(full.source), setting.out / "shown", tuple(setting.windows)
-    )
-    return _Planned(
-        truth,
-        found,
-        ask,
+    scores: Mapping[str, Float[np.ndarray, " n"]],
+) -> ConceptPlan:
+    captions = [sample.caption for sample in plan.data.samples]
+    prompts = prompts_for(truth.concept, truth.prompt, captions, plan.samples, plan.options.seed)
+    before = cached_pictures(plan.out / "pictures", prompts, models.full)
+    change = PictureChange(
+        prompts,
+        plan.classifier,
         before,
-        *_undisturbed(setting, ask, before, full, again),
-        replace(study, measure=measure, measured=measure.facts()),
-        removals(truth.concept, found, setting.remove, setting.seeds),
+        Path(models.full.source),
+        plan.out / "shown",
+        tuple(plan.windows),
+    )
+    return ConceptPlan(
+        truth,
+        scores,
+        prompts,
+        before,
+        *_measure_full(plan, prompts, before, models),
+        replace(study, measure=Measure(change, change.facts())),
+        removal_tasks(truth.concept, scores, plan.remove, plan.seeds),
     )
 
 
-def _undisturbed(
-    setting: Setting, ask: Asked, before: Path, full: Denoiser, again: Denoiser
+def _measure_full(
+    plan: RemovalPlan, prompts: ConceptPrompts, before: PictureFile, models: FullModels
 ) -> tuple[Values, Values]:
     """The same measures of the two models of everything."""
-    folder, old = setting.out / "pictures", read_pictures(before)
-    nothing_changed = compared(setting.judge, ask, old, old)
-    own = dict(nothing_changed)
-    other = compared(setting.judge, ask, read_pictures(kept(folder, ask, again)), old)
-    for window in setting.windows:
-        mixed = read_pictures(kept(folder, ask, full, again, window))
-        other |= inside(window, compared(setting.judge, ask, mixed, old))
-        own |= inside(window, nothing_changed)
-    return mean_over([own]), mean_over([other])
+    folder, old = plan.out / "pictures", before.read()
+    unchanged = compare_pictures(plan.classifier, prompts, old, old)
+    own = dict(unchanged)
+    now = cached_pictures(folder, prompts, models.again).read()
+    other = compare_pictures(plan.classifier, prompts, now, old)
+    for window in plan.windows:
+        swap = Swap(models.full, models.again, window)
+        mixed = cached_pictures(folder, prompts, swap).read()
+        of_window = compare_pictures(plan.classifier, prompts, mixed, old)
+        other |= rename_for_window(window, of_window)
+        own |= rename_for_window(window, unchanged)
+    return average_models([own]), average_models([other])
 
 
-def _outcome(plan: _Planned, measured: Sequence[Measured]) -> Outcome:
-    truth, tasks, found, each = plan.truth, plan.tasks, plan.found, iter(measured)
+def _outcome(concept: ConceptPlan, measured: Sequence[Measured]) -> Outcome:
+    truth, remaining = concept.truth, iter(measured)
     named = truth.shows & truth.names
-    return Outcome(
-        plan.ask,
-        plan.before,
-        plan.full,
-        plan.again,
-        {key: mean_over([next(each) for _ in models]) for key, models in tasks.items()},
-        {(m, k): _share(truth, best(found[m], k)) for m, k in tasks},
-        {(m, k): recall_at(found[m], truth.shows, k) for m, k in tasks},
-        {(m, k): recall_at(found[m], named, k) if named.any() else None for m, k in tasks},
-        tasks,
-    )
+    removals = {}
+    for (method, k), tasks in concept.tasks.items():
+        scores = concept.scores[method]
+        removals[method, k] = Removal(
+            tasks,
+            average_models([next(remaining) for _ in tasks]),
+            share_showing(truth, top_rows(scores, k)),
+            recall_at(scores, truth.shows, k),
+            recall_at(scores, named, k) if named.any() else None,
+        )
+    return Outcome(concept.prompts, concept.before, concept.full, concept.again, removals)
 
 
-def _share(truth: Truth, removed: Int[np.ndarray, " k"]) -> float | None:
-    known = removed[~truth.ambiguous[removed]]
-    return float(truth.shows[known].mean()) if len(known) else None
+def share_showing(truth: Truth, removed: Int[np.ndarray, " k"]) -> float | None:
+    """The share of these images that show the concept; ambiguous ones count neither way."""
+    certain = removed[~truth.ambiguous[removed]]
+    return float(truth.shows[certain].mean()) if len(certain) else None
 
 
 # --- scores ---------------------------------------------------------------------------------------
 
 
-def every_score(setting: Setting, full: Denoiser) -> dict[str, Float[np.ndarray, "q n"]]:
+def score_methods(plan: RemovalPlan, full: Denoiser) -> dict[str, Float[np.ndarray, "q n"]]:
     """What each method scores every image for every concept; asked of indexes of the full model."""
-    truths = list(setting.truths)
-    names = [name for name in setting.methods if name not in KNOWN]
-    folder, given = setting.out / "indexes", setting.parameters
+    truths = list(plan.truths)
+    names = [name for name in plan.methods if name not in ORACLES]
+    folder, parameters = plan.out / "indexes", plan.parameters
     indexes: dict[Method, Index] = {}
     for name in names:
-        recipe = {"parameters": given[name]} if name in given else {}
-        indexes |= indexes_of(full, setting.data, folder, [name], clip=setting.clip, **recipe)
-    found = scores(indexes, truths, setting.asking, setting.out / "scores") if names else {}
-    for name, known in KNOWN.items():
-        found[name] = shuffled(known.scores(truths), setting.asking.seed)
-    return {name: found[name] for name in setting.methods}
+        recipe = {"parameters": parameters[name]} if name in parameters else {}
+        indexes |= build_indexes(full, plan.data, folder, [name], clip=plan.clip, **recipe)
+    scores = score_concepts(indexes, truths, plan.options, plan.out / "scores") if names else {}
+    for name, oracle in ORACLES.items():
+        scores[name] = break_ties(oracle.scores(truths), plan.options.seed)
+    return {name: scores[name] for name in plan.methods}

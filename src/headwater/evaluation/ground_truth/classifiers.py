@@ -1,12 +1,12 @@
-"""Judges: which concepts do pictures show, and where do they lie in a space of features?
+"""Classifiers: which concepts do pictures show, and where do they lie in a space of features?
 
 What counts in a counterfactual is what somebody else sees in the pictures, not the model that made
-them. A judge is any function like `Judge`; two are ready made.
+them. A classifier is anything like `Classifier`; two are ready made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -19,23 +19,24 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from headwater.attribution import trajectory
 from headwater.errors import QueryError
 from headwater.models.clip import Clip
 from headwater.queries.prompts import contains
 from headwater.runtime.plugins import function_named
-from headwater.scenes.classifier import BUNDLED, load_judge
+from headwater.scenes.classifier import BUNDLED, AttributeClassifier, load_classifier
 from headwater.scenes.vocabulary import ATTRIBUTES
 from headwater.storage.files import sha256_of
 
 BATCH = 100
 
+# Pictures -> for each feature, by name, its probability in each picture.
+FeatureReader = Callable[[Sequence[PIL.Image.Image]], Mapping[str, Iterable[float]]]
 # A prompt -> what looks in pictures for what it says; None where it says nothing of that kind.
-JudgeOf = Callable[[str], trajectory.Judge | None]
+ReaderOf = Callable[[str], FeatureReader | None]
 
 
-class Seen(NamedTuple):
-    """What a judge makes of n pictures.
+class Prediction(NamedTuple):
+    """What a classifier makes of n pictures.
 
     Attributes:
         rates: how sure it is that each picture shows each concept, from 0 to 1.
@@ -47,12 +48,12 @@ class Seen(NamedTuple):
 
 
 @runtime_checkable
-class Judge(Protocol):
+class Classifier(Protocol):
     """Reads pictures; can be pickled, as other processes use it too."""
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """What it tells apart, in the order of `Seen.rates`."""
+        """What it tells apart, in the order of `Prediction.rates`."""
         ...
 
     @property
@@ -64,15 +65,20 @@ class Judge(Protocol):
         """All that its answers depend on, as JSON takes it."""
         ...
 
-    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Seen:
+    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Prediction:
         """Of pictures from 0 to 1."""
         ...
 
 
-def judge_of(
+def is_of_scenes(truth: str) -> bool:
+    """Whether a truth, as `read_truths` takes it, is of the scenes: they have their classifier."""
+    return truth.partition(":")[0] == "scenes"
+
+
+def classifier_for(
     truth: str, concepts: Sequence[str], clip: Clip | None = None, device: str = "cpu"
-) -> Judge:
-    """The scenes' own judge for a truth of the scenes, else CLIP.
+) -> Classifier:
+    """The scenes' own classifier for a truth of the scenes, else CLIP.
 
     Args:
         truth: as `read_truths` takes it.
@@ -81,26 +87,26 @@ def judge_of(
     Raises:
         QueryError: the truth is a file, and there is no CLIP, or a single concept.
     """
-    if truth.partition(":")[0] == "scenes":
-        return ScenesJudge(device)
+    if is_of_scenes(truth):
+        return ScenesClassifier(device)
     if clip is None:
         raise QueryError(
             f"nothing here can judge pictures for {truth!r}: give the folder of a CLIP model as "
-            "--clip (`python -m headwater.evaluation.clip` trains a small one)"
+            "--clip (`python -m headwater.evaluation.retraining.clip` trains a small one)"
         )
     if len(concepts) < 2:
         raise QueryError(
             f"CLIP judges which concept of {truth!r} a picture shows, and there is only one: add "
             "others"
         )
-    return ClipJudge(clip.source, tuple(concepts), device)
+    return ClipClassifier(clip.source, tuple(concepts), device)
 
 
 # --- the scenes -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ScenesJudge:
+class ScenesClassifier:
     """The bundled classifier: for each attribute the softmax over its values.
 
     Pictures of another size than its own 64x64 are scaled.
@@ -115,30 +121,30 @@ class ScenesJudge:
         return {"judge": "scenes", "weights": sha256_of(BUNDLED)}
 
     @torch.no_grad()
-    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Seen:
+    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Prediction:
         """Of pictures from 0 to 1."""
-        judge = _scenes(self.device)
+        network = _scenes_network(self.device)
         rates, features = [], []
         for part in pictures.split(BATCH):
             if part.shape[-2:] != (64, 64):
                 part = F.interpolate(part, (64, 64), mode="bilinear", antialias=True)
-            read = judge.features(2 * part.to(self.device) - 1)
-            logits = [judge.heads[attribute](read) for attribute in ATTRIBUTES]
-            rates.append(torch.cat([each.softmax(1) for each in logits], 1).cpu())
+            read = network.features(2 * part.to(self.device) - 1)
+            logits = [network.heads[attribute](read) for attribute in ATTRIBUTES]
+            rates.append(torch.cat([row.softmax(1) for row in logits], 1).cpu())
             features.append(read.cpu())
-        return Seen(torch.cat(rates), torch.cat(features))
+        return Prediction(torch.cat(rates), torch.cat(features))
 
 
 @cache
-def _scenes(device: str) -> Any:
-    return load_judge().to(device)
+def _scenes_network(device: str) -> AttributeClassifier:
+    return load_classifier().to(device)
 
 
 # --- CLIP -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class ClipJudge:
+class ClipClassifier:
     """CLIP: the softmax, over the concepts, of its scaled cosine with a concept's words.
 
     That is what CLIP was trained to tell: which of these texts is the picture's? Concepts share the
@@ -157,14 +163,14 @@ class ClipJudge:
         return {"judge": "clip", "weights": weights, "concepts": list(self.concepts)}
 
     @torch.no_grad()
-    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Seen:
+    def __call__(self, pictures: Float[Tensor, "n 3 h w"]) -> Prediction:
         """Of pictures from 0 to 1."""
         clip = _clip(self.source, self.device)
         words = F.normalize(clip.texts(self.concepts), dim=1)
         parts = [F.normalize(clip.pixels(part), dim=1) for part in pictures.split(BATCH)]
         embedded = torch.cat(parts)
-        scale = clip.logit_scale
-        return Seen((scale * embedded @ words.T).softmax(1).cpu(), embedded.cpu())
+        scaled = clip.logit_scale * embedded @ words.T
+        return Prediction(scaled.softmax(1).cpu(), embedded.cpu())
 
 
 @cache
@@ -175,23 +181,23 @@ def _clip(source: str, device: str) -> Clip:
 # --- what a prompt says ---------------------------------------------------------------------------
 
 
-def judge_named(name: str) -> JudgeOf:
+def reader_named(name: str) -> ReaderOf:
     """`scenes`, or a function that "module:function" names: pictures -> {feature: probabilities}.
 
     Raises:
         QueryError: no such module or function.
     """
     if name == "scenes":
-        return scenes_judge
+        return scenes_reader
     function: Any = function_named("--judge", name)[0]
     return lambda prompt: function
 
 
-def scenes_judge(prompt: str) -> trajectory.Judge | None:
-    """How likely the scenes' judge finds what the prompt says: its object, colour, style, ..."""
-    judge = ScenesJudge()
-    said = {
-        attribute: judge.concepts.index(value)
+def scenes_reader(prompt: str) -> FeatureReader | None:
+    """How likely the scenes' classifier finds what the prompt says: its object, colour, style."""
+    classifier = ScenesClassifier()
+    columns = {
+        attribute: classifier.concepts.index(value)
         for attribute, values in ATTRIBUTES.items()
         for value in values
         if contains(prompt, value)
@@ -199,7 +205,7 @@ def scenes_judge(prompt: str) -> trajectory.Judge | None:
 
     def read(pictures: Sequence[PIL.Image.Image]) -> dict[str, list[float]]:
         pixels = np.stack([np.asarray(picture, np.float32) for picture in pictures]) / 255
-        rates = judge(torch.from_numpy(pixels).permute(0, 3, 1, 2)).rates
-        return {attribute: rates[:, column].tolist() for attribute, column in said.items()}
+        rates = classifier(torch.from_numpy(pixels).permute(0, 3, 1, 2)).rates
+        return {attribute: rates[:, column].tolist() for attribute, column in columns.items()}
 
-    return read if said else None
+    return read if columns else None

@@ -15,7 +15,7 @@ import json
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from headwater.queries.prompts import contains
 from headwater.scenes.dataset import SPLITS, Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
-Rows = Bool[np.ndarray, " n"]
+Mask = Bool[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +46,19 @@ class Truth:
 
     concept: str
     prompt: str
-    shows: Rows
-    ambiguous: Rows
-    names: Rows
-    others: Mapping[str, Rows]
+    shows: Mask
+    ambiguous: Mask
+    names: Mask
+    others: Mapping[str, Mask]
 
     def first(self, n: int) -> Truth:
         """The same of the first n images."""
-        others = {words: rows[:n] for words, rows in self.others.items()}
-        return Truth(
-            self.concept,
-            self.prompt,
-            self.shows[:n],
-            self.ambiguous[:n],
-            self.names[:n],
-            others,
+        return replace(
+            self,
+            shows=self.shows[:n],
+            ambiguous=self.ambiguous[:n],
+            names=self.names[:n],
+            others={words: rows[:n] for words, rows in self.others.items()},
         )
 
 
@@ -80,8 +78,8 @@ def read_truths(source: str, samples: Sequence[Sample]) -> list[Truth]:
     """
     name, _, split = source.partition(":")
     if name == "scenes":
-        return _of_scenes(split or "train", samples)
-    return _of_file(Path(source), samples)
+        return _scene_truths(split or "train", samples)
+    return _file_truths(Path(source), samples)
 
 
 # --- scenes ---------------------------------------------------------------------------------------
@@ -92,76 +90,76 @@ def scene_prompts(split: str = "train", seed: int = 0) -> Iterator[tuple[str, st
 
     The prompt says all of one picture of the split that shows the concept, chosen by the seed.
     """
-    drawn = pictures(split)
+    of_split = pictures(split)
     for word in [value for values in ATTRIBUTES.values() for value in values]:
-        showing = [picture.scene for picture in drawn if picture.shows(word)]
+        showing = [picture.scene for picture in of_split if picture.shows(word)]
         scene = random.Random(f"{seed}|{split}|{word}").choice(showing)
-        said = {name: getattr(scene, name) for name in ATTRIBUTES}
-        yield word, describe(**said), [other for other in said.values() if other != word]
+        others = [value for value in scene.attributes.values() if value != word]
+        yield word, describe(**scene.attributes), others
 
 
-def _of_scenes(split: str, samples: Sequence[Sample]) -> list[Truth]:
+def _scene_truths(split: str, samples: Sequence[Sample]) -> list[Truth]:
     if split not in SPLITS:
         raise QueryError(f"there are no scenes:{split}; the splits are {', '.join(SPLITS)}")
-    drawn = _drawn(samples)
-    found = [
+    scenes = _match_scenes(samples)
+    truths = [
         Truth(
             word,
             prompt,
-            _shows(drawn, word),
+            _mark_showing(scenes, word),
             np.zeros(len(samples), bool),
-            _names(samples, word),
-            {other: _shows(drawn, other) for other in others},
+            _mark_naming(samples, word),
+            {other: _mark_showing(scenes, other) for other in others},
         )
         for word, prompt, others in scene_prompts(split)
     ]
-    unseen = [truth.concept for truth in found if not truth.shows.any()]
+    unseen = [truth.concept for truth in truths if not truth.shows.any()]
     if unseen:
         _warn(f"no image of the index shows {', '.join(unseen)}: left out")
-    return [truth for truth in found if truth.shows.any()]
+    return [truth for truth in truths if truth.shows.any()]
 
 
-def _drawn(samples: Sequence[Sample]) -> list[Picture]:
+def _match_scenes(samples: Sequence[Sample]) -> list[Picture]:
     """The scene of each image, by its id; a folder of scenes has them as file names."""
     ids = [Path(sample.id).stem for sample in samples]
     splits = {id.rpartition("-")[0] for id in ids} & set(SPLITS)
-    there = {picture.id: picture for split in sorted(splits) for picture in pictures(split)}
-    strange = [id for id in ids if id not in there]
+    by_id = {picture.id: picture for split in sorted(splits) for picture in pictures(split)}
+    strange = [id for id in ids if id not in by_id]
     if strange:
         raise QueryError(
             f"the image {strange[0]!r} is none of the scenes: give the truth of this index's "
             "images as a JSON file"
         )
-    return [there[id] for id in ids]
+    return [by_id[id] for id in ids]
 
 
-def _shows(drawn: Sequence[Picture], word: str) -> Rows:
-    return np.array([picture.shows(word) for picture in drawn])
+def _mark_showing(scenes: Sequence[Picture], word: str) -> Mask:
+    return np.array([picture.shows(word) for picture in scenes])
 
 
-def _names(samples: Sequence[Sample], words: str) -> Rows:
+def _mark_naming(samples: Sequence[Sample], words: str) -> Mask:
     return np.array([contains(sample.caption, words) for sample in samples])
 
 
 # --- a file ---------------------------------------------------------------------------------------
 
 
-def _of_file(path: Path, samples: Sequence[Sample]) -> list[Truth]:
-    entries = {entry["concept"]: entry for entry in _entries(path)}
+def _file_truths(path: Path, samples: Sequence[Sample]) -> list[Truth]:
+    entries = {entry["concept"]: entry for entry in _read_entries(path)}
     rows = {sample.id: row for row, sample in enumerate(samples)}
-    shows = {words: _marked(path, each, "positives", rows) for words, each in entries.items()}
-    found, unnamed = [], []
+    shows = {w: _mark_ids(path, entry, "positives", rows) for w, entry in entries.items()}
+    truths, unnamed = [], []
     for words, entry in entries.items():
-        names = _names(samples, words)
+        names = _mark_naming(samples, words)
         naming = [samples[row].caption for row in (shows[words] & names).nonzero()[0].tolist()]
-        prompt = entry.get("prompt") or _chosen(words, naming, entries)
+        prompt = entry.get("prompt") or _choose_prompt(words, naming, entries)
         if prompt is None:
             unnamed.append(words)
             continue
         others = entry.get("others")
-        others = _named(prompt, words, entries) if others is None else others
-        ambiguous = _marked(path, entry, "ambiguous", rows)
-        found.append(
+        others = _other_concepts(prompt, words, entries) if others is None else others
+        ambiguous = _mark_ids(path, entry, "ambiguous", rows)
+        truths.append(
             Truth(words, prompt, shows[words], ambiguous, names, {o: shows[o] for o in others})
         )
     if unnamed:
@@ -169,27 +167,27 @@ def _of_file(path: Path, samples: Sequence[Sample]) -> list[Truth]:
             f"{path}: no caption of the images that show it names {', '.join(unnamed)}: left out, "
             "give a `prompt` to ask for it"
         )
-    if not found:
+    if not truths:
         raise QueryError(f"{path} holds no concept that can be asked for: give each a `prompt`")
-    return found
+    return truths
 
 
-def _chosen(words: str, captions: Sequence[str], concepts: Iterable[str]) -> str | None:
+def _choose_prompt(words: str, captions: Sequence[str], concepts: Iterable[str]) -> str | None:
     """One of the captions, by the concept; if it can be, one that names another concept too.
 
     Without another there is nothing that the concept could be told from.
     """
     captions = sorted(set(captions))
-    telling = [caption for caption in captions if _named(caption, words, concepts)]
+    telling = [caption for caption in captions if _other_concepts(caption, words, concepts)]
     return random.Random(words).choice(telling or captions) if captions else None
 
 
-def _named(prompt: str, words: str, concepts: Iterable[str]) -> list[str]:
+def _other_concepts(prompt: str, words: str, concepts: Iterable[str]) -> list[str]:
     """The other concepts that a prompt names, but for words within the concept's own."""
-    return [each for each in concepts if contains(prompt, each) and not contains(words, each)]
+    return [c for c in concepts if contains(prompt, c) and not contains(words, c)]
 
 
-def _marked(path: Path, entry: Mapping[str, Any], field: str, rows: Mapping[str, int]) -> Rows:
+def _mark_ids(path: Path, entry: Mapping[str, Any], field: str, rows: Mapping[str, int]) -> Mask:
     """Which rows have the ids of one field of an entry."""
     marked = np.zeros(len(rows), bool)
     for id in entry.get(field) or ():
@@ -202,7 +200,7 @@ def _marked(path: Path, entry: Mapping[str, Any], field: str, rows: Mapping[str,
     return marked
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def _read_entries(path: Path) -> list[dict[str, Any]]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -213,14 +211,14 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not entries:
         raise QueryError(f"{path} is no list of concepts: write [{{concept, positives}}, ...]")
     for number, entry in enumerate(entries, 1):
-        _check_types(f"{path} entry {number}", entry)
+        _require_types(f"{path} entry {number}", entry)
     concepts = [entry["concept"] for entry in entries]
     for entry in entries:
-        _check(path, entry, concepts)
+        _require_sense(path, entry, concepts)
     return entries
 
 
-def _check_types(where: str, entry: Any) -> None:
+def _require_types(where: str, entry: Any) -> None:
     """Refuse an entry that is not made as it should be."""
     words = entry.get("concept") if isinstance(entry, dict) else None
     if not isinstance(words, str) or not words.strip():
@@ -233,7 +231,7 @@ def _check_types(where: str, entry: Any) -> None:
             raise QueryError(f"{where}: its `{field}` are no list of texts")
 
 
-def _check(path: Path, entry: Mapping[str, Any], concepts: Sequence[str]) -> None:
+def _require_sense(path: Path, entry: Mapping[str, Any], concepts: Sequence[str]) -> None:
     """Refuse an entry that makes no sense."""
     words, prompt = entry["concept"], entry.get("prompt")
     both = set(entry.get("positives") or ()) & set(entry.get("ambiguous") or ())

@@ -13,7 +13,7 @@ from headwater.queries.prompts import contains
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 
-def planted(
+def plant_label_noise(
     data: TrainingSet,
     share: float,
     seed: int = 0,
@@ -31,7 +31,7 @@ def planted(
     Raises:
         QueryError: too few captions hold a word of any group.
     """
-    rows = [row for row, sample in enumerate(data.samples) if _said(sample.caption, groups)]
+    rows = [row for row, sample in enumerate(data.samples) if _words_in(sample.caption, groups)]
     count = round(share * len(data))
     if not 0 <= count <= len(rows):
         raise QueryError(
@@ -41,18 +41,18 @@ def planted(
     samples = list(data.samples)
     for row in random.Random(f"{seed}|planted").sample(rows, count):
         sample = samples[row]
-        caption = _falsified(sample.caption, groups, random.Random(f"{seed}|{sample.id}"))
+        caption = _falsify(sample.caption, groups, random.Random(f"{seed}|{sample.id}"))
         samples[row] = replace(sample, caption=caption, captions=())
-    made = make_training_set(data.source, samples, data.contents, data.open_image)
-    return replace(made, options=data.options)
+    noisy = make_training_set(data.source, samples, data.contents, data.open_image)
+    return replace(noisy, options=data.options)
 
 
-def _said(caption: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
+def _words_in(caption: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, Sequence[str]]]:
     return [(word, group) for group in groups for word in group if contains(caption, word)]
 
 
-def _falsified(caption: str, groups: Sequence[Sequence[str]], rng: random.Random) -> str:
-    true, group = rng.choice(_said(caption, groups))
+def _falsify(caption: str, groups: Sequence[Sequence[str]], rng: random.Random) -> str:
+    true, group = rng.choice(_words_in(caption, groups))
     false = rng.choice([word for word in group if not contains(caption, word)])
     article = "n " if false[0] in "aeiou" else " "
     words = rf"(?<!\w){re.escape(true)}(?!\w)"

@@ -18,25 +18,25 @@ def membership(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
     return np.stack([truth.names for truth in truths]).astype(np.float64)
 
 
-def shown(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
+def visibility(truths: Sequence[Truth]) -> Float[np.ndarray, "q n"]:
     """What a perfect answer knows: 1 where the image shows it, 0.5 where that is ambiguous."""
     return np.stack([truth.shows + 0.5 * truth.ambiguous for truth in truths])
 
 
-def shuffled(found: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
+def break_ties(scores: Float[np.ndarray, "q n"], seed: int = 0) -> Float[np.ndarray, "q n"]:
     """Multiples of a half with ties in random order: for a ranking; the data set would break them.
 
     The order of the images is one for all questions, so that none depends on which others there
     are. Not for sums: over half of the images the noise would count as much as the numbers.
     """
-    return found + 0.5 * np.random.default_rng(seed).random(found.shape[1])
+    return scores + 0.5 * np.random.default_rng(seed).random(scores.shape[1])
 
 
-class Known(NamedTuple):
-    """One of them.
+class Oracle(NamedTuple):
+    """A baseline of what is known.
 
     Attributes:
-        scores: of every image, for every truth; equal ones are to be `shuffled`.
+        scores: of every image, for every truth; ties are for `break_ties`.
         name: in tables and plots.
         chosen: what was taken out, on sheets.
     """
@@ -47,7 +47,7 @@ class Known(NamedTuple):
 
 
 CAPTION, TRUTH = "caption", "truth"
-KNOWN = {
-    CAPTION: Known(membership, MEMBERSHIP, "chosen by caption"),
-    TRUTH: Known(shown, "the image shows it", "chosen by what they show"),
+ORACLES = {
+    CAPTION: Oracle(membership, MEMBERSHIP, "chosen by caption"),
+    TRUTH: Oracle(visibility, "the image shows it", "chosen by what they show"),
 }

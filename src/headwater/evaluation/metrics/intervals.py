@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap, t
 
-# 97.5% quantiles of Student's t with 1, 2, ... degrees of freedom.
-T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+RESAMPLES = 10_000
+FEWEST = 10  # values that resamples can stand for; of fewer it is Student's t
 
 
 class Interval(NamedTuple):
@@ -25,8 +26,8 @@ class Interval(NamedTuple):
 
 def interval(values: Sequence[float | None]) -> Interval | None:
     """`mean_interval` of the values that are not None; None if there are none."""
-    there = [value for value in values if value is not None]
-    return Interval(*mean_interval(there), len(there)) if there else None
+    numbers = [value for value in values if value is not None]
+    return Interval(*mean_interval(numbers), len(numbers)) if numbers else None
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
@@ -39,10 +40,13 @@ def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float,
     mean = float(sample.mean())
     if len(sample) == 1:
         return mean, np.nan, np.nan
-    if len(sample) <= len(T) + 1:
-        half = float(T[len(sample) - 2] * sample.std(ddof=1) / np.sqrt(len(sample)))
+    if len(sample) < FEWEST:
+        # To three decimals, as printed tables have it: published intervals keep their last digits.
+        quantile = np.round(t.ppf(0.975, len(sample) - 1), 3)
+        half = float(quantile * sample.std(ddof=1) / np.sqrt(len(sample)))
         return mean, mean - half, mean + half
     rng = np.random.default_rng(seed)
-    means = sample[rng.integers(len(sample), size=(10_000, len(sample)))].mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return mean, float(low), float(high)
+    resampled = bootstrap(
+        (sample,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=rng
+    ).confidence_interval
+    return mean, float(resampled.low), float(resampled.high)

@@ -11,14 +11,14 @@ Scores = Float[np.ndarray, " n"]
 Truth = Bool[np.ndarray, " n"]
 
 
-def best(scores: Scores, k: int) -> np.ndarray:
+def top_rows(scores: Scores, k: int) -> np.ndarray:
     """Rows of the k highest scores, best first; ties keep the data set's order."""
     return np.argsort(-scores, kind="stable")[:k]
 
 
 def precision_at(scores: Scores, truth: Truth, k: int = 10) -> float:
     """Share of the k best that are true."""
-    return float(truth[best(scores, k)].mean())
+    return float(truth[top_rows(scores, k)].mean())
 
 
 def recall_at(scores: Scores, truth: Truth, k: int) -> float:
@@ -34,12 +34,12 @@ def capped_recall_at(scores: Scores, truth: Truth, k: int = 10) -> float:
 def _hits(scores: Scores, truth: Truth, k: int) -> int:
     if not truth.any():
         raise ValueError("recall needs at least one true row")
-    return int(truth[best(scores, k)].sum())
+    return int(truth[top_rows(scores, k)].sum())
 
 
 def average_precision(scores: Scores, truth: Truth) -> float:
     """Mean, over the true rows, of the precision at their rank (without interpolation)."""
-    hits = truth[best(scores, len(scores))]
+    hits = truth[top_rows(scores, len(scores))]
     if not hits.any():
         raise ValueError("average precision needs at least one true row")
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

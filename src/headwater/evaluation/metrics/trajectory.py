@@ -1,7 +1,7 @@
 """Journey diagnostics that compare more than steps (Journey-TRAK, Georgiev et al. 2023).
 
-Correlation and overlap between the steps of one journey are `headwater.certainty.correlations`
-and `overlaps`; they are what these are made of.
+Correlation and overlap between the steps of one journey are `attribution.bootstrap.correlations`
+and `attribution.trajectory.overlaps`; they are what these are made of.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def require_matplotlib() -> None:
         raise HeadwaterError("plots need matplotlib: pip install 'headwater[evaluate]'") from None
 
 
-def bars(
+def plot_bars(
     path: Path,
     rows: Sequence[Row],
     metric: str,
@@ -49,13 +50,13 @@ def bars(
         HeadwaterError: matplotlib is not there.
         StoreError: `path` cannot be written.
     """
-    there = [row for row in rows if isinstance(row.get(metric), Interval)]
-    there.sort(key=lambda row: -row[metric].mean)
-    figure, axes = _figure(7.0, 1.1 + 0.24 * len(there))
-    groups = sorted({row[group] for row in there}) if group else [None]
+    measured = [row for row in rows if isinstance(row.get(metric), Interval)]
+    measured.sort(key=lambda row: -row[metric].mean)
+    figure, axes = _figure(7.0, 1.1 + 0.24 * len(measured))
+    groups = sorted({row[group] for row in measured}) if group else [None]
     for kind, colour in zip(groups, _COLOURS, strict=False):
-        own = [i for i, row in enumerate(there) if group is None or row[group] == kind]
-        values = [there[i][metric] for i in own]
+        own = [i for i, row in enumerate(measured) if group is None or row[group] == kind]
+        values = [measured[i][metric] for i in own]
         axes.barh(own, [v.mean for v in values], 0.72, color=colour, alpha=0.75, label=kind)
         axes.errorbar(
             [v.mean for v in values],
@@ -66,8 +67,8 @@ def bars(
             elinewidth=1,
             capsize=2,
         )
-    axes.set_yticks(range(len(there)), [str(row[label]) for row in there])
-    axes.set_ylim(len(there) - 0.4, -0.6)
+    axes.set_yticks(range(len(measured)), [str(row[label]) for row in measured])
+    axes.set_ylim(len(measured) - 0.4, -0.6)
     axes.axvline(0, color="#222222", linewidth=0.8)
     _dress(axes, "x", title)
     axes.set_xlabel(f"{metric}, 95% intervals")
@@ -77,13 +78,25 @@ def bars(
     _save(figure, path)
 
 
-def curves(
+@dataclass(frozen=True)
+class Labels:
+    """What stands at the axes of a plot, and above it.
+
+    Attributes:
+        x: what k is.
+        y: what the effect is, with its unit.
+    """
+
+    x: str
+    y: str
+    title: str = ""
+
+
+def plot_curves(
     path: Path,
     effects: Mapping[str, Mapping[int, Interval]],
+    labels: Labels,
     *,
-    x: str,
-    y: str,
-    title: str = "",
     baselines: Sequence[str] = ("random",),
     ticks: Mapping[int, str] | None = None,
 ) -> None:
@@ -91,8 +104,6 @@ def curves(
 
     Args:
         effects: method -> k -> effect.
-        x: what k is.
-        y: what the effect is, with its unit.
         baselines: methods drawn in grey.
         ticks: k -> what stands below it, if not k.
 
@@ -102,26 +113,24 @@ def curves(
     """
     figure, axes = _figure(7.0, 4.0)
     methods = [name for name in effects if name not in baselines]
-    for name, found in effects.items():
-        ks = sorted(found)
-        values = [found[k] for k in ks]
+    for name, by_k in effects.items():
+        ks = sorted(by_k)
+        values = [by_k[k] for k in ks]
         style = _style(methods.index(name)) if name in methods else _grey(baselines.index(name))
         axes.plot(ks, [v.mean for v in values], label=name, **style)
         low, high = [v.low for v in values], [v.high for v in values]
         axes.fill_between(ks, low, high, color=style["color"], alpha=0.13, linewidth=0)
-    there = sorted({k for found in effects.values() for k in found})
-    axes.set_xticks(there, None if ticks is None else [ticks[k] for k in there])
-    _against(figure, axes, x, f"{y}, 95% intervals", title)
+    all_ks = sorted({k for by_k in effects.values() for k in by_k})
+    axes.set_xticks(all_ks, None if ticks is None else [ticks[k] for k in all_ks])
+    _label(figure, axes, Labels(labels.x, f"{labels.y}, 95% intervals", labels.title))
     _save(figure, path)
 
 
-def points(
+def plot_points(
     path: Path,
     places: Mapping[str, Sequence[tuple[float, float]]],
+    labels: Labels,
     *,
-    x: str,
-    y: str,
-    title: str = "",
     baselines: Sequence[str] = ("random",),
 ) -> None:
     """Points (x, y), each method's with a mark of their own; baselines in grey.
@@ -132,14 +141,14 @@ def points(
     """
     figure, axes = _figure(7.0, 4.0)
     methods = [name for name in places if name not in baselines]
-    for name, found in places.items():
+    for name, points in places.items():
         grey = name in baselines
         style = _style(methods.index(name)) if not grey else {"color": _GREY, "markersize": 5}
         mark = _GREY_MARKERS[list(baselines).index(name)] if grey else style["marker"]
         axes.plot(
-            *zip(*found, strict=True), label=name, **{**style, "linestyle": "", "marker": mark}
+            *zip(*points, strict=True), label=name, **{**style, "linestyle": "", "marker": mark}
         )
-    _against(figure, axes, x, y, title)
+    _label(figure, axes, labels)
     _save(figure, path)
 
 
@@ -172,12 +181,12 @@ def _dress(axes: Any, grid: str, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=10)
 
 
-def _against(figure: Any, axes: Any, x: str, y: str, title: str) -> None:
+def _label(figure: Any, axes: Any, labels: Labels) -> None:
     """Dress a plot of effects, y, against x: a line at zero, and a legend beside it."""
     axes.axhline(0, color="#222222", linewidth=0.8)
-    _dress(axes, "y", title)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    _dress(axes, "y", labels.title)
+    axes.set_xlabel(labels.x)
+    axes.set_ylabel(labels.y)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
 
 

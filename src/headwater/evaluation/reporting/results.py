@@ -50,12 +50,12 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, Interval):
-        bounds = "-" if _none(value.low) else f"{_number(value.low)}, {_number(value.high)}"
+        bounds = "-" if _is_missing(value.low) else f"{_number(value.low)}, {_number(value.high)}"
         return f"{_number(value.mean)} [{bounds}]"
     return _number(value) if isinstance(value, float) else str(value)
 
 
-def _none(end: float | int | None) -> bool:
+def _is_missing(end: float | int | None) -> bool:
     return end is None or math.isnan(end)
 
 
@@ -74,13 +74,13 @@ def markdown(rows: Sequence[Row]) -> str:
 
     A column whose intervals are over fewer values than the most of the table says of how many.
     """
-    most = max((v.n or 0 for row in rows for v in row.values() if _is(v)), default=0)
+    most = max((v.n or 0 for row in rows for v in row.values() if _is_interval(v)), default=0)
     names = columns(rows)
     lines = [list(names), *([cell(row.get(name)) for name in names] for row in rows)]
     rules = []
     for i, name in enumerate(names):
         values = [row.get(name) for row in rows]
-        fewer = sorted({v.n for v in values if _is(v) and v.n} - {most})
+        fewer = sorted({v.n for v in values if _is_interval(v) and v.n} - {most})
         if fewer:
             lines[0][i] += f" (of {' or '.join(map(str, fewer))})"
         text = any(isinstance(value, str) for value in values)
@@ -91,7 +91,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in (lines[0], rules, *lines[1:]))
 
 
-def _is(value: Any) -> TypeGuard[Interval]:
+def _is_interval(value: Any) -> TypeGuard[Interval]:
     return isinstance(value, Interval)
 
 
@@ -104,7 +104,7 @@ def to_json(about: Mapping[str, Any], rows: Sequence[Row], **more: Any) -> dict[
     def plain(value: Any) -> Any:
         if not isinstance(value, Interval):
             return value
-        return {name: None if _none(each) else each for name, each in value._asdict().items()}
+        return {name: None if _is_missing(v) else v for name, v in value._asdict().items()}
 
     table = [{name: plain(value) for name, value in row.items()} for row in rows]
     return {**about, "rows": table, **more}

@@ -1,16 +1,20 @@
-"""Train the bundled model and its judge.
+"""Train the bundled model and the classifier of its pictures.
 
     python -m headwater.evaluation.retraining.bundled --out DIR
 
-Three stages, each resumable: the autoencoder (on pictures of its own split), the judge, and the
-denoiser with its text encoder (on the 2,000 training pictures and nothing else).
+Three stages, each resumable: the autoencoder (on pictures of its own split), the classifier
+(`--stage judge`), and the denoiser with its text encoder (on the 2,000 training pictures and
+nothing else).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +24,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.retraining.models import Encoded, save_pipeline, tokens_of, train
-from headwater.evaluation.retraining.trainer import fit
-from headwater.scenes.classifier import Judge
+from headwater.evaluation.retraining.models import (
+    EncodedData,
+    save_pipeline,
+    tokenize_captions,
+    train,
+)
+from headwater.evaluation.retraining.trainer import FitOptions, fit
+from headwater.scenes.classifier import AttributeClassifier
 from headwater.scenes.dataset import Picture, pictures
 from headwater.scenes.pipeline import new_pipeline
 from headwater.scenes.vocabulary import ATTRIBUTES
 
+AUTOENCODER_BATCH, CLASSIFIER_BATCH = 32, 64
+
 
 def main() -> None:
+    """Train what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the pipeline is saved")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -43,34 +55,47 @@ def main() -> None:
     pipe = new_pipeline()
     work = given.out / "training"
     if given.stage in (None, "autoencoder"):
-        drawn = as_tensor(pictures("autoencoder"))
-        train_autoencoder(pipe, drawn, work, given.autoencoder_steps, given.device, given.seed)
+        stage = StageOptions(given.autoencoder_steps, given.device, given.seed)
+        train_autoencoder(pipe, draw_pictures(pictures("autoencoder")), work, stage)
         pipe.vae.save_pretrained(given.out / "vae")
     else:
         pipe.vae = type(pipe.vae).from_pretrained(given.out / "vae")
     if given.stage in (None, "judge"):
-        judge = train_judge(pipe, work, given.judge_steps, given.device, given.seed)
-        save_file(judge.state_dict(), given.out / "judge.safetensors")
+        stage = StageOptions(given.judge_steps, given.device, given.seed)
+        classifier = train_classifier(pipe, work, stage)
+        save_file(classifier.state_dict(), given.out / "judge.safetensors")
     if given.stage in (None, "denoiser"):
         train_denoiser(pipe, work, CONFIG, given.device, given.seed)
         save_pipeline(pipe, given.out)
 
 
-def train_autoencoder(
-    pipe, images: Tensor, work: Path, steps: int, device: str, seed: int, batch: int = 32
-) -> None:
+@dataclass(frozen=True)
+class StageOptions:
+    """How one part of the bundled model is trained."""
+
+    steps: int
+    device: str = "cpu"
+    seed: int = 0
+
+    @property
+    def fit(self) -> FitOptions:
+        """As the trainer takes it."""
+        return FitOptions(self.steps, learning_rate=2e-3, seed=self.seed)
+
+
+def train_autoencoder(pipe: Any, images: Tensor, work: Path, stage: StageOptions) -> None:
     """Absolute error, a little KL; then the scale that gives the latents unit variance.
 
     `images` are [n, 3, h, w] in [-1, 1]; the autoencoder's weights are trained on from where it is.
     """
-    images = images.to(device)
-    vae = pipe.vae.to(device)
+    images = images.to(stage.device)
+    vae = pipe.vae.to(stage.device)
     size = pipe.unet.config.sample_size
-    shape = (batch, pipe.unet.config.in_channels, size, size)
+    shape = (AUTOENCODER_BATCH, pipe.unet.config.in_channels, size, size)
 
-    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(images), (batch,), generator=chance)
-        return rows, torch.randn(shape, generator=chance)
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(images), (AUTOENCODER_BATCH,), generator=generator)
+        return rows, torch.randn(shape, generator=generator)
 
     def loss(rows: Tensor, noise: Tensor) -> Tensor:
         x0 = images[rows]
@@ -83,38 +108,37 @@ def train_autoencoder(
         error = decoded - x0
         return error.abs().mean() + (error**2).mean() + 5e-4 * kl
 
-    kept = work / "autoencoder.safetensors"
-    fit(vae, draw, loss, kept, steps=steps, learning_rate=2e-3, seed=seed)
+    fit(vae, draw, loss, work / "autoencoder.safetensors", stage.fit)
     std = encode(vae, images[:1000], scale=1.0).std().item()
     vae.register_to_config(scaling_factor=round(1 / std, 4))
 
 
-def train_judge(pipe, work: Path, steps: int, device: str, seed: int, batch: int = 64) -> Judge:
+def train_classifier(pipe: Any, work: Path, stage: StageOptions) -> AttributeClassifier:
     """On drawn pictures and on their reconstructions, since generated ones pass the decoder too."""
     sources = pictures("autoencoder") + pictures("unseen")
-    drawn = as_tensor(sources).to(device)
-    vae = pipe.vae.to(device)
-    seen = torch.cat([drawn, decode(vae, encode(vae, drawn))])
+    drawn = draw_pictures(sources).to(stage.device)
+    vae = pipe.vae.to(stage.device)
+    images = torch.cat([drawn, decode(vae, encode(vae, drawn))])
     labels = {
         attribute: torch.tensor(
-            [values.index(getattr(p.scene, attribute)) for p in sources * 2], device=device
+            [values.index(picture.scene.attributes[attribute]) for picture in sources * 2],
+            device=stage.device,
         )
         for attribute, values in ATTRIBUTES.items()
     }
-    judge = Judge().to(device)
+    classifier = AttributeClassifier().to(stage.device)
 
-    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(seen), (batch,), generator=chance)
-        return rows, torch.randn(batch, *seen.shape[1:], generator=chance)
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(images), (CLASSIFIER_BATCH,), generator=generator)
+        return rows, torch.randn(CLASSIFIER_BATCH, *images.shape[1:], generator=generator)
 
     def loss(rows: Tensor, noise: Tensor) -> Tensor:
-        logits = judge(seen[rows] + 0.05 * noise)
+        logits = classifier(images[rows] + 0.05 * noise)
         losses = [F.cross_entropy(logits[a], labels[a][rows]) for a in ATTRIBUTES]
         return torch.stack(losses).sum()
 
-    kept = work / "judge.safetensors"
-    fit(judge, draw, loss, kept, steps=steps, learning_rate=2e-3, seed=seed)
-    return judge.cpu()
+    fit(classifier, draw, loss, work / "judge.safetensors", stage.fit)
+    return classifier.cpu()
 
 
 # With even weights, colour, style and background came within 3,500 steps (of a schedule of 8,000)
@@ -127,33 +151,34 @@ CONFIG = ModelConfig(
 )
 
 
-def train_denoiser(pipe, work: Path, config: ModelConfig, device: str, seed: int) -> None:
+def train_denoiser(pipe: Any, work: Path, config: ModelConfig, device: str, seed: int) -> None:
     """Noise prediction, UNet and text encoder together, phase after phase."""
     shown = pictures("train")
-    latents = encode(pipe.vae.to(device), as_tensor(shown).to(device))
-    tokens = tokens_of(pipe, [picture.caption for picture in shown])
-    train(pipe, Encoded(latents, tokens), range(len(shown)), config, work, seed=seed, device=device)
+    latents = encode(pipe.vae.to(device), draw_pictures(shown).to(device))
+    tokens = tokenize_captions(pipe, [picture.caption for picture in shown])
+    train(pipe, EncodedData(latents, tokens), config, work, seed=seed, device=device)
 
 
-def as_tensor(sources: list[Picture]) -> Tensor:
+def draw_pictures(sources: list[Picture]) -> Tensor:
     """Draw the pictures: [n, 3, 64, 64] in [-1, 1]."""
-    return images_to_tensor([picture.draw() for picture in sources])
+    return stack_images([picture.draw() for picture in sources])
 
 
-def images_to_tensor(images: list[Image.Image]) -> Tensor:
+def stack_images(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as numbers: [n, 3, h, w] in [-1, 1]."""
     stack = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
 
 
 @torch.no_grad()
-def encode(vae, images: Tensor, scale: float | None = None) -> Tensor:
+def encode(vae: Any, images: Tensor, scale: float | None = None) -> Tensor:
     """The posterior means of the pictures' latents, scaled to unit variance."""
     scale = vae.config.scaling_factor if scale is None else scale
     return torch.cat([vae.encode(part).latent_dist.mean * scale for part in images.split(100)])
 
 
 @torch.no_grad()
-def decode(vae, latents: Tensor) -> Tensor:
+def decode(vae: Any, latents: Tensor) -> Tensor:
     """Latents back to pictures in [-1, 1]."""
     scale = vae.config.scaling_factor
     parts = [vae.decode(part / scale).sample for part in latents.split(100)]

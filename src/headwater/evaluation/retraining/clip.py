@@ -1,11 +1,13 @@
-"""A small CLIP for data that no ready one fits: `python -m headwater.evaluation.clip scenes OUT`.
+"""A small CLIP for data that no ready one fits.
+
+    python -m headwater.evaluation.retraining.clip scenes OUT
 
 Two towers, one for pictures and one for captions, are trained so that each picture of a batch is
 nearest to its own caption and each caption to its own picture (Radford et al. 2021):
 
     loss = (CE(s u v^T, i) + CE(s v u^T, i)) / 2      u, v unit embeddings, s a learned scale
 
-The folder it leaves is what `headwater.similarity.Clip` loads. Captions of one batch that say the
+The folder it leaves is what `headwater.models.clip.Clip` loads. Captions of one batch that say the
 same count as mistakes for each other, as usual: the loss does not go to zero.
 """
 
@@ -17,6 +19,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
-from headwater.evaluation.retraining.trainer import fit
+from headwater.evaluation.retraining.trainer import FitOptions, fit
 from headwater.models.clip import Clip
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
@@ -63,7 +66,38 @@ TEXT = {
     "num_attention_heads": 4,
     "max_position_embeddings": MAX_TOKENS,
 }
-DIM = 64
+
+
+@dataclass(frozen=True)
+class Towers:
+    """How large a CLIP is.
+
+    Attributes:
+        dim: of the embeddings both towers end in.
+        vision, text: what differs from `VISION` and `TEXT`, by the names of `CLIPVisionConfig` and
+            `CLIPTextConfig`.
+    """
+
+    dim: int = 64
+    vision: Mapping[str, Any] = field(default_factory=dict)
+    text: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self, tokenizer: Any) -> CLIPConfig:
+        """As transformers takes it, for the tokens of this tokenizer."""
+        special = {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        return CLIPConfig(
+            text_config={**TEXT, **self.text, **special, "projection_dim": self.dim},
+            vision_config={**VISION, **self.vision, "projection_dim": self.dim},
+            projection_dim=self.dim,
+        )
+
+
+OPTIONS, TOWERS = FitOptions(STEPS, LEARNING_RATE), Towers()
 
 
 def train_clip(
@@ -71,13 +105,9 @@ def train_clip(
     captions: Sequence[str],
     out: str | Path,
     *,
-    steps: int = STEPS,
-    seed: int = 0,
+    options: FitOptions = OPTIONS,
     batch: int = BATCH,
-    learning_rate: float = LEARNING_RATE,
-    dim: int = DIM,
-    vision: Mapping[str, Any] = VISION,
-    text: Mapping[str, Any] = TEXT,
+    towers: Towers = TOWERS,
 ) -> float:
     """Train a CLIP on pictures and their captions, and save it in the folder `out`.
 
@@ -85,28 +115,26 @@ def train_clip(
     hundred steps; chance is log(batch).
 
     Args:
-        dim: of the embeddings both towers end in.
-        vision, text: what to change of the towers, by the names of `CLIPVisionConfig` and
-            `CLIPTextConfig`.
+        options: their seed is that of the first weights, too.
     """
     if len(images) != len(captions) or not images:
         raise ValueError(f"{len(images)} images and {len(captions)} captions: give one for each")
     out = Path(out)
-    tokenizer = tokenizer_of(captions)
-    model: Any = _new_model(tokenizer, dim, {**VISION, **vision}, {**TEXT, **text}, seed)
-    pixels = _as_tensor(images, model.config.vision_config.image_size)
+    tokenizer = make_tokenizer(captions)
+    model: Any = _new_model(towers.config(tokenizer), options.seed)
+    pixels = stack_pixels(images, model.config.vision_config.image_size)
     tokens = tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
 
-    def draw(chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        rows = torch.randint(len(pixels), (min(batch, len(pixels)),), generator=chance)
-        return rows, _moved(pixels[rows], chance)
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(len(pixels), (min(batch, len(pixels)),), generator=generator)
+        return rows, move_at_random(pixels[rows], generator)
 
-    def loss(rows: Tensor, shown: Tensor) -> Tensor:
-        found = model(tokens.input_ids[rows], shown, tokens.attention_mask[rows])
-        return contrastive(found.logits_per_image)
+    def loss(rows: Tensor, moved: Tensor) -> Tensor:
+        output = model(tokens.input_ids[rows], moved, tokens.attention_mask[rows])
+        return contrastive_loss(output.logits_per_image)
 
     checkpoint = out / "clip.training"
-    last = fit(model, draw, loss, checkpoint, steps=steps, learning_rate=learning_rate, seed=seed)
+    last = fit(model, draw, loss, checkpoint, options)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     statistics = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}
@@ -115,13 +143,13 @@ def train_clip(
     return last
 
 
-def contrastive(logits: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
+def contrastive_loss(logits: Float[Tensor, "b b"]) -> Float[Tensor, ""]:
     """Each picture must choose its caption among the batch's, and each caption its picture."""
     own = torch.arange(len(logits))
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-def tokenizer_of(captions: Sequence[str], max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
+def make_tokenizer(captions: Sequence[str], max_tokens: int = MAX_TOKENS) -> CLIPTokenizer:
     """A CLIP tokenizer in which each word of these captions is one token.
 
     Other words still work: they fall apart into single bytes.
@@ -143,33 +171,21 @@ def tokenizer_of(captions: Sequence[str], max_tokens: int = MAX_TOKENS) -> CLIPT
     return tokenizer
 
 
-def _new_model(
-    tokenizer: Any, dim: int, vision: dict[str, Any], text: dict[str, Any], seed: int
-) -> CLIPModel:
+def _new_model(config: CLIPConfig, seed: int) -> CLIPModel:
     """A CLIP with random weights of this seed."""
-    special = {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    config = CLIPConfig(
-        text_config={**text, **special, "projection_dim": dim},
-        vision_config={**vision, "projection_dim": dim},
-        projection_dim=dim,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CLIPModel(config)
 
 
-def _as_tensor(images: Sequence[Image.Image], size: int) -> Float[Tensor, "n 3 h w"]:
+def stack_pixels(images: Sequence[Image.Image], size: int) -> Float[Tensor, "n 3 h w"]:
+    """Pictures cut to a square of this size, as numbers around 0."""
     fitted = [np.asarray(ImageOps.fit(image.convert("RGB"), (size, size))) for image in images]
     pixels = torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2).float() / 255
     return ((pixels - MEAN) / STD).contiguous()
 
 
-def _moved(pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Tensor:
+def move_at_random(pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Tensor:
     """Each picture turned, scaled and shifted a little, differently; edges are repeated.
 
     Without it two thousand pictures are learned by heart.
@@ -188,24 +204,27 @@ def _moved(pixels: Float[Tensor, "b 3 h w"], generator: torch.Generator) -> Tens
 def zero_shot(clip: Clip, split: str = "validation") -> dict[str, float]:
     """Share of a split's scenes whose attribute the nearest of its bare captions names."""
     shown = pictures(split)
-    embedded = F.normalize(torch.cat([clip.images([p.draw()]) for p in shown]), dim=1)
+    embedded = F.normalize(torch.cat([clip.images([picture.draw()]) for picture in shown]), dim=1)
     accuracy = {}
     for attribute, values in ATTRIBUTES.items():
         texts = clip.texts([describe(**{attribute: value}) for value in values])
-        found = (embedded @ F.normalize(texts, dim=1).T).argmax(1).tolist()
-        truth = [values.index(getattr(p.scene, attribute)) for p in shown]
-        accuracy[attribute] = float(np.mean(np.array(found) == truth))
+        nearest = (embedded @ F.normalize(texts, dim=1).T).argmax(1).tolist()
+        truth = [values.index(picture.scene.attributes[attribute]) for picture in shown]
+        accuracy[attribute] = float(np.mean(np.array(nearest) == truth))
     return accuracy
 
 
-def of_scenes() -> tuple[list[Image.Image], list[str]]:
-    """All scenes that no test is made of: the 2,000 of `train` alone are learned by heart."""
+def scene_captions() -> tuple[list[Image.Image], list[str]]:
+    """Pictures and captions of all scenes that no test is made of.
+
+    The 2,000 of `train` alone are learned by heart.
+    """
     shown = pictures("train") + pictures("autoencoder")
     bar = tqdm(shown, desc="drawing", unit="picture", delay=2, leave=False)
     return [picture.draw() for picture in bar], [picture.caption for picture in shown]
 
 
-def all_of(data: TrainingSet) -> tuple[list[Image.Image], list[str]]:
+def data_captions(data: TrainingSet) -> tuple[list[Image.Image], list[str]]:
     """Pictures and captions of a data set."""
     return [data.image(row) for row in range(len(data))], [s.caption for s in data.samples]
 
@@ -219,8 +238,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     start = time.perf_counter()
-    images, captions = of_scenes() if given.data == "scenes" else all_of(load_dataset(given.data))
-    loss = train_clip(images, captions, given.out, steps=given.steps, seed=given.seed)
+    pairs = scene_captions() if given.data == "scenes" else data_captions(load_dataset(given.data))
+    options = FitOptions(given.steps, LEARNING_RATE, given.seed)
+    loss = train_clip(*pairs, given.out, options=options)
     print(f"loss {loss:.3f} after {given.steps} steps, {time.perf_counter() - start:.0f} s")
     if given.data == "scenes":
         for attribute, share in zero_shot(Clip(given.out)).items():

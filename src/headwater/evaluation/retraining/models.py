@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from headwater.data.training_set import TrainingSet
 from headwater.errors import ModelError
 from headwater.evaluation.retraining.config import WEIGHTS, ModelConfig
-from headwater.evaluation.retraining.trainer import fit
+from headwater.evaluation.retraining.trainer import FitOptions, Loss, fit
 from headwater.models.denoiser import Denoiser
 
 
@@ -34,7 +34,7 @@ def save_pipeline(pipe: Any, out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedData:
     """A data set as a model is trained on it.
 
     `tokens` has one row more than there are pictures: the empty caption. None where the model
@@ -43,6 +43,50 @@ class Encoded:
 
     x0: Float[Tensor, "n c h w"]
     tokens: Int[Tensor, "n1 l"] | None
+
+    def take(self, rows: Sequence[int]) -> EncodedData:
+        """The same of these pictures, in this order."""
+        index = torch.as_tensor(rows)
+        tokens = self.tokens
+        return EncodedData(
+            self.x0[index],
+            None if tokens is None else torch.cat([tokens[index], tokens[-1:]]),
+        )
+
+    def to(self, device: torch.device | str) -> EncodedData:
+        """The same on another device."""
+        tokens = self.tokens
+        return EncodedData(self.x0.to(device), None if tokens is None else tokens.to(device))
+
+
+class TrainingBatch(NamedTuple):
+    """What a step of training is given by chance.
+
+    Attributes:
+        rows: of the pictures.
+        t: timesteps.
+        eps: noise.
+        dropped: whose caption is replaced by the empty one.
+        mirrored: which pictures are.
+    """
+
+    rows: Int[Tensor, " b"]
+    t: Int[Tensor, " b"]
+    eps: Float[Tensor, "b c h w"]
+    dropped: Bool[Tensor, " b"]
+    mirrored: Bool[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """How much noise a timestep has, and how much its loss counts.
+
+    Attributes:
+        weight: a name of `WEIGHTS`.
+    """
+
+    alpha_bar: Float[Tensor, " t"]
+    weight: str = "even"
 
 
 def new_pipeline(config: ModelConfig, seed: int) -> Any:
@@ -54,14 +98,14 @@ def new_pipeline(config: ModelConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _built(config)
+            return _build(config)
         except (TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ModelError(
                 f"no model can be made of the configuration's unet and text_encoder: {error}"
             ) from None
 
 
-def _built(config: ModelConfig) -> Any:
+def _build(config: ModelConfig) -> Any:
     if not config.base:
         scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
         return DDIMPipeline(UNet2DModel(**(config.unet or {})), scheduler)
@@ -75,7 +119,7 @@ def _built(config: ModelConfig) -> Any:
     return pipe
 
 
-def encoded(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encoded:
+def encode_data(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> EncodedData:
     """Latents and tokens of a data set."""
     rows = range(len(data))
     bar = tqdm(rows[::batch], desc="encoding", unit="batch", delay=2, leave=False)
@@ -84,22 +128,21 @@ def encoded(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encoded:
         for start in bar
     ]
     captions = [sample.caption for sample in data.samples]
-    return Encoded(torch.cat(parts), tokens_of(denoiser.pipe, captions))
+    return EncodedData(torch.cat(parts), tokenize_captions(denoiser.pipe, captions))
 
 
-def tokens_of(pipe: Any, captions: Sequence[str]) -> Int[Tensor, "n1 l"] | None:
-    """Tokens of the captions, and of the empty one at the end."""
-    tokenizer = getattr(pipe, "tokenizer", None)
+def tokenize_captions(pipe: Any, captions: Sequence[str]) -> Int[Tensor, "n1 l"] | None:
+    """Tokens of the captions, and of the empty one at the end; None of a pipeline without text."""
+    tokenizer = pipe.components.get("tokenizer")
     if tokenizer is None:
         return None
-    said = tokenizer([*captions, ""], padding="max_length", truncation=True, return_tensors="pt")
-    return said.input_ids
+    texts = [*captions, ""]
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def train(
     pipe: Any,
-    data: Encoded,
-    rows: Sequence[int] | Tensor,
+    data: EncodedData,
     config: ModelConfig,
     work: Path,
     *,
@@ -111,82 +154,73 @@ def train(
     Two runs with one seed see the same batches, noise and dropouts. A run that was stopped goes on
     from the last checkpoint in the folder `work`.
     """
-    rows = torch.as_tensor(rows)
-    tokens = data.tokens
-    data = Encoded(
-        data.x0[rows].to(device),
-        None if tokens is None else torch.cat([tokens[rows], tokens[-1:]]).to(device),
-    )
+    data = data.to(device)
     learned = {"unet": pipe.unet.to(device, memory_format=torch.channels_last)}
-    if tokens is not None:
+    if data.tokens is not None:
         pipe.text_encoder.to(device).requires_grad_(config.text_encoder is not None)
         if config.text_encoder is not None:
             learned["text_encoder"] = pipe.text_encoder
     alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
     begun = 0
     for number, phase in enumerate(config.phases):
+        noise = NoiseSchedule(alpha_bar, phase.weight)
         fit(
             nn.ModuleDict(learned),
-            partial(drawn, data, len(alpha_bar), config, phase.batch),
-            partial(denoising_loss, pipe, data, alpha_bar, phase.weight),
+            partial(draw_batch, data, len(alpha_bar), config, phase.batch),
+            _loss_of(pipe, data, noise),
             work / f"{phase.name}-{number}.safetensors",
-            steps=phase.steps,
-            stop=phase.stop,
-            learning_rate=phase.learning_rate,
-            ema_decay=config.ema_decay,
-            seed=seed,
-            begun=begun,
+            FitOptions(
+                phase.steps,
+                phase.learning_rate,
+                seed,
+                config.ema_decay,
+                stop=phase.stop,
+                begun=begun,
+            ),
         )
         begun += phase.last
     pipe.unet.to(memory_format=torch.contiguous_format)
 
 
-def drawn(
-    data: Encoded, steps: int, config: ModelConfig, batch: int, chance: torch.Generator
-) -> tuple[Tensor, ...]:
-    """What a step of training is given by chance.
+def _loss_of(pipe: Any, data: EncodedData, noise: NoiseSchedule) -> Loss:
+    return lambda *drawn: denoising_loss(pipe, data, noise, TrainingBatch(*drawn))
+
+
+def draw_batch(
+    data: EncodedData, steps: int, config: ModelConfig, batch: int, generator: torch.Generator
+) -> TrainingBatch:
+    """A batch by chance.
 
     Args:
         steps: of the noise schedule.
-
-    Returns:
-        Rows, timesteps, noise, whose caption is dropped, and which pictures are mirrored.
     """
-    rows = torch.randint(len(data.x0), (batch,), generator=chance)
-    t = torch.randint(steps, (batch,), generator=chance)
-    eps = torch.randn(batch, *data.x0.shape[1:], generator=chance)
-    dropped = torch.rand(batch, generator=chance) < config.caption_dropout
-    mirrored = torch.rand(batch, generator=chance) < (0.5 if config.flip else 0)
-    return rows, t, eps.to(data.x0.dtype), dropped, mirrored
+    rows = torch.randint(len(data.x0), (batch,), generator=generator)
+    t = torch.randint(steps, (batch,), generator=generator)
+    eps = torch.randn(batch, *data.x0.shape[1:], generator=generator)
+    dropped = torch.rand(batch, generator=generator) < config.caption_dropout
+    mirrored = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0)
+    return TrainingBatch(rows, t, eps.to(data.x0.dtype), dropped, mirrored)
 
 
 def denoising_loss(
-    pipe: Any,
-    data: Encoded,
-    alpha_bar: Float[Tensor, " t"],
-    weight: str,
-    rows: Int[Tensor, " b"],
-    t: Int[Tensor, " b"],
-    eps: Float[Tensor, "b c h w"],
-    dropped: Bool[Tensor, " b"],
-    mirrored: Bool[Tensor, " b"],
+    pipe: Any, data: EncodedData, noise: NoiseSchedule, batch: TrainingBatch
 ) -> Float[Tensor, ""]:
-    """Weighted mean of (target - prediction)^2 over what was drawn.
+    """Weighted mean of (target - prediction)^2 over a batch.
 
     The target is what the pipeline's scheduler takes its predictions for: eps, v or x0.
     """
-    shown = data.x0[rows]
-    shown = torch.where(mirrored.view(-1, 1, 1, 1), shown.flip(-1), shown)
-    a = alpha_bar[t].view(-1, 1, 1, 1)
-    xt = a.sqrt() * shown + (1 - a).sqrt() * eps
+    x0 = data.x0[batch.rows]
+    x0 = torch.where(batch.mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
+    a = noise.alpha_bar[batch.t].view(-1, 1, 1, 1)
+    xt = a.sqrt() * x0 + (1 - a).sqrt() * batch.eps
     if data.tokens is None:
-        predicted = pipe.unet(xt, t).sample
+        predicted = pipe.unet(xt, batch.t).sample
     else:
-        said = data.tokens[rows.masked_fill(dropped, len(data.x0))]
-        predicted = pipe.unet(xt, t, pipe.text_encoder(said)[0]).sample
+        tokens = data.tokens[batch.rows.masked_fill(batch.dropped, len(data.x0))]
+        predicted = pipe.unet(xt, batch.t, pipe.text_encoder(tokens)[0]).sample
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    error = (predicted - TARGETS[kind](shown, eps, a)).square().mean((1, 2, 3))
-    return (WEIGHTS[weight](alpha_bar[t]) * error).mean()
+    error = (predicted - TARGETS[kind](x0, batch.eps, a)).square().mean((1, 2, 3))
+    return (WEIGHTS[noise.weight](noise.alpha_bar[batch.t]) * error).mean()
 
 
 # Kind of prediction -> what it should be: of x0, eps and alpha_bar.

@@ -7,6 +7,7 @@ that outputs differ by what the models learned and not by luck.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -24,42 +25,71 @@ _NOISED = Side("noising", "dsm")
 BATCH = 50
 
 
+@dataclass(frozen=True)
+class NoiseSpec:
+    """Under which noise a loss is measured (das.txt F.2 has 3 draws).
+
+    Attributes:
+        timesteps: so many, evenly spaced, or these.
+        draws: of each timestep.
+    """
+
+    timesteps: int | tuple[int, ...] = 10
+    draws: int = 3
+    seed: int = 0
+
+    def steps(self, train_timesteps: int) -> Sequence[int]:
+        """The timesteps, for a model of so many."""
+        if isinstance(self.timesteps, int):
+            return evenly_spaced(self.timesteps, train_timesteps)
+        return self.timesteps
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How pictures are made, by DDIM."""
+
+    steps: int = 20
+    guidance: float = 3.0
+
+
+NOISE, SAMPLER = NoiseSpec(), SamplerOptions()
+
+
 def denoising_losses(
     denoiser: Denoiser,
     x0: Float[Tensor, "n c h w"],
     captions: Sequence[str],
-    *,
-    timesteps: int | Sequence[int] = 10,
-    draws: int = 3,
-    seed: int = 0,
+    noise: NoiseSpec = NOISE,
     rows: Sequence[int] | None = None,
 ) -> Float[Tensor, " n"]:
     """The mean squared error of each picture's predicted noise, over timesteps and draws.
 
-    The noise belongs to the row, the timestep and the draw (das.txt F.2 has 3 draws).
+    The noise belongs to the row, the timestep and the draw.
 
     Args:
-        timesteps: so many, evenly spaced, or these.
         rows: of the pictures, if they are some of many.
     """
-    if isinstance(timesteps, int):
-        timesteps = evenly_spaced(timesteps, len(denoiser.alpha_bar))
     x0 = x0.to(denoiser.device, denoiser.latent_dtype)
-    network, found = denoiser.network, []
-    of = list(map(str, range(len(x0)) if rows is None else rows))
+    network, losses = denoiser.network, []
+    ids = list(map(str, range(len(x0)) if rows is None else rows))
+    timesteps = noise.steps(len(denoiser.alpha_bar))
     for start in range(0, len(x0), BATCH):
         part = slice(start, start + BATCH)
         condition = denoiser.encode_captions(captions[part])
-        batch, spec = Batch(x0[part], condition, of[part]), ProbeSpec(timesteps, seed, draws)
+        batch, spec = (
+            Batch(x0[part], condition, ids[part]),
+            ProbeSpec(timesteps, noise.seed, noise.draws),
+        )
         with frozen(network), captions_kept(denoiser), torch.inference_mode():
-            asked = image_objectives(denoiser, _NOISED, batch, spec)
-            found.append(torch.stack([_residual(each) for each in asked]).mean(0).cpu())
-    return torch.cat(found)
+            objectives = image_objectives(denoiser, _NOISED, batch, spec)
+            losses.append(torch.stack([_residual(each) for each in objectives]).mean(0).cpu())
+    return torch.cat(losses)
 
 
-def _residual(asked: Objective) -> Tensor:
-    assert asked.residual is not None, "noising knows its noise"
-    return asked.residual
+def _residual(objective: Objective) -> Tensor:
+    assert objective.residual is not None, "noising knows its noise"
+    return objective.residual
 
 
 @torch.no_grad()
@@ -68,8 +98,7 @@ def samples(
     prompts: Sequence[str],
     *,
     seeds: Sequence[int] | None = None,
-    steps: int = 20,
-    guidance: float = 3.0,
+    sampler: SamplerOptions = SAMPLER,
 ) -> Float[Tensor, "n c h w"]:
     """Latents of a picture for each prompt, made by DDIM from noise that belongs to its seed.
 
@@ -77,15 +106,20 @@ def samples(
         seeds: one for each prompt; default its position.
     """
     seeds = range(len(prompts)) if seeds is None else seeds
-    made = []
+    latents = []
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
-        noise = [
-            seeded_noise(denoiser.latent_shape, "evaluation", seed)
-            for seed in seeds[start : start + BATCH]
-        ]
-        begun = torch.stack(noise).to(denoiser.device, denoiser.latent_dtype)
+        noise = starting_noise(denoiser, seeds[start : start + BATCH])
+        begun = noise.to(denoiser.device, denoiser.latent_dtype)
         condition = denoiser.encode_captions(part)
         empty = denoiser.encode_captions([""] * len(part))
-        made.append(sample(denoiser, begun, condition, empty, steps=steps, guidance=guidance).cpu())
-    return torch.cat(made)
+        x0 = sample(
+            denoiser, begun, condition, empty, steps=sampler.steps, guidance=sampler.guidance
+        )
+        latents.append(x0.cpu())
+    return torch.cat(latents)
+
+
+def starting_noise(denoiser: Denoiser, seeds: Sequence[int]) -> Float[Tensor, "n c h w"]:
+    """What a picture of each seed begins from, for all models of this latent shape."""
+    return torch.stack([seeded_noise(denoiser.latent_shape, "evaluation", seed) for seed in seeds])

@@ -17,25 +17,46 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.evaluation.retraining.config import ModelConfig
 from headwater.evaluation.retraining.models import (
-    Encoded,
-    encoded,
+    EncodedData,
+    encode_data,
     new_pipeline,
     save_pipeline,
     train,
 )
 from headwater.models.denoiser import Denoiser
-from headwater.runtime.executor import HERE, Engine, run
-from headwater.storage.files import read_tensors, write_tensors, write_text
+from headwater.runtime.executor import THIS_PROCESS, Executor, run
+from headwater.storage.cache import remember
+from headwater.storage.files import write_text
 
-# What is measured: name -> numbers. A function that other processes can import.
-Measured = dict[str, list[float]]
-Measure = Callable[[Denoiser], Measured]
+Measured = dict[str, list[float]]  # name -> numbers
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured of a model.
+
+    Attributes:
+        function: one that other processes can import.
+        facts: what it does, in words and numbers, as JSON has it: another one is refused.
+    """
+
+    function: Callable[[Denoiser], Measured]
+    facts: Mapping[str, Any]
+
+
+def measure_nothing(denoiser: Denoiser) -> Measured:
+    """For models of which it is known later what is measured."""
+    return {}
+
+
+NOTHING = Measure(measure_nothing, {})
 
 
 @dataclass(frozen=True)
@@ -59,15 +80,13 @@ class Study:
         data: of all images.
         source: what `data` is, a fingerprint. (Its own numbers would do, but for their last bits,
             which differ from machine to machine, and a study may go on elsewhere.)
-        measured: what `measure` does, in words and numbers: another one is refused.
     """
 
     folder: Path
     config: ModelConfig
-    data: Encoded
+    data: EncodedData
     source: str
     measure: Measure
-    measured: Mapping[str, Any]
     device: str = "cpu"
 
     def key(self, task: Task) -> dict[str, Any]:
@@ -77,7 +96,7 @@ class Study:
             "data": self.source,
             "rows": digest(task.rows),
             "seed": task.seed,
-            "measured": self.measured,
+            "measured": self.measure.facts,
         }
         return json.loads(json.dumps(facts))
 
@@ -91,40 +110,42 @@ def digest(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def retrained(study: Study, tasks: Sequence[Task], engine: Engine = HERE) -> list[Measured]:
+def retrain(
+    study: Study, tasks: Sequence[Task], executor: Executor = THIS_PROCESS
+) -> list[Measured]:
     """What was measured of each task's model, in order; models that are missing are trained.
 
     Raises:
         MismatchError: the folder holds models of another configuration, data set or measure.
         ResourceError: a worker died.
     """
-    return all_retrained([(study, tasks)], engine)[0]
+    return retrain_all([(study, tasks)], executor)[0]
 
 
-def all_retrained(
-    asked: Sequence[tuple[Study, Sequence[Task]]], engine: Engine = HERE
+def retrain_all(
+    plans: Sequence[tuple[Study, Sequence[Task]]], executor: Executor = THIS_PROCESS
 ) -> list[list[Measured]]:
     """The same for several studies, whose models are trained side by side as those of one.
 
     Args:
-        asked: studies of the same data set, on the same device, and the tasks of each.
+        plans: studies of the same data set, on the same device, and the tasks of each.
     """
-    items = [(number, task) for number, (_, tasks) in enumerate(asked) for task in tasks]
-    studies = [study for study, _ in asked]
-    missing = [item for item in items if finished(studies[item[0]], item[1]) is None]
+    items = [(number, task) for number, (_, tasks) in enumerate(plans) for task in tasks]
+    studies = [study for study, _ in plans]
+    missing = [item for item in items if read_outputs(studies[item[0]], item[1]) is None]
     with tqdm(total=len(items), initial=len(items) - len(missing), desc="models", delay=2) as bar:
-        for _ in run(engine, partial(_trainer, studies), missing, studies[0].device):
+        for _ in run(executor, partial(_trainer, studies), missing, studies[0].device):
             bar.update()
-    return [[_there(study, task) for task in tasks] for study, tasks in asked]
+    return [[_require_outputs(study, task) for task in tasks] for study, tasks in plans]
 
 
-def finished(study: Study, task: Task) -> Measured | None:
+def read_outputs(study: Study, task: Task) -> Measured | None:
     """What was measured of a task's model, or None where it is still to be trained.
 
     Raises:
         MismatchError: it was trained otherwise; names what differs first.
     """
-    path = _results(study, task)
+    path = _outputs_file(study, task)
     if not path.exists() or (task.kept and not study.model(task).exists()):
         return None
     written, wanted = json.loads(path.read_text()), study.key(task)
@@ -136,50 +157,51 @@ def finished(study: Study, task: Task) -> Measured | None:
     return written["outputs"]
 
 
-def _there(study: Study, task: Task) -> Measured:
-    found = finished(study, task)
-    assert found is not None, "a model that was just trained is gone"
-    return found
+def _require_outputs(study: Study, task: Task) -> Measured:
+    outputs = read_outputs(study, task)
+    assert outputs is not None, "a model that was just trained is gone"
+    return outputs
 
 
-def _results(study: Study, task: Task) -> Path:
+def _outputs_file(study: Study, task: Task) -> Path:
     return study.folder / "outputs" / f"{task.name}.json"
 
 
 def _trainer(studies: Sequence[Study]) -> Callable[[tuple[int, Task]], None]:
-    return lambda item: work(studies[item[0]], item[1])
+    return lambda item: train_and_measure(studies[item[0]], item[1])
 
 
-def work(study: Study, task: Task) -> None:
+def train_and_measure(study: Study, task: Task) -> None:
     """Train one model, measure it, write down what was found."""
     key = study.key(task)
     scratch = study.folder / "training" / f"{task.name}-{digest(key)[:8]}"
     pipe = new_pipeline(study.config, task.seed)
-    train(pipe, study.data, task.rows, study.config, scratch, seed=task.seed, device=study.device)
+    data = study.data.take(task.rows)
+    train(pipe, data, study.config, scratch, seed=task.seed, device=study.device)
     denoiser = Denoiser(pipe, task.name, study.device)
-    outputs = study.measure(denoiser)
+    outputs = study.measure.function(denoiser)
     if task.kept:
         part = study.model(task).with_suffix(".part")
         save_pipeline(pipe, part)
         shutil.rmtree(study.model(task), ignore_errors=True)
         part.replace(study.model(task))
-    written = {"key": key, "trained on": _here(study.device), "outputs": outputs}
-    write_text(_results(study, task), json.dumps(written))
+    written = {"key": key, "trained on": _circumstances(study.device), "outputs": outputs}
+    write_text(_outputs_file(study, task), json.dumps(written))
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _here(device: str) -> str:
+def _circumstances(device: str) -> str:
     """What trains on this device: other devices and versions end in other last bits."""
     where = torch.cuda.get_device_name(device) if device.startswith("cuda") else "CPU"
     return f"{where}, torch {torch.__version__}"
 
 
-def devices(folder: Path, tasks: Iterable[Task]) -> list[str]:
+def device_notes(folder: Path, tasks: Iterable[Task]) -> list[str]:
     """A line, where the models of finished tasks were not all trained on one device."""
-    written = [json.loads((folder / "outputs" / f"{each.name}.json").read_text()) for each in tasks]
-    counted = Counter(each.get("trained on", "not recorded") for each in written)
-    said = "; ".join(f"{count} models: {where}" for where, count in counted.most_common())
-    return [f"trained on: {said}"] if len(counted) > 1 else []
+    written = [json.loads((folder / "outputs" / f"{task.name}.json").read_text()) for task in tasks]
+    counted = Counter(outputs.get("trained on", "not recorded") for outputs in written)
+    text = "; ".join(f"{count} models: {where}" for where, count in counted.most_common())
+    return [f"trained on: {text}"] if len(counted) > 1 else []
 
 
 def study_of(
@@ -187,8 +209,7 @@ def study_of(
     config: ModelConfig,
     data: TrainingSet,
     encoder: Denoiser,
-    measure: Measure,
-    measured: Mapping[str, Any],
+    measure: Measure = NOTHING,
     device: str = "cpu",
 ) -> Study:
     """A study of these images.
@@ -197,22 +218,27 @@ def study_of(
         encoder: of the images; where the configuration begins with the base's own network, that
             base too.
     """
-    kept, source = kept_encoding(folder / "encoded", encoder, data), _source(encoder, data)
+    encoded, source = (
+        cached_encoding(folder / "encoded", encoder, data),
+        encoding_source(encoder, data),
+    )
     if config.unet is None:
         source += f" {encoder.fingerprint()}"
-    return Study(folder, config, kept, source, measure, measured, device)
+    return Study(folder, config, encoded, source, measure, device)
 
 
-def _source(encoder: Denoiser, data: TrainingSet) -> str:
+def encoding_source(encoder: Denoiser, data: TrainingSet) -> str:
+    """What an encoding is of, and by what: fingerprints."""
     return f"{data.fingerprint} {encoder.encoders_fingerprint()}"
 
 
-def kept_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> Encoded:
+def cached_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> EncodedData:
     """Latents and tokens of a data set, computed once for each encoder and kept in the folder."""
-    path = folder / f"{digest(_source(encoder, data))[:32]}.safetensors"
-    kept = read_tensors(path)
-    if kept is None:
-        made = encoded(encoder, data)
-        kept = {"x0": made.x0} | ({} if made.tokens is None else {"tokens": made.tokens})
-        write_tensors(path, kept, {})
-    return Encoded(kept["x0"], kept.get("tokens"))
+
+    def compute() -> dict[str, Tensor]:
+        encoded = encode_data(encoder, data)
+        tokens = {} if encoded.tokens is None else {"tokens": encoded.tokens}
+        return {"x0": encoded.x0, **tokens}
+
+    tensors = remember(folder, {"encoded": encoding_source(encoder, data)}, compute).tensors
+    return EncodedData(tensors["x0"], tensors.get("tokens"))

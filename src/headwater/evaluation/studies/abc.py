@@ -31,10 +31,11 @@ import numpy as np
 from jaxtyping import Float
 
 from headwater.errors import MethodError, QueryError, first_line
-from headwater.evaluation.metrics.intervals import Interval, interval
+from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.metrics.retrieval import capped_recall_at
-from headwater.evaluation.studies.method_scores import Asking
-from headwater.methods import CAPTIONS, Method
+from headwater.evaluation.studies.method_indexes import asks_by_captions
+from headwater.evaluation.studies.method_scores import QuestionOptions
+from headwater.methods import Method
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 
@@ -90,7 +91,7 @@ def read_queries(path: Path, folder: Path | None = None) -> list[Query]:
         for case in {entry["test_case"] for entry in entries if _is_task(entry)}
         if (file := folder / "json" / f"{case}.json").is_file()
     }
-    return [_query(f"{path} entry {i}", entry, cases) for i, entry in enumerate(entries, 1)]
+    return [_parse_query(f"{path} entry {i}", entry, cases) for i, entry in enumerate(entries, 1)]
 
 
 def _read(path: Path) -> list[Any]:
@@ -115,7 +116,7 @@ def _is_task(entry: Any) -> bool:
     )
 
 
-def _query(where: str, entry: Any, cases: Mapping[str, Sequence[Any]]) -> Query:
+def _parse_query(where: str, entry: Any, cases: Mapping[str, Sequence[Any]]) -> Query:
     if not _is_task(entry):
         raise QueryError(f"{where} needs {', '.join(_FIELDS)} as texts, test_case_ind as a number")
     token = _TOKEN.search(entry["train_prompt"])
@@ -138,15 +139,15 @@ def _query(where: str, entry: Any, cases: Mapping[str, Sequence[Any]]) -> Query:
         entry["category"],
         case,
         Path(entry["model_path"]).name,
-        tuple(each.removeprefix("dataset/") for each in exemplars),
+        tuple(path.removeprefix("dataset/") for path in exemplars),
     )
 
 
 # --- what is asked --------------------------------------------------------------------------------
 
 
-def question(
-    method: Method, query: Query, asking: Asking, folder: Path | None = None
+def exemplar_question(
+    method: Method, query: Query, options: QuestionOptions, folder: Path | None = None
 ) -> Concept | Image:
     """The token, in its prompt alone (Concept-TRAK D.1): c+ is the prompt, c- the same without it.
 
@@ -157,7 +158,7 @@ def question(
     Raises:
         MethodError: the method asks by captions, which would give the exemplars away.
     """
-    if method.concept == CAPTIONS:
+    if asks_by_captions(method):
         raise MethodError(
             f"{method.name} asks by captions, and those that hold {query.token} are the "
             "exemplars': leave it out"
@@ -169,11 +170,13 @@ def question(
             query.token,
             minus=query.minus,
             context="prompt",
-            draws=asking.draws,
-            seed=asking.seed,
+            draws=options.draws,
+            seed=options.seed,
         )
     file = folder / query.picture if folder is not None and query.picture else None
-    return Image(query.prompt, file, draws=asking.draws, seed=asking.seed, guidance=asking.guidance)
+    return Image(
+        query.prompt, file, draws=options.draws, seed=options.seed, guidance=options.guidance
+    )
 
 
 # --- what is counted ------------------------------------------------------------------------------
@@ -204,12 +207,11 @@ def recall_rows(queries: Sequence[Query], recalls: Sequence[float]) -> list[dict
     means = {key: float(np.mean(values)) for key, values in by_concept.items()}
 
     def row(name: str, of: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        found: Interval | None = interval([means[key] for key in of])
         return {
             "case": name,
             "concepts": len(of),
             "queries": sum(len(by_concept[key]) for key in of),
-            "recall": found,
+            "recall": interval([means[key] for key in of]),
         }
 
     cases = list(dict.fromkeys(case for case, _ in means))

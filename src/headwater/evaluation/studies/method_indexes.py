@@ -1,21 +1,76 @@
-"""Which methods an evaluation can ask of a model that it trained, and their indexes."""
+"""Which methods an evaluation can ask of a model, and the indexes that serve them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from headwater.attribution.scores import inverts_kernel
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MethodError
-from headwater.features.spec import Side
 from headwater.index.build import build_index
 from headwater.index.index import Index
 from headwater.methods import METHODS, Method, method_named
 from headwater.models.denoiser import Denoiser
 
+# --- what a row of the table says -----------------------------------------------------------------
 
-def require(names: Sequence[str], question: str) -> None:
+
+def uses_gradients(method: Method) -> bool:
+    """Whether its features of training images are gradients."""
+    return method.train is not None and method.train.gradient
+
+
+def uses_clip(method: Method) -> bool:
+    """Whether it needs a CLIP model."""
+    return method.train is not None and method.train.path == "clip"
+
+
+def uses_kernel(method: Method) -> bool:
+    """Whether its scores depend on the damping."""
+    return inverts_kernel(method.rule)
+
+
+def uses_checkpoints(method: Method) -> bool:
+    """Whether it needs several models of one training."""
+    return method.checkpoints > 1
+
+
+def follows_making(method: Method) -> bool:
+    """Whether it needs the making of a picture."""
+    return method.query is not None and method.query.path == "renoised"
+
+
+def asks_by_captions(method: Method) -> bool:
+    """Whether it asks for a concept by the captions that name it."""
+    return method.scorer == "captions"
+
+
+def query_kind(method: Method) -> str:
+    """What a method is asked about in an evaluation: concept, image, or "" for neither."""
+    return next((kind for kind in ("concept", "image") if kind in method.takes), "")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def methods_in(names: Sequence[str]) -> list[Method]:
+    """The methods among these names; other names, of baselines, are no methods."""
+    return [METHODS[name] for name in names if name in METHODS]
+
+
+def gradient_methods(names: Sequence[str]) -> list[str]:
+    """Those of gradients."""
+    return [method.name for method in methods_in(names) if uses_gradients(method)]
+
+
+def clip_methods(names: Sequence[str]) -> list[str]:
+    """Those that need a CLIP model."""
+    return [method.name for method in methods_in(names) if uses_clip(method)]
+
+
+def require_askable(names: Sequence[str], question: str) -> None:
     """Refuse, before anything is trained, methods that a study cannot ask.
 
     Raises:
@@ -25,40 +80,23 @@ def require(names: Sequence[str], question: str) -> None:
     for method in map(method_named, names):
         if question not in method.takes and "image" not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
-        if question == "image" and follows(method):
+        if question == "image" and follows_making(method):
             raise MethodError(
                 f"{method.name} follows the making of a picture, and held-out ones were not made "
                 "by the model: leave it out"
             )
-        if by_clip([method.name]):
+        if uses_clip(method):
             raise MethodError(
                 f"{method.name} needs a CLIP model, which a study does not have: leave it out"
             )
-        if method.checkpoints > 1:
+        if uses_checkpoints(method):
             raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
 
 
-def of_gradients(names: Sequence[str]) -> list[str]:
-    """Those methods whose features of training images are gradients; other names are no methods."""
-    return [name for name, train in _trains(names).items() if train.gradient]
+# --- indexes --------------------------------------------------------------------------------------
 
 
-def by_clip(names: Sequence[str]) -> list[str]:
-    """Those methods that need a CLIP model."""
-    return [name for name, train in _trains(names).items() if train.path == "clip"]
-
-
-def _trains(names: Iterable[str]) -> dict[str, Side]:
-    sides = {name: METHODS[name].train for name in names if name in METHODS}
-    return {name: side for name, side in sides.items() if side is not None}
-
-
-def follows(method: Method) -> bool:
-    """Whether it needs the making of a picture."""
-    return method.query is not None and method.query.path == "renoised"
-
-
-def indexes_of(
+def build_indexes(
     model: Denoiser, data: TrainingSet, folder: Path, names: Sequence[str], **recipe: Any
 ) -> dict[Method, Index]:
     """An index for each method; methods of the same features share one, `random` takes any.
@@ -68,14 +106,15 @@ def indexes_of(
     """
     clip = recipe.pop("clip", None)
     methods = [method_named(name) for name in names]
-    with_features = [each for each in methods if each.train] or [method_named("pixel-cosine")]
-    found: dict[Method, Index] = {}
+    with_features = [method for method in methods if method.train]
+    stand_in = (with_features or [method_named("pixel-cosine")])[0]
+    indexes: dict[Method, Index] = {}
     for method in methods:
-        other = method if method.train else with_features[0]
-        assert other.train is not None
-        own = recipe if other.train.gradient else {}
-        side = (other.train.path, other.train.delta, other.normalise, *own.values())
-        own = {"clip": clip} if other.train.path == "clip" else own
+        indexed = method if method.train else stand_in
+        assert indexed.train is not None
+        own = recipe if indexed.train.gradient else {}
+        side = (indexed.train.path, indexed.train.delta, indexed.normalise, *own.values())
+        own = {"clip": clip} if uses_clip(indexed) else own
         place = folder / "-".join(map(str, side))
-        found[method] = build_index(model, data, place, method=other.name, **own)
-    return found
+        indexes[method] = build_index(model, data, place, method=indexed.name, **own)
+    return indexes

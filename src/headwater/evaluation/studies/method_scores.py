@@ -6,36 +6,37 @@ for more methods or concepts later, asks what is missing and nothing else.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from headwater.attribution.attributor import DAMPING, attribute, require_damping
-from headwater.attribution.scores import NO_KERNEL
+from headwater.attribution.attributor import DAMPING, require_damping
+from headwater.attribution.session import Session
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
+from headwater.evaluation.studies.method_indexes import (
+    asks_by_captions,
+    query_kind,
+    uses_kernel,
+)
 from headwater.index.index import Index
-from headwater.methods import CAPTIONS, METHODS, Method, method_named
-from headwater.queries.concept import NAMED_CONTEXTS, Concept, contexts
+from headwater.methods import METHODS, Method, method_named
+from headwater.queries.concept import Concept
+from headwater.queries.contexts import NAMED_CONTEXTS, choose_contexts
 from headwater.queries.image import Image
 from headwater.queries.query import require_draws
-from headwater.report.export import slug
-from headwater.storage.files import read_tensors, write_tensors
-
-# Several passes per image *and* question: hours, where the others take minutes.
-SLOW = ("unlearning",)
+from headwater.storage.cache import read, remember
 
 
 @dataclass(frozen=True)
-class Asking:
+class QuestionOptions:
     """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`.
 
     Raises:
@@ -58,7 +59,7 @@ class Asking:
 # --- indexes and methods --------------------------------------------------------------------------
 
 
-def open_all(folders: Sequence[str | Path], device: str | None = None) -> list[Index]:
+def open_indexes(folders: Sequence[str | Path], device: str | None = None) -> list[Index]:
     """Indexes of the same images by the same model, with different features.
 
     Raises:
@@ -76,7 +77,7 @@ def open_all(folders: Sequence[str | Path], device: str | None = None) -> list[I
     return indexes
 
 
-def serving(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method, Index]:
+def select_methods(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method, Index]:
     """Methods that take a concept or an image, each with the first index that serves it.
 
     Args:
@@ -89,13 +90,13 @@ def serving(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method,
     served: dict[str, Index] = {}
     for index in indexes:
         served = {name: index for name in index.methods()} | served
-    everything = [name for name, method in METHODS.items() if name in served and _kind(method)]
+    askable = [m for name, m in METHODS.items() if name in served and query_kind(m)]
     if not names:
-        chosen = [name for name in everything if name not in SLOW and not _second_name(name)]
+        chosen = [m.name for m in askable if not m.slow and not m.alias_of]
     else:
-        chosen = everything if list(names) == ["all"] else list(dict.fromkeys(names))
+        chosen = [m.name for m in askable] if list(names) == ["all"] else list(dict.fromkeys(names))
     for name in chosen:
-        if not _kind(method_named(name)):
+        if not query_kind(method_named(name)):
             raise MethodError(f"{name} takes neither concepts nor images: leave it out")
         if name not in served:
             raise MethodError(
@@ -105,45 +106,36 @@ def serving(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method,
     return {METHODS[name]: served[name] for name in chosen}
 
 
-def _kind(method: Method) -> str:
-    """What a method is asked about in an evaluation."""
-    return next((kind for kind in ("concept", "image") if kind in method.takes), "")
-
-
-def _second_name(name: str) -> bool:
-    return METHODS[name].paper.startswith("the same as")
-
-
 # --- questions and scores -------------------------------------------------------------------------
 
 
-def question(method: Method, truth: Truth, asking: Asking) -> Concept | Image:
+def concept_question(method: Method, truth: Truth, options: QuestionOptions) -> Concept | Image:
     """The concept; to methods that take none, the picture that the model makes of its prompt."""
-    if _kind(method) == "concept":
+    if query_kind(method) == "concept":
         return Concept(
             truth.prompt,
             truth.concept,
-            context="auto" if method.concept == CAPTIONS else asking.context,
-            draws=asking.draws,
-            seed=asking.seed,
+            context="auto" if asks_by_captions(method) else options.context,
+            draws=options.draws,
+            seed=options.seed,
         )
-    return Image(truth.prompt, draws=asking.draws, seed=asking.seed, guidance=asking.guidance)
+    return Image(truth.prompt, draws=options.draws, seed=options.seed, guidance=options.guidance)
 
 
-def scores(
-    methods: Mapping[Method, Index], truths: Sequence[Truth], asking: Asking, folder: Path
+def score_concepts(
+    methods: Mapping[Method, Index], truths: Sequence[Truth], options: QuestionOptions, folder: Path
 ) -> dict[str, Float[np.ndarray, "q n"]]:
-    """What each method scores every image for every truth; see `answered`.
+    """What each method scores every image for every truth; see `score_questions`.
 
     Raises:
         MethodError: see `require_named`.
     """
     require_named(methods, truths)
-    return answered(
+    return score_questions(
         methods,
-        lambda method: [question(method, t, asking) for t in truths],
+        lambda method: [concept_question(method, truth, options) for truth in truths],
         folder,
-        asking.damping,
+        options.damping,
     )
 
 
@@ -153,7 +145,7 @@ def require_named(methods: Iterable[Method], truths: Sequence[Truth]) -> None:
     Raises:
         MethodError: names both.
     """
-    by_captions = [method.name for method in methods if method.concept == CAPTIONS]
+    by_captions = [method.name for method in methods if asks_by_captions(method)]
     strange = [t.concept for t in truths if t.names.all() or not t.names.any()]
     if by_captions and strange:
         raise MethodError(
@@ -162,7 +154,7 @@ def require_named(methods: Iterable[Method], truths: Sequence[Truth]) -> None:
         )
 
 
-def answered(
+def score_questions(
     methods: Mapping[Method, Index],
     questions: Callable[[Method], Sequence[Concept | Image]],
     folder: Path,
@@ -171,81 +163,94 @@ def answered(
     """What each method scores every image for its questions; what is kept in `folder` is not asked.
 
     Args:
-        methods: as `serving` gives them, their indexes as `open_all` does: one copy of the model
-            serves them all, and a question that several methods ask alike is asked once.
+        methods: as `select_methods` gives them, their indexes as `open_indexes` does: one copy of
+            the model serves them all, and a question that several methods ask alike is asked once.
         questions: of a method; as many for each.
-
-    Raises:
-        StoreError: `folder` cannot be written.
     """
-    return swept(methods, questions, folder, [damping])[damping]
+    return sweep_dampings(methods, questions, folder, [damping])[damping]
 
 
-def swept(
+def sweep_dampings(
     methods: Mapping[Method, Index],
     questions: Callable[[Method], Sequence[Concept | Image]],
     folder: Path,
     dampings: Sequence[float],
 ) -> dict[float, dict[str, Float[np.ndarray, "q n"]]]:
-    """`answered` at each damping, for which a question is asked once."""
-    found: dict[float, dict[str, np.ndarray]] = {ratio: {} for ratio in dampings}
-    lender = next(iter(methods.values()))
-    asked = {method: questions(method) for method in methods}
-    with tqdm(total=sum(map(len, asked.values())), unit="answer", delay=2) as bar:
+    """`score_questions` at each damping, for which a question is asked once."""
+    scores: dict[float, dict[str, np.ndarray]] = {ratio: {} for ratio in dampings}
+    sessions = {index.path: Session(index) for index in methods.values()}
+    lender = next(iter(sessions.values()))
+    queries = {method: questions(method) for method in methods}
+    with tqdm(total=sum(map(len, queries.values())), unit="answer", delay=2) as bar:
         for method, index in methods.items():
             bar.set_description(method.name, refresh=False)  # not before its delay
             rows = []
-            for query in asked[method]:
-                rows.append(_scored(folder, index, lender, method, query, dampings))
+            for query in queries[method]:
+                rows.append(
+                    _score(folder, Served(method, sessions[index.path], lender), query, dampings)
+                )
                 bar.update()
             for ratio in dampings:
-                found[ratio][method.name] = np.stack([row[ratio] for row in rows])
-    return found
+                scores[ratio][method.name] = np.stack([row[ratio] for row in rows])
+    return scores
 
 
-def _scored(
-    folder: Path,
-    index: Index,
-    lender: Index,
-    method: Method,
-    query: Concept | Image,
-    dampings: Sequence[float],
+@dataclass(frozen=True)
+class Served:
+    """A method, the session on the index that serves it, and the one that lends it its model."""
+
+    method: Method
+    session: Session
+    lender: Session
+
+    def ask(
+        self, query: Concept | Image, dampings: Sequence[float]
+    ) -> dict[float, Float[np.ndarray, " n"]]:
+        """The scores at each damping, of one answer."""
+        if self.session is not self.lender:
+            self.lender.lend_to(self.session)
+        answer = self.session.attribute(query, method=self.method.name, damping=list(dampings))
+        return dict(answer.sweep or {dampings[0]: answer.scores})
+
+    def facts(self, query: Concept | Image, damping: float) -> dict[str, Any]:
+        """All that the scores depend on."""
+        manifest = self.session.index.manifest
+        members = [member.index.manifest for member in self.session.members]
+        return {
+            "model": manifest.model["fingerprint"],
+            "samples": manifest.samples_sha256,
+            "recipe": dict(manifest.recipe),
+            "features": [shard.checksum for member in members for shard in member.shards],
+            "rule": self.method.rule,
+            "query": [query.kind, _query_facts(query), str(self.method.asks(query.kind))],
+            "damping": damping,
+            "headwater": metadata.version("headwater"),
+        }
+
+
+def _score(
+    folder: Path, served: Served, query: Concept | Image, dampings: Sequence[float]
 ) -> dict[float, Float[np.ndarray, " n"]]:
-    """At each damping; a rule without a kernel has one answer for all."""
-    asked = [DAMPING] if method.rule in NO_KERNEL else dampings
-    paths = {ratio: _path(folder, index, method, query, ratio) for ratio in asked}
-    kept = {ratio: read_tensors(path) for ratio, path in paths.items()}
-    found = {ratio: tensors["scores"].numpy() for ratio, tensors in kept.items() if tensors}
-    missing = [ratio for ratio in asked if ratio not in found]
-    if missing:
-        if index is not lender:
-            lender.lend_to(index)
-        answer = attribute(index, query, method=method.name, damping=missing)
-        for ratio, scores in (answer.sweep or {missing[0]: answer.scores}).items():
-            write_tensors(paths[ratio], {"scores": torch.from_numpy(scores)}, {})
-            found[ratio] = scores
-    return {ratio: found.get(ratio, found[asked[0]]) for ratio in dampings}
+    """At each damping, kept one by one; a rule without a kernel has one answer for all."""
+    method = served.method
+    apart = dampings if uses_kernel(method) else [DAMPING]
+    place = folder / method.name
+    kept = {ratio: read(place, served.facts(query, ratio)) for ratio in apart}
+    missing = [ratio for ratio, entry in kept.items() if entry is None]
+    answers = served.ask(query, missing) if missing else {}
+    for ratio, scores in answers.items():
+        kept[ratio] = remember(
+            place, served.facts(query, ratio), lambda s=scores: {"scores": torch.from_numpy(s)}
+        )
+    scores = {ratio: entry.tensors["scores"].numpy() for ratio, entry in kept.items() if entry}
+    return {ratio: scores.get(ratio, scores[apart[0]]) for ratio in dampings}
 
 
-def _path(
-    folder: Path, index: Index, method: Method, query: Concept | Image, damping: float
-) -> Path:
-    """A file name of all that the scores depend on."""
-    about = asdict(query)
-    if isinstance(query, Image):  # files go by what they hold, not by where they lie
-        about = {**about, "file": None, "mask": None, "contents": query.contents()}
-    elif query.context not in NAMED_CONTEXTS:
-        about["context"] = list(contexts(query, ()).pairs)
-    facts = {
-        "model": index.manifest.model["fingerprint"],
-        "samples": index.manifest.samples_sha256,
-        "recipe": dict(index.manifest.recipe),
-        "features": [s.checksum for member in index.members() for s in member.manifest.shards],
-        "rule": method.rule,
-        "query": [query.kind, about, str(method.asks(query.kind))],
-        "damping": damping,
-        "headwater": metadata.version("headwater"),
-    }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-    words = query.concept if isinstance(query, Concept) else query.prompt
-    return folder / method.name / f"{slug(words)}-{digest}.safetensors"
+def _query_facts(query: Concept | Image) -> dict[str, Any]:
+    """A question as JSON: files go by what they hold, not by where they lie."""
+    facts = asdict(query)
+    if isinstance(query, Image):
+        return {**facts, "file": None, "mask": None, "contents": query.contents()}
+    if query.context not in NAMED_CONTEXTS:
+        facts["context"] = list(choose_contexts(query, ()).pairs)
+    return facts

@@ -29,7 +29,7 @@ HALF_WIDTH = 0.05  # of the interval that `models needed` is about
 
 
 @dataclass(frozen=True)
-class Plan:
+class SubsetPlan:
     """Which models are trained.
 
     Args:
@@ -57,32 +57,43 @@ class Plan:
 
     def tasks(self) -> list[Task]:
         """All models: the one of everything, the halves, some of them again."""
-        rows = [tuple(np.flatnonzero(half).tolist()) for half in self.chosen]
-        first = [Task(f"half-{i:03d}", each) for i, each in enumerate(rows)]
-        more = [Task(f"half-{i:03d}-again", rows[i], seed=1) for i in range(self.again)]
+        halves = [tuple(np.flatnonzero(half).tolist()) for half in self.chosen]
+        first = [Task(f"half-{i:03d}", rows) for i, rows in enumerate(halves)]
+        more = [Task(f"half-{i:03d}-again", halves[i], seed=1) for i in range(self.again)]
         return [self.full, *first, *more]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was measured of the models of a plan: outputs [m, q], and [2, a, q] of two seeds."""
+class SubsetOutputs:
+    """What was measured of the models of a plan, of the halves alone.
+
+    Attributes:
+        outputs: of each half's first model.
+        repeated: of both models of the halves that were trained again.
+    """
 
     outputs: Float[np.ndarray, "m q"]
-    twice: Float[np.ndarray, "s a q"]
+    repeated: Float[np.ndarray, "s a q"]
+
+    def ceiling(self) -> Interval | None:
+        """What no method can surpass; None where nothing was trained twice."""
+        if self.repeated.shape[1] < 2:
+            return None
+        return Interval(*noise_ceiling(self.repeated, averaged=1).ceiling)
 
 
 def collect(
-    plan: Plan, measured: Sequence[Measured], output: Callable[[Measured], np.ndarray]
-) -> Found:
+    plan: SubsetPlan, measured: Sequence[Measured], output: Callable[[Measured], np.ndarray]
+) -> SubsetOutputs:
     """One output of every model, in the order of `plan.tasks()`."""
-    values = np.stack([np.asarray(output(each), float) for each in measured[1:]])
+    values = np.stack([np.asarray(output(outputs), float) for outputs in measured[1:]])
     first, again = values[: plan.subsets], values[plan.subsets :]
-    return Found(first, np.stack([first[: plan.again], again]))
+    return SubsetOutputs(first, np.stack([first[: plan.again], again]))
 
 
-def rows_of(
-    plan: Plan,
-    found: Found,
+def lds_rows(
+    plan: SubsetPlan,
+    measured: SubsetOutputs,
     scores: Mapping[str, Float[np.ndarray, "q n"]],
     baseline: str | None = None,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
@@ -94,35 +105,30 @@ def rows_of(
         baseline: a name of `scores`; differences are under common resamples.
         facts: more columns of a method.
     """
-    true, subsets = found.outputs, plan.chosen
-    predicted = {name: predicted_outputs(each, subsets) for name, each in scores.items()}
-    ceiling = ceiling_of(found)
+    true, ceiling = measured.outputs, measured.ceiling()
+    predicted = {name: predicted_outputs(own, plan.chosen) for name, own in scores.items()}
     rows = []
-    for name, each in predicted.items():
-        score = Interval(*lds_interval(true, each))
+    for name, of_method in predicted.items():
+        score = Interval(*lds_interval(true, of_method))
         row: dict[str, Any] = {"method": name, **(facts or {}).get(name, {}), "LDS": score}
         if baseline is not None:
-            differs = None if name == baseline else lds_difference(true, each, predicted[baseline])
-            row[f"above {baseline!r}"] = None if differs is None else Interval(*differs)
+            row[f"above {baseline!r}"] = (
+                None
+                if name == baseline
+                else Interval(*lds_difference(true, of_method, predicted[baseline]))
+            )
         row["of the ceiling"] = score.mean / ceiling.mean if ceiling and ceiling.mean > 0 else None
-        row[f"models for +-{HALF_WIDTH}"] = models_needed(true, each, HALF_WIDTH)
+        row[f"models for +-{HALF_WIDTH}"] = models_needed(true, of_method, HALF_WIDTH)
         rows.append(row)
     rows.append({"method": "noise ceiling", "LDS": ceiling})
     return rows
 
 
-def by_query(
-    plan: Plan, found: Found, scores: Mapping[str, Float[np.ndarray, "q n"]]
+def lds_by_query(
+    plan: SubsetPlan, measured: SubsetOutputs, scores: Mapping[str, Float[np.ndarray, "q n"]]
 ) -> dict[str, list[float]]:
-    """The LDS of each query, of each method: what the means of `rows_of` are means of."""
+    """The LDS of each query, of each method: what the means of `lds_rows` are means of."""
     return {
-        name: lds(found.outputs, predicted_outputs(each, plan.chosen)).tolist()
-        for name, each in scores.items()
+        name: lds(measured.outputs, predicted_outputs(rows, plan.chosen)).tolist()
+        for name, rows in scores.items()
     }
-
-
-def ceiling_of(found: Found) -> Interval | None:
-    """What no method can surpass; None where nothing was trained twice."""
-    if found.twice.shape[1] < 2:
-        return None
-    return Interval(*noise_ceiling(found.twice, averaged=1).ceiling)

@@ -1,7 +1,8 @@
 """Journey diagnostics: how far does an answer depend on the step it is asked of, and on the seed?
 
-A journey is an attribution for each step of a picture's making (`headwater.journey`). Here step is
-compared with step and seed with seed (journey-trak.txt 3.1, B.1, B.2); intervals are over prompts.
+A journey is an attribution for each step of a picture's making (`Session.attribute_steps`). Here
+step is compared with step and seed with seed (journey-trak.txt 3.1, B.1, B.2); intervals are over
+prompts.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from headwater.attribution.bootstrap import correlations
-from headwater.attribution.trajectory import journey, likelihoods, overlaps
+from headwater.attribution.session import Session
+from headwater.attribution.trajectory import likelihoods, overlaps
 from headwater.errors import ParameterError, QueryError
-from headwater.evaluation.ground_truth.classifiers import JudgeOf
+from headwater.evaluation.ground_truth.classifiers import ReaderOf
 from headwater.evaluation.metrics.intervals import Interval, interval
 from headwater.evaluation.metrics.trajectory import seed_consistency, top_with_bottom
-from headwater.evaluation.reporting.plots import curves
+from headwater.evaluation.reporting.plots import Labels, plot_curves
 from headwater.evaluation.reporting.results import write_results
 from headwater.index.index import Index
 from headwater.queries.image import Image
@@ -31,7 +33,7 @@ CORRELATION, TOPS, OPPOSED = "rank correlation", "top with top", "top with botto
 
 
 @dataclass(frozen=True)
-class Asking:
+class TrajectoryOptions:
     """How every journey is asked: see `Image`; `seeds` pictures of each prompt."""
 
     draws: int | None = 32
@@ -61,7 +63,7 @@ class Journeys:
     likely: Mapping[str, Float[np.ndarray, " t"]]
 
 
-def prompts_of(index: Index, file: Path | None, count: int, seed: int = 0) -> list[str]:
+def choose_prompts(session: Session, file: Path | None, count: int, seed: int = 0) -> list[str]:
     """Prompts from a file, a line each; or `count` of the index's captions, drawn by the seed.
 
     A model that reads no prompts makes `count` pictures without.
@@ -75,23 +77,25 @@ def prompts_of(index: Index, file: Path | None, count: int, seed: int = 0) -> li
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, ValueError) as error:
             raise QueryError(f"cannot read the prompts {str(file)!r}: {error}") from None
-        found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-        named = f"--prompts {str(file)!r} holds {len(found)}"
-    elif index.denoiser.conditional:
-        captions = sorted({sample.caption for sample in index.samples} - {""})
-        found = random.Random(f"journeys|{seed}").sample(
-            captions, min(max(count, 0), len(captions))
-        )
-        named = f"--count {count}, of {len(captions)} captions"
+        prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+        origin = f"--prompts {str(file)!r} holds {len(prompts)}"
+    elif session.denoiser.conditional:
+        captions = sorted({sample.caption for sample in session.index.samples} - {""})
+        count_drawn = min(max(count, 0), len(captions))
+        prompts = random.Random(f"journeys|{seed}").sample(captions, count_drawn)
+        origin = f"--count {count}, of {len(captions)} captions"
     else:
-        found, named = [""] * count, f"--count {count}"
-    if len(found) < 2:
-        raise ParameterError(f"{named}: intervals are over prompts, give at least 2")
-    return found
+        prompts, origin = [""] * count, f"--count {count}"
+    if len(prompts) < 2:
+        raise ParameterError(f"{origin}: intervals are over prompts, give at least 2")
+    return prompts
 
 
-def journeys(
-    index: Index, prompts: Sequence[str], asking: Asking, judge_of: JudgeOf | None = None
+def collect_journeys(
+    session: Session,
+    prompts: Sequence[str],
+    options: TrajectoryOptions,
+    reader_of: ReaderOf | None = None,
 ) -> list[Journeys]:
     """The journeys of every prompt, from every seed.
 
@@ -99,53 +103,59 @@ def journeys(
         MethodError: the index serves no method that takes journeys.
         QueryError: the judge fails.
     """
-    if asking.seeds < 1:
-        raise ParameterError(f"--seeds {asking.seeds} must be at least 1")
-    bar = tqdm(total=len(prompts) * asking.seeds, desc="journeys", unit="picture", delay=2)
+    if options.seeds < 1:
+        raise ParameterError(f"--seeds {options.seeds} must be at least 1")
+    bar = tqdm(total=len(prompts) * options.seeds, desc="journeys", unit="picture", delay=2)
     with bar:
         return [
-            _of_prompt(index, prompt, asking.seed + i * asking.seeds, asking, judge_of, bar)
+            _of_prompt(session, prompt, options.seed + i * options.seeds, options, reader_of, bar)
             for i, prompt in enumerate(prompts)
         ]
 
 
 def _of_prompt(
-    index: Index, prompt: str, first: int, asking: Asking, judge_of: JudgeOf | None, bar: tqdm
+    session: Session,
+    prompt: str,
+    first: int,
+    options: TrajectoryOptions,
+    reader_of: ReaderOf | None,
+    bar: tqdm,
 ) -> Journeys:
-    judge = None if judge_of is None else judge_of(prompt)
+    reader = None if reader_of is None else reader_of(prompt)
     scores, halves, likely, steps = [], [], [], ()
-    for seed in range(first, first + asking.seeds):
-        query = Image(prompt, draws=asking.draws, seed=seed, guidance=asking.guidance)
-        answers = journey(index, query, method=asking.method)
+    for seed in range(first, first + options.seeds):
+        query = Image(prompt, draws=options.draws, seed=seed, guidance=options.guidance)
+        answers = session.attribute_steps(query, method=options.method)
         steps = tuple(int(answer.provenance["query"]["step"]) for answer in answers)
         scores.append([answer.scores for answer in answers])
-        sure = [answer.certainty for answer in answers]
-        halves.append([np.nan if each is None else each.halves for each in sure])
-        if judge is not None:
-            likely.append(likelihoods(index, answers, judge))
+        halves.append([
+            np.nan if answer.certainty is None else answer.certainty.halves for answer in answers
+        ])  # fmt: skip
+        if reader is not None:
+            likely.append(likelihoods(session, answers, reader))
         bar.update()
-    features = (
-        [name for name in likely[0] if all(name in each for each in likely)] if likely else []
-    )
-    return Journeys(
-        prompt,
-        steps,
-        np.array(scores),
-        np.array(halves),
-        {name: np.mean([each[name] for each in likely], axis=0) for name in features},
-    )
+    return Journeys(prompt, steps, np.array(scores), np.array(halves), _mean_likelihoods(likely))
+
+
+def _mean_likelihoods(
+    of_seeds: Sequence[Mapping[str, Sequence[float]]],
+) -> dict[str, Float[np.ndarray, " t"]]:
+    """The means over seeds, of the features that were looked for with every seed."""
+    first = of_seeds[0] if of_seeds else {}
+    features = [name for name in first if all(name in likely for likely in of_seeds)]
+    return {name: np.mean([likely[name] for likely in of_seeds], axis=0) for name in features}
 
 
 # --- comparisons ----------------------------------------------------------------------------------
 
 
-def by_distance(compared: Float[np.ndarray, "t t"]) -> Float[np.ndarray, " t"]:
+def mean_by_distance(pairs: Float[np.ndarray, "t t"]) -> Float[np.ndarray, " t"]:
     """The mean over all pairs of steps that lie 0, 1, 2, ... steps apart, either way around."""
-    both = (compared + compared.T) / 2
+    both = (pairs + pairs.T) / 2
     return np.array([np.diagonal(both, apart).mean() for apart in range(len(both))])
 
 
-def distances(found: Journeys, top: int = 10) -> dict[str, Float[np.ndarray, " t"]]:
+def compare_steps(journeys: Journeys, top: int = 10) -> dict[str, Float[np.ndarray, " t"]]:
     """How alike two steps of a journey are, by how far they lie apart; means over seeds."""
     measures = {
         CORRELATION: correlations,
@@ -153,58 +163,58 @@ def distances(found: Journeys, top: int = 10) -> dict[str, Float[np.ndarray, " t
         OPPOSED: lambda scores: top_with_bottom(scores, top),
     }
     return {
-        name: np.mean([by_distance(measure(scores)) for scores in found.scores], axis=0)
+        name: np.mean([mean_by_distance(measure(scores)) for scores in journeys.scores], axis=0)
         for name, measure in measures.items()
     }
 
 
-def distance_rows(found: Sequence[Journeys], top: int = 10) -> list[dict[str, Any]]:
+def distance_rows(of_prompts: Sequence[Journeys], top: int = 10) -> list[dict[str, Any]]:
     """A row for each number of steps apart."""
-    each = [distances(one, top) for one in found]
-    steps = found[0].steps
+    alike = [compare_steps(journeys, top) for journeys in of_prompts]
+    steps = of_prompts[0].steps
     return [
         {
             "steps apart": apart,
             "timesteps apart": round((steps[0] - steps[-1]) / max(len(steps) - 1, 1) * apart),
-            **{name: interval([one[name][apart].item() for one in each]) for name in each[0]},
+            **{name: interval([one[name][apart].item() for one in alike]) for name in alike[0]},
         }
         for apart in range(len(steps))
     ]
 
 
-def step_rows(found: Sequence[Journeys]) -> list[dict[str, Any]]:
+def step_rows(of_prompts: Sequence[Journeys]) -> list[dict[str, Any]]:
     """A row for each step, noisiest first: how far seeds agree there, and what can be seen."""
     seeds = [
         seed_consistency(one.scores) if len(one.scores) > 1 else np.full(len(one.steps), np.nan)
-        for one in found
+        for one in of_prompts
     ]
-    halves = [one.halves.mean(0) for one in found]
-    features = list(dict.fromkeys(name for one in found for name in one.likely))
+    halves = [one.halves.mean(0) for one in of_prompts]
+    features = list(dict.fromkeys(name for one in of_prompts for name in one.likely))
     return [
         {
             "timestep": t,
-            "other seeds": _over([each[i] for each in seeds]),
-            "other draws": _over([each[i] for each in halves]),
+            "other seeds": _pool([values[i] for values in seeds]),
+            "other draws": _pool([values[i] for values in halves]),
             **{
-                name: _over([one.likely[name][i] for one in found if name in one.likely])
+                name: _pool([o.likely[name][i] for o in of_prompts if name in o.likely])
                 for name in features
             },
         }
-        for i, t in enumerate(found[0].steps)
+        for i, t in enumerate(of_prompts[0].steps)
     ]
 
 
-def _over(values: Sequence[np.floating]) -> Interval | float | None:
+def _pool(values: Sequence[np.floating]) -> Interval | float | None:
     """Mean and interval; of a single prompt, which has none, the number."""
-    there = [float(value) for value in values if not np.isnan(value)]
-    return there[0] if len(there) == 1 else interval(there)
+    numbers = [float(value) for value in values if not np.isnan(value)]
+    return numbers[0] if len(numbers) == 1 else interval(numbers)
 
 
 # --- the folder -----------------------------------------------------------------------------------
 
 
-def write(
-    out: Path, index: Index, found: Sequence[Journeys], about: Mapping[str, Any], top: int = 10
+def write_journeys(
+    out: Path, index: Index, of_prompts: Sequence[Journeys], about: Mapping[str, Any], top: int = 10
 ) -> tuple[list[list[dict[str, Any]]], dict[str, Any]]:
     """Tables and plots: steps by distance in `out`, one by one in `steps/`.
 
@@ -214,12 +224,13 @@ def write(
         HeadwaterError: matplotlib is not there.
         StoreError: `out` cannot be written.
     """
-    apart, one_by_one = distance_rows(found, top), step_rows(found)
-    count, seeds, n = len(found), len(found[0].scores), found[0].scores.shape[-1]
-    counted = f"{count} prompts, {seeds} seed{'s' * (seeds > 1)} each"
+    apart, one_by_one = distance_rows(of_prompts, top), step_rows(of_prompts)
+    first = of_prompts[0]
+    seeds, n = len(first.scores), first.scores.shape[-1]
+    counted = f"{len(of_prompts)} prompts, {seeds} seed{'s' * (seeds > 1)} each"
     chance = min(top, n) / n
     facts = {
-        "prompts": [one.prompt for one in found],
+        "prompts": [one.prompt for one in of_prompts],
         "index": {"path": str(index.path), "recipe": dict(index.manifest.recipe)},
         "chance": chance,
     }
@@ -228,26 +239,30 @@ def write(
     )
     title = f"Journeys, step by step: {counted}, {n} images"
     write_results(out / "steps", title, about, one_by_one, STEP_NOTES, **facts)
-    lines = {name: _line(apart, "steps apart", name) for name in (CORRELATION, TOPS, OPPOSED)}
-    lines["chance"] = {row["steps apart"]: Interval(chance, chance, chance) for row in apart}
-    curves(
-        out / "distances.png",
-        lines,
-        x="steps apart",
-        y="correlation; share in common",
-        title=counted,
-        baselines=("chance",),
-    )
+    _plot_distances(out / "distances.png", apart, chance, counted)
+    _plot_steps(out / "steps", one_by_one, counted)
+    return [apart, one_by_one], written
+
+
+def _plot_distances(
+    path: Path, table: Sequence[Mapping[str, Any]], chance: float, title: str
+) -> None:
+    lines = {name: _line(table, "steps apart", name) for name in (CORRELATION, TOPS, OPPOSED)}
+    lines["chance"] = {row["steps apart"]: Interval(chance, chance, chance) for row in table}
+    labels = Labels("steps apart", "correlation; share in common", title)
+    plot_curves(path, lines, labels, baselines=("chance",))
+
+
+def _plot_steps(folder: Path, table: Sequence[Mapping[str, Any]], title: str) -> None:
     for name, columns, y in (
         ("consistency", ["other seeds", "other draws"], "rank correlation"),
-        ("likelihood", [*one_by_one[0]][3:], "likelihood"),
+        ("likelihood", [*table[0]][3:], "likelihood"),
     ):
-        drawn = {column: _line(one_by_one, "timestep", column) for column in columns}
-        drawn = {column: line for column, line in drawn.items() if line}
-        if drawn:
-            path, x = out / "steps" / f"{name}.png", "timestep: noise to the right"
-            curves(path, drawn, x=x, y=y, title=counted, baselines=())
-    return [apart, one_by_one], written
+        lines = {column: _line(table, "timestep", column) for column in columns}
+        lines = {column: line for column, line in lines.items() if line}
+        if lines:
+            labels = Labels("timestep: noise to the right", y, title)
+            plot_curves(folder / f"{name}.png", lines, labels, baselines=())
 
 
 def _line(table: Sequence[Mapping[str, Any]], x: str, column: str) -> dict[int, Interval]:

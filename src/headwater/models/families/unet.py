@@ -18,8 +18,7 @@ from headwater.models.families.family import Replacement
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.sets import UNET
 from headwater.models.families.unet_limits import require_supported
-from headwater.models.families.words import PromptWords, limited
-from headwater.models.fingerprint import tokenizer_facts
+from headwater.models.families.words import PromptWords, limited, tokenizer_facts
 from headwater.models.schedule import Schedule
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")

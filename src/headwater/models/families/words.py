@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -110,6 +111,24 @@ def limited(pipe: Any) -> Any:
         )
     if positions is None or limit <= positions:
         return pipe
-    tokenizer = copy.deepcopy(pipe.tokenizer)
+    tokenizer = copy.copy(pipe.tokenizer)
     tokenizer.model_max_length = positions
     return with_tokenizer(pipe, tokenizer)
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
+    """What turns a text into numbers."""
+    facts = {
+        "limit": tokenizer.model_max_length,
+        "sides": [tokenizer.padding_side, tokenizer.truncation_side],
+        "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "vocabulary": tokenizer.get_vocab(),
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # written in Python
+        return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
+    whole = json.loads(backend.to_str())
+    # How it was last called, and the vocabulary once more.
+    model = {name: value for name, value in whole["model"].items() if name != "vocab"}
+    steps = ("normalizer", "pre_tokenizer", "post_processor")
+    return facts | {"model": model} | {name: whole.get(name) for name in steps}

@@ -1,0 +1,104 @@
+"""What was measured of retrained models is kept in the repository, and found again by its key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headwater import Denoiser, TrainingSet, load_dataset
+from headwater.evaluation.counterfactual.compare import PictureChange
+from headwater.evaluation.counterfactual.plan import removal_tasks
+from headwater.evaluation.counterfactual.regenerate import (
+    Window,
+    picture_file,
+    prompts_for,
+)
+from headwater.evaluation.ground_truth.classifiers import ScenesClassifier
+from headwater.evaluation.ground_truth.concepts import read_truths
+from headwater.evaluation.ground_truth.oracles import break_ties, membership
+from headwater.evaluation.retraining import scene_outputs
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.retraining.models import EncodedData
+from headwater.evaluation.retraining.retrain import NOTHING, Measure, Study, Task, encoding_source
+from headwater.evaluation.studies.subset_plan import SubsetPlan
+
+RESULTS = Path(__file__).parents[3] / "experiments" / "results" / "scenes"
+pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the experiments are not here")
+
+# As `experiments/scenes_sizes.py` has it.
+CONFIG = ModelConfig(
+    phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
+    unet={"block_out_channels": (16, 32, 64)},
+    text_encoder=None,
+    ema_decay=0.998,
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingSet:
+    return load_dataset("scenes").first(1_000)
+
+
+def key(task: Task, data: TrainingSet, measure: Measure) -> dict:
+    encoder = Denoiser.load("scenes")
+    encoded = EncodedData(torch.empty(0, 1, 1, 1), None)
+    source = encoding_source(encoder, data)
+    return Study(RESULTS, CONFIG, encoded, source, measure).key(task)
+
+
+def written(path: Path) -> str:
+    return json.dumps(json.loads(path.read_text())["key"])
+
+
+@pytest.mark.parametrize("number", [0, 1, 32, 33, 38])
+def test_of_halves(data: TrainingSet, number: int) -> None:
+    task = SubsetPlan(1_000, 32, 6).tasks()[number]
+    measure = scene_outputs.MEASURE
+    own = key(task, data, Measure(measure, measure.facts()))
+    assert json.dumps(own) == written(RESULTS / "outputs" / f"{task.name}.json")
+
+
+def test_of_the_full_model(data: TrainingSet) -> None:
+    task = Task("full", tuple(range(1_000)), kept=True)
+    path = RESULTS / "removed" / "outputs" / "full.json"
+    assert json.dumps(key(task, data, NOTHING)) == written(path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "count", "windows"),
+    [
+        ("removed", 25, ()),
+        ("windows", 100, ((999, 749), (749, 499), (499, 249), (249, 0))),
+    ],
+)
+def test_of_a_removal(
+    data: TrainingSet, tmp_path: Path, folder: str, count: int, windows: tuple[tuple[int, int], ...]
+) -> None:
+    """The task's name holds which images are left; the key which pictures are compared."""
+    full = Denoiser.load(RESULTS / "removed" / "models" / "full")  # of both folders
+    truths = read_truths("scenes", data.samples)
+    row = next(i for i, truth in enumerate(truths) if truth.concept == "arrow")
+    scores = {"caption": break_ties(membership(truths))[row]}
+    ((task,),) = removal_tasks("arrow", scores, [count]).values()
+    captions = [sample.caption for sample in data.samples]
+    prompts = prompts_for("arrow", truths[row].prompt, captions, 64)
+    before = picture_file(tmp_path, prompts, full)
+    spans = tuple(Window(*window) for window in windows)
+    change = PictureChange(prompts, ScenesClassifier(), before, tmp_path, tmp_path, spans)
+    own = key(task, data, Measure(change, change.facts()))
+    assert json.dumps(own) == written(RESULTS / folder / "outputs" / f"{task.name}.json")
+
+
+def test_numbers_of_a_kept_model() -> None:
+    """Its losses by concept, against a loop."""
+    outputs = json.loads((RESULTS / "outputs" / "half-000.json").read_text())["outputs"]
+    by_concept = scene_outputs.by_concept(outputs)
+    held_out = scene_outputs.MEASURE.held_out()
+    for i, word in enumerate(scene_outputs.CONCEPTS):
+        losses = [outputs["losses"][row] for row, p in enumerate(held_out) if p.shows(word)]
+        assert by_concept["loss"][i] == pytest.approx(np.mean(losses))
+    assert by_concept["rate"].tolist() == [-rate for rate in outputs["rates"]]

@@ -1,0 +1,107 @@
+"""Many models: each trained once, and found again by all that its numbers depend on."""
+
+import pytest
+import torch
+from support.studies import captioned, encode_tiny, mean_weight, study
+from support.studies import data as data  # a fixture
+from support.tiny import tiny_pipeline
+
+from headwater import Denoiser, load_dataset
+from headwater.errors import MismatchError
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.retraining.models import new_pipeline, train
+from headwater.evaluation.retraining.retrain import (
+    Task,
+    cached_encoding,
+    retrain,
+    retrain_all,
+    study_of,
+)
+
+
+@pytest.fixture(scope="module")
+def words(tiny_model, tiny_images):
+    return encode_tiny(tiny_model, tiny_images)
+
+
+def test_models_are_trained_once_and_kept_where_wanted(tmp_path, data, monkeypatch):
+    tasks = [Task("full", tuple(range(10)), kept=True), Task("half", (1, 3, 5))]
+    mine = study(tmp_path, data)
+    found = retrain(mine, tasks)
+    assert found[0] != found[1] and len(found) == 2
+    loaded = Denoiser.load(mine.model(tasks[0]))
+    assert mean_weight(loaded) == found[0]
+    assert not mine.model(tasks[1]).exists() and not list((tmp_path / "training").iterdir())
+    monkeypatch.setattr(
+        "headwater.evaluation.retraining.retrain.train", None
+    )  # nothing is trained again
+    assert retrain(mine, tasks[::-1]) == found[::-1]
+    for other, name in (
+        (study(tmp_path, data, steps=3), "config"),
+        (study(tmp_path, data, factor=2.0), "measured"),
+        (study(tmp_path, data, source="others"), "data"),
+    ):
+        with pytest.raises(MismatchError, match=f"'{name}' differs: give another folder"):
+            retrain(other, tasks)
+    with pytest.raises(MismatchError, match="'rows' differs"):
+        retrain(mine, [Task("half", (1, 3))])
+
+
+def test_models_of_several_studies_are_trained_as_those_of_one(tmp_path, data):
+    """Each is measured by its own study's measure."""
+    one, double = study(tmp_path, data), study(tmp_path, data, factor=2.0)
+    first, others = [Task("a", (0, 1, 2)), Task("b", (3, 4))], [Task("c", (3, 4))]
+    found = retrain_all([(one, first), (double, others)])
+    assert found[0] == retrain(study(tmp_path / "alone", data), first)
+    assert found[1] == [{"mean": [2 * found[0][1]["mean"][0]]}]
+    assert retrain_all([(double, others), (one, first)]) == found[::-1]
+
+
+def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, words, monkeypatch):
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(str(tiny_images))
+    assert torch.equal(cached_encoding(tmp_path, denoiser, data).x0, words.x0)
+    monkeypatch.setattr(
+        "headwater.evaluation.retraining.retrain.encode_data", None
+    )  # nothing is encode_data again
+    kept = cached_encoding(tmp_path, denoiser, data)
+    assert torch.equal(kept.x0, words.x0) and torch.equal(kept.tokens, words.tokens)
+    other = Denoiser(new_pipeline(captioned(tiny_model), 1), "", "cpu")
+    with pytest.raises(TypeError):  # by another encoder it is
+        cached_encoding(tmp_path, other, data)
+
+
+def test_a_network_that_training_begins_with_is_part_of_what_it_is_of(
+    tiny_model, tiny_images, tmp_path
+):
+    data, other = load_dataset(str(tiny_images)), tiny_pipeline(tmp_path / "other", seed=1)
+    found = {}
+    for unet in (None, {}):
+        for base in (tiny_model, other):  # of the same encoders
+            config = ModelConfig((Phase(1),), base=str(base), unet=unet, text_encoder=None)
+            encoder = Denoiser(new_pipeline(config, 0), "", "cpu")
+            made = study_of(tmp_path, config, data, encoder)
+            found.setdefault(unet is None, set()).add(made.source)
+    assert len(found[True]) == 2 and len(found[False]) == 1
+
+
+def test_what_was_begun_goes_on_for_the_same_task_alone(tmp_path, data, monkeypatch):
+    """A checkpoint of other rows is not taken up."""
+    alone = retrain(study(tmp_path / "alone", data, steps=4), [Task("half", (3, 4, 5))])
+
+    def stopped(*args, **more):
+        train(*args, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("headwater.evaluation.retraining.retrain.train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            retrain(study(tmp_path, data, steps=4), [Task("half", (0, 1, 2))])
+    assert list((tmp_path / "training").rglob("*.safetensors"))
+    assert retrain(study(tmp_path, data, steps=4), [Task("half", (3, 4, 5))]) == alone
+
+
+def test_a_kept_model_without_its_numbers_is_made_again(tmp_path, data):
+    mine, tasks = study(tmp_path, data), [Task("full", (0, 1, 2), kept=True)]
+    found = retrain(mine, tasks)
+    (tmp_path / "outputs" / "full.json").unlink()
+    assert retrain(mine, tasks) == found

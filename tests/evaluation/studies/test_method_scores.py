@@ -1,0 +1,222 @@
+"""What every method scores every image for every concept: asked once, kept, found again."""
+
+import shutil
+
+import numpy as np
+import pytest
+from support.indexes import METHODS_HERE, truths_of
+from support.indexes import places as places  # a fixture
+
+from headwater import Denoiser, Index, load_dataset
+from headwater.errors import HeadwaterWarning, MethodError, ParameterError, QueryError
+from headwater.evaluation.ground_truth.concepts import Truth
+from headwater.evaluation.studies import method_scores
+from headwater.evaluation.studies.method_scores import (
+    QuestionOptions,
+    concept_question,
+    open_indexes,
+    require_named,
+    score_concepts,
+    score_questions,
+    select_methods,
+    sweep_dampings,
+)
+from headwater.index.build import build_index
+from headwater.methods import METHODS
+from headwater.queries.concept import Concept
+from headwater.queries.image import Image
+
+# --- methods ------------------------------------------------------------------------------------
+
+
+def test_every_method_is_answered_by_the_first_index_that_serves_it(places):
+    indexes = open_indexes([places["pixel"], places["concept"], places["pixel"]])
+    found = select_methods(indexes)
+    assert {method.name: index for method, index in found.items()} == {
+        "concept-trak": indexes[1],
+        "pixel-dot": indexes[0],
+        "pixel-cosine": indexes[0],
+        "random": indexes[0],
+    }
+    every = {method.name for method in select_methods(indexes, ["all"])}
+    assert every == {method.name for method in found} | {"unlearning", "concept-trak-d"}
+    assert [m.name for m in select_methods(indexes, ["random", "unlearning"])] == [
+        "random",
+        "unlearning",
+    ]
+
+
+def test_methods_that_are_not_served(places):
+    indexes = open_indexes([places["pixel"]])
+    with pytest.raises(MethodError, match="no index here serves trak: build one with `--method tr"):
+        select_methods(indexes, ["random", "trak"])
+    with pytest.raises(MethodError, match="there is no method 'tark'"):
+        select_methods(indexes, ["tark"])
+
+
+def test_what_a_method_is_asked():
+    nothing = np.zeros(3, bool)
+    truth = Truth("star", "a red star", nothing, nothing, nothing, {})
+    options = QuestionOptions(draws=7, seed=3, guidance=2.0, context="prompt")
+    assert concept_question(METHODS["concept-trak"], truth, options) == Concept(
+        "a red star", "star", context="prompt", draws=7, seed=3
+    )
+    assert concept_question(METHODS["d-trak"], truth, options) == Image(
+        "a red star", draws=7, seed=3, guidance=2.0
+    )
+    assert concept_question(METHODS["clip-cosine"], truth, options).kind == "concept"
+    assert (
+        concept_question(METHODS["caption-d-trak"], truth, options).context == "auto"
+    )  # takes no other
+    kinds = {name: concept_question(m, truth, options).kind for name, m in METHODS.items()}
+    assert all(kind in METHODS[name].takes for name, kind in kinds.items())
+
+
+# --- scores -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_captions_cannot_ask_what_none_or_all_of_them_name(named):
+    some, same = np.array([True, False]), np.full(2, named)
+    truths = [Truth(w, w, some, ~some, n, {}) for w, n in (("star", some), ("moon", same))]
+    require_named([METHODS["concept-d-trak"]], truths)
+    require_named([METHODS["caption-d-trak"]], truths[:1])
+    with pytest.raises(MethodError, match="asks by captions, and 'moon' is named by none"):
+        require_named([METHODS["caption-d-trak"]], truths)
+
+
+def test_scores_are_those_of_the_index_and_are_kept(places, tmp_path, monkeypatch):
+    truths, options = truths_of(places)[:2], QuestionOptions(draws=1, guidance=2.0)
+    methods = select_methods(open_indexes([places["concept"], places["pixel"]]), METHODS_HERE[:2])
+    found = score_concepts(methods, truths, options, tmp_path)
+    assert {name: rows.shape for name, rows in found.items()} == dict.fromkeys(
+        METHODS_HERE[:2], (2, 20)
+    )
+    for method, folder in zip(METHODS_HERE[:2], ("concept", "pixel"), strict=True):
+        index = Index.open(places[folder])  # with a model of its own
+        query = concept_question(METHODS[method], truths[1], options)
+        alone = index.attribute(query, method=method).scores
+        np.testing.assert_allclose(found[method][1], alone, rtol=1e-5, atol=1e-7)
+
+    asked = []
+    original = method_scores.attribute
+
+    def watched(index, query, **options):
+        asked.append((options["method"], query.prompt))
+        return original(index, query, **options)
+
+    monkeypatch.setattr(method_scores, "attribute", watched)
+    methods = select_methods(open_indexes([places["concept"], places["pixel"]]), METHODS_HERE)
+    again = score_concepts(methods, truths, options, tmp_path)
+    assert all((again[name] == rows).all() for name, rows in found.items())
+    assert asked == [("random", truth.prompt) for truth in truths]
+    next((tmp_path / "pixel-cosine").iterdir()).write_bytes(b"damaged")
+    score_concepts(methods, truths, options, tmp_path)
+    assert [name for name, _ in asked[2:]] == ["pixel-cosine"]
+    score_concepts(methods, truths[:1], QuestionOptions(draws=1, seed=1, guidance=2.0), tmp_path)
+    assert [name for name, _ in asked[3:]] == list(METHODS_HERE)
+
+
+def test_a_question_is_asked_once_for_all_dampings(places, tmp_path, monkeypatch):
+    truths, dampings = truths_of(places)[:2], [0.01, 1.0]
+    methods = select_methods(open_indexes([places["concept"], places["pixel"]]), METHODS_HERE)
+    asked = []
+    original = method_scores.attribute
+
+    def watched(index, query, **options):
+        asked.append(options["damping"])
+        return original(index, query, **options)
+
+    def questions(method):
+        return [concept_question(method, truth, QuestionOptions(1)) for truth in truths]
+
+    monkeypatch.setattr(method_scores, "attribute", watched)
+    found = sweep_dampings(methods, questions, tmp_path / "sweep_dampings", dampings)
+    assert asked == [dampings, dampings, [0.1], [0.1], [0.1], [0.1]]  # the others have no kernel
+    for ratio in dampings:
+        alone = score_questions(methods, questions, tmp_path / "alone", ratio)
+        for name, rows in alone.items():
+            np.testing.assert_allclose(found[ratio][name], rows, rtol=1e-6)
+    assert not (found[0.01]["concept-trak"] == found[1.0]["concept-trak"]).any()
+
+
+def test_what_methods_ask_alike_is_asked_once(tiny_model, tiny_images, tmp_path):
+    """Ablations differ in what they ask of training images, and in whether probes count alike."""
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
+    names = ("concept-trak-a", "concept-trak-b", "concept-trak", "d-trak")
+    built = {
+        METHODS[name]: build_index(
+            denoiser, data, tmp_path / name, method=name, timesteps=2, dim=16, self_check=False
+        )
+        for name in names
+    }
+    truth = Truth("blue", "a blue fish", *(np.zeros(20, bool),) * 3, {})
+    options = QuestionOptions(2)
+    alone = {
+        method.name: index.attribute(
+            concept_question(method, truth, options), method=method.name
+        ).scores
+        for method, index in built.items()
+    }
+    for index in built.values():
+        shutil.rmtree(index.path / "queries")
+    first, *others = (Index.open(index.path) for index in built.values())
+    opened = dict(zip(built, (first, *others), strict=True))
+    found = score_questions(
+        opened, lambda m: [concept_question(m, truth, options)], tmp_path / "scores"
+    )
+    for name, each in found.items():
+        np.testing.assert_array_equal(each[0], alone[name])
+    # one of the concept, one of it with probes at unit norm, one of the picture
+    assert len(list((first.path / "queries").iterdir())) == 3
+    assert not any((index.path / "queries").exists() for index in others)
+    assert not np.allclose(alone["concept-trak-a"], alone["concept-trak-b"])
+
+
+def test_contexts_are_known_by_what_their_file_holds(places, tmp_path):
+    """Another file under the same name is another question."""
+    file, truths = tmp_path / "contexts.txt", truths_of(places)[:1]
+    methods = select_methods(open_indexes([places["concept"]]), METHODS_HERE[:1])
+    found = []
+    for caption in ("a blue fish", "a blue moon on plain background"):
+        file.write_text(caption)
+        options = QuestionOptions(draws=1, context=str(file))
+        found.append(score_concepts(methods, truths, options, tmp_path / "scores")["concept-trak"])
+    assert not (found[0] == found[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"draws": 0}, "--draws 0 must be at least 1"),
+        ({"damping": float("nan")}, "--damping nan must be a number"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
+    ],
+)
+def test_what_no_question_can_be_asked_with(given, said):
+    with pytest.raises((ParameterError, QueryError), match=said):
+        QuestionOptions(**given)
+
+
+def test_one_copy_of_the_model_serves_all_indexes(places, tmp_path):
+    indexes = open_indexes([places["concept"], places["pixel"]])
+    score_concepts(
+        select_methods(indexes, METHODS_HERE), truths_of(places)[:1], QuestionOptions(1), tmp_path
+    )
+    assert indexes[0].denoiser is indexes[1].denoiser
+
+
+def test_indexes_that_do_not_belong_together(places):
+    with pytest.raises(QueryError, match=r"few is not of the images of .*pixel: leave it out"):
+        open_indexes([places["pixel"], places["few"]])
+    with pytest.raises(QueryError, match=r"other is not by the model of .*pixel: leave it out"):
+        open_indexes([places["pixel"], places["other"]])
+
+
+def test_a_folder_that_cannot_be_written_to_costs_a_warning(places, tmp_path):
+    (tmp_path / "scores").write_text("a file")
+    methods = select_methods(open_indexes([places["pixel"]]), ["random"])
+    options, truths = QuestionOptions(draws=1), truths_of(places)[:1]
+    with pytest.warns(HeadwaterWarning, match="not kept for the next time"):
+        scores = score_concepts(methods, truths, options, tmp_path / "scores")
+    assert scores["random"].shape == (1, 20)

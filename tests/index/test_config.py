@@ -1,0 +1,78 @@
+"""The recipe of an index: parameters that suit the model, and options that there are not."""
+
+import json
+
+import pytest
+from support.command_line import headwater
+from support.tiny import tiny_unconditional
+
+from headwater import Denoiser, build_index, load_dataset
+from headwater.errors import MethodError, ParameterError
+from headwater.index.config import IndexOptions, note_on_parameters, plan
+
+
+@pytest.fixture(scope="module")
+def free(tmp_path_factory):
+    """Folder of a model that reads no prompts, and so has no cross-attention."""
+    return tiny_unconditional(tmp_path_factory.mktemp("free") / "model")
+
+
+def test_cross_attention_where_there_is_some(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    recipe = plan(denoiser)
+    assert recipe.parameters == "attn2" and recipe == plan(denoiser, parameters="attn2")
+    assert note_on_parameters(denoiser, recipe, {}) is None
+
+
+def test_another_set_where_there_is_none(free):
+    denoiser = Denoiser.load(free)
+    recipe = plan(denoiser, method="trak", timesteps=2)
+    assert recipe.parameters == "attn" and all("attentions" in layer for layer in recipe.layers)
+    count = sum(p.numel() for layer in denoiser.layers("attn").values() for p in layer.parameters())
+    assert note_on_parameters(denoiser, recipe, {"parameters": None}) == (
+        f"the model has no attn2 layers: --parameters attn is taken, {count:,} numbers in "
+        f"{len(recipe.layers)} layers"
+    )
+    assert note_on_parameters(denoiser, recipe, {"parameters": "attn"}) is None
+    with pytest.raises(ParameterError, match="'attn2' matches no layer"):
+        plan(denoiser, parameters="attn2")
+
+
+def test_the_command_says_what_it_took(free, tiny_images, tmp_path):
+    """Without any option, on a model that reads no prompts; and what it would take likewise."""
+    command = ("index", free, tiny_images, tmp_path / "index", "--limit", 4, "--timesteps", 2)
+    planned = headwater(*command, "--dry-run")
+    built = headwater(*command)
+    for result in (planned, built):
+        assert result.code == 0, result.err
+        assert "the model has no attn2 layers: --parameters attn is taken, " in result.err
+    recipe = json.loads((tmp_path / "index" / "index.json").read_text())["recipe"]
+    assert recipe["parameters"] == "attn" and recipe["layers"]
+
+
+def test_pixels_have_no_parameters(free, tiny_images, tmp_path):
+    notes = []
+    data = load_dataset(tiny_images).first(3)
+    index = build_index(
+        Denoiser.load(free), data, tmp_path / "index", method="pixel-dot", note=notes.append
+    )
+    assert index.recipe.parameters == "" and not any("parameters" in note for note in notes)
+
+
+def test_options_that_there_are_not(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    with pytest.raises(
+        ParameterError, match="an index has no option 'timestep': it is 'timesteps'"
+    ):
+        plan(denoiser, timestep=2)
+    with pytest.raises(ParameterError, match="no option 'x': there are method, parameters, times"):
+        plan(denoiser, x=2)
+
+
+@pytest.mark.parametrize("given", [{"parameters": "attn2"}, {"timesteps": 3}, {"dim": 8}])
+def test_options_of_gradients_for_methods_without(tiny_model, given):
+    (name,) = given
+    with pytest.raises(MethodError, match=f"--{name} is of how gradients are made, and pixel-dot"):
+        plan(Denoiser.load(tiny_model), method="pixel-dot", **given)
+    usual = {name: getattr(IndexOptions(), name)}
+    assert plan(Denoiser.load(tiny_model), method="pixel-dot", **usual).layers == ()
