@@ -10,6 +10,7 @@ after the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Tape:
-    """Records the chosen modules during forward passes inside its `with` block.
+    """Records the chosen modules during forward passes inside its `with` block, of its own thread.
 
     Passes under `torch.no_grad()` are not recorded, so guidance may call the model in between. A
     module whose output does not depend on what requires a gradient (cross-attention keys on a
@@ -34,9 +35,11 @@ class Tape:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.modules = dict(modules)
         self._handles: list[RemovableHandle] = []
+        self._thread = get_ident()
         self._seen: list[tuple[str, Tensor, GradientEdge]] = []
 
     def __enter__(self) -> Tape:
+        self._thread = get_ident()  # others may use the network meanwhile, under their own tapes
         for name, module in self.modules.items():
             self._handles.append(module.register_forward_hook(self._hook(name)))
         return self
@@ -49,7 +52,7 @@ class Tape:
 
     def _hook(self, name: str):
         def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-            if not torch.is_grad_enabled():
+            if get_ident() != self._thread or not torch.is_grad_enabled():
                 return
             if not out.requires_grad:
                 out.requires_grad_()
