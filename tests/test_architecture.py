@@ -41,3 +41,85 @@ def function():
     from headwater.data.sources import load_dataset
 """
     assert list(imported(ast.parse(code))) == ["errors", "storage", "data"]
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+LONGEST_FILE, LONGEST_FUNCTION, MOST_PARAMETERS, MOST_ROOMS = 320, 60, 6, 12
+
+
+def functions():
+    """(file, function) of every function of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                yield path.relative_to(PACKAGE).as_posix(), node
+
+
+def is_command(file, function):
+    """Whether typer makes options of its parameters."""
+    return file.startswith("cli/") and not function.name.startswith("_")
+
+
+def body_lines(function):
+    """Lines from the first statement after the docstring to the last."""
+    documented = ast.get_docstring(function) is not None
+    body = function.body[1:] if documented and len(function.body) > 1 else function.body
+    return function.end_lineno - body[0].lineno + 1
+
+
+def parameters(function):
+    """Names of its parameters but self and cls."""
+    arguments = function.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return [each.arg for each in every if each.arg not in ("self", "cls")]
+
+
+def test_no_file_is_long():
+    lengths = {path.name: path.read_text().count("\n") for path in PACKAGE.rglob("*.py")}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_no_function_is_long():
+    lengths = {(file, each.name): body_lines(each) for file, each in functions()}
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+
+
+def test_no_function_but_a_command_has_many_parameters():
+    counts = {
+        (file, each.name): len(parameters(each))
+        for file, each in functions()
+        if not is_command(file, each)
+    }
+    assert {name: count for name, count in counts.items() if count > MOST_PARAMETERS} == {}
+
+
+def test_no_wing_has_many_rooms():
+    folders = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+    rooms = {
+        folder.name: len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
+        + len([*folder.glob("*/__init__.py")])
+        for folder in folders
+    }
+    assert {name: count for name, count in rooms.items() if count > MOST_ROOMS} == {}
+
+
+def test_everything_public_says_what_it_is_and_of_what_type():
+    documented, bare, untyped = 0, [], []
+    for path in PACKAGE.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        inside = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+        for node in [*tree.body, *(each for one in inside for each in one.body)]:
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if ast.get_docstring(node) is None:
+                bare.append((path.name, node.name))
+            else:
+                documented += 1
+            if isinstance(node, ast.FunctionDef):
+                names = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                typed = all(a.annotation for a in names if a.arg not in ("self", "cls"))
+                if not typed or node.returns is None:
+                    untyped.append((path.name, node.name))
+    assert documented / (documented + len(bare)) >= 0.98, bare
+    assert untyped == []
