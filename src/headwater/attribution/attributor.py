@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,7 @@ def require_damping(damping: Any) -> None:
     Raises:
         QueryError: it is below 0, infinite or no number.
     """
-    if not isinstance(damping, Real) or not 0 <= damping < float("inf"):
+    if not isinstance(damping, (int, float)) or not 0 <= damping < float("inf"):
         raise QueryError(f"--damping {damping!r} must be a number from 0 up")
 
 
@@ -120,8 +119,9 @@ def require_question(query: Any) -> None:
 def _dampings(method: Method, options: Options) -> tuple[float, ...]:
     """Those to answer at, each once; a rule without a kernel has no more than one answer."""
     given = options.damping
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    dampings = tuple(given) if several else (given,)
+    dampings: tuple[Any, ...] = (given,)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        dampings = tuple(given)
     for damping in dampings:
         require_damping(damping)
     if not inverts_kernel(method.rule) and dampings != (DAMPING,):
