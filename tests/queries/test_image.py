@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -82,6 +83,9 @@ def test_masks_that_cannot_be(denoiser, tmp_path):
         latent_mask(denoiser, tmp_path / "text.png", (16, 16))
     with pytest.raises(QueryError, match=r"none.png': .*No such file"):
         latent_mask(denoiser, tmp_path / "none.png", (16, 16))
+    for address in ("https://example.org/a.png", Path("https://example.org/a.png")):
+        with pytest.raises(QueryError, match=r"'https://example.org/a.png' is on the web: downl"):
+            latent_mask(denoiser, address, (16, 16))
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -119,9 +119,10 @@ def require_question(query: Any) -> None:
 
 def _dampings(method: Method, options: Options) -> tuple[float, ...]:
     """Those to answer at, each once; a rule without a kernel has no more than one answer."""
-    given: Any = options.damping
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    dampings: tuple[float, ...] = tuple(given) if several else (given,)
+    given = options.damping
+    dampings: tuple[Any, ...] = (given,)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        dampings = tuple(given)
     for damping in dampings:
         require_damping(damping)
     if not inverts_kernel(method.rule) and dampings != (DAMPING,):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,13 @@ def read_image(
     """A picture file as RGB, upright.
 
     Raises:
-        QueryError: it is missing or no picture.
+        QueryError: it is missing, on the web, or no picture.
     """
+    if address := re.match(r"(https?):/+(.*)", str(file)):  # a Path has one slash of the two
+        raise QueryError(
+            f"the picture {'://'.join(address.groups())!r} is on the web: download it and give the "
+            "file"
+        )
     try:
         with open_picture(file) as image:
             return view(image)
