@@ -5,6 +5,7 @@ import shutil
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from headwater import (
     Concept,
     Denoiser,
     Image,
+    Index,
     Local,
     Session,
     build_index,
@@ -273,5 +275,10 @@ def test_a_session_says_what_it_lacks(folder, tmp_path):
     with pytest.raises(QueryError, match="needs a CLIP model: give its folder as --clip"):
         session.clip()
     other = Denoiser.load(tiny_pipeline(tmp_path / "other", seed=1))
-    with pytest.raises(MismatchError, match="its weights differ: build the index again"):
+    with pytest.raises(MismatchError, match="its weights or settings differ: build the index"):
         print(Session.open(folder / "trak", denoiser=other).denoiser)
+    index = Index.open(folder / "trak", denoiser=other)
+    shards = [replace(shard, checksum="sha256:00") for shard in index.manifest.shards]
+    index.manifest = replace(index.manifest, shards=shards)
+    with pytest.raises(MismatchError, match="or it is, and the index is of format version 1"):
+        print(Session(index).denoiser)

@@ -32,6 +32,7 @@ from headwater.storage.files import sha256_of
 from headwater.storage.manifest import (
     Manifest,
     checkpoint_folders,
+    has_old_checksums,
     read_manifest,
     unfinished_checkpoints,
 )
@@ -262,8 +263,11 @@ def load_denoiser(index: Index) -> Denoiser:
         model.get("lora_source"),
     )
     if denoiser.fingerprint() != model["fingerprint"]:
+        why = "its weights or settings differ"
+        if has_old_checksums(index.manifest):  # its fingerprint saw weights alone
+            why = "or it is, and the index is of format version 1, which cannot tell"
         raise MismatchError(
             f"the model {denoiser.source or 'given'!r} is not the one that {index.path} was "
-            "built with, its weights differ: build the index again for this model"
+            f"built with, {why}: build the index again for this model"
         )
     return denoiser

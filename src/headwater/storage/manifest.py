@@ -165,6 +165,11 @@ def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
                 )
 
 
+def has_old_checksums(manifest: Manifest) -> bool:
+    """Whether format version 1 wrote the index."""
+    return any(shard.checksum.startswith("sha256:") for shard in manifest.shards)
+
+
 def _normal(part: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(part))
 
