@@ -278,7 +278,7 @@ def test_a_session_says_what_it_lacks(folder, tmp_path):
     with pytest.raises(MismatchError, match="its weights or settings differ: build the index"):
         print(Session.open(folder / "trak", denoiser=other).denoiser)
     index = Index.open(folder / "trak", denoiser=other)
-    shards = [replace(shard, checksum="sha256:00") for shard in index.manifest.shards]
+    shards = tuple(replace(shard, checksum="sha256:00") for shard in index.manifest.shards)
     index.manifest = replace(index.manifest, shards=shards)
     with pytest.raises(MismatchError, match="or it is, and the index is of format version 1"):
         print(Session(index).denoiser)

@@ -128,6 +128,7 @@ def build_index(
         note(f"checkpoint {source}")
         other = Denoiser.load(source, denoiser.device, denoiser.dtype)
         _build(job, other, plan(other, **options), folder)
+        del other  # before the next is loaded
     return index
 
 
