@@ -198,23 +198,28 @@ class Index:
                 )
 
     def image(self, row: int) -> PIL.Image.Image | None:
-        """The picture of an index row, or None where it cannot be opened any more."""
+        """The picture of an index row, or None where it cannot be opened any more.
+
+        It is found by its id, since others may have gone or come since the index was built.
+        """
         if self._images_lost:
             return None
         try:
-            images = self.training_set
+            places = self._places
         except DatasetError as error:
             self._images_lost = True  # do not look for them again for each picture
             text = f"the pictures cannot be shown: {error}"
             warnings.warn(text, HeadwaterWarning, stacklevel=2)
             return None
         try:
-            position = self.positions[row]
-            if images.samples[position].id != self.samples[row].id:
-                return None  # the data set has changed since
-            return images.image(position)
-        except (DatasetError, IndexError):
+            return self.training_set.image(places[self.samples[row].id])
+        except (DatasetError, KeyError):
             return None
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """The position of each id in the images as they are now."""
+        return {sample.id: place for place, sample in enumerate(self.training_set.samples)}
 
     # --- features ---------------------------------------------------------------------------
 
