@@ -35,12 +35,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from common import about, add_workers, executor_of, parser
 from scenes_removed import REMOVING, removed
+from scenes_search import ALL, PAIRED, SEARCHED
 from scenes_sizes import config_of, data_of, folder
 
 from headwater import Denoiser
@@ -66,10 +66,7 @@ from headwater.evaluation.studies.method_scores import (
     sweep_dampings,
 )
 from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_rows
-from headwater.features.spec import Side
 from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
-from headwater.methods import METHODS as ALL
-from headwater.methods import Method
 from headwater.runtime.executor import Executor
 
 METHODS = (
@@ -84,59 +81,6 @@ METHODS = (
     "caption-d-trak",
     "pixel-cosine",
     "random",
-)
-# Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
-TRAINS = {
-    "dsm": Side("noising", "dsm"),
-    "dps": Side("noising", "dps"),
-    "inverted dps": Side("inversion", "dps"),
-    "square": Side("noising", "square"),
-    "mean": Side("noising", "mean"),
-    "l1": Side("noising", "l1"),
-    "weighted": Side("noising", "weighted"),
-}
-QUERIES = {
-    "concept": Side("generation", "concept"),
-    "contrast": Side("generation", "contrast"),
-    "captions": Side("captions"),
-}
-ROWS = (
-    "concept-trak",
-    "concept-trak-a",
-    "concept-trak-b",
-    "concept-trak-c",
-    "concept-d-trak",
-    "caption-d-trak",
-)
-PAIRED = (
-    *(
-        Method(
-            f"{train}, {query}",
-            "ours",
-            side,
-            None,
-            "trak",
-            ("concept",),
-            concept=asked,
-            scorer="captions" if query == "captions" else "gradient",
-        )
-        for train, side in TRAINS.items()
-        for query, asked in QUERIES.items()
-        if not any(
-            (ALL[row].train, ALL[row].normalise, ALL[row].asks("concept")) == (side, "none", asked)
-            for row in ROWS
-        )
-    ),
-    Method("dsm, concept, dot", "ours", TRAINS["dsm"], None, "dot", ("concept",)),
-)
-MAIN = ("concept-trak", "concept-d-trak", "caption-d-trak")
-# Over which parameters, by which projection, which methods.
-SEARCHED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
-    ("attn2", {}, (*ROWS, *(method.name for method in PAIRED))),
-    ("all", {}, ROWS),
-    ("attn2", {"projection": "mask"}, MAIN),
-    ("attn2", {"projection": "factored"}, MAIN),
-    ("attn2", {"dim": 1024}, MAIN),
 )
 DAMPINGS = (1e-2, 1e-1, 1.0, 10.0)
 SEEN = 16  # halves that methods were thought of with
