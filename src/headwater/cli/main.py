@@ -26,6 +26,7 @@ from headwater.runtime.console import (
     set_verbosity,
     warn_plainly,
 )
+from headwater.runtime.interrupt import ctrl_c_after_imports
 
 DEMO_PROMPT = "a red star in hatched style on a striped background"
 DEMO_CONCEPTS = ("star", "hatched")
@@ -43,7 +44,7 @@ def main() -> None:
     accept_any_text()
     quiet_libraries()
     warn_plainly()
-    with remarks_on_stderr():
+    with remarks_on_stderr(), ctrl_c_after_imports():
         code = _run(sys.argv[1:] or ["--help"])
         if code == EXIT_INTERRUPTED:
             complain(f"headwater: {INTERRUPTED}")
