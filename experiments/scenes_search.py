@@ -1,4 +1,6 @@
-"""What `scenes.py search` chooses among: train sides with concept queries, parameters, projections."""
+"""What `scenes.py search` chooses among: train sides with concept queries, parameters,
+projections.
+"""
 
 from __future__ import annotations
 
