@@ -7,13 +7,12 @@ import pytest
 from support.command_line import assert_refused, headwater
 from support.tiny import PIXELS
 
-from headwater import load_dataset
+from headwater import Session, load_dataset
 from headwater.errors import QueryError
 from headwater.evaluation.metrics.lds import lds, predicted_outputs
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.studies.lds import LDSStudy, hold_out, shared_truths
 from headwater.evaluation.studies.subset_plan import SubsetPlan
-from headwater.gradients.parameters import select
 from headwater.scenes.dataset import pictures
 
 MANY = "--held-out 8 --subsets 4 --again 4 --draws 2".split()
@@ -51,7 +50,7 @@ def test_a_split_loses_nothing(tiny_images):
     assert [s.id for s in held.samples] == sorted(s.id for s in held.samples)
     row = ids.index(held.samples[2].id)
     assert held.image(2).tobytes() == data.image(row).tobytes()
-    assert held.byte_lengths[2] == data.byte_lengths[row]
+    assert held.contents[2] == data.contents[row]
     assert (
         hold_out(data, 6)[0].fingerprint
         == trained.fingerprint
@@ -84,12 +83,10 @@ def test_lds_from_the_command_line(config, tiny_images, tmp_path):
         json.loads((out / "outputs" / f"half-00{i}.json").read_text())["outputs"]["own"]
         for i in range(4)
     ])  # fmt: skip
-    from headwater.index.index import Index
-
-    index = Index.open(out / "indexes" / "pixels--none")
+    denoiser = Session.open(out / "indexes" / "pixels--none").denoiser
     trained, held = hold_out(load_dataset(str(tiny_images)), 8)
-    x0 = index.denoiser.encode_images([held.image(row) for row in range(8)]).flatten(1)
-    own = index.denoiser.encode_images([trained.image(row) for row in range(12)]).flatten(1)
+    x0 = denoiser.encode_images([held.image(row) for row in range(8)]).flatten(1)
+    own = denoiser.encode_images([trained.image(row) for row in range(12)]).flatten(1)
     exact = lds(true, predicted_outputs((x0 @ own.T).double().numpy(), plan.chosen)).mean()
     assert rows["pixel-dot"]["LDS"]["mean"] == pytest.approx(exact, abs=0.1)
     before = {path: path.stat().st_mtime_ns for path in (out / "outputs").iterdir()}
@@ -190,15 +187,14 @@ def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, t
     config, out = tmp_path / "model.json", tmp_path / "out"
     config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
     command = ["evaluate", "lds", config, tiny_images, out, *MANY, "--methods", "trak,random"]
-    assert_refused(headwater(*command), "--parameters 'attn2' matches no layer")
+    refused = headwater(*command, "--parameters", "attn2")
+    assert_refused(refused, "--parameters 'attn2' matches no layer")
     assert not out.exists()
     result = headwater(*command, "--parameters", "all", "--again", 0)
     assert result.code == 0, result.err
-    from headwater.index.index import Index
-
-    (index,) = (Index.open(path) for path in (out / "indexes").iterdir())
-    assert index.recipe.parameters == "all"
-    assert index.recipe.layers == tuple(select(index.denoiser.network, "all"))
+    (session,) = (Session.open(path) for path in (out / "indexes").iterdir())
+    assert session.index.recipe.parameters == "all"
+    assert session.index.recipe.layers == tuple(session.denoiser.layers("all"))
 
 
 def test_a_configuration_that_is_none(tiny_images, tmp_path):

@@ -28,6 +28,7 @@ from support.command_line import (
 from support.tiny import LATENT, tiny_folder, tiny_pipeline, tiny_unconditional
 
 from headwater import Index
+from headwater.errors import HeadwaterWarning
 
 DATA = os.environ.get("HEADWATER_DATA")
 
@@ -375,7 +376,8 @@ def test_the_same_question_again_gives_the_same_scores(asked, tmp_path):
     fresh = headwater("concept", asked.index, *ASK, "--out", tmp_path, "--json", "--fresh")
     assert fresh.err == ""
     assert listed(json.loads(fresh.out)) == listed(asked.answer)
-    assert kept().keys() == before.keys() and not kept().items() & before.items()
+    assert kept().keys() == before.keys()
+    assert len(kept().items() & before.items()) == 1  # the picture, which is no gradient
 
 
 @pytest.mark.parametrize("folder", ["queries", "kernels"])
@@ -445,11 +447,9 @@ def test_columns_and_splits_by_name(tiny_model, tiny_images, tmp_path):
     assert "no column 'image' of images; name as --image-column one of" in refused
     given += ["--image-column", "picture", "--caption-column", "said"]
     assert headwater(*given).code == 0
-    index = Index.open(tmp_path / "index")  # as a later command finds them
-    assert [sample.caption for sample in index.training_set.samples] == [
-        "a d in test",
-        "a e in test",
-    ]
+    with pytest.warns(HeadwaterWarning, match="are not of the split 'test'"):
+        found_later = Index.open(tmp_path / "index").training_set
+    assert [sample.caption for sample in found_later.samples] == ["a d in test", "a e in test"]
 
 
 def test_info(index, tmp_path):
