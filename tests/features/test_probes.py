@@ -10,7 +10,7 @@ from headwater.features.batch import Batch
 from headwater.features.spec import ProbeSpec
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import sample
-from headwater.models.schedule import evenly_spaced
+from headwater.models.schedule import Schedule, evenly_spaced
 from headwater.scenes.pipeline import new_scheduler
 
 
@@ -19,7 +19,7 @@ class Gaussian(Denoiser):
 
     def __init__(self, spread):
         self.spread = spread
-        self.alpha_bar = new_scheduler().alphas_cumprod
+        self.schedule = Schedule(new_scheduler().alphas_cumprod, "epsilon")
 
     def predict(self, xt, t, condition):
         a = self.alpha_bar[t]

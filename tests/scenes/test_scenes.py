@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from headwater.queries.words.prompts import contains
-from headwater.scenes.dataset import OMIT, SPLITS, describe, pictures, write_image_folder
+from headwater.scenes.dataset import OMIT, SPLITS, Split, describe, pictures, write_image_folder
 from headwater.scenes.pipeline import new_tokenizer
 from headwater.scenes.render import Scene, draw
 from headwater.scenes.vocabulary import (
@@ -108,9 +108,7 @@ def test_edges_are_smooth():
 
 
 def test_the_image_folder_holds_what_the_reader_draws(tmp_path, monkeypatch):
-    import headwater.scenes.data as data
-
-    monkeypatch.setitem(SPLITS, "validation", data.Split(3, seed=1))
+    monkeypatch.setitem(SPLITS, "validation", Split(3, seed=1))
     folder = write_image_folder(tmp_path, "validation")
     rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
     for row, picture in zip(rows, pictures("validation"), strict=True):

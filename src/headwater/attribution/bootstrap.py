@@ -98,10 +98,15 @@ def correlations(scores: Float[np.ndarray, "s n"]) -> Float[np.ndarray, "s s"]:
     >>> correlations(np.array([[1.0, 2.0, 3.0], [9.0, 5.0, 1.0]])).round(2).tolist()
     [[1.0, -1.0], [-1.0, 1.0]]
     """
-    from scipy.stats import rankdata  # a second of imports, which most commands can do without
-
-    ranks = rankdata(scores, axis=1)
+    ranks = np.stack([_ranks(row) for row in scores])
     ranks -= ranks.mean(1, keepdims=True)
     length = np.linalg.norm(ranks, axis=1, keepdims=True)
     unit = ranks / np.where(length > 0, length, 1)
     return unit @ unit.T
+
+
+def _ranks(row: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """`scipy.stats.rankdata`, without the second that its import adds to every answer."""
+    ordered = np.sort(row)
+    below, upto = (np.searchsorted(ordered, row, side) for side in ("left", "right"))
+    return (below + upto + 1) / 2
