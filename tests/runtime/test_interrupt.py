@@ -20,6 +20,14 @@ else:
 """
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Tests that run in the background of a shell would ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def imported(tmp_path, monkeypatch):
     """Imports a module in which Ctrl-C is pressed so often, and which swallows what comes of it."""
