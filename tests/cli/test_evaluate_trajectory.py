@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import spearmanr, ttest_1samp
 from support.command_line import assert_refused, headwater
 
-from headwater import Denoiser, build_index, load_dataset
-from headwater.attribution.trajectory import journey
+from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.errors import QueryError
 from headwater.evaluation.ground_truth.classifiers import reader_named, scenes_reader
 from headwater.evaluation.studies import trajectory
@@ -20,7 +19,6 @@ from headwater.evaluation.studies.trajectory import (
     TrajectoryOptions,
     mean_by_distance,
 )
-from headwater.index.index import Index
 from headwater.queries.image import Image
 from headwater.scenes.dataset import pictures
 
@@ -39,8 +37,8 @@ def folder(tmp_path_factory, tiny_model, tiny_images):
 
 
 @pytest.fixture(scope="module")
-def index(folder) -> Index:
-    return Index.open(folder)
+def session(folder) -> Session:
+    return Session.open(folder)
 
 
 # --- comparisons ----------------------------------------------------------------------------------
@@ -108,20 +106,20 @@ def test_rows_by_step():
 # --- journeys -------------------------------------------------------------------------------------
 
 
-def test_journeys_are_those_of_the_index(index):
+def test_journeys_are_those_of_the_session(session):
     found = trajectory.collect_journeys(
-        index, PROMPTS[:2], TrajectoryOptions(draws=2, seed=4, seeds=2), scenes_reader
+        session, PROMPTS[:2], TrajectoryOptions(draws=2, seed=4, seeds=2), scenes_reader
     )
     assert [one.prompt for one in found] == PROMPTS[:2]
     for i, seed in ((0, 5), (1, 6)):  # prompts do not share their seeds
-        answers = journey(index, Image(PROMPTS[i], draws=2, seed=seed))
+        answers = session.attribute_steps(Image(PROMPTS[i], draws=2, seed=seed))
         exact = np.stack([answer.scores for answer in answers])
         np.testing.assert_allclose(found[i].scores[1 - i], exact, rtol=1e-5, atol=1e-8)
         assert found[i].halves[1 - i, 0] == pytest.approx(answers[0].certainty.halves)
     assert found[0].steps == STEPS
     assert set(found[0].likely) == {"colour", "object", "style"}
     assert set(found[1].likely) == {"object", "background"}
-    alone = trajectory.collect_journeys(index, PROMPTS[:1], TrajectoryOptions(draws=1, seeds=1))
+    alone = trajectory.collect_journeys(session, PROMPTS[:1], TrajectoryOptions(draws=1, seeds=1))
     assert np.isnan(alone[0].halves).all() and alone[0].likely == {}
 
 
@@ -135,15 +133,15 @@ def test_what_the_scenes_judge_looks_for():
     assert scenes_reader("a photograph") is None
 
 
-def test_prompts(index, tmp_path):
-    captions = {sample.caption for sample in index.samples}
-    drawn = trajectory.choose_prompts(index, None, 4)
+def test_prompts(session, tmp_path):
+    captions = {sample.caption for sample in session.index.samples}
+    drawn = trajectory.choose_prompts(session, None, 4)
     assert set(drawn) < captions and len(set(drawn)) == 4
-    assert trajectory.choose_prompts(index, None, 4, seed=1) != drawn
-    assert set(trajectory.choose_prompts(index, None, 99)) == captions
+    assert trajectory.choose_prompts(session, None, 4, seed=1) != drawn
+    assert set(trajectory.choose_prompts(session, None, 99)) == captions
     file = tmp_path / "prompts.txt"
     file.write_text("a star\n\n a fish \na star\n")
-    assert trajectory.choose_prompts(index, file, 10) == ["a star", "a fish"]
+    assert trajectory.choose_prompts(session, file, 10) == ["a star", "a fish"]
 
 
 # --- the command ----------------------------------------------------------------------------------

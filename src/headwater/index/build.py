@@ -108,9 +108,8 @@ def build_index(
         SelfCheckError: the model's gradients are not what the engine computes.
         BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
 
-    >>> index = build_index(
-    ...     Denoiser.load("scenes"), load_dataset("scenes").first(100), "scenes-index", dim=1024
-    ... )  # doctest: +SKIP
+    Example:
+        index = build_index(Denoiser.load("scenes"), load_dataset("scenes"), "index", dim=1024)
     """
     require_kinds(denoiser, training_set)
     own = {field.name for field in fields(BuildOptions)}

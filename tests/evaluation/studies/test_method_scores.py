@@ -7,10 +7,9 @@ import pytest
 from support.indexes import METHODS_HERE, truths_of
 from support.indexes import places as places  # a fixture
 
-from headwater import Denoiser, Index, load_dataset
+from headwater import Denoiser, Index, Session, load_dataset
 from headwater.errors import HeadwaterWarning, MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
-from headwater.evaluation.studies import method_scores
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
     concept_question,
@@ -99,13 +98,13 @@ def test_scores_are_those_of_the_index_and_are_kept(places, tmp_path, monkeypatc
         np.testing.assert_allclose(found[method][1], alone, rtol=1e-5, atol=1e-7)
 
     asked = []
-    original = method_scores.attribute
+    original = Session.attribute
 
-    def watched(index, query, **options):
+    def watched(session, query, **options):
         asked.append((options["method"], query.prompt))
-        return original(index, query, **options)
+        return original(session, query, **options)
 
-    monkeypatch.setattr(method_scores, "attribute", watched)
+    monkeypatch.setattr(Session, "attribute", watched)
     methods = select_methods(open_indexes([places["concept"], places["pixel"]]), METHODS_HERE)
     again = score_concepts(methods, truths, options, tmp_path)
     assert all((again[name] == rows).all() for name, rows in found.items())
@@ -121,16 +120,16 @@ def test_a_question_is_asked_once_for_all_dampings(places, tmp_path, monkeypatch
     truths, dampings = truths_of(places)[:2], [0.01, 1.0]
     methods = select_methods(open_indexes([places["concept"], places["pixel"]]), METHODS_HERE)
     asked = []
-    original = method_scores.attribute
+    original = Session.attribute
 
-    def watched(index, query, **options):
+    def watched(session, query, **options):
         asked.append(options["damping"])
-        return original(index, query, **options)
+        return original(session, query, **options)
 
     def questions(method):
         return [concept_question(method, truth, QuestionOptions(1)) for truth in truths]
 
-    monkeypatch.setattr(method_scores, "attribute", watched)
+    monkeypatch.setattr(Session, "attribute", watched)
     found = sweep_dampings(methods, questions, tmp_path / "sweep_dampings", dampings)
     assert asked == [dampings, dampings, [0.1], [0.1], [0.1], [0.1]]  # the others have no kernel
     for ratio in dampings:
@@ -167,8 +166,8 @@ def test_what_methods_ask_alike_is_asked_once(tiny_model, tiny_images, tmp_path)
     )
     for name, each in found.items():
         np.testing.assert_array_equal(each[0], alone[name])
-    # one of the concept, one of it with probes at unit norm, one of the picture
-    assert len(list((first.path / "queries").iterdir())) == 3
+    # one of the concept, one of it with probes at unit norm, one of the picture, and the picture
+    assert len(list((first.path / "queries").iterdir())) == 4
     assert not any((index.path / "queries").exists() for index in others)
     assert not np.allclose(alone["concept-trak-a"], alone["concept-trak-b"])
 
@@ -198,12 +197,19 @@ def test_what_no_question_can_be_asked_with(given, said):
         QuestionOptions(**given)
 
 
-def test_one_copy_of_the_model_serves_all_indexes(places, tmp_path):
+def test_one_copy_of_the_model_serves_all_indexes(places, tmp_path, monkeypatch):
+    loaded, load = [], Denoiser.load
+
+    def watched(*args):
+        loaded.append(args)
+        return load(*args)
+
+    monkeypatch.setattr(Denoiser, "load", watched)
     indexes = open_indexes([places["concept"], places["pixel"]])
     score_concepts(
         select_methods(indexes, METHODS_HERE), truths_of(places)[:1], QuestionOptions(1), tmp_path
     )
-    assert indexes[0].denoiser is indexes[1].denoiser
+    assert len(loaded) == 1
 
 
 def test_indexes_that_do_not_belong_together(places):
