@@ -43,7 +43,9 @@ from headwater.evaluation.ground_truth.concepts import scene_prompts
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import isolation, precision_at, top_rows
 from headwater.features import guidance, probes
+from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
+from headwater.features.spec import ProbeSpec
 from headwater.gradients.layers import Call, per_sample, size
 from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
 from headwater.gradients.vjp import Tape, unit_rms
@@ -243,7 +245,7 @@ def timed_probe(
     x0 = denoiser.encode_images([data.image(row) for row in range(BATCH)])
     condition = denoiser.encode_captions([sample.caption for sample in data.samples])
     with frozen(denoiser.network), Tape(layers) as tape:
-        probe = next(probes.inversion(denoiser, x0, condition, [TIMESTEP]))
+        probe = next(probes.inversion(denoiser, Batch(x0, condition), ProbeSpec([TIMESTEP])))
         delta, _ = unit_rms(guidance.dps(denoiser, probe, x0))
         calls = dict(tape.calls(probe.eps, delta))
 

@@ -8,7 +8,7 @@ from PIL import Image
 from support.pictures import encoded, noise, same
 
 from headwater.data.memory import from_images
-from headwater.errors import BadImageError, DatasetError, HeadwaterWarning
+from headwater.errors import BadImageError, DatasetError
 
 
 def test_other_pictures_of_the_same_size_are_another_set():
@@ -40,10 +40,11 @@ def test_arrays_are_pictures():
     assert from_images([array], ["a"]).fingerprint == from_images([noise(0)], ["a"]).fingerprint
 
 
-def test_several_captions_are_kept_and_said():
-    with pytest.warns(HeadwaterWarning, match=r"1 image\(s\) have several captions"):
-        data = from_images([noise(0)], [["a cat", "an animal"]])
-    assert data.samples[0].caption == "a cat" and len(data.samples[0].captions) == 2
+def test_several_captions_are_kept():
+    one, two = from_images([noise(0), noise(1)], [["a cat", "an animal"], ["a dog"]]).samples
+    assert one.caption == "a cat" and one.all_captions == ("a cat", "an animal")
+    assert one.caption_line == "a cat | an animal"
+    assert two.captions == () and two.all_captions == ("a dog",) and two.caption_line == "a dog"
 
 
 def test_a_damaged_file_is_said_when_it_is_opened(tmp_path):

@@ -1,5 +1,7 @@
 """Feature rows against the losses they are gradients of, in float64, and against rearrangement."""
 
+import hashlib
+
 import pytest
 import torch
 from support.exact_gradients import NOISED, gradient, unprojected
@@ -44,6 +46,15 @@ def test_a_train_row_is_the_gradient_of_the_dps_loss(denoiser, normalise, guidan
     condition = denoiser.encode_captions(CAPTIONS)
     machine = unprojected(denoiser, timesteps, normalise, guidance=guidance)
     ours = machine.train_rows(Batch(x0, condition, ["a", "b", "c"])).features
+    for i in range(3):
+        under = dict.fromkeys((0, *timesteps), condition[i : i + 1])
+        gradients = dps_gradients(denoiser, x0[i : i + 1], under, guidance)
+        exact = sum(g / g.norm() if normalise == "probe" else g / 2 for g in gradients) / 3
+        assert (ours[i] - exact).norm() <= 1e-9 * exact.norm()
+
+
+def dps_gradients(denoiser, x0, under, guidance=1.0):
+    """Of the DPS loss, step by step; `under` has the condition of each step, t = 0 first."""
     empty = denoiser.encode_captions([""])
 
     def direction(xt, t, eps):
@@ -51,20 +62,68 @@ def test_a_train_row_is_the_gradient_of_the_dps_loss(denoiser, normalise, guidan
             free = denoiser.network(xt, t, encoder_hidden_states=empty).sample
         return free + guidance * (eps - free)
 
+    with torch.no_grad():
+        eps = denoiser.network(x0, 0, encoder_hidden_states=under.pop(0)).sample
+    eps, reached, gradients = direction(x0, 0, eps), x0, []
+    for t, condition in under.items():
+        a = denoiser.alpha_bar[t].double()
+        xt = a.sqrt() * reached + (1 - a).sqrt() * eps
+        loss, eps = dps_loss(denoiser, x0, condition, xt, t)
+        eps = direction(xt, t, eps)
+        gradients.append(gradient(denoiser, loss))
+        reached = (xt - (1 - a).sqrt() * eps) / a.sqrt()
+    return gradients
+
+
+# --- several captions -----------------------------------------------------------------------------
+
+SEVERAL = [["a red star", "a star", "a shape in red"], ["a fish"], ["a ring", "a blue ring"]]
+
+
+def chosen(row, t):
+    """The caption that the documented key draws, of seed 0 and the first draw."""
+    digest = hashlib.sha256(f"caption|0|{'abc'[row]}|{t}|0".encode()).digest()
+    return SEVERAL[row][int.from_bytes(digest[:8], "big") % len(SEVERAL[row])]
+
+
+@pytest.fixture(scope="module")
+def several(denoiser):
+    """Latents, with two or three captions for two of three images."""
+    x0 = torch.randn(3, *denoiser.latent_shape, generator=torch.Generator().manual_seed(1)).double()
+    condition = denoiser.encode_captions([text for own in SEVERAL for text in own])
+    return Batch(x0, condition, ["a", "b", "c"], [3, 1, 2])
+
+
+def test_of_several_captions_a_noised_image_has_one_at_each_probe(denoiser, several):
+    timesteps = (99, 299, 499, 699, 899)
+    ours = unprojected(denoiser, timesteps, "none", NOISED).train_rows(several).features
     for i in range(3):
-        c, clean = condition[i : i + 1], x0[i : i + 1]
-        with torch.no_grad():
-            eps = direction(clean, 0, denoiser.network(clean, 0, encoder_hidden_states=c).sample)
-        exact, reached = 0, clean
+        exact = 0
         for t in timesteps:
+            noise = seeded_noise(denoiser.latent_shape, f"0|{'abc'[i]}|{t}|0").double()
             a = denoiser.alpha_bar[t].double()
-            xt = a.sqrt() * reached + (1 - a).sqrt() * eps
-            loss, eps = dps_loss(denoiser, clean, c, xt, t)
-            eps = direction(xt, t, eps)
-            g = gradient(denoiser, loss)
-            exact = exact + (g / g.norm() if normalise == "probe" else g / 2) / len(timesteps)
-            reached = (xt - (1 - a).sqrt() * eps) / a.sqrt()
+            xt = a.sqrt() * several.x0[[i]] + (1 - a).sqrt() * noise
+            condition = denoiser.encode_captions([chosen(i, t)])
+            eps = denoiser.network(xt, t, encoder_hidden_states=condition).sample
+            exact = exact + gradient(denoiser, (eps - noise).square().sum()) / 2 / len(timesteps)
         assert (ours[i] - exact).norm() <= 1e-9 * exact.norm()
+    assert len({chosen(0, t) for t in timesteps}) > 1
+
+
+def test_of_several_captions_an_inversion_has_one_at_each_step(denoiser, several):
+    timesteps = (199, 599, 999)
+    ours = unprojected(denoiser, timesteps, "none").train_rows(several).features
+    for i in range(3):
+        under = {t: denoiser.encode_captions([chosen(i, t)]) for t in (0, *timesteps)}
+        exact = sum(dps_gradients(denoiser, several.x0[[i]], under)) / 2 / 3
+        assert (ours[i] - exact).norm() <= 1e-9 * exact.norm()
+
+
+def test_captions_are_drawn_evenly(denoiser):
+    """Of 400 draws each of four captions has about a hundred (six standard deviations: 52)."""
+    batch = Batch(torch.zeros(1, 1, 1, 1), torch.arange(4.0).view(4, 1, 1), ["a"], [4])
+    drawn = [int(batch.drawn([f"0|a|{t}|0"])) for t in range(400)]
+    assert all(abs(drawn.count(caption) - 100) < 52 for caption in range(4))
 
 
 @pytest.mark.parametrize("base", [None, "a shape"], ids=["base=c+", "other base"])

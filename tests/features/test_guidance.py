@@ -228,7 +228,7 @@ def test_preference_is_the_gradient_of_its_reward_at_both_images(denoiser):
         (asked,) = objectives.preference_objectives(
             denoiser, Batch(own, condition), other, sign, ProbeSpec([t])
         )
-        (probe,) = probes.inversion(denoiser, own, condition, [t])
+        (probe,) = probes.inversion(denoiser, Batch(own, condition), ProbeSpec([t]))
         assert_same(asked.delta, slope(denoiser, probe, condition, reward))
 
 

@@ -41,7 +41,7 @@ def test_inversion_follows_the_exact_flow(spread):
     denoiser = Gaussian(spread)
     x0 = spread * torch.randn(4, 1, 2, 2)
     steps = evenly_spaced(500)
-    for probe in probes.inversion(denoiser, x0, None, steps):
+    for probe in probes.inversion(denoiser, Batch(x0, None), ProbeSpec(steps)):
         a = denoiser.alpha_bar[probe.t]
         exact = x0 * (a * spread**2 + 1 - a).sqrt() / spread
         torch.testing.assert_close(probe.xt.detach(), exact, rtol=0.02, atol=0.01)
@@ -51,7 +51,7 @@ def test_generation_undoes_inversion():
     denoiser = Gaussian(0.7)
     x0 = 0.7 * torch.randn(4, 1, 2, 2)
     steps = evenly_spaced(500)
-    *_, last = probes.inversion(denoiser, x0, None, steps)
+    *_, last = probes.inversion(denoiser, Batch(x0, None), ProbeSpec(steps))
     *_, first = probes.generation(denoiser, last.xt.detach(), None, steps)
     back = denoiser.clean(first.xt.detach(), first.t, first.eps.detach())
     torch.testing.assert_close(back, x0, rtol=0.02, atol=0.01)

@@ -39,7 +39,7 @@ def test_a_row_is_the_gradient_of_its_loss(denoiser):
     recipe = plan(denoiser, method="trak", timesteps=1, projection="identity")
     assert recipe.parameters == "last" and recipe.layers == ("3",) and recipe.timesteps == (49,)
     machine = extractor(denoiser, recipe)
-    rows = machine.image_rows(PICTURES, [""] * 3, ["a", "b", "c"]).features
+    rows = machine.image_rows(PICTURES, [[""]] * 3, ["a", "b", "c"]).features
     last, loss = denoiser.network[3], torch.nn.MSELoss(reduction="sum")
     for i, id in enumerate("abc"):
         noise = seeded_noise((3, 8, 8), f"0|{id}|49|0")[None]

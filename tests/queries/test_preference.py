@@ -1,12 +1,15 @@
 """Rows of preference pairs against the exact gradient of their loss, and pairs that are none."""
 
+import hashlib
 import json
 import shutil
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from support.command_line import FAST, assert_refused, headwater
 from support.exact_gradients import gradient, unprojected
 from support.settings import setting
@@ -49,20 +52,22 @@ def exact_row(denoiser, winner, loser, captions, timesteps, weigh):
     """Mean over the probes of both of weigh(grad ||sg[eps - grad_xt R] - eps||^2 / 2).
 
     R = -||x0hat+ - x+||^2 - ||x0hat- - x+||^2 + ||x0hat+ - x-||^2 + ||x0hat- - x-||^2, all four
-    terms at every timestep; DDIM inversion step by step.
+    terms at every timestep; DDIM inversion step by step. `captions` of winner and loser are by t.
     """
     total = 0
     reached = [winner, loser]
-    conditions = [denoiser.encode_captions([caption]) for caption in captions]
+    conditions = {
+        t: [denoiser.encode_captions([caption(t)]) for caption in captions] for t in (0, *timesteps)
+    }
     with torch.no_grad():
-        eps = [predict(denoiser, x, 0, c) for x, c in zip(reached, conditions, strict=True)]
+        eps = [predict(denoiser, x, 0, c) for x, c in zip(reached, conditions[0], strict=True)]
     for t in timesteps:
         a = denoiser.alpha_bar[t].double()
         xt = [
             (a.sqrt() * x + (1 - a).sqrt() * e).detach().requires_grad_()
             for x, e in zip(reached, eps, strict=True)
         ]
-        eps = [predict(denoiser, x, t, c) for x, c in zip(xt, conditions, strict=True)]
+        eps = [predict(denoiser, x, t, c) for x, c in zip(xt, conditions[t], strict=True)]
         plus, minus = ((x - (1 - a).sqrt() * e) / a.sqrt() for x, e in zip(xt, eps, strict=True))
         reward = (
             -(plus - winner).square().sum()
@@ -98,11 +103,31 @@ def test_a_row_is_the_gradient_of_the_preference_loss(denoiser, folder, normalis
         winner, loser = (
             denoiser.encode_images([side[pair].draw().resize((16, 16))]) for side in shown
         )
-        captions = [shown[0][pair].caption] * 2
+        captions = [lambda t, pair=pair: shown[0][pair].caption] * 2
         weigh = (lambda g: g / g.norm()) if normalise == "probe" else (lambda g: g)
         exact = exact_row(denoiser, winner, loser, captions, timesteps, weigh)
         assert exact.norm() > 0
         assert (row - exact).norm() <= 1e-9 * exact.norm()
+
+
+def test_of_several_captions_each_step_draws_one(denoiser):
+    """By the hash of seed, id and timestep; winner and loser each for themselves."""
+    images = [Image.new("RGB", (16, 16), name) for name in ("red", "blue")]
+    several = [["a red star", "a star", "a shape"], ["a fish", "a ring"]]
+    better, worse = (from_images([images[i]], [several[i]]) for i in (0, 1))
+    machine = unprojected(denoiser, (199, 599, 999), "none")
+    drawer = Preference(matched("two", better, worse)).drawer(setting(denoiser))
+    ours = machine.query_rows(drawer.objectives(machine, [0]))[0]
+
+    def drawn(side, t):
+        digest = hashlib.sha256(f"caption|0|row-00000000|{t}|0".encode()).digest()
+        return several[side][int.from_bytes(digest[:8], "big") % len(several[side])]
+
+    latents = [denoiser.encode_images([image]) for image in images]
+    captions = [partial(drawn, side) for side in (0, 1)]
+    exact = exact_row(denoiser, *latents, captions, machine.timesteps, lambda g: g)
+    assert (ours - exact).norm() <= 1e-9 * exact.norm()
+    assert drawer.key(range(1))["captions"] == [(tuple(several[0]), tuple(several[1]))]
 
 
 def test_winners_and_losers_exchanged_turn_the_sign(denoiser, folder):
@@ -129,7 +154,7 @@ def test_a_folder_is_matched_by_name(folder):
     assert (len(pairs), pairs.rows) == (3, ((0, 0), (1, 1), (2, 2)))
     own = [picture.caption for picture in pictures("train")[:3]]
     assert [pairs.captions(i) for i in range(3)] == [
-        (own[0], own[0]), (own[1], own[1]), (own[2], "a loser")
+        ((own[0],), (own[0],)), ((own[1],), (own[1],)), ((own[2],), ("a loser",))
     ]  # fmt: skip
     winner, loser = pairs.images(1)
     assert winner.tobytes() == pictures("train")[1].draw().resize((16, 16)).tobytes()
@@ -143,7 +168,7 @@ def test_names_in_another_order(folder):
     losers = from_images([three, two], ["a", "b"], ["y.jpg", "x.jpg"])
     pairs = matched("memory", winners, losers)
     assert pairs.rows == ((0, 1), (1, 0))
-    assert [pairs.captions(i) for i in range(2)] == [("b", "b"), ("a", "a")]
+    assert [pairs.captions(i) for i in range(2)] == [(("b",), ("b",)), (("a",), ("a",))]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "struct", "path"])
@@ -161,7 +186,7 @@ def test_a_parquet_file(folder, tmp_path, kind):
     file = tmp_path / "pairs.parquet"
     parquet(file, winner=cells("winners"), loser=cells("losers"), caption=["a", "b", "c"])
     pairs, wanted = load_pairs(file), load_pairs(folder)
-    assert [pairs.captions(i) for i in range(3)] == [("a", "a"), ("b", "b"), ("c", "c")]
+    assert [pairs.captions(i) for i in range(3)] == [((name,), (name,)) for name in "abc"]
     for i in range(3):
         ours, theirs = pairs.images(i), wanted.images(i)
         assert [each.tobytes() for each in ours] == [each.tobytes() for each in theirs]

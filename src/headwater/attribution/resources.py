@@ -50,8 +50,8 @@ class Resources:
 
     @property
     def captions(self) -> list[str]:
-        """Of the training images, in index order."""
-        return [sample.caption for sample in self.index.samples]
+        """All of the training images'."""
+        return [text for sample in self.index.samples for text in sample.all_captions]
 
     # --- models -----------------------------------------------------------------------------
 

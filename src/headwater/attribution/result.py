@@ -106,7 +106,7 @@ class Attribution:
                 rank,
                 samples[row].id,
                 float(self.scores[row]),
-                samples[row].caption,
+                samples[row].caption_line,
                 samples[row].uri,
                 int(row),
                 None if sure is None else float(sure.errors[row]),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from headwater.data.training_set import Sample, is_unicode
+from headwater.data.training_set import is_unicode
 from headwater.errors import DatasetError, HeadwaterWarning
 
 # Names of columns, and of keys of metadata files, in the order in which they are looked for.
@@ -58,17 +58,6 @@ class CaptionReader:
                 f"such as {self._example}; write text, or name another key as --caption-column"
             )
             warnings.warn(text, HeadwaterWarning, stacklevel=3)
-
-
-def warn_of_several(source: str, samples: Sequence[Sample]) -> None:
-    """Say how many images have captions that are not used, since one is."""
-    several = [sample.id for sample in samples if sample.captions]
-    if several:
-        text = (
-            f"{source}: {len(several)} image(s) have several captions, such as {several[0]!r}; the "
-            "first of each is used"
-        )
-        warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
 def _holds_text(value: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headwater.data.captions import warn_of_several
 from headwater.data.decode import DAMAGE
 from headwater.data.images import to_rgb
 from headwater.data.training_set import (
@@ -50,7 +49,6 @@ def from_images(
         make_sample(id, _texts(caption, row), f"{IN_MEMORY}#row={row}")
         for row, (id, caption) in enumerate(zip(ids, captions, strict=True))
     ]
-    warn_of_several(IN_MEMORY, samples)
     contents = [_pixel_digest(picture) for picture in pictures]
     return make_training_set(IN_MEMORY, samples, contents, lambda row: to_rgb(pictures[row]))
 

@@ -28,7 +28,7 @@ class Sample:
         id: stable and unique.
         caption: "" for none; the first, where there are several.
         uri: where the image is.
-        captions: all of them, where there are several; else empty. `caption_of` draws one.
+        captions: all of them, where there are several; else empty.
     """
 
     id: str
@@ -36,24 +36,22 @@ class Sample:
     uri: str
     captions: tuple[str, ...] = ()
 
+    @property
+    def all_captions(self) -> tuple[str, ...]:
+        """One or several; "" alone for none."""
+        return self.captions or (self.caption,)
+
+    @property
+    def caption_line(self) -> str:
+        """All captions in one line, for people."""
+        return " | ".join(self.all_captions)
+
 
 def make_sample(id: str, captions: Sequence[str], uri: str) -> Sample:
     """A sample with none, one or several captions; the same one twice counts once."""
     unique = tuple(dict.fromkeys(captions))
     several = unique if len(unique) > 1 else ()
     return Sample(id, unique[0] if unique else "", as_text(uri), several)
-
-
-def caption_of(sample: Sample, key: str) -> str:
-    """One of a sample's captions, drawn uniformly by the hash of its id and `key`.
-
-    The same key draws the same caption on every machine; keys of different probes draw
-    independently. A sample with one caption gives that one.
-    """
-    if not sample.captions:
-        return sample.caption
-    drawn = hashlib.sha256(json.dumps([sample.id, key]).encode()).digest()
-    return sample.captions[int.from_bytes(drawn[:8], "big") % len(sample.captions)]
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,7 @@ def make_training_set(
 def _require_text(source: str, sample: Sample) -> None:
     if not is_text(sample.id):
         raise DatasetError(f"{source} has an id that is no plain text, {sample.id!r}: rename it")
-    for caption in (sample.caption, *sample.captions):
+    for caption in sample.all_captions:
         if not is_unicode(caption):
             raise DatasetError(
                 f"{source}: the caption of {sample.id!r} is {caption!a}, which holds half a "

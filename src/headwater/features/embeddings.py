@@ -24,7 +24,7 @@ class Embedder:
     def image_rows(
         self,
         images: Sequence[Image.Image],
-        captions: Sequence[str],
+        captions: Sequence[Sequence[str]],
         ids: Sequence[str],
         encodings: Path | None = None,
     ) -> Rows:

@@ -16,14 +16,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from headwater.features.batch import Batch, Rows
+from headwater.features.batch import Batch, Rows, encoded_batch
 from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
 from headwater.gradients.layers import widened
 from headwater.gradients.projection import Projection
 from headwater.gradients.vjp import TINY, Tape, unit_rms
 from headwater.models.denoiser import Denoiser
-from headwater.models.encodings import encode
 from headwater.models.patches import for_gradients
 
 
@@ -71,12 +70,15 @@ class Extractor:
     def image_rows(
         self,
         images: Sequence[Image.Image],
-        captions: Sequence[str],
+        captions: Sequence[Sequence[str]],
         ids: Sequence[str],
         encodings: Path | None = None,
     ) -> Rows:
-        """Features of training samples; `encodings` is a folder that keeps what is encoded."""
-        return self.train_rows(Batch(*encode(self.denoiser, images, captions, encodings), ids))
+        """Features of training samples; `encodings` is a folder that keeps what is encoded.
+
+        Of several captions of an image one is drawn at each probe.
+        """
+        return self.train_rows(encoded_batch(self.denoiser, images, captions, ids, encodings))
 
     def train_rows(self, batch: Batch) -> Rows:
         """Features of training samples, on the denoiser's device."""

@@ -34,9 +34,7 @@ def image_objectives(
 ) -> Iterator[Objective]:
     """The side's delta at the side's probes of each image, inside the mask."""
     if side.path == "inversion":
-        path = probes.inversion(
-            denoiser, batch.x0, batch.condition, spec.timesteps, spec.inversion_guidance
-        )
+        path = probes.inversion(denoiser, batch, spec)
     else:  # "noising", and "renoised", whose x0 is a step's x0hat
         path = probes.noising(denoiser, batch, spec)
     for probe in path:
@@ -118,10 +116,7 @@ def preference_objectives(
     spec: ProbeSpec,
 ) -> Iterator[Objective]:
     """One side of preference pairs, along the inversion of its images."""
-    path = probes.inversion(
-        denoiser, own.x0, own.condition, spec.timesteps, spec.inversion_guidance
-    )
-    for probe in path:
+    for probe in probes.inversion(denoiser, own, spec):
         yield Objective(probe.eps, guidance.preference(denoiser, probe, own.x0, other, sign))
 
 

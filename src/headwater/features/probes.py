@@ -53,38 +53,43 @@ def at(denoiser: Denoiser, probe: Probe, condition: Float[Tensor, "b l e"]) -> P
 
 
 def noising(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Probe]:
-    """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else."""
+    """q(xt | x0), with noise that belongs to (seed, sample id, t, draw) and to nothing else.
+
+    So does the choice among several captions.
+    """
     for t in spec.timesteps:
         for draw in range(spec.draws):
-            keys = [f"{spec.seed}|{id}|{t}|{draw}" for id in batch.ids]
+            keys = _keys(batch, spec, t, draw)
             noise = torch.stack([seeded_noise(batch.x0.shape[1:], key) for key in keys])
             noise = noise.to(batch.x0)
             xt = denoiser.noise(batch.x0, noise, t)
-            yield _probe(denoiser, xt, t, batch.condition, noise, keys)
+            yield _probe(denoiser, xt, t, batch.drawn(keys), noise, keys)
 
 
-def inversion(
-    denoiser: Denoiser,
-    x0: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
-    timesteps: Sequence[int],
-    guidance: float = 1.0,
-) -> Iterator[Probe]:
+def _keys(batch: Batch, spec: ProbeSpec, t: int, draw: int = 0) -> list[str]:
+    return [f"{spec.seed}|{id}|{t}|{draw}" for id in batch.ids]
+
+
+def inversion(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Probe]:
     """Deterministic DDIM inversion of x0, a probe at every ascending timestep.
 
     One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal. Gradients
-    are taken of the conditional prediction; with `guidance` other than 1 the path follows
-    eps("") + guidance (eps(c) - eps("")), one forward pass more at each step.
+    are taken of the conditional prediction; with a guidance other than 1 the path follows
+    eps("") + guidance (eps(c) - eps("")), one forward pass more at each step. Of several captions
+    one is drawn at each timestep, as in `noising`; the path goes on from what was predicted there.
     """
+    x0, guidance = batch.x0, spec.inversion_guidance
     empty = denoiser.encode_captions([""] * len(x0)) if guidance != 1 else None
 
     def direction(xt: Tensor, t: int, eps: Tensor) -> Tensor:
         return eps if empty is None else guided(denoiser, xt, t, eps, empty, guidance)
 
     with torch.no_grad():
+        condition = batch.drawn(_keys(batch, spec, 0))
         eps = direction(x0, 0, denoiser.predict(x0, 0, condition))
     x0hat = x0
-    for t in timesteps:
+    for t in spec.timesteps:
+        condition = batch.drawn(_keys(batch, spec, t))
         probe = _probe(denoiser, denoiser.noise(x0hat, eps, t), t, condition)
         yield probe
         xt = probe.xt.detach()

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from headwater.data.prefetch import reading
 from headwater.data.training_set import IN_MEMORY, TrainingSet
 from headwater.errors import (
@@ -37,6 +35,7 @@ from headwater.index.config import (
 )
 from headwater.index.index import Index
 from headwater.index.rows import Source, open_images
+from headwater.index.samples import RowSamples, write_samples
 from headwater.index.workers import BuildOptions, Missing, write_shards
 from headwater.methods import method_named
 from headwater.models.clip import Clip
@@ -45,7 +44,6 @@ from headwater.models.encodings import encode
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS
-from headwater.storage.files import write_table
 from headwater.storage.manifest import (
     Manifest,
     Shard,
@@ -163,9 +161,9 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    denoiser.warn_of_lost_words([sample.caption for sample in data.samples])
+    denoiser.warn_of_lost_words([text for each in data.samples for text in each.all_captions])
     if denoiser.conditional:
-        _warn_of_missing_captions(data)
+        _speak_of_captions(data, job.note)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
     machine = extractor(denoiser, planned, job.clip)
     layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
@@ -203,7 +201,14 @@ def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], 
         note(self_check_of(machine.denoiser, machine.layers, x0, condition))
 
 
-def _warn_of_missing_captions(data: TrainingSet) -> None:
+def _speak_of_captions(data: TrainingSet, note: Callable[[str], None]) -> None:
+    """Say how many images have several, and how many none."""
+    several = [sample.id for sample in data.samples if sample.captions]
+    if several:
+        note(
+            f"{len(several)} image(s) have several captions, such as {several[0]!r}: one is drawn "
+            "at each probe"
+        )
     missing = [sample.id for sample in data.samples if not sample.caption]
     if len(missing) == len(data):
         text = f"{data.source} has no captions, and the model was trained with them"
@@ -304,11 +309,5 @@ def _finish(
     if not positions:
         raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
     samples = [training_set.samples[i] for i in positions]
-    table = pa.table({
-        "row": positions,
-        "id": [sample.id for sample in samples],
-        "caption": [sample.caption for sample in samples],
-        "uri": [sample.uri for sample in samples],
-    })  # fmt: skip
-    write_table(out / "samples.parquet", table)
+    write_samples(out, RowSamples(samples, positions))
     finish(out, manifest, shards)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from headwater.data.sources import load_dataset
-from headwater.data.training_set import Sample, TrainingSet
+from headwater.data.training_set import TrainingSet
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
     MismatchError,
     StoreError,
-    first_line,
 )
 from headwater.index.config import FEATURES_VERSION, Recipe
+from headwater.index.samples import RowSamples, read_samples
 from headwater.methods import method_named, served_by
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.storage.files import sha256_of
 from headwater.storage.manifest import (
     Manifest,
     checkpoint_folders,
@@ -54,13 +51,6 @@ class Handed(NamedTuple):
     denoiser: Denoiser | None = None
     device: str | None = None
     clip: Clip | None = None
-
-
-class RowSamples(NamedTuple):
-    """What each row is of, and which row of the data set that is."""
-
-    samples: Sequence[Sample] = ()
-    positions: Sequence[int] = ()
 
 
 class Index:
@@ -109,7 +99,7 @@ class Index:
                 "where it stopped"
             )
         handed = Handed(denoiser, device, clip)
-        return cls(path, manifest, _read_samples(path, manifest), training_set, handed)
+        return cls(path, manifest, read_samples(path, manifest), training_set, handed)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -230,24 +220,6 @@ class Index:
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard, checksums verified."""
         return read_blocks(self.path, self.manifest)
-
-
-def _read_samples(path: Path, manifest: Manifest) -> RowSamples:
-    try:
-        if sha256_of(path / "samples.parquet") != manifest.samples_sha256:
-            raise ValueError("its checksum differs from index.json")
-        # not `read_table`, which imports `pyarrow.dataset`, and that pandas
-        with pq.ParquetFile(path / "samples.parquet") as file:
-            table = file.read().to_pydict()
-        positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
-        if len(positions) != manifest.rows:
-            raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{path / 'samples.parquet'} cannot be read ({first_line(error)}): "
-            "run the same `headwater index` command again to write it again"
-        ) from None
-    return RowSamples([Sample(*values) for values in zip(*columns, strict=True)], positions)
 
 
 def load_denoiser(index: Index) -> Denoiser:

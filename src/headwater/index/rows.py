@@ -94,7 +94,7 @@ def rows_of(source: Source, images: Mapping[int, Image.Image]) -> Rows:
         NonFiniteError: names the ids whose features are NaN, infinite or all zero.
     """
     samples = [source.data.samples[row] for row in images]
-    captions, ids = [s.caption for s in samples], [s.id for s in samples]
+    captions, ids = [s.all_captions for s in samples], [s.id for s in samples]
     encodings = None if source.encodings is None else Path(source.encodings)
     made = source.machine.image_rows(list(images.values()), captions, ids, encodings)
     features, residuals = made.features.cpu(), made.residuals

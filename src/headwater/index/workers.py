@@ -17,8 +17,9 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
 from headwater.index.config import extractor
-from headwater.index.index import Handed, Index, RowSamples, load_denoiser
+from headwater.index.index import Handed, Index, load_denoiser
 from headwater.index.rows import Source, shard_rows
+from headwater.index.samples import RowSamples
 from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside

@@ -21,8 +21,8 @@ def encode(
     images: Sequence[Image.Image],
     captions: Sequence[str],
     kept: Path | None = None,
-) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b l e"] | None]:
-    """(x0, condition) of images with their captions.
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "n l e"] | None]:
+    """(x0, condition) of images, and of captions: as many as there are images, or more.
 
     With `kept`, a folder, each is looked up there by its content and by the weights that encode
     it, and written there if it is new. A file that is damaged counts as new.

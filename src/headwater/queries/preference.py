@@ -19,7 +19,7 @@ import PIL.Image
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, QueryError
-from headwater.features.batch import Batch
+from headwater.features.batch import Batch, encoded_batch
 from headwater.features.extractor import Extractor
 from headwater.features.objectives import Objective, preference_objectives
 from headwater.models.denoiser import Denoiser
@@ -63,11 +63,17 @@ class Pairs:
         winner, loser = self.rows[pair]
         return _image(self.winners, winner), _image(self.losers, loser)
 
-    def captions(self, pair: int) -> tuple[str, str]:
-        """Of the winner and of the loser; where one has none, the other's."""
+    def captions(self, pair: int) -> tuple[Sequence[str], Sequence[str]]:
+        """All of the winner and of the loser; where one has none, the other's."""
         winner, loser = self.rows[pair]
-        own = self.winners.samples[winner].caption, self.losers.samples[loser].caption
-        return own[0] or own[1], own[1] or own[0]
+        better, worse = self.winners.samples[winner], self.losers.samples[loser]
+        own, other = better.all_captions, worse.all_captions
+        return own if better.caption else other, other if worse.caption else own
+
+    def ids(self, pair: int) -> tuple[str, str]:
+        """Of the winner and of the loser."""
+        winner, loser = self.rows[pair]
+        return self.winners.samples[winner].id, self.losers.samples[loser].id
 
 
 def load_pairs(path: str | Path) -> Pairs:
@@ -250,12 +256,13 @@ class PreferenceDrawer:
             "type": "preference",
             "pairs": [self.digests[draw] for draw in draws],
             "captions": [self._captions(draw) for draw in draws],
+            "ids": [self.query.pairs.ids(self.chosen[draw]) for draw in draws],
         }
 
     def check(self, denoiser: Denoiser) -> Sequence[str]:
         """Say which words of captions the model does not read."""
-        draws = range(len(self.chosen))
-        return lost_words(denoiser, [text for draw in draws for text in self._captions(draw)])
+        sides = [side for draw in range(len(self.chosen)) for side in self._captions(draw)]
+        return lost_words(denoiser, [text for side in sides for text in side])
 
     def probes(self, extractor: Extractor) -> int:
         """One at each timestep of both images."""
@@ -264,15 +271,21 @@ class PreferenceDrawer:
     def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
         """Each term of R reaches the probe that it contains: the winner's, then the loser's."""
         denoiser = extractor.denoiser
-        images = [self.query.pairs.images(self.chosen[draw]) for draw in draws]
-        captions = [self._captions(draw) for draw in draws]
-        better, worse = (denoiser.encode_images([pair[side] for pair in images]) for side in (0, 1))
-        for side, own, other, sign in ((0, better, worse, 1), (1, worse, better, -1)):
-            condition = denoiser.encode_captions([pair[side] for pair in captions])
-            batch = Batch(own, condition)
-            yield from preference_objectives(denoiser, batch, other, sign, extractor.spec)
+        better, worse = (self._side(denoiser, draws, side) for side in (0, 1))
+        for own, other, sign in ((better, worse, 1), (worse, better, -1)):
+            yield from preference_objectives(denoiser, own, other.x0, sign, extractor.spec)
 
-    def _captions(self, draw: int) -> tuple[str, str]:
+    def _side(self, denoiser: Denoiser, draws: Sequence[int], side: int) -> Batch:
+        """The winners of these draws (side 0) or the losers (1)."""
+        pairs, chosen = self.query.pairs, [self.chosen[draw] for draw in draws]
+        return encoded_batch(
+            denoiser,
+            [pairs.images(pair)[side] for pair in chosen],
+            [pairs.captions(pair)[side] for pair in chosen],
+            [pairs.ids(pair)[side] for pair in chosen],
+        )
+
+    def _captions(self, draw: int) -> tuple[Sequence[str], Sequence[str]]:
         return self.query.pairs.captions(self.chosen[draw])
 
 

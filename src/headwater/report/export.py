@@ -241,7 +241,7 @@ def _write_concept(
         **({} if sure is None else {"standard_error": sure.errors}),
         **candidate_column(attribution),
         **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
-        "caption": [s.caption for s in samples],
+        "caption": [s.caption_line for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
     write_table(folder / "scores.parquet", table)

@@ -178,7 +178,7 @@ def _scores(journey: Journey) -> pa.Table:
             for step, attribution in zip(journey.steps, attributions, strict=True)
         },
         **candidate_column(attributions[0]),
-        "caption": [s.caption for s in samples],
+        "caption": [s.caption_line for s in samples],
         "uri": [s.uri for s in samples],
     })  # fmt: skip
 

@@ -6,6 +6,7 @@ import torch
 
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.attribution.scorers.captions import naming
+from headwater.data.training_set import make_sample
 from headwater.errors import MethodError, QueryError
 from headwater.report.export import write_answers
 
@@ -75,12 +76,21 @@ def test_what_captions_cannot_be_asked(index, query, error, says):
 
 def test_where_every_caption_names_it_there_is_nothing_to_set_against():
     with pytest.raises(QueryError, match="every training caption names 'house', so caption-d-trak"):
-        naming(["a house"] * 3, Concept("a house", "house"), METHOD)
+        naming(captioned("a house", "a house"), Concept("a house", "house"), METHOD)
 
 
 def test_where_captions_hold_another_form_it_is_named():
     with pytest.raises(QueryError, match=r"no training caption names 'house' \('houses' is in 2\)"):
-        naming(["two houses"] * 2 + ["a star"], Concept("a house", "house"), METHOD)
+        naming(captioned("two houses", "houses", "a star"), Concept("a house", "house"), METHOD)
+
+
+def captioned(*captions):
+    return [make_sample(str(i), [text], "") for i, text in enumerate(captions)]
+
+
+def test_an_image_names_what_one_of_its_captions_does():
+    samples = [*captioned("a house", "a star"), make_sample("2", ["a star", "a big house"], "")]
+    assert naming(samples, Concept("a house", "house"), METHOD).tolist() == [True, False, True]
 
 
 def test_a_report_says_that_captions_asked(session, tmp_path):

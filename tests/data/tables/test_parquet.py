@@ -49,7 +49,7 @@ def test_several_captions_of_a_row(tmp_path):
     assert [sample.caption for sample in data.samples] == ["a cat", "", "", "two birds", "a"]
     assert [bool(sample.captions) for sample in data.samples] == [True, *[False] * 4]
     assert data.samples[0].captions == ("a cat", "an animal")
-    assert "2 caption(s) are no text" in said[0] and "1 image(s) have several" in said[1]
+    assert len(said) == 1 and "2 caption(s) are no text" in said[0]
 
 
 @pytest.mark.parametrize("column", [[1, 2, 3, 4, 5], [{"raw": text} for text in CAPTIONS]])

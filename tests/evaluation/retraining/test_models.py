@@ -1,16 +1,18 @@
 """Small models from a configuration, trained on some rows of a data set."""
 
+from collections import Counter
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from PIL import Image
 from support.studies import captioned, encode_tiny, unconditional
 from support.studies import data as data  # a fixture
 from support.tiny import PIXELS
 
-from headwater import Denoiser, load_dataset
+from headwater import Denoiser, from_images, load_dataset
 from headwater.errors import ModelError
 from headwater.evaluation.retraining import models
 from headwater.evaluation.retraining.config import (
@@ -25,6 +27,7 @@ from headwater.evaluation.retraining.models import (
     NoiseSchedule,
     denoising_loss,
     draw_batch,
+    encode_data,
     new_pipeline,
     tokenize_captions,
     train,
@@ -104,6 +107,27 @@ def test_the_loss_is_that_of_the_rows_drawn(tiny_model, words):
         total += min(1 / a, 5) * min(5 / snr, 1) * error / 6
     torch.testing.assert_close(ours, total, rtol=1e-4, atol=1e-6)
     assert shapes_first(torch.tensor([0.5])).item() == pytest.approx(2.0)
+
+
+def test_of_several_captions_a_step_of_training_draws_one(tiny_model, data):
+    """Each caption of its picture as often as the others, and no other picture's."""
+    several = [["a star"], ["a fish", "a ring", "a blue fish"], ["a ring", "a house"]]
+    images = [Image.new("RGB", (16, 16), name) for name in ("red", "green", "blue")]
+    encoded = encode_data(Denoiser.load(tiny_model), from_images(images, several))
+    config = captioned(tiny_model, caption_dropout=0.25)
+    flat = [text for own in several for text in own] + [""]
+    given = draw_batch(encoded, 1000, config, 4000, torch.Generator().manual_seed(0))
+    drawn = Counter(zip(given.rows.tolist(), given.captions.tolist(), strict=True))
+    for row, own in enumerate(several):
+        for text in own:  # 1/3 of the rows, 3/4 of captions kept; six standard deviations
+            share = 1000 / len(own)
+            assert abs(drawn.pop((row, flat.index(text, sum(map(len, several[:row]))))) - share) < (
+                6 * share**0.5
+            )
+    assert sum(drawn.values()) == (given.captions == 6).sum() and len(drawn) == 3
+    taken = encoded.take([2, 0])
+    assert taken.counts.tolist() == [2, 1]
+    assert torch.equal(taken.tokens, encoded.tokens[[4, 5, 0, 6]])
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -1,5 +1,7 @@
 """A concept asked by the training images whose caption names it: no model is run for the answer.
 
+An image with several captions names what one of them does.
+
 The query's features are the mean of theirs less the mean of all others'. With the rule of TRAK the
 scores are then a kernel ridge regression of "its caption names the concept" on the features: what
 captions say, smoothed over the images that are alike to the model. That is close in kind to concept
@@ -8,12 +10,15 @@ activation vectors (Kim 2018), in the space of gradients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, score_rows
+from headwater.data.training_set import Sample
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
 from headwater.methods import Method
@@ -30,7 +35,7 @@ def score(
 ) -> Scoring:
     """The method's rule on what sets the images apart whose caption names the concept."""
     assert isinstance(query, Concept), f"{method.name} takes concepts alone"
-    named = naming(resources.captions, query, method.name)
+    named = naming(resources.index.samples, query, method.name)
     psi = [difference(member.index, named) for member in resources.members]
     count = int(named.sum())
     images = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
@@ -39,8 +44,8 @@ def score(
     return Scoring(score_rows(resources, method, psi, options.dampings), description, once=ONCE)
 
 
-def naming(captions: list[str], query: Concept, method: str) -> Bool[Tensor, " n"]:
-    """Of each caption, whether it names the concept.
+def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tensor, " n"]:
+    """Of each image, whether a caption names the concept.
 
     Raises:
         MethodError: the query says how prompts are compared or exchanged, and there are none.
@@ -52,9 +57,12 @@ def naming(captions: list[str], query: Concept, method: str) -> Bool[Tensor, " n
             f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
             "--context and --swap"
         )
-    named = torch.tensor([contains(caption, query.concept) for caption in captions])
+    named = torch.tensor(
+        [any(contains(text, query.concept) for text in sample.all_captions) for sample in samples]
+    )
     if named.all() or not named.any():
         which = "every" if named.all() else "no"
+        captions = [text for sample in samples for text in sample.all_captions]
         near = inflections(query.concept, captions).items() if which == "no" else ()
         held = "".join(f" ({form!r} is in {count})" for form, count in near)
         raise QueryError(

@@ -31,7 +31,7 @@ def score(
     else:
         assert isinstance(query, Image), f"{method.name} takes words and pictures alone"
         image = resources.picture(like).image
-        rows = extractor.image_rows([image], [""], [""]).features.float().cpu()
+        rows = extractor.image_rows([image], [[""]], [""]).features.float().cpu()
         description = Description(f"of {query.title}", query.details())
     psi = [rows for _ in resources.members]
     return Scoring(score_rows(resources, method, psi, options.dampings), description, once=ONCE)

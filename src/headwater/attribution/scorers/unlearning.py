@@ -39,11 +39,10 @@ from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
-from headwater.features.batch import Batch
+from headwater.features.batch import Batch, encoded_batch
 from headwater.features.spec import DRAWS
 from headwater.methods import Method
 from headwater.models.denoiser import Denoiser
-from headwater.models.encodings import encode
 from headwater.models.sampling import sample
 from headwater.models.schedule import evenly_spaced
 from headwater.queries.concept import Concept
@@ -224,8 +223,8 @@ def _training_batch(
     index = resources.index
     samples = [index.samples[row] for row in rows]
     images = [image(index.positions[row]) for row in rows]
-    encoded = encode(resources.denoiser, images, [sample.caption for sample in samples])
-    return Batch(*encoded, [sample.id for sample in samples])
+    captions = [sample.all_captions for sample in samples]
+    return encoded_batch(resources.denoiser, images, captions, [sample.id for sample in samples])
 
 
 def _remember(

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from headwater.data.captions import warn_of_several
 from headwater.data.folders import splits
 from headwater.data.folders.listing import IMAGE_KINDS, Listing, file_size, warn_of_skipped_folders
 from headwater.data.folders.metadata import METADATA_FILES, caption_files, folder_captions
@@ -47,7 +46,6 @@ def open_image_folder(request: Request) -> TrainingSet:
         make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")
         for id, name in zip(ids, names, strict=True)
     ]
-    warn_of_several(str(folder), samples)
     sizes = [file_size(folder / name) for name in names]
     return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from headwater.data.captions import COLUMNS, CaptionReader, warn_of_several
+from headwater.data.captions import COLUMNS, CaptionReader
 from headwater.data.training_set import Sample, make_sample, row_ids
 from headwater.errors import DatasetError, HeadwaterWarning, first_line
 
@@ -138,9 +138,7 @@ def read_samples(
     reader.warn()
     ids, captions = ids or row_ids(len(uris)), captions or [()] * len(uris)
     rows = zip(ids, captions, uris, strict=True)
-    samples = [make_sample(str(id), texts, uri) for id, texts, uri in rows]
-    warn_of_several(source, samples)
-    return samples
+    return [make_sample(str(id), texts, uri) for id, texts, uri in rows]
 
 
 def stored(cell: Any, folder: Path) -> Any:

@@ -165,7 +165,7 @@ def _plan_concept(
     truth: Truth,
     scores: Mapping[str, Float[np.ndarray, " n"]],
 ) -> ConceptPlan:
-    captions = [sample.caption for sample in plan.data.samples]
+    captions = [text for sample in plan.data.samples for text in sample.all_captions]
     prompts = prompts_for(truth.concept, truth.prompt, captions, plan.samples, plan.options.seed)
     before = cached_pictures(plan.out / "pictures", prompts, models.full)
     change = PictureChange(

@@ -138,7 +138,7 @@ def _mark_showing(scenes: Sequence[Picture], word: str) -> Mask:
 
 
 def _mark_naming(samples: Sequence[Sample], words: str) -> Mask:
-    return np.array([contains(sample.caption, words) for sample in samples])
+    return np.array([any(contains(c, words) for c in s.all_captions) for s in samples])
 
 
 # --- a file ---------------------------------------------------------------------------------------
@@ -151,7 +151,8 @@ def _file_truths(path: Path, samples: Sequence[Sample]) -> list[Truth]:
     truths, unnamed = [], []
     for words, entry in entries.items():
         names = _mark_naming(samples, words)
-        naming = [samples[row].caption for row in (shows[words] & names).nonzero()[0].tolist()]
+        both = (shows[words] & names).nonzero()[0].tolist()
+        naming = [c for row in both for c in samples[row].all_captions if contains(c, words)]
         prompt = entry.get("prompt") or _choose_prompt(words, naming, entries)
         if prompt is None:
             unnamed.append(words)

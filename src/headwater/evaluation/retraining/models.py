@@ -37,26 +37,33 @@ def save_pipeline(pipe: Any, out: Path) -> None:
 class EncodedData:
     """A data set as a model is trained on it.
 
-    `tokens` has one row more than there are pictures: the empty caption. None where the model
-    reads no captions.
+    Attributes:
+        x0: latents.
+        tokens: of each picture's caption, or captions, and at last of the empty one. None where
+            the model reads no captions.
+        counts: captions of each picture; None where each has one.
     """
 
     x0: Float[Tensor, "n c h w"]
-    tokens: Int[Tensor, "n1 l"] | None
+    tokens: Int[Tensor, "m l"] | None
+    counts: Int[Tensor, " n"] | None = None
 
     def take(self, rows: Sequence[int]) -> EncodedData:
         """The same of these pictures, in this order."""
-        index = torch.as_tensor(rows)
-        tokens = self.tokens
-        return EncodedData(
-            self.x0[index],
-            None if tokens is None else torch.cat([tokens[index], tokens[-1:]]),
-        )
+        index, tokens, counts = torch.as_tensor(rows), self.tokens, self.counts
+        if tokens is None:
+            return EncodedData(self.x0[index], None)
+        if counts is None:
+            return EncodedData(self.x0[index], torch.cat([tokens[index], tokens[-1:]]))
+        own = tokens[:-1].split(counts.tolist())
+        taken = torch.cat([*(own[row] for row in index.tolist()), tokens[-1:]])
+        return EncodedData(self.x0[index], taken, counts[index])
 
     def to(self, device: torch.device | str) -> EncodedData:
-        """The same on another device."""
+        """The same on another device; `counts` stay, by which captions are drawn on the CPU."""
         tokens = self.tokens
-        return EncodedData(self.x0.to(device), None if tokens is None else tokens.to(device))
+        there = None if tokens is None else tokens.to(device)
+        return EncodedData(self.x0.to(device), there, self.counts)
 
 
 class TrainingBatch(NamedTuple):
@@ -66,14 +73,14 @@ class TrainingBatch(NamedTuple):
         rows: of the pictures.
         t: timesteps.
         eps: noise.
-        dropped: whose caption is replaced by the empty one.
+        captions: rows of tokens: of each picture one of its captions, or the empty one.
         mirrored: which pictures are.
     """
 
     rows: Int[Tensor, " b"]
     t: Int[Tensor, " b"]
     eps: Float[Tensor, "b c h w"]
-    dropped: Bool[Tensor, " b"]
+    captions: Int[Tensor, " b"]
     mirrored: Bool[Tensor, " b"]
 
 
@@ -127,8 +134,11 @@ def encode_data(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encod
         denoiser.encode_images([data.image(row) for row in rows[start : start + batch]]).cpu()
         for start in bar
     ]
-    captions = [sample.caption for sample in data.samples]
-    return EncodedData(torch.cat(parts), tokenize_captions(denoiser.pipe, captions))
+    captions = [text for sample in data.samples for text in sample.all_captions]
+    tokens = tokenize_captions(denoiser.pipe, captions)
+    counts = torch.tensor([len(sample.all_captions) for sample in data.samples])
+    several = tokens is not None and len(captions) > len(data)
+    return EncodedData(torch.cat(parts), tokens, counts if several else None)
 
 
 def tokenize_captions(pipe: Any, captions: Sequence[str]) -> Int[Tensor, "n1 l"] | None:
@@ -199,7 +209,20 @@ def draw_batch(
     eps = torch.randn(batch, *data.x0.shape[1:], generator=generator)
     dropped = torch.rand(batch, generator=generator) < config.caption_dropout
     mirrored = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0)
-    return TrainingBatch(rows, t, eps.to(data.x0.dtype), dropped, mirrored)
+    empty = len(data.x0) if data.counts is None else int(data.counts.sum())
+    captions = _draw_captions(data, rows, generator).masked_fill(dropped, empty)
+    return TrainingBatch(rows, t, eps.to(data.x0.dtype), captions, mirrored)
+
+
+def _draw_captions(
+    data: EncodedData, rows: Int[Tensor, " b"], generator: torch.Generator
+) -> Int[Tensor, " b"]:
+    """For each picture the row of its caption's tokens; of several, one by chance."""
+    counts = data.counts
+    if counts is None:
+        return rows
+    drawn = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
+    return (counts.cumsum(0) - counts)[rows] + drawn
 
 
 def denoising_loss(
@@ -216,8 +239,8 @@ def denoising_loss(
     if data.tokens is None:
         predicted = pipe.unet(xt, batch.t).sample
     else:
-        tokens = data.tokens[batch.rows.masked_fill(batch.dropped, len(data.x0))]
-        predicted = pipe.unet(xt, batch.t, pipe.text_encoder(tokens)[0]).sample
+        words = pipe.text_encoder(data.tokens[batch.captions])[0]
+        predicted = pipe.unet(xt, batch.t, words).sample
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
     error = (predicted - TARGETS[kind](x0, batch.eps, a)).square().mean((1, 2, 3))
     return (WEIGHTS[noise.weight](noise.alpha_bar[batch.t]) * error).mean()

@@ -237,8 +237,8 @@ def cached_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> Encod
 
     def compute() -> dict[str, Tensor]:
         encoded = encode_data(encoder, data)
-        tokens = {} if encoded.tokens is None else {"tokens": encoded.tokens}
-        return {"x0": encoded.x0, **tokens}
+        parts = {"x0": encoded.x0, "tokens": encoded.tokens, "counts": encoded.counts}
+        return {name: part for name, part in parts.items() if part is not None}
 
     tensors = remember(folder, {"encoded": encoding_source(encoder, data)}, compute).tensors
-    return EncodedData(tensors["x0"], tensors.get("tokens"))
+    return EncodedData(tensors["x0"], tensors.get("tokens"), tensors.get("counts"))

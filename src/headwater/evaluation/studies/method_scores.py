@@ -68,7 +68,7 @@ def open_indexes(folders: Sequence[str | Path], device: str | None = None) -> li
     """
     first, *others = indexes = [Index.open(folder, device=device) for folder in folders]
     for other in others:
-        theirs, ours = ([(s.id, s.caption) for s in i.samples] for i in (other, first))
+        theirs, ours = ([(s.id, s.all_captions) for s in i.samples] for i in (other, first))
         if theirs != ours:
             raise QueryError(f"{other.path} is not of the images of {first.path}: leave it out")
         for part in ("fingerprint", "dtype"):

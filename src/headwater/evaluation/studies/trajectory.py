@@ -80,7 +80,7 @@ def choose_prompts(session: Session, file: Path | None, count: int, seed: int = 
         prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
         origin = f"--prompts {str(file)!r} holds {len(prompts)}"
     elif session.denoiser.conditional:
-        captions = sorted({sample.caption for sample in session.index.samples} - {""})
+        captions = sorted({*session.captions} - {""})
         count_drawn = min(max(count, 0), len(captions))
         prompts = random.Random(f"journeys|{seed}").sample(captions, count_drawn)
         origin = f"--count {count}, of {len(captions)} captions"

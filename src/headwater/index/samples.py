@@ -1,0 +1,62 @@
+"""`samples.parquet`: which image of the data set each row of an index is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headwater.data.training_set import Sample
+from headwater.errors import StoreError, first_line
+from headwater.storage.files import sha256_of, write_table
+from headwater.storage.manifest import Manifest
+
+_FILE = "samples.parquet"
+
+
+class RowSamples(NamedTuple):
+    """What each row is of, and which row of the data set that is."""
+
+    samples: Sequence[Sample] = ()
+    positions: Sequence[int] = ()
+
+
+def write_samples(folder: Path, rows: RowSamples) -> None:
+    """Write the table; a column of all captions only where an image has several."""
+    samples = rows.samples
+    several = [list(sample.captions) for sample in samples]
+    table = pa.table({
+        "row": rows.positions,
+        "id": [sample.id for sample in samples],
+        "caption": [sample.caption for sample in samples],
+        "uri": [sample.uri for sample in samples],
+        **({"captions": pa.array(several, pa.list_(pa.string()))} if any(several) else {}),
+    })  # fmt: skip
+    write_table(folder / _FILE, table)
+
+
+def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
+    """The table of a finished index.
+
+    Raises:
+        StoreError: it is missing, damaged, or not what the manifest says.
+    """
+    try:
+        if sha256_of(folder / _FILE) != manifest.samples_sha256:
+            raise ValueError("its checksum differs from index.json")
+        # not `read_table`, which imports `pyarrow.dataset`, and that pandas
+        with pq.ParquetFile(folder / _FILE) as file:
+            table = file.read().to_pydict()
+        positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
+        several = map(tuple, table.get("captions", [()] * len(positions)))
+        if len(positions) != manifest.rows:
+            raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{folder / _FILE} cannot be read ({first_line(error)}): "
+            "run the same `headwater index` command again to write it again"
+        ) from None
+    return RowSamples([Sample(*each) for each in zip(*columns, several, strict=True)], positions)
