@@ -9,7 +9,7 @@ from support.index_files import RECIPE
 from headwater import Image, Session
 from headwater.data.memory import from_images
 from headwater.data.sources import load_dataset
-from headwater.errors import HeadwaterWarning
+from headwater.errors import DatasetError
 from headwater.index.build import build_index
 from headwater.index.index import Index
 from headwater.models.denoiser import Denoiser
@@ -18,12 +18,12 @@ from headwater.models.denoiser import Denoiser
 def test_a_picture_is_found_by_its_id_when_others_are_gone(tmp_path, tiny_model, tiny_images):
     images = tmp_path / "images"
     shutil.copytree(tiny_images, images)
-    (images / "metadata.jsonl").unlink()  # a row without its image is refused
     data = load_dataset(images).first(6)
     before = [data.image(row).tobytes() for row in range(6)]
-    with pytest.warns(HeadwaterWarning, match="has no captions"):
-        build_index(Denoiser.load(tiny_model), data, tmp_path / "index", **RECIPE)
-    (images / data.samples[2].id).unlink()
+    build_index(Denoiser.load(tiny_model), data, tmp_path / "index", **RECIPE)
+    (images / data.samples[2].id).unlink()  # whose row in metadata.jsonl stays
+    with pytest.raises(DatasetError, match=r"there is no image 'train-00002\.png'"):
+        load_dataset(images)
     index = Index.open(tmp_path / "index")
     after = [index.image(row) for row in range(6)]
     assert after[2] is None

@@ -61,7 +61,7 @@ def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Floa
         bar = tqdm(total=len(index), desc="embedding", unit="image", delay=2, leave=False)
         for start in range(0, len(index), BATCH):
             positions = index.positions[start : start + BATCH]
-            images = [index.training_set.image(position) for position in positions]
+            images = [index.pictures.image(position) for position in positions]
             rows.append(embed(images).float().cpu())
             bar.update(len(images))
         return {"rows": torch.cat(rows)}

@@ -13,12 +13,16 @@ from headwater.errors import DatasetError, first_line
 
 @dataclass(frozen=True)
 class Request:
-    """A source, as it was given, and which part of it is wanted."""
+    """A source, as it was given, and which part of it is wanted.
+
+    Without `captions` folders and parquet files leave them unread.
+    """
 
     source: str | os.PathLike[str]
     split: str = "train"
     image_column: str | None = None
     caption_column: str | None = None
+    captions: bool = True
 
     @property
     def options(self) -> dict[str, str]:

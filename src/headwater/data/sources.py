@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headwater.data.folders.image_folder import is_image_folder, open_image_folder
 from headwater.data.request import Request
@@ -49,7 +50,18 @@ def load_dataset(
         DatasetError: there is no such source, split or column, or no image, or no unique ids.
     """
     _require_name(source)
-    request = Request(source, split, image_column, caption_column)
+    return _open(Request(source, split, image_column, caption_column))
+
+
+def load_pictures(source: str, **options: Any) -> TrainingSet:
+    """The same, to find pictures by their ids: captions may be left unread.
+
+    A folder may hold a metadata file that names images which are gone.
+    """
+    return _open(Request(source, **options, captions=False))
+
+
+def _open(request: Request) -> TrainingSet:
     try:
         opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
     except PermissionError as error:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwater.data.sources import load_dataset
+from headwater.data.sources import load_dataset, load_pictures
 from headwater.data.training_set import TrainingSet
 from headwater.errors import (
     DatasetError,
@@ -173,17 +173,27 @@ class Index:
         data = self.manifest.data
         return self._training_set or load_dataset(data["source"], **data["options"])
 
+    @cached_property
+    def pictures(self) -> TrainingSet:
+        """The same images, where captions and fingerprint do not matter.
+
+        Raises:
+            DatasetError: they are not at their recorded source any more.
+        """
+        data = self.manifest.data
+        return self._training_set or load_pictures(data["source"], **data["options"])
+
     def require_same_images(self) -> None:
         """Refuse images that have moved to other rows since the index was built.
 
         Raises:
             MismatchError: so they have.
         """
-        there = dict(enumerate(sample.id for sample in self.training_set.samples))
+        there = dict(enumerate(sample.id for sample in self.pictures.samples))
         for position, sample in zip(self.positions, self.samples, strict=True):
             if there.get(position) != sample.id:
                 raise MismatchError(
-                    f"{self.training_set.source} is not what {self.path} was built from, "
+                    f"{self.pictures.source} is not what {self.path} was built from, "
                     f"{sample.id!r} is not at row {position}: build the index again"
                 )
 
@@ -202,14 +212,14 @@ class Index:
             warnings.warn(text, HeadwaterWarning, stacklevel=2)
             return None
         try:
-            return self.training_set.image(places[self.samples[row].id])
+            return self.pictures.image(places[self.samples[row].id])
         except (DatasetError, KeyError):
             return None
 
     @cached_property
     def _places(self) -> dict[str, int]:
         """The position of each id in the images as they are now."""
-        return {sample.id: place for place, sample in enumerate(self.training_set.samples)}
+        return {sample.id: place for place, sample in enumerate(self.pictures.samples)}
 
     # --- features ---------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.pictures import encoded, loaded, noise, same
 
-from headwater.data.sources import load_dataset
+from headwater.data.sources import load_dataset, load_pictures
 from headwater.data.tables import parquet
 from headwater.errors import BadImageError, DatasetError
 
@@ -190,3 +190,11 @@ def test_a_file_without_the_column_is_named(tmp_path):
     pq.write_table(pa.table({"caption": ["x"]}), tmp_path / "train-1.parquet")
     with pytest.raises(DatasetError, match=r"cannot read .*train-1.parquet: .*no column 'image'"):
         load_dataset(tmp_path)
+
+
+def test_pictures_alone_leave_captions_unread(tmp_path):
+    path = written(tmp_path, captions=pa.array(["a cat"] * 5))
+    shown, whole = load_pictures(str(path)), load_dataset(path)
+    assert [sample.id for sample in shown.samples] == [sample.id for sample in whole.samples]
+    assert not any(sample.caption for sample in shown.samples)
+    assert shown.image(2).tobytes() == whole.image(2).tobytes()

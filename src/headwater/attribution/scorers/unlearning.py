@@ -189,7 +189,7 @@ def training_losses(
 ) -> Float[Tensor, " n"]:
     """The loss of every training image, in index order."""
     batch = BatchSize(batch_size, device=loss.denoiser.device)
-    with reading(resources.index.training_set) as reader:
+    with reading(resources.index.pictures) as reader:
 
         def compute(rows: Sequence[int]) -> Tensor:
             return losses(loss, _training_batch(resources, reader.image, rows)).cpu()
@@ -210,7 +210,7 @@ def fisher_information(
     batch = BatchSize(batch_size, device=loss.denoiser.device)
 
     def compute(part: Sequence[int]) -> dict[str, Tensor]:
-        images = _training_batch(resources, index.training_set.image, part)
+        images = _training_batch(resources, index.pictures.image, part)
         return gradient_sums(loss, layers, images, torch.square)
 
     total = added(in_batches(batch, sorted(rows), compute, "Fisher information"))

@@ -40,7 +40,7 @@ def open_image_folder(request: Request) -> TrainingSet:
     names = splits.choose(folder, listing.images, splits.of_images(listing.images), request.split)
     warn_of_skipped_folders(listing)
     _warn_of_unread_files(listing)
-    captions = folder_captions(listing, names, request.caption_column)
+    captions = folder_captions(listing, names, request.caption_column) if request.captions else {}
     ids = _ids(folder, names)
     samples = [
         make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")

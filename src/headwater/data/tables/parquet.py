@@ -7,6 +7,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import IO, Any
@@ -58,6 +59,7 @@ def _open(path: Path, files: Sequence[Path], request: Request) -> TrainingSet:
     columns = find_columns(
         str(path), opened[0].schema_arrow, request.image_column, request.caption_column
     )
+    columns = columns if request.captions else replace(columns, caption=None)
     folder = path if path.is_dir() else path.parent
     uris: list[str] = []
     contents: list[str] = []
