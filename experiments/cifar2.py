@@ -32,6 +32,7 @@ from common import RESULTS, about, add_workers, executor_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.attribution.attributor import DAMPING
+from headwater.attribution.scores import inverts_kernel
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import choose, lds, lds_interval, predicted_outputs
 from headwater.evaluation.reporting.plots import plot_bars
@@ -45,7 +46,6 @@ from headwater.evaluation.studies.method_indexes import (
     follows_making,
     uses_checkpoints,
     uses_clip,
-    uses_kernel,
 )
 from headwater.evaluation.studies.method_scores import sweep_dampings
 from headwater.evaluation.studies.subset_plan import (
@@ -255,7 +255,7 @@ def add_chosen(
     """
     for row in rows:
         name = row["method"]
-        if name not in by_damping[DAMPING] or not uses_kernel(METHODS[name]):
+        if name not in by_damping[DAMPING] or not inverts_kernel(METHODS[name].rule):
             continue
         predicted = {
             r: predicted_outputs(each[name], plan.chosen) for r, each in by_damping.items()

@@ -44,6 +44,7 @@ from scenes_search import ALL, PAIRED, SEARCHED
 from scenes_sizes import config_of, data_of, folder
 
 from headwater import Denoiser
+from headwater.attribution.scores import inverts_kernel
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
 from headwater.evaluation.metrics.intervals import Interval
@@ -58,7 +59,7 @@ from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining import scene_outputs
 from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
-from headwater.evaluation.studies.method_indexes import build_indexes, uses_kernel
+from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
     concept_question,
@@ -255,7 +256,7 @@ def held_row(
         "method": name if name != "best" else f"best: {key[0]}",
         "parameters": key[1],
         "projection": key[2],
-        "damping": None if not uses_kernel(ALL[key[0]]) else key[3],
+        "damping": None if not inverts_kernel(ALL[key[0]].rule) else key[3],
         "scores": key[4],
         "LDS": Interval(*lds_interval(true[rest], own)),
         f"above {MEMBERSHIP!r}": Interval(*lds_difference(true[rest], own, words[rest])),

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.tiny import tiny_unconditional
 
-from headwater import Denoiser, build_index, load_dataset
+from headwater import Concept, Denoiser, Local, build_index, load_dataset
 from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.models.sampling import draw, sample, seeded_noise
@@ -238,6 +238,11 @@ def test_random_is_random_for_each_picture(index, tmp_path):
     assert not np.allclose(one, other)
     again = index.attribute(Image(PROMPT, files[0]), method="random").scores
     assert np.array_equal(one, again)
+    parts = [Local(Concept(PROMPT, "star"), file) for file in files]
+    one, other = (index.attribute(part, method="random").scores for part in parts)
+    assert not np.allclose(one, other)
+    with pytest.raises(QueryError, match=r"gone\.png"):
+        index.attribute(Local(Concept(PROMPT, "star"), tmp_path / "gone.png"), method="random")
 
 
 def test_what_a_step_is_of(index):

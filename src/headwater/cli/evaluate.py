@@ -17,7 +17,6 @@ from headwater.cli.evaluate_options import (
     Draws,
     Methods,
     More,
-    Options,
     Out,
     Seed,
     Top,
@@ -25,10 +24,17 @@ from headwater.cli.evaluate_options import (
     about,
     require_at_least,
     split_names,
-    with_options,
 )
 from headwater.cli.evaluate_retraining import concept_lds, lds
-from headwater.cli.options import Device, Guidance, IndexFolder, Json, number_or_auto
+from headwater.cli.options import (
+    Device,
+    Guidance,
+    IndexFolder,
+    Json,
+    Options,
+    number_or_auto,
+    with_options,
+)
 from headwater.runtime.console import json_line
 
 app = typer.Typer(help="How far can an answer be trusted?", rich_markup_mode=None)

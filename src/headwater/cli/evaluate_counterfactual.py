@@ -10,7 +10,6 @@ from headwater.cli.evaluate_options import (
     Config,
     Data,
     Draws,
-    Options,
     Out,
     Parameters,
     Ratio,
@@ -22,7 +21,6 @@ from headwater.cli.evaluate_options import (
     refuse_ignored,
     require_at_least,
     split_names,
-    with_options,
 )
 from headwater.cli.options import (
     CaptionColumn,
@@ -32,7 +30,9 @@ from headwater.cli.options import (
     ImageColumn,
     Jobs,
     Limit,
+    Options,
     Split,
+    with_options,
 )
 from headwater.errors import ParameterError, QueryError
 

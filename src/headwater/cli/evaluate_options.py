@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.options import images_of, number_or_auto
+from headwater.cli.options import Options, images_of, number_or_auto
 from headwater.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -50,26 +47,6 @@ Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean 
 
 # The options that `images_of` takes, in its order.
 OF_IMAGES = ("data", "split", "image_column", "caption_column", "limit")
-
-# All that a command line gives a command, by the names of its parameters.
-Options: TypeAlias = Mapping[str, Any]
-
-
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for typer whose first parameter, `options`, is handed all others by name.
-
-    Results state what their command was given, and commands hand it on; typer sees the others.
-    """
-    signature = inspect.signature(command, eval_str=True)
-    _, *parameters = signature.parameters.values()
-
-    @wraps(command)
-    def run(**given: Any) -> None:
-        options = {parameter.name: given[parameter.name] for parameter in parameters}
-        command(options, **options)
-
-    run.__signature__ = signature.replace(parameters=parameters)
-    return run
 
 
 def split_names(text: str) -> list[str]:

@@ -14,7 +14,6 @@ from headwater.cli.evaluate_options import (
     Data,
     Draws,
     HeldOut,
-    Options,
     Out,
     Parameters,
     Ratio,
@@ -27,7 +26,6 @@ from headwater.cli.evaluate_options import (
     refuse_ignored,
     require_at_least,
     split_names,
-    with_options,
 )
 from headwater.cli.options import (
     CaptionColumn,
@@ -36,7 +34,9 @@ from headwater.cli.options import (
     ImageColumn,
     Jobs,
     Limit,
+    Options,
     Split,
+    with_options,
 )
 from headwater.errors import ParameterError
 

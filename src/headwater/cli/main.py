@@ -12,7 +12,7 @@ import typer
 from headwater.cli.evaluate import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
-from headwater.cli.options import Command, Json
+from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
 from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
@@ -145,7 +145,7 @@ app = typer.Typer(
 )
 app.callback()(verbosity)
 for command in (demo, index, concept, image, preference, methods, info):
-    app.command(cls=Command)(command)
+    app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 
 

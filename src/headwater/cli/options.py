@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-import typer.core
 
 from headwater.errors import ParameterError, QueryError
 
@@ -54,10 +56,26 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradie
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
-class Command(typer.core.TyperCommand):
-    """A command that may ask for its `typer.Context`, which is of that type then."""
+# All that a command line gives a command, by the names of its parameters.
+Options: TypeAlias = Mapping[str, Any]
 
-    context_class = typer.Context
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer whose first parameter is handed all others by name.
+
+    Answers and results state what their command was given, and commands hand it on; typer sees the
+    others.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    _, *parameters = signature.parameters.values()
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = {parameter.name: given[parameter.name] for parameter in parameters}
+        command(options, **options)
+
+    run.__signature__ = signature.replace(parameters=parameters)
+    return run
 
 
 def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from headwater.cli import query_options as own
 from headwater.cli.options import (
     GUIDANCE,
@@ -19,12 +17,14 @@ from headwater.cli.options import (
     IndexFolder,
     Json,
     Method,
+    Options,
     Out,
     Seed,
     Top,
     asking,
     number_or_auto,
     open_session,
+    with_options,
 )
 from headwater.cli.output import Output, answer, answer_journey, default_folder
 from headwater.errors import QueryError
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 _DRAWS = str(DRAWS)
 
 
+@with_options
 def concept(
-    context_: typer.Context,
+    given: Options,
     index: IndexFolder,
     prompt: own.Prompt,
     concept: own.Concepts = None,
@@ -69,14 +70,14 @@ def concept(
     It is asked for by words of a prompt, by a picture that shows it (--local), or by a score of
     pictures (--reward, --reward-text).
     """
-    given = {**context_.params, "draws": number_or_auto("--draws", draws)}
+    asked = {**given, "draws": number_or_auto("--draws", draws)}
     options = asking(method, damping, candidates, fresh)
-    _require_one_question(given)
+    _require_one_question(asked)
     session = open_session(index, device, clip)
     if concept and local is None:
-        _refuse_of_similarity(session, given)
-    queries = _concept_queries(session, given)
-    folder = out or default_folder(queries, context_.params)
+        _refuse_of_similarity(session, asked)
+    queries = _concept_queries(session, asked)
+    folder = out or default_folder(queries, given)
     answer(session, queries, Output(folder, top, as_json), guidance, options)
 
 
@@ -119,8 +120,9 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     return [Reward(prompt, _scorer(session, given), draws, seed)]
 
 
+@with_options
 def image(
-    context_: typer.Context,
+    given: Options,
     index: IndexFolder,
     file: own.PictureFile = None,
     prompt: own.PicturePrompt = "",
@@ -157,15 +159,16 @@ def image(
     looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
     session = open_session(index, device, clip)
-    output = Output(out or default_folder([query], context_.params), top, as_json)
+    output = Output(out or default_folder([query], given), top, as_json)
     if journey:
         answer_journey(session, query, output, looks, options)
     else:
         answer(session, [query], output, guidance, options)
 
 
+@with_options
 def preference(
-    context_: typer.Context,
+    given: Options,
     index: IndexFolder,
     pairs: own.PairsFolder,
     draws: own.PairDraws = "auto",
@@ -187,7 +190,7 @@ def preference(
     from headwater.queries.preference import Preference, load_pairs
 
     query = Preference(load_pairs(pairs), count, seed)
-    output = Output(out or default_folder([query], context_.params), top, as_json)
+    output = Output(out or default_folder([query], given), top, as_json)
     answer(open_session(index, device), [query], output, GUIDANCE, options)
 
 

@@ -54,6 +54,8 @@ def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
         several = map(tuple, table.get("captions", [()] * len(positions)))
         if len(positions) != manifest.rows:
             raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise StoreError(
             f"{folder / _FILE} cannot be read ({first_line(error)}): "

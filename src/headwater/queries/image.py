@@ -19,7 +19,13 @@ from headwater.features.spec import DRAWS, ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture, draw, seeded_noise
 from headwater.queries.draws import encode_prompts
-from headwater.queries.picture_files import file_digest, file_facts, latent_mask, open_picture
+from headwater.queries.picture_files import (
+    file_contents,
+    file_digest,
+    file_facts,
+    latent_mask,
+    open_picture,
+)
 from headwater.queries.query import (
     Description,
     Figure,
@@ -100,8 +106,7 @@ class Image(Question):
 
     def contents(self) -> list[str]:
         """sha256 of the files that it is about, wherever they lie."""
-        facts = file_facts(self.file, self.mask)
-        return [value for name, value in facts.items() if name.endswith("sha256")]
+        return file_contents(self.file, self.mask)
 
     # --- its picture ------------------------------------------------------------------------
 

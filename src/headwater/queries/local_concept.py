@@ -24,7 +24,7 @@ from headwater.queries.contexts import Contexts, choose_contexts
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.image import Image
 from headwater.queries.lesson import Lesson, with_token
-from headwater.queries.picture_files import file_facts
+from headwater.queries.picture_files import file_contents, file_facts
 from headwater.queries.query import Description, Name, Pictured, Question, Setting, require_draws
 from headwater.queries.words.prompts import contains
 from headwater.queries.words.token_limit import lost_words
@@ -106,6 +106,10 @@ class Local(Question):
     def name(self) -> Name:
         """What was asked for, as it stands in a sentence."""
         return Name(self.title, quoted=False)
+
+    def contents(self) -> list[str]:
+        """sha256 of the files that it is about, wherever they lie."""
+        return file_contents(self.file, self.mask)
 
     def picture_facts(self) -> Mapping[str, Any]:
         """The file, by its contents."""

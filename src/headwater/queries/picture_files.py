@@ -38,6 +38,11 @@ def file_facts(file: str | Path | None, mask: str | Path | None) -> dict[str, st
     }
 
 
+def file_contents(file: str | Path | None, mask: str | Path | None) -> list[str]:
+    """sha256 of the files that a question is about, wherever they lie."""
+    return [file_digest(path) for path in (file, mask) if path is not None]
+
+
 def file_digest(file: str | Path) -> str:
     """sha256 of a picture.
 

@@ -198,3 +198,13 @@ def test_pictures_alone_leave_captions_unread(tmp_path):
     assert [sample.id for sample in shown.samples] == [sample.id for sample in whole.samples]
     assert not any(sample.caption for sample in shown.samples)
     assert shown.image(2).tobytes() == whole.image(2).tobytes()
+
+
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise pa.ArrowMemoryError("malloc of size 64 failed")
+
+    path = written(tmp_path)
+    monkeypatch.setattr(pq, "ParquetFile", full)
+    with pytest.raises(MemoryError, match="malloc"):
+        load_dataset(path)

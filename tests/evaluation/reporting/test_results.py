@@ -60,6 +60,13 @@ def test_a_table():
     assert markdown(ROWS).endswith("|\n")
 
 
+def test_words_of_others_stay_in_their_cell():
+    rows = [{"concept": "a|b\x1b[31m", "c\n|d": 1.0}]
+    head, _, row = markdown(rows).splitlines()
+    assert head.startswith(r"| concept      | c\n\|d |")
+    assert row.startswith(r"| a\|b\x1b[31m |")
+
+
 def test_an_interval_is_of_the_values_that_there_are():
     values = np.random.default_rng(0).normal(0.5, 0.1, 40).tolist()
     found = interval([None, *values, None])

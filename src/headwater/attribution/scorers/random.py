@@ -8,6 +8,7 @@ from headwater.attribution.scores import Scored
 from headwater.methods import Method
 from headwater.models.sampling import seeded_noise
 from headwater.queries.image import Image
+from headwater.queries.local_concept import Local
 from headwater.queries.query import Description, Question
 
 
@@ -15,7 +16,7 @@ def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
     """Normal random numbers by the question's seed and title; a picture's by its contents too."""
-    contents = [query.prompt, *query.contents()] if isinstance(query, Image) else []
+    contents = [query.prompt, *query.contents()] if isinstance(query, (Image, Local)) else []
     shape = (1, len(resources.index))
     scores = seeded_noise(shape, query.seed, "random", query.title, *contents)
     return Scoring(

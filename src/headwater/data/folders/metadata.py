@@ -185,6 +185,8 @@ def _parquet_rows(file: Path, key: str | None) -> Iterator[Row]:
             for row in batch.to_pylist():
                 yield Row(_file_name(row["file_name"]), row, f"{file} row {number}")
                 number += 1
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (OSError, TypeError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DatasetError(
             f"cannot read {file} ({first_line(error)}): write it again, with a column `file_name`"

@@ -131,6 +131,8 @@ def read_samples(
                 rows = enumerate(values, len(captions))
                 captions += [reader.read(value, f"row {row}") for row, value in rows]
                 bar.update(batch.num_rows)
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {source}: {first_line(error)}; write it again") from error
     if None in ids:

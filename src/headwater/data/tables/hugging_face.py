@@ -59,6 +59,8 @@ def _contents(source: str, dataset: Any, images: Any) -> list[int | str]:
     try:
         batches = images.iter(batch_size=64)
         return [content(stored(cell, Path())) for batch in batches for cell in batch.column(0)]
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (OSError, KeyError, pa.ArrowException) as error:
         raise DatasetError(f"cannot read {source}: {first_line(error)}; write it again") from error
 

@@ -81,6 +81,8 @@ def _parquet_file(file: Path) -> Any:
 
     try:
         return pq.ParquetFile(file, memory_map=True)
+    except MemoryError:  # Arrow's is an ArrowException too
+        raise
     except (OSError, pa.ArrowException) as error:
         reason = f"{first_line(error)}; give a parquet file or a folder"
         raise DatasetError(f"cannot read {file} as parquet: {reason}") from error

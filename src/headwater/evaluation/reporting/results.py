@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 import torch
 
 from headwater.evaluation.metrics.intervals import Interval
+from headwater.runtime.console import printable
 from headwater.storage.files import write_text
 
 Row = Mapping[str, Any]
@@ -52,7 +53,12 @@ def cell(value: Any) -> str:
     if isinstance(value, Interval):
         bounds = "-" if _is_missing(value.low) else f"{_number(value.low)}, {_number(value.high)}"
         return f"{_number(value.mean)} [{bounds}]"
-    return _number(value) if isinstance(value, float) else str(value)
+    return _number(value) if isinstance(value, float) else _text(str(value))
+
+
+def _text(text: str) -> str:
+    """Words of a data set as a cell can hold them, and a terminal can show them."""
+    return printable(text).replace("|", r"\|")
 
 
 def _is_missing(end: float | int | None) -> bool:
@@ -76,7 +82,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """
     most = max((v.n or 0 for row in rows for v in row.values() if _is_interval(v)), default=0)
     names = columns(rows)
-    lines = [list(names), *([cell(row.get(name)) for name in names] for row in rows)]
+    lines = [list(map(_text, names)), *([cell(row.get(name)) for name in names] for row in rows)]
     rules = []
     for i, name in enumerate(names):
         values = [row.get(name) for row in rows]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.attribution.scores import inverts_kernel
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MethodError
 from headwater.index.build import build_index
@@ -25,11 +24,6 @@ def uses_gradients(method: Method) -> bool:
 def uses_clip(method: Method) -> bool:
     """Whether it needs a CLIP model."""
     return method.train is not None and method.train.path == "clip"
-
-
-def uses_kernel(method: Method) -> bool:
-    """Whether its scores depend on the damping."""
-    return inverts_kernel(method.rule)
 
 
 def uses_checkpoints(method: Method) -> bool:

@@ -18,13 +18,13 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from headwater.attribution.attributor import DAMPING, require_damping
+from headwater.attribution.scores import inverts_kernel
 from headwater.attribution.session import Session
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
 from headwater.evaluation.studies.method_indexes import (
     asks_by_captions,
     query_kind,
-    uses_kernel,
 )
 from headwater.index.index import Index
 from headwater.methods import METHODS, Method, method_named
@@ -233,7 +233,7 @@ def _score(
 ) -> dict[float, Float[np.ndarray, " n"]]:
     """At each damping, kept one by one; a rule without a kernel has one answer for all."""
     method = served.method
-    apart = dampings if uses_kernel(method) else [DAMPING]
+    apart = dampings if inverts_kernel(method.rule) else [DAMPING]
     place = folder / method.name
     kept = {ratio: read(place, served.facts(query, ratio)) for ratio in apart}
     missing = [ratio for ratio, entry in kept.items() if entry is None]
