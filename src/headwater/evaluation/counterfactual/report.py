@@ -23,6 +23,7 @@ from headwater.evaluation.counterfactual.study import Outcome
 from headwater.evaluation.ground_truth.oracles import ORACLES
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining.retrain import device_notes
+from headwater.evaluation.studies.method_indexes import gradient_methods
 from headwater.report.contact_sheet import columns_sheet
 from headwater.report.export import slug
 from headwater.storage.files import read_tensors, write_image
@@ -181,9 +182,21 @@ def notes(plan: RemovalPlan, concepts: int) -> list[str]:
         + (beside if "random" in plan.methods else ""),
         f"each number is of {models}; intervals: 95%, over {of}",
         *(f"{ORACLES[m].name}: {_ORACLE}" for m in plan.methods if m in ORACLES),
-        *(f"gradients of {name} are of {what}" for name, what in plan.parameters.items()),
+        *_gradient_notes(plan),
         *_base_notes(plan),
     ]
+
+
+def _gradient_notes(plan: RemovalPlan) -> Iterator[str]:
+    """Of which parameters gradients are."""
+    for name, what in plan.parameters.items():
+        yield f"gradients of {name} are of {what}"
+    usual = [name for name in gradient_methods(plan.methods) if name not in plan.parameters]
+    if usual:
+        yield (
+            f"gradients of {', '.join(usual)} are of what suits the model (the default of "
+            "--parameters): its cross-attention, where it has any"
+        )
 
 
 def _base_notes(plan: RemovalPlan) -> Iterator[str]:
