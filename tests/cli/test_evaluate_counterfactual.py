@@ -137,12 +137,6 @@ def test_shares_of_what_was_taken_out(done, rows):
         assert f"- {name}: images that it is true of, by chance" in (out / "table.md").read_text()
 
 
-def test_the_table_says_what_gradients_are_of(done):
-    _, out = done
-    said = "- gradients of concept-trak are of what suits the model (the default of --parameters)"
-    assert said in (out / "table.md").read_text()
-
-
 def test_more_is_added_and_nothing_trained_twice(done, four_steps):
     """More methods, concepts and removals; and a note where models are of several devices."""
     given, out = done

@@ -1,0 +1,25 @@
+"""What a reader of a counterfactual's tables is told."""
+
+from dataclasses import replace
+
+from headwater import load_dataset
+from headwater.evaluation.counterfactual.plan import RemovalPlan
+from headwater.evaluation.counterfactual.report import notes
+from headwater.evaluation.ground_truth.classifiers import ScenesClassifier
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+
+
+def test_of_which_parameters_gradients_are(tmp_path):
+    data, config = load_dataset("scenes").first(20), ModelConfig((Phase(1),))
+    methods = ("concept-trak", "concept-d-trak", "random")
+    plan = RemovalPlan(tmp_path, config, data, [], ScenesClassifier(), methods, (3,))
+
+    def said(plan):
+        return [note for note in notes(plan, 2) if note.startswith("gradients of")]
+
+    (usual,) = said(plan)
+    assert usual.startswith("gradients of concept-trak, concept-d-trak are of what suits the model")
+    given, usual = said(replace(plan, parameters={"concept-trak": "all"}))
+    assert given == "gradients of concept-trak are of all"
+    assert usual.startswith("gradients of concept-d-trak are of what suits the model")
+    assert said(replace(plan, methods=("random",))) == []
