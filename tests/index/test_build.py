@@ -152,7 +152,7 @@ def test_stopped_at_any_write_and_resumed(
     tmp_path, in_one_go, denoiser, many_images, call, monkeypatch
 ):
     data, folder, calls = load_dataset(many_images), tmp_path / "index", []
-    homes = {"write_shard": shards, "write_table": building, "finish": building}
+    homes = {"write_shard": shards, "write_samples": building, "finish": building}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def stop(name: str):
@@ -177,7 +177,7 @@ def test_stopped_at_any_write_and_resumed(
             patch.setattr(homes[name], name, stop(name))
         with pytest.raises(Killed):
             build_index(denoiser, data, folder, **RECIPE)
-    expected = [*["write_shard"] * SHARDS, "write_table", "finish"][: call + 1]
+    expected = [*["write_shard"] * SHARDS, "write_samples", "finish"][: call + 1]
     assert calls == expected
     if call == 0:
         assert not folder.exists()  # nothing was finished, so nothing is left
