@@ -35,6 +35,7 @@ from headwater import Denoiser
 from headwater.features.batch import Batch
 from headwater.features.objectives import concept_objectives
 from headwater.index.config import gradient_extractor, plan
+from headwater.models.condition import Condition
 from headwater.models.patches import compiled
 from headwater.runtime.memory import peak_bytes
 from headwater.storage.shards import ShardRows, write_shard
@@ -114,7 +115,8 @@ def measure(name: str, given: argparse.Namespace) -> list[dict]:
     x0 = torch.randn(batch, *denoiser.latent_shape).to(denoiser.device)
     config: Any = network.config
     captions = torch.randn(2, batch, settings["tokens"], config.cross_attention_dim)
-    plus, minus = captions.to(denoiser.device, denoiser.dtype)
+    words = captions.to(denoiser.device, denoiser.dtype)
+    plus, minus = (Condition({"encoder_hidden_states": each}) for each in words)
     pictures = Batch(x0, plus, [str(i) for i in range(batch)])
 
     def machine(method: str):

@@ -14,7 +14,6 @@ import argparse
 import json
 import subprocess
 import sys
-from typing import Any
 
 BOUND = 3.0
 WORK = ("training step", "concept-trak", "trak")
@@ -59,8 +58,8 @@ def megabytes(work: str, batch: int) -> float:
     condition = denoiser.encode_captions(["a red star"] * batch)
     before = peak_bytes(denoiser.device)
     if work == WORK[0]:
-        network: Any = denoiser.network.train()
-        out = network(x0, 500, encoder_hidden_states=condition).sample
+        denoiser.network.train()
+        out = denoiser.predict(x0, 500, condition)
         (out - x0).square().mean().backward()
     else:
         recipe = plan(denoiser, method=work, parameters="all", timesteps=2)

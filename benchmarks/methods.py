@@ -149,7 +149,9 @@ def later_checkpoint(denoiser: Denoiser, data: TrainingSet, folder: Path) -> Pat
         batch = torch.randint(len(x0), (32,), generator=generator)
         t = int(torch.randint(1000, (), generator=generator))
         noise = torch.randn(x0[batch].shape, generator=generator)
-        eps = later.predict(later.noise(x0[batch], noise, t), t, condition[batch])
+        eps = later.predict(
+            later.schedule.noised(x0[batch], noise, t), t, condition[batch.tolist()]
+        )
         optimiser.zero_grad()
         (eps - noise).square().mean().backward()
         optimiser.step()

@@ -247,7 +247,7 @@ def timed_probe(
     with frozen(denoiser.network), Tape(layers) as tape:
         probe = next(probes.inversion(denoiser, Batch(x0, condition), ProbeSpec([TIMESTEP])))
         delta, _ = unit_rms(guidance.dps(denoiser, probe, x0))
-        calls = dict(tape.calls(probe.eps, delta))
+        calls = dict(tape.calls(probe.out, delta))
 
     @torch.no_grad()
     def forward() -> object:

@@ -34,6 +34,7 @@ from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
 from headwater.index.config import gradient_extractor, plan
+from headwater.models.condition import Condition, joined
 from headwater.models.patches import frozen
 from headwater.scenes.dataset import pictures
 
@@ -103,7 +104,7 @@ def compare(denoiser: Denoiser, rows: int, dim: int) -> dict:
     }
 
 
-def our_rows(machine: Extractor, x0: Tensor, condition: Tensor, ids: list[str]) -> Tensor:
+def our_rows(machine: Extractor, x0: Tensor, condition: Condition, ids: list[str]) -> Tensor:
     return machine.train_rows(Batch(x0, condition, ids)).features
 
 
@@ -119,7 +120,7 @@ def isolated(train: Tensor, psi: Tensor) -> list[float]:
 # --- the published recipe -------------------------------------------------------------------------
 
 
-def published_rows(machine: Extractor, x0: Tensor, condition: Tensor, kept: Tensor) -> Tensor:
+def published_rows(machine: Extractor, x0: Tensor, condition: Condition, kept: Tensor) -> Tensor:
     """Mean over timesteps of unit gradients of the dps loss, at k coordinates."""
     denoiser, rows = machine.denoiser, []
     with frozen(denoiser.network):
@@ -131,34 +132,34 @@ def published_rows(machine: Extractor, x0: Tensor, condition: Tensor, kept: Tens
 
 @torch.no_grad()
 def guided_inversion(
-    denoiser: Denoiser, x0: Tensor, condition: Tensor, timesteps
+    denoiser: Denoiser, x0: Tensor, condition: Condition, timesteps
 ) -> list[tuple[int, Tensor]]:
     """Xt at the timesteps, which are among the fifty of the inversion."""
-    steps = [(i + 1) * len(denoiser.alpha_bar) // STEPS - 1 for i in range(STEPS)]
+    steps = [(i + 1) * len(denoiser.schedule) // STEPS - 1 for i in range(STEPS)]
     empty = denoiser.encode_captions([""] * len(x0))
     assert empty is not None and set(timesteps) <= set(steps)
-    both, xt, kept, t = torch.cat([condition, empty]), x0, [], 0
+    both, xt, kept, t = joined([condition, empty]), x0, [], 0
     for following in steps:
         eps, free = denoiser.predict(torch.cat([xt, xt]), t, both).chunk(2)
         eps = free + GUIDANCE * (eps - free)
-        clean = xt if t == 0 else denoiser.clean(xt, t, eps)
-        xt, t = denoiser.noise(clean, eps, following), following
+        clean = xt if t == 0 else denoiser.schedule.clean(eps, xt, t)
+        xt, t = denoiser.schedule.noised(clean, eps, following), following
         if t in timesteps:
             kept.append((t, xt))
     return kept
 
 
-def guidance_target(denoiser, xt: Tensor, t: int, condition: Tensor, x0: Tensor) -> Tensor:
+def guidance_target(denoiser, xt: Tensor, t: int, condition: Condition, x0: Tensor) -> Tensor:
     """Eps + sqrt(1 - alpha_bar) grad ||x0 - x0hat(xt)||^2."""
     xt = xt.detach().requires_grad_()
     eps = denoiser.predict(xt, t, condition)
-    error = (x0 - denoiser.clean(xt, t, eps)).square().sum()
+    error = (x0 - denoiser.schedule.clean(eps, xt, t)).square().sum()
     (towards,) = torch.autograd.grad(error, xt)
-    return eps.detach() + denoiser.signal_noise(t)[1] * towards
+    return eps.detach() + denoiser.schedule.rates(t)[1] * towards
 
 
 def per_sample_gradients(
-    machine: Extractor, xt: Tensor, t: int, condition: Tensor, target: Tensor, kept: Tensor
+    machine: Extractor, xt: Tensor, t: int, condition: Condition, target: Tensor, kept: Tensor
 ) -> Tensor:
     """Unit gradients, at the kept coordinates."""
     network = machine.denoiser.network
@@ -168,12 +169,13 @@ def per_sample_gradients(
         for part, weight in layer.named_parameters(recurse=False)
     }
 
-    def loss(weights, xt, condition, target):
-        given = {"encoder_hidden_states": condition[None]}
+    def loss(weights, xt, words, target):
+        given = {"encoder_hidden_states": words[None]}
         out = functional_call(network, weights, (xt[None], t), given).sample[0]
         return (out - target).square().sum()
 
-    found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(weights, xt, condition, target)
+    words = condition.tensors["encoder_hidden_states"]
+    found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(weights, xt, words, target)
     whole = torch.cat([g.flatten(1) for g in found.values()], 1)
     unit = whole / whole.norm(dim=1, keepdim=True)
     return unit[:, kept]

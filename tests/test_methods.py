@@ -70,7 +70,7 @@ def flat_gradient(model, number):
 
 def predict(model, xt, t, caption):
     condition = model.encode_captions([caption])
-    return model.network(xt, t, encoder_hidden_states=condition).sample
+    return model.network(xt, t, **condition.tensors).sample
 
 
 def alpha_bar(model, t):
@@ -439,7 +439,7 @@ def add_toy(patch):
     """Cubes of the prediction, scored by cosine."""
 
     def cube(denoiser, probe, x0):
-        return probe.eps.detach() ** 3  # the gradient of sum eps^4 / 4
+        return probe.out.detach() ** 3  # the gradient of sum eps^4 / 4
 
     side = Side("noising", "cube")
     toy = Method("toy", "nobody", side, side, "cosine", ("image", "patch"))

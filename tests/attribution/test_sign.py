@@ -39,7 +39,7 @@ def weights(session):
 
 
 def weight(denoiser, t):
-    return shapes_first(denoiser.alpha_bar[t : t + 1]).item()
+    return shapes_first(denoiser.schedule.alpha_bar[t : t + 1]).item()
 
 
 def denoising_gradient(session, rows, draws):
@@ -52,7 +52,8 @@ def denoising_gradient(session, rows, draws):
         for t in TIMESTEPS:
             shape = denoiser.latent_shape
             noise = torch.stack([seeded_noise(shape, "tune", t, r, draw) for r in rows])
-            eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
+            xt = denoiser.schedule.noised(x0, noise, t)
+            eps = denoiser.predict(xt, t, condition)
             loss = weight(denoiser, t) * (eps - noise).square().mean() / (draws * len(TIMESTEPS))
             for sum_, g in zip(total, torch.autograd.grad(loss, weights(session)), strict=True):
                 sum_ += g
@@ -107,7 +108,7 @@ def concept_measure(session, word):
     for t in TIMESTEPS:
         shape = denoiser.latent_shape
         noise = torch.stack([seeded_noise(shape, "held out", t, i) for i in range(len(shown))])
-        xt = denoiser.noise(x0, noise, t)
+        xt = denoiser.schedule.noised(x0, noise, t)
         with torch.no_grad():
             before = denoiser.predict(xt, t, plus)
             points.append((t, xt, before, before - denoiser.predict(xt, t, minus)))

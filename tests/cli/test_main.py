@@ -506,7 +506,7 @@ def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):
     recipe = manifest["recipe"]
     assert (recipe["projection"], recipe["inversion_guidance"]) == ("factored", 3.0)
     assert manifest["model"]["dtype"] == "bfloat16"
-    assert len(list((tmp_path / "kept").rglob("images/*/*.safetensors"))) == 20
+    assert len(list((tmp_path / "kept").rglob("latents/*/*.safetensors"))) == 20
     ask = ["--concept", "star", "--draws", 2, "--out", tmp_path / "out", "--json"]
     result = headwater("concept", tmp_path / "index", PROMPT, *ask)
     assert result.code == 0 and len(json.loads(result.out)["results"][0]["top"]) == 10

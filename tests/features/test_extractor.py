@@ -14,6 +14,7 @@ from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.index.config import extractor, plan
 from headwater.methods import METHODS
+from headwater.models.condition import Condition
 from headwater.models.patches import compiled
 from headwater.models.sampling import seeded_noise
 from headwater.scenes.dataset import pictures
@@ -29,9 +30,9 @@ CAPTIONS = ["a red star", "a fish on a wavy background", "a shape"]
 
 def dps_loss(denoiser, x0, condition, xt, t):
     """||sg[eps + sqrt(1-abar) grad_xt ||x0 - x0hat||^2] - eps||^2 (Concept-TRAK section 3.1)."""
-    a = denoiser.alpha_bar[t].double()
+    a = denoiser.schedule.alpha_bar[t].double()
     xt = xt.detach().requires_grad_()
-    eps = denoiser.network(xt, t, encoder_hidden_states=condition).sample
+    eps = denoiser.network(xt, t, **condition.tensors).sample
     x0hat = (xt - (1 - a).sqrt() * eps) / a.sqrt()
     (guide,) = torch.autograd.grad((x0 - x0hat).square().sum(), xt, retain_graph=True)
     target = (eps + (1 - a).sqrt() * guide).detach()
@@ -59,14 +60,14 @@ def dps_gradients(denoiser, x0, under, guidance=1.0):
 
     def direction(xt, t, eps):
         with torch.no_grad():
-            free = denoiser.network(xt, t, encoder_hidden_states=empty).sample
+            free = denoiser.network(xt, t, **empty.tensors).sample
         return free + guidance * (eps - free)
 
     with torch.no_grad():
-        eps = denoiser.network(x0, 0, encoder_hidden_states=under.pop(0)).sample
+        eps = denoiser.network(x0, 0, **under.pop(0).tensors).sample
     eps, reached, gradients = direction(x0, 0, eps), x0, []
     for t, condition in under.items():
-        a = denoiser.alpha_bar[t].double()
+        a = denoiser.schedule.alpha_bar[t].double()
         xt = a.sqrt() * reached + (1 - a).sqrt() * eps
         loss, eps = dps_loss(denoiser, x0, condition, xt, t)
         eps = direction(xt, t, eps)
@@ -101,10 +102,10 @@ def test_of_several_captions_a_noised_image_has_one_at_each_probe(denoiser, seve
         exact = 0
         for t in timesteps:
             noise = seeded_noise(denoiser.latent_shape, f"0|{'abc'[i]}|{t}|0").double()
-            a = denoiser.alpha_bar[t].double()
+            a = denoiser.schedule.alpha_bar[t].double()
             xt = a.sqrt() * several.x0[[i]] + (1 - a).sqrt() * noise
             condition = denoiser.encode_captions([chosen(i, t)])
-            eps = denoiser.network(xt, t, encoder_hidden_states=condition).sample
+            eps = denoiser.network(xt, t, **condition.tensors).sample
             exact = exact + gradient(denoiser, (eps - noise).square().sum()) / 2 / len(timesteps)
         assert (ours[i] - exact).norm() <= 1e-9 * exact.norm()
     assert len({chosen(0, t) for t in timesteps}) > 1
@@ -121,8 +122,9 @@ def test_of_several_captions_an_inversion_has_one_at_each_step(denoiser, several
 
 def test_captions_are_drawn_evenly(denoiser):
     """Of 400 draws each of four captions has about a hundred (six standard deviations: 52)."""
-    batch = Batch(torch.zeros(1, 1, 1, 1), torch.arange(4.0).view(4, 1, 1), ["a"], [4])
-    drawn = [int(batch.drawn([f"0|a|{t}|0"])) for t in range(400)]
+    condition = Condition({"number": torch.arange(4)})
+    batch = Batch(torch.zeros(1, 1, 1, 1), condition, ["a"], [4])
+    drawn = [int(batch.drawn([f"0|a|{t}|0"]).tensors["number"]) for t in range(400)]
     assert all(abs(drawn.count(caption) - 100) < 52 for caption in range(4))
 
 
@@ -138,7 +140,7 @@ def test_a_query_row_is_the_gradient_of_the_slider_loss(denoiser, base):
     ours = machine.query_rows(asked)[0]
 
     def predict(text):
-        return denoiser.network(noise, 999, encoder_hidden_states=text).sample
+        return denoiser.network(noise, 999, **text.tensors).sample
 
     eps = predict(c)
     target = (eps + predict(plus) - predict(minus)).detach()
@@ -152,9 +154,9 @@ def test_a_train_row_under_noising_is_the_gradient_of_the_denoising_loss(denoise
     machine = unprojected(denoiser, (499,), "none", NOISED)
     ours = machine.train_rows(Batch(x0, condition, ["a"])).features[0]
     noise = seeded_noise(denoiser.latent_shape, "0|a|499|0").double()
-    a = denoiser.alpha_bar[499].double()
+    a = denoiser.schedule.alpha_bar[499].double()
     xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
-    eps = denoiser.network(xt, 499, encoder_hidden_states=condition).sample
+    eps = denoiser.network(xt, 499, **condition.tensors).sample
     exact = gradient(denoiser, (eps - noise).square().sum()) / 2
     assert (ours - exact).norm() <= 1e-9 * exact.norm()
 

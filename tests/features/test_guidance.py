@@ -12,6 +12,7 @@ from headwater.features.batch import Batch
 from headwater.features.guidance import DELTAS
 from headwater.features.spec import ProbeSpec, Side
 from headwater.models.sampling import seeded_noise
+from headwater.models.schedule import TARGETS, flow, preserving
 
 CAPTIONS = ["a red star", "a fish on a wavy background"]
 IDS = ["a", "b"]
@@ -71,8 +72,8 @@ def test_a_delta_gives_the_gradient_of_its_output(denoiser, name):
     for i in range(2):
         only = torch.zeros_like(delta)
         only[i] = delta[i]
-        exact = OUTPUTS[name](probe.eps[i], probe.noise[i])
-        assert_same(gradient(denoiser, probe.eps, only), gradient(denoiser, exact))
+        exact = OUTPUTS[name](probe.out[i], probe.noise[i])
+        assert_same(gradient(denoiser, probe.out, only), gradient(denoiser, exact))
 
 
 @pytest.mark.parametrize("t", [0, 1, 499, 999])
@@ -84,7 +85,7 @@ def test_weighted_is_dsm_times_the_weight_of_the_variational_bound(denoiser, t):
     x0, condition = latents(denoiser), denoiser.encode_captions(CAPTIONS)
     (probe,) = noised(denoiser, x0, condition, t)
     ours = DELTAS["weighted"](denoiser, probe, x0)
-    assert_same(ours, factor * (probe.eps - probe.noise).detach(), rtol=1e-3)
+    assert_same(ours, factor * (probe.out - probe.noise).detach(), rtol=1e-3)
 
 
 def test_random_signs_depend_on_sample_t_and_draw_alone(denoiser):
@@ -116,8 +117,8 @@ def test_random_signs_are_not_those_of_the_noise(denoiser):
 
 def x0hat_of(denoiser, xt, t, condition):
     """x0hat with its graph, straight from the network."""
-    a = denoiser.alpha_bar[t].double()
-    given = {} if condition is None else {"encoder_hidden_states": condition}
+    a = denoiser.schedule.alpha_bar[t].double()
+    given = {} if condition is None else condition.tensors
     eps = denoiser.network(xt, t, **given).sample
     return (xt - (1 - a).sqrt() * eps) / a.sqrt()
 
@@ -139,7 +140,7 @@ def test_dps_is_the_gradient_at_xt_of_the_distance(denoiser, t):
     x0, condition = latents(denoiser), denoiser.encode_captions(CAPTIONS)
     (probe,) = noised(denoiser, x0, condition, t)
     exact = slope(denoiser, probe, condition, lambda x0hat, i: (x0[i] - x0hat).square().sum())
-    weight = (1 - denoiser.alpha_bar[t].double()).sqrt()
+    weight = (1 - denoiser.schedule.alpha_bar[t].double()).sqrt()
     assert_same(DELTAS["dps"](denoiser, probe, x0), -weight * exact)
 
 
@@ -149,6 +150,117 @@ def test_dps_and_dsm_point_the_same_way(denoiser):
     (probe,) = noised(denoiser, x0, condition, 99)
     ours = [DELTAS[name](denoiser, probe, x0).flatten(1) for name in ("dps", "dsm")]
     assert (torch.nn.functional.cosine_similarity(*ours) > 0.5).all()
+
+
+# --- whatever the network predicts --------------------------------------------------------------
+
+KINDS = {
+    "epsilon": lambda alpha_bar: preserving(alpha_bar, "epsilon"),
+    "v_prediction": lambda alpha_bar: preserving(alpha_bar, "v_prediction"),
+    "sample": lambda alpha_bar: preserving(alpha_bar, "sample"),
+    "flow": lambda alpha_bar: flow(torch.linspace(0.001, 1, len(alpha_bar))),
+}
+
+
+@pytest.fixture(params=KINDS)
+def any_kind(request, denoiser, monkeypatch):
+    """The model, taken to predict one thing or another."""
+    schedule = KINDS[request.param](denoiser.pipe.scheduler.alphas_cumprod)
+    monkeypatch.setattr(denoiser, "schedule", schedule)
+    return denoiser
+
+
+def of_loss(denoiser, probe, condition, loss):
+    """The gradient of a number of (xt, out) of the first sample, for the weights."""
+    xt = probe.xt[:1].detach().requires_grad_()
+    out = denoiser.network(xt, probe.t, **condition[:1].tensors).sample
+    return gradient(denoiser, loss(xt, out))
+
+
+def first_row(denoiser, probe, delta):
+    """J^T delta of the first sample."""
+    only = torch.zeros_like(delta)
+    only[0] = delta[0]
+    return gradient(denoiser, probe.out, only)
+
+
+@pytest.mark.parametrize("t", [99, 499, 899])
+def test_dsm_is_the_loss_that_the_model_was_trained_with(any_kind, t):
+    x0, condition = latents(any_kind), any_kind.encode_captions(CAPTIONS)
+    (probe,) = noised(any_kind, x0, condition, t)
+    (a, s), e = any_kind.schedule.rates(t), probe.noise[:1]
+    target = {
+        "epsilon": e, "v_prediction": a * e - s * x0[:1], "sample": x0[:1], "flow": e - x0[:1],
+    }[any_kind.schedule.prediction]  # fmt: skip
+    exact = of_loss(any_kind, probe, condition, lambda xt, out: (out - target).square().sum() / 2)
+    assert_same(first_row(any_kind, probe, DELTAS["dsm"](any_kind, probe, x0)), exact)
+    error = any_kind.predict(probe.xt, t, condition)[:1] - target
+    side = Side("noising", "dsm")
+    (asked,) = objectives.image_objectives(
+        any_kind, side, Batch(x0, condition, IDS), ProbeSpec([t])
+    )
+    torch.testing.assert_close(asked.residual[0], error.detach().square().mean())
+
+
+@pytest.mark.parametrize("t", [99, 499, 899])
+@pytest.mark.parametrize("name", ["dps", "reward", "preference", "concept"])
+def test_a_shift_of_the_noise_is_asked_of_the_output_that_implies_it(any_kind, name, t):
+    """J^T delta points along the gradient of the papers' loss, ||sg[ehat - shift] - ehat||^2.
+
+    ehat is the noise that the output implies; how long the gradient is differs from step to step.
+    """
+    x0, other = latents(any_kind), latents(any_kind)
+    condition, minus = any_kind.encode_captions(CAPTIONS), any_kind.encode_captions(["a", "b"])
+    (probe,) = noised(any_kind, x0, condition, t)
+    (a, s), schedule = any_kind.schedule.rates(t), any_kind.schedule
+
+    def noise_and_clean(xt, out):
+        p, q = TARGETS[schedule.prediction](a, s)
+        solved = torch.linalg.inv(torch.tensor([[a, s], [p, q]]).double())
+        return solved[1, 0] * xt + solved[1, 1] * out, solved[0, 0] * xt + solved[0, 1] * out
+
+    def shift(xt, out):
+        """What is taken off ehat."""
+        ehat, x0hat = noise_and_clean(xt, out)
+        if name == "concept":
+            without = any_kind.network(xt, t, **minus[:1].tensors).sample
+            return noise_and_clean(xt, without)[0] - ehat
+        if name == "reward":
+            decoded = any_kind.family.to_pixels(x0hat)
+            value = -brightness(((decoded + 1) / 2).clamp(0, 1)).sum()
+        elif name == "preference":
+            value = (x0hat - x0[:1]).square().sum() - (x0hat - other[:1]).square().sum()
+        else:
+            value = (x0hat - x0[:1]).square().sum()
+        (slope,) = torch.autograd.grad(value, xt, retain_graph=True)
+        return -slope
+
+    def loss(xt, out):
+        ehat, _ = noise_and_clean(xt, out)
+        return ((ehat - shift(xt, out)).detach() - ehat).square().sum() / 2
+
+    delta = {
+        "dps": lambda: DELTAS["dps"](any_kind, probe, x0),
+        "reward": lambda: guidance.reward(any_kind, probe, brightness),
+        "preference": lambda: guidance.preference(any_kind, probe, x0, other, 1),
+        "concept": lambda: guidance.concept(any_kind, probe, None, minus),
+    }[name]()
+    ours, exact = (
+        first_row(any_kind, probe, delta), of_loss(any_kind, probe, condition, loss),
+    )  # fmt: skip
+    assert_same(ours / ours.norm(), exact / exact.norm(), rtol=1e-6)
+
+
+def test_a_flow_is_asked_at_pure_noise_too(denoiser, monkeypatch):
+    """There x_t holds no signal, and the noise it implies does not depend on the output."""
+    monkeypatch.setattr(denoiser, "schedule", flow(torch.linspace(0.001, 1, 1000)))
+    x0, condition = latents(denoiser), denoiser.encode_captions(CAPTIONS)
+    (probe,) = noised(denoiser, x0, condition, 999)
+    assert denoiser.schedule.rates(999) == (0, 1)
+    torch.testing.assert_close(probe.xt.detach(), probe.noise)
+    for name in ("dsm", "dps", "square"):
+        row = first_row(denoiser, probe, DELTAS[name](denoiser, probe, x0))
+        assert row.isfinite().all() and row.norm() > 1e-3 * probe.out.norm()
 
 
 # --- of what is asked in words, by rewards and by preferences -----------------------------------
@@ -165,12 +277,12 @@ def test_concept_is_the_difference_of_two_predictions(denoiser, based):
     xt = latents(denoiser)  # the trajectory's first point is its noise
 
     def predicted(condition):
-        return denoiser.network(xt, 999, encoder_hidden_states=condition).sample.detach()
+        return denoiser.network(xt, 999, **condition.tensors).sample.detach()
 
-    torch.testing.assert_close(asked.eps, predicted(plus if base is None else base))
+    torch.testing.assert_close(asked.out, predicted(plus if base is None else base))
     assert_same(asked.delta, predicted(minus) - predicted(plus))
-    target = (asked.eps.detach() + predicted(plus) - predicted(minus) - asked.eps).square().sum()
-    assert_same(gradient(denoiser, asked.eps, asked.delta), gradient(denoiser, target / 2))
+    target = (asked.out.detach() + predicted(plus) - predicted(minus) - asked.out).square().sum()
+    assert_same(gradient(denoiser, asked.out, asked.delta), gradient(denoiser, target / 2))
 
 
 def brightness(pixels):
@@ -202,7 +314,7 @@ def test_dps_is_the_reward_of_being_near(pixel_model):
         return -(2 * pixels - 1 - x0).square().flatten(1).sum(1)
 
     reward = guidance.reward(pixel_model, scaled, near)
-    weight = (1 - pixel_model.alpha_bar[t].double()).sqrt()
+    weight = (1 - pixel_model.schedule.alpha_bar[t].double()).sqrt()
     assert_same(DELTAS["dps"](pixel_model, scaled, x0), weight * reward)
 
 
@@ -271,12 +383,11 @@ def test_what_a_prompt_makes_inside_a_mask(denoiser):
     asked = objectives.prompt_objectives(denoiser, batch, empty, ProbeSpec(steps, seed=7), mask)
     for t, each in zip(steps, asked, strict=True):
         noise = torch.stack([seeded_noise(x0.shape[1:], f"7|{id}|{t}|0") for id in ids]).to(x0)
-        a = denoiser.alpha_bar[t].double()
+        a = denoiser.schedule.alpha_bar[t].double()
         xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
         at_c, at_nothing = (
-            denoiser.network(xt, t, encoder_hidden_states=c).sample.detach()
-            for c in (condition, empty)
+            denoiser.network(xt, t, **c.tensors).sample.detach() for c in (condition, empty)
         )
-        assert_same(each.eps, at_c)
+        assert_same(each.out, at_c)
         assert_same(each.delta, (at_nothing - at_c) * mask)
         assert each.delta.any()

@@ -10,7 +10,7 @@ from headwater.features.batch import Batch
 from headwater.features.spec import ProbeSpec
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import sample
-from headwater.models.schedule import Schedule, evenly_spaced
+from headwater.models.schedule import evenly_spaced, preserving
 from headwater.scenes.pipeline import new_scheduler
 
 
@@ -19,10 +19,10 @@ class Gaussian(Denoiser):
 
     def __init__(self, spread):
         self.spread = spread
-        self.schedule = Schedule(new_scheduler().alphas_cumprod, "epsilon")
+        self.schedule = preserving(new_scheduler().alphas_cumprod, "epsilon")
 
     def predict(self, xt, t, condition):
-        a = self.alpha_bar[t]
+        a = self.schedule.alpha_bar[t].item()
         return (1 - a) ** 0.5 * xt / (a * self.spread**2 + 1 - a)
 
 
@@ -42,7 +42,7 @@ def test_inversion_follows_the_exact_flow(spread):
     x0 = spread * torch.randn(4, 1, 2, 2)
     steps = evenly_spaced(500)
     for probe in probes.inversion(denoiser, Batch(x0, None), ProbeSpec(steps)):
-        a = denoiser.alpha_bar[probe.t]
+        a = denoiser.schedule.alpha_bar[probe.t].float()
         exact = x0 * (a * spread**2 + 1 - a).sqrt() / spread
         torch.testing.assert_close(probe.xt.detach(), exact, rtol=0.02, atol=0.01)
 
@@ -53,7 +53,7 @@ def test_generation_undoes_inversion():
     steps = evenly_spaced(500)
     *_, last = probes.inversion(denoiser, Batch(x0, None), ProbeSpec(steps))
     *_, first = probes.generation(denoiser, last.xt.detach(), None, steps)
-    back = denoiser.clean(first.xt.detach(), first.t, first.eps.detach())
+    back = denoiser.schedule.clean(first.out.detach(), first.xt.detach(), first.t)
     torch.testing.assert_close(back, x0, rtol=0.02, atol=0.01)
 
 
@@ -84,7 +84,7 @@ def test_generation_visits_the_sampling_trajectory(tiny_model):
     noise = torch.randn(2, *denoiser.latent_shape)
     condition = denoiser.encode_captions(["a red star", "a fish"])
     *_, last = probes.generation(denoiser, noise, condition, evenly_spaced(5))
-    x0 = denoiser.clean(last.xt.detach(), last.t, last.eps.detach())
+    x0 = denoiser.schedule.clean(last.out.detach(), last.xt.detach(), last.t)
     torch.testing.assert_close(x0, sample(denoiser, noise, condition, steps=5))
 
 

@@ -30,8 +30,8 @@ def test_a_picture_is_encoded_and_its_noise_predicted(denoiser):
     x0 = denoiser.encode_images(PICTURES)
     assert x0.shape == (3, 3, 8, 8) and denoiser.decode(x0)[1].getpixel((0, 0)) == (0, 128, 0)
     with torch.no_grad():
-        eps = denoiser.predict(x0, 9, None)
-        torch.testing.assert_close(eps, denoiser.network(x0) / 10)
+        out = denoiser.predict(x0, 9, None)
+        torch.testing.assert_close(out, denoiser.network(x0) / 10)
 
 
 def test_a_row_is_the_gradient_of_its_loss(denoiser):
@@ -43,7 +43,7 @@ def test_a_row_is_the_gradient_of_its_loss(denoiser):
     last, loss = denoiser.network[3], torch.nn.MSELoss(reduction="sum")
     for i, id in enumerate("abc"):
         noise = seeded_noise((3, 8, 8), f"0|{id}|49|0")[None]
-        xt = denoiser.noise(denoiser.encode_images(PICTURES[i : i + 1]), noise, 49)
+        xt = denoiser.schedule.noised(denoiser.encode_images(PICTURES[i : i + 1]), noise, 49)
         error = loss(denoiser.network(xt) / 50, noise) / 2
         exact = torch.cat([g.flatten() for g in torch.autograd.grad(error, last.parameters())])
         torch.testing.assert_close(rows[i], exact, rtol=1e-4, atol=1e-5)

@@ -108,7 +108,7 @@ def test_a_row_is_the_gradient_of_the_slider_loss(
 
     def predict(text):
         condition = theirs.encode_captions([text])
-        return theirs.pipe.unet(noise, 999, encoder_hidden_states=condition).sample
+        return theirs.pipe.unet(noise, 999, **condition.tensors).sample
 
     eps = predict(plus if base is None else base)
     target = (eps + predict(plus) - predict(minus)).detach()

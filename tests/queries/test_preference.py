@@ -62,7 +62,7 @@ def exact_row(denoiser, winner, loser, captions, timesteps, weigh):
     with torch.no_grad():
         eps = [predict(denoiser, x, 0, c) for x, c in zip(reached, conditions[0], strict=True)]
     for t in timesteps:
-        a = denoiser.alpha_bar[t].double()
+        a = denoiser.schedule.alpha_bar[t].double()
         xt = [
             (a.sqrt() * x + (1 - a).sqrt() * e).detach().requires_grad_()
             for x, e in zip(reached, eps, strict=True)
@@ -84,7 +84,7 @@ def exact_row(denoiser, winner, loser, captions, timesteps, weigh):
 
 
 def predict(denoiser, xt, t, condition):
-    return denoiser.network(xt, t, encoder_hidden_states=condition).sample
+    return denoiser.network(xt, t, **condition.tensors).sample
 
 
 @pytest.mark.parametrize("normalise", ["none", "probe"])

@@ -71,9 +71,9 @@ def decoded(denoiser, x0hat):
 def exact_row(denoiser, reward, noise, condition, timesteps, weigh):
     """Mean over DDIM steps of weigh(grad ||sg[eps - grad_xt R(x0hat)] - eps||^2 / 2)."""
     total, xt = 0, noise
-    given = {} if condition is None else {"encoder_hidden_states": condition}
+    given = {} if condition is None else condition.tensors
     for t, then in zip(timesteps[::-1], [*timesteps[-2::-1], None], strict=True):
-        a = denoiser.alpha_bar[t].double()
+        a = denoiser.schedule.alpha_bar[t].double()
         xt = xt.detach().requires_grad_()
         eps = denoiser.network(xt, t, **given).sample
         x0hat = (xt - (1 - a).sqrt() * eps) / a.sqrt()
@@ -82,7 +82,7 @@ def exact_row(denoiser, reward, noise, condition, timesteps, weigh):
         loss = ((eps - slope).detach() - eps).square().sum() / 2
         total = total + weigh(gradient(denoiser, loss))
         if then is not None:
-            a = denoiser.alpha_bar[then].double()
+            a = denoiser.schedule.alpha_bar[then].double()
             xt = a.sqrt() * x0hat.detach() + (1 - a).sqrt() * eps.detach()
     return total / len(timesteps)
 
@@ -117,7 +117,7 @@ def test_nearness_as_a_reward_gives_the_row_of_dps(tmp_path):
         return -(2 * pixels - 1 - x0).square().flatten(1).sum(1)
 
     ours = machine.query_rows(objectives.reward_objectives(denoiser, xt, None, near, (99,)))[0]
-    a = denoiser.alpha_bar[99].double()
+    a = denoiser.schedule.alpha_bar[99].double()
     xt.requires_grad_()
     eps = denoiser.network(xt, 99).sample
     x0hat = (xt - (1 - a).sqrt() * eps) / a.sqrt()

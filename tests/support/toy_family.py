@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from headwater.models.schedule import Schedule
+from headwater.models.schedule import preserving
 
 
 def toy_pipeline():
@@ -34,7 +34,7 @@ class Toy:
         return hasattr(pipe, "toy")
 
     def schedule(self):
-        return Schedule((1 - self.pipe.betas).cumprod(0), "epsilon")
+        return preserving((1 - self.pipe.betas).cumprod(0), "epsilon")
 
     def forward(self, network, xt, t, condition):
         return network(xt) / (1 + t)

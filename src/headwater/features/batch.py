@@ -12,6 +12,7 @@ import PIL.Image
 from jaxtyping import Float
 from torch import Tensor
 
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
 
@@ -27,11 +28,11 @@ class Batch:
     """
 
     x0: Float[Tensor, "b c h w"]
-    condition: Float[Tensor, "n l e"] | None
+    condition: Condition | None
     ids: Sequence[str] = ()
     counts: Sequence[int] = ()
 
-    def drawn(self, keys: Sequence[str]) -> Float[Tensor, "b l e"] | None:
+    def drawn(self, keys: Sequence[str]) -> Condition | None:
         """The condition of one caption of each image, drawn uniformly by the hash of its key.
 
         A model is trained so: at each step an image comes with one of its captions. The same key

@@ -1,6 +1,6 @@
 """Feature rows: probes -> guidance -> per-sample J^T delta -> projection -> mean over probes.
 
-Train rows and query rows go through `probe_rows`; only the pairs (eps, delta) that they bring
+Train rows and query rows go through `probe_rows`; only the pairs (out, delta) that they bring
 differ (`objectives.py`). One code path gives both the same sign.
 """
 
@@ -31,7 +31,7 @@ class ProbeRow:
     """One probe of a batch.
 
     `features` is P^T J^T delta, `norms` the exact, unprojected norm of each layer's part,
-    `residual` the mean squared error of the predicted noise, where noise was drawn.
+    `residual` the mean squared error of the output, where noise was drawn.
     """
 
     features: Float[Tensor, "b k"]
@@ -113,12 +113,12 @@ def probe_rows(
     delta goes through the network at unit root mean square, so that half precision neither
     overflows nor vanishes; linear as it is, the result is scaled back.
     """
-    for eps, delta, residual in objectives:
+    for out, delta, residual in objectives:
         unit, scale = unit_rms(delta)
-        features = widened(eps.new_zeros(len(eps), projection.dim))
+        features = widened(out.new_zeros(len(out), projection.dim))
         norms = {
             layer: projection.add[layer](features, calls) * scale
-            for layer, calls in tape.calls(eps, unit)
+            for layer, calls in tape.calls(out, unit)
         }
         yield ProbeRow(features.mul_(scale[:, None]), norms, residual)
 

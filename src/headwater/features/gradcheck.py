@@ -18,6 +18,7 @@ from torch import Tensor
 from headwater.errors import SelfCheckError
 from headwater.gradients.layers import size
 from headwater.gradients.vjp import Tape, unit_rms
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import for_gradients
 from headwater.models.sampling import seeded_noise
@@ -35,7 +36,7 @@ def self_check(
     denoiser: Denoiser,
     layers: Iterable[str],
     x0: Float[Tensor, "2 c h w"],
-    condition: Float[Tensor, "2 l e"] | None,
+    condition: Condition | None,
 ) -> str:
     """Compare per-sample gradients with autograd's, and say in one line how close they are.
 
@@ -102,24 +103,24 @@ def _in_float64(denoiser: Denoiser) -> Denoiser:
     return twin
 
 
-def _asked(denoiser: Denoiser, x0: Tensor, condition: Tensor | None):
+def _asked(denoiser: Denoiser, x0: Tensor, condition: Condition | None):
     """One noisy point and one random delta for each sample, the same in every precision."""
-    t = len(denoiser.alpha_bar) // 2
+    t = len(denoiser.schedule) // 2
     point, delta = (
         torch.stack([seeded_noise(x0.shape[1:], "self-check", what, i) for i in range(len(x0))])
         for what in ("point", "delta")
     )
     x0, point, delta = (a.to(denoiser.device, denoiser.latent_dtype) for a in (x0, point, delta))
     c = None if condition is None else condition.to(denoiser.device, denoiser.dtype)
-    return denoiser.noise(x0, point, t), t, c, unit_rms(delta)[0]
+    return denoiser.schedule.noised(x0, point, t), t, c, unit_rms(delta)[0]
 
 
 def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = {name: denoiser.network.get_submodule(name) for name in names}
     with for_gradients(denoiser, list(layers.values())), Tape(layers) as tape:
-        eps = denoiser.predict(xt.requires_grad_(), t, c)
-        found = {name: rows.to(x0.device) for name, rows in tape.gradients(eps, delta)}
+        out = denoiser.predict(xt.requires_grad_(), t, c)
+        found = {name: rows.to(x0.device) for name, rows in tape.gradients(out, delta)}
     for name in found.keys() ^ layers.keys():  # a layer that was not called
         found[name] = x0.new_zeros(len(x0), size(layers[name]))
     return found
@@ -133,8 +134,8 @@ def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     flat = [weight.requires_grad_() for own in weights.values() for weight in own]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for i in range(len(xt)):
-        eps = denoiser.predict(xt[i : i + 1], t, None if c is None else c[i : i + 1])
-        found = iter(torch.autograd.grad(eps, flat, delta[i : i + 1], allow_unused=True))
+        out = denoiser.predict(xt[i : i + 1], t, None if c is None else c[i : i + 1])
+        found = iter(torch.autograd.grad(out, flat, delta[i : i + 1], allow_unused=True))
         for name, own in weights.items():
             parts = [torch.zeros_like(w) if g is None else g for w, g in zip(own, found)]  # noqa: B905 - `found` goes on
             rows[name].append(torch.cat([part.flatten() for part in parts]))

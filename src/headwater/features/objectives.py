@@ -1,4 +1,4 @@
-"""Objectives: at each probe a prediction, on its graph, and the delta that is asked of it.
+"""Objectives: at each probe an output, on its graph, and the delta that is asked of it.
 
 Each function joins a path of `probes` with a delta of `guidance`. Training images and queries
 about images are the same function.
@@ -16,15 +16,16 @@ from headwater.features import guidance, probes
 from headwater.features.batch import Batch
 from headwater.features.probes import Probe
 from headwater.features.spec import ProbeSpec, Side
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 
 Mask = Float[Tensor, "1 1 h w"]
 
 
 class Objective(NamedTuple):
-    """One probe's prediction, what is asked of it, and its mean squared error where it has one."""
+    """One probe's output, what is asked of it, and its mean squared error where it has one."""
 
-    eps: Float[Tensor, "b c h w"]
+    out: Float[Tensor, "b c h w"]
     delta: Float[Tensor, "b c h w"]
     residual: Float[Tensor, " b"] | None = None
 
@@ -39,13 +40,13 @@ def image_objectives(
         path = probes.noising(denoiser, batch, spec)
     for probe in path:
         delta = guidance.DELTAS[side.delta](denoiser, probe, batch.x0)
-        yield Objective(probe.eps, _masked(delta, mask), _residual(probe))
+        yield Objective(probe.out, _masked(delta, mask), _residual(denoiser, probe, batch.x0))
 
 
 def prompt_objectives(
     denoiser: Denoiser,
     batch: Batch,
-    empty: Float[Tensor, "b l e"],
+    empty: Condition,
     spec: ProbeSpec,
     mask: Mask | None = None,
 ) -> Iterator[Objective]:
@@ -56,56 +57,56 @@ def prompt_objectives(
     """
     for probe in probes.noising(denoiser, batch, spec):
         delta = guidance.concept(denoiser, probe, None, empty)
-        yield Objective(probe.eps, _masked(delta, mask))
+        yield Objective(probe.out, _masked(delta, mask))
 
 
 def concept_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    plus: Float[Tensor, "b l e"],
-    minus: Float[Tensor, "b l e"],
-    base: Float[Tensor, "b l e"] | None,
+    plus: Condition,
+    minus: Condition,
+    base: Condition | None,
     timesteps: Sequence[int],
 ) -> Iterator[Objective]:
     """The concept slider along trajectories from `noise` under c (`base`, or c+ itself)."""
     path = probes.generation(denoiser, noise, plus if base is None else base, timesteps)
     for probe in path:
         delta = guidance.concept(denoiser, probe, None if base is None else plus, minus)
-        yield Objective(probe.eps, delta)
+        yield Objective(probe.out, delta)
 
 
 def contrast_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    plus: Float[Tensor, "b l e"],
-    minus: Float[Tensor, "b l e"],
-    base: Float[Tensor, "b l e"] | None,
+    plus: Condition,
+    minus: Condition,
+    base: Condition | None,
     timesteps: Sequence[int],
 ) -> Iterator[Objective]:
     """D-TRAK's output under c+ less the same under c-, where `concept_objectives` asks the slider.
 
-    ||eps(xt, c+)||^2 - ||eps(xt, c-)||^2, up to a positive constant, along trajectories from
+    ||out(xt, c+)||^2 - ||out(xt, c-)||^2, up to a positive constant, along trajectories from
     `noise` under c (`base`, or c+ itself): two probes at each timestep. Our own, from Zheng 2024
     (table 1) and Concept-TRAK (section 3.2). The two may be nearly equal: in half precision their
     difference has fewer digits than either.
     """
     for probe in probes.generation(denoiser, noise, plus if base is None else base, timesteps):
         with_concept = probe if base is None else probes.at(denoiser, probe, plus)
-        yield Objective(with_concept.eps, with_concept.eps.detach())
+        yield Objective(with_concept.out, with_concept.out.detach())
         without = probes.at(denoiser, probe, minus)
-        yield Objective(without.eps, -without.eps.detach())
+        yield Objective(without.out, -without.out.detach())
 
 
 def reward_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
+    condition: Condition | None,
     reward: guidance.Reward,
     timesteps: Sequence[int],
 ) -> Iterator[Objective]:
     """The gradient of a reward of images along trajectories from `noise`."""
     for probe in probes.generation(denoiser, noise, condition, timesteps):
-        yield Objective(probe.eps, guidance.reward(denoiser, probe, reward))
+        yield Objective(probe.out, guidance.reward(denoiser, probe, reward))
 
 
 def preference_objectives(
@@ -117,14 +118,15 @@ def preference_objectives(
 ) -> Iterator[Objective]:
     """One side of preference pairs, along the inversion of its images."""
     for probe in probes.inversion(denoiser, own, spec):
-        yield Objective(probe.eps, guidance.preference(denoiser, probe, own.x0, other, sign))
+        yield Objective(probe.out, guidance.preference(denoiser, probe, own.x0, other, sign))
 
 
 def _masked(delta: Tensor, mask: Tensor | None) -> Tensor:
     return delta if mask is None else delta * mask
 
 
-def _residual(probe: Probe) -> Tensor | None:
+def _residual(denoiser: Denoiser, probe: Probe, x0: Tensor) -> Tensor | None:
     if probe.noise is None:
         return None
-    return (probe.eps.detach() - probe.noise).square().flatten(1).mean(1)
+    target = denoiser.schedule.asked(x0, probe.noise, probe.t)
+    return (probe.out.detach() - target).square().flatten(1).mean(1)

@@ -15,21 +15,22 @@ from torch import Tensor
 
 from headwater.features.batch import Batch
 from headwater.features.spec import ProbeSpec
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import guided, seeded_noise
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One point (xt, t) for each row of a batch, and the prediction there.
+    """One point (xt, t) for each row of a batch, and the network's output there.
 
-    `eps` is on the autograd graph of `xt`, until the path is asked for its next probe. `noise` is
+    `out` is on the autograd graph of `xt`, until the path is asked for its next probe. `noise` is
     the noise that made `xt`, where there was one, and `keys` what each row's noise was drawn for.
     """
 
     xt: Float[Tensor, "b c h w"]
     t: int
-    eps: Float[Tensor, "b c h w"]
+    out: Float[Tensor, "b c h w"]
     noise: Float[Tensor, "b c h w"] | None = None
     keys: Sequence[str] = ()
 
@@ -38,7 +39,7 @@ def _probe(
     denoiser: Denoiser,
     xt: Tensor,
     t: int,
-    condition: Tensor | None,
+    condition: Condition | None,
     noise: Tensor | None = None,
     keys: Sequence[str] = (),
 ) -> Probe:
@@ -47,8 +48,8 @@ def _probe(
         return Probe(xt, t, denoiser.predict(xt, t, condition), noise, keys)
 
 
-def at(denoiser: Denoiser, probe: Probe, condition: Float[Tensor, "b l e"]) -> Probe:
-    """Another prediction at the probe's state, on a graph of its own."""
+def at(denoiser: Denoiser, probe: Probe, condition: Condition) -> Probe:
+    """Another output at the probe's state, on a graph of its own."""
     return _probe(denoiser, probe.xt, probe.t, condition)
 
 
@@ -62,7 +63,7 @@ def noising(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Probe
             keys = _keys(batch, spec, t, draw)
             noise = torch.stack([seeded_noise(batch.x0.shape[1:], key) for key in keys])
             noise = noise.to(batch.x0)
-            xt = denoiser.noise(batch.x0, noise, t)
+            xt = denoiser.schedule.noised(batch.x0, noise, t)
             yield _probe(denoiser, xt, t, batch.drawn(keys), noise, keys)
 
 
@@ -74,33 +75,33 @@ def inversion(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Pro
     """Deterministic DDIM inversion of x0, a probe at every ascending timestep.
 
     One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal. Gradients
-    are taken of the conditional prediction; with a guidance other than 1 the path follows
-    eps("") + guidance (eps(c) - eps("")), one forward pass more at each step. Of several captions
+    are taken of the conditional output; with a guidance other than 1 the path follows
+    out("") + guidance (out(c) - out("")), one forward pass more at each step. Of several captions
     one is drawn at each timestep, as in `noising`; the path goes on from what was predicted there.
     """
-    x0, guidance = batch.x0, spec.inversion_guidance
+    x0, guidance, schedule = batch.x0, spec.inversion_guidance, denoiser.schedule
     empty = denoiser.encode_captions([""] * len(x0)) if guidance != 1 else None
 
-    def direction(xt: Tensor, t: int, eps: Tensor) -> Tensor:
-        return eps if empty is None else guided(denoiser, xt, t, eps, empty, guidance)
+    def direction(xt: Tensor, t: int, out: Tensor) -> Tensor:
+        return out if empty is None else guided(denoiser, xt, t, out, empty, guidance)
 
     with torch.no_grad():
         condition = batch.drawn(_keys(batch, spec, 0))
-        eps = direction(x0, 0, denoiser.predict(x0, 0, condition))
-    x0hat = x0
+        out = direction(x0, 0, denoiser.predict(x0, 0, condition))
+    x0hat, noise = x0, schedule.noise(out, x0, 0)
     for t in spec.timesteps:
         condition = batch.drawn(_keys(batch, spec, t))
-        probe = _probe(denoiser, denoiser.noise(x0hat, eps, t), t, condition)
+        probe = _probe(denoiser, schedule.noised(x0hat, noise, t), t, condition)
         yield probe
         xt = probe.xt.detach()
-        eps = direction(xt, t, probe.eps.detach())
-        x0hat = denoiser.clean(xt, t, eps)
+        out = direction(xt, t, probe.out.detach())
+        x0hat, noise = schedule.clean(out, xt, t), schedule.noise(out, xt, t)
 
 
 def generation(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
+    condition: Condition | None,
     timesteps: Sequence[int],
 ) -> Iterator[Probe]:
     """DDIM sampling (eta = 0, unguided) from `noise`, a probe at every timestep, noisiest first."""
@@ -109,6 +110,4 @@ def generation(
         probe = _probe(denoiser, xt, t, condition)
         yield probe
         if following is not None:
-            eps = probe.eps.detach()
-            x0hat = denoiser.clean(probe.xt.detach(), t, eps)
-            xt = denoiser.noise(x0hat, eps, following)
+            xt = denoiser.schedule.moved(probe.out.detach(), probe.xt.detach(), t, following)

@@ -1,6 +1,6 @@
 r"""Per-sample J^T delta for chosen layers, one after the other, without a single weight gradient.
 
-A layer sees delta only through gy = d<eps, delta>/dy, the gradient of its output y. With its input
+A layer sees delta only through gy = d<out, delta>/dy, the gradient of its output y. With its input
 x that gives the gradient of each sample (for y = W x + b the sum over tokens of gy x^T, and of gy;
 `layers.py` has the others). So a forward hook keeps each layer's input and the graph edge of its
 output, one `torch.autograd.grad` brings all gy, and the layers are combined, used and dropped one
@@ -62,17 +62,17 @@ class Tape:
         return hook
 
     def calls(
-        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
+        self, out: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
     ) -> Iterator[tuple[str, list[Call]]]:
-        """Yield (layer, its calls in the pass), with gy = d<eps, delta>/dy for each call.
+        """Yield (layer, its calls in the pass), with gy = d<out, delta>/dy for each call.
 
-        Consumes the recording and the graph of `eps`. A layer that was not called, or whose output
-        `eps` does not depend on, is not yielded.
+        Consumes the recording and the graph of `out`. A layer that was not called, or whose output
+        `out` does not depend on, is not yielded.
         """
         found: dict[str, list[Call]] = {}
         seen, self._seen = self._seen, []
         edges = [edge for _, _, edge in seen]
-        upstream = torch.autograd.grad(eps, edges, grad_outputs=delta, allow_unused=True)
+        upstream = torch.autograd.grad(out, edges, grad_outputs=delta, allow_unused=True)
         for (name, x, _), gy in zip(seen, upstream, strict=True):
             if gy is not None:
                 found.setdefault(name, []).append((x, gy))
@@ -82,10 +82,10 @@ class Tape:
             yield name, found.pop(name)
 
     def gradients(
-        self, eps: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
+        self, out: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
     ) -> Iterator[tuple[str, Float[Tensor, "b d"]]]:
         """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters."""
-        for name, calls in self.calls(eps, delta):
+        for name, calls in self.calls(out, delta):
             yield name, per_sample(self.modules[name], calls)
 
 

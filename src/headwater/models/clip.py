@@ -15,8 +15,8 @@ from torch import Tensor
 
 from headwater.models.families.words import tokenizer_facts
 from headwater.models.fingerprint import Digest
-from headwater.models.load import from_hub, model_errors
-from headwater.models.weights import Unreadable, load_whole
+from headwater.models.loading.pipelines import from_hub, model_errors
+from headwater.models.loading.weights import Unreadable, load_whole
 
 # What CLIP was trained with, for folders that do not say (openai/CLIP, clip.py).
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -1,9 +1,9 @@
-r"""A diffusers pipeline seen as one function, eps(x_t, t, c).
+r"""A diffusers pipeline seen as one function, out(x_t, t, c).
 
-Names follow the papers: x0 is a clean latent, xt its noisy version at integer timestep t, eps the
-noise, alpha_bar[t] the share of signal power left: xt = sqrt(alpha_bar) x0 + sqrt(1-alpha_bar) eps.
-Whatever the network predicts (epsilon, v, sample), `predict` returns eps. What differs between
-kinds of pipelines is in their family's file (`families/`); this one drives any of them.
+Names follow the papers: x0 is a clean latent, xt its noisy version at integer timestep t. What the
+network predicts of the two (noise, v, the sample, a flow) its `schedule` knows, and makes x0hat and
+noise of it: gradients are of the output as it is. What differs between kinds of pipelines is in
+their family's file (`families/`); this one drives any of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning, ParameterError
 from headwater.gradients.parameters import first_match, select
+from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
-from headwater.models.load import load_pipeline, place
+from headwater.models.loading.pipelines import load_pipeline, place
 from headwater.runtime.memory import usable_device
 
 
 class Denoiser:
-    """eps(x_t, t, c) of a loaded pipeline, with its way in (encode) and out (decode).
+    """out(x_t, t, c) of a loaded pipeline, with its way in (encode) and out (decode).
 
     Args:
         pipe: a diffusers pipeline of one of the families (`headwater.models.families`).
@@ -59,7 +60,7 @@ class Denoiser:
         # A trajectory adds up many small steps, which half precision would lose.
         self.latent_dtype = torch.promote_types(dtype, torch.float32)
         self.network: nn.Module = self.family.network
-        self.schedule = self.family.schedule().to(self.device)
+        self.schedule = self.family.schedule()
         for part in (self.network, *self.family.encoders.values()):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
             nn.Module.to(part, self.device, dtype)
@@ -93,36 +94,13 @@ class Denoiser:
         self,
         xt: Float[Tensor, "b c h w"],
         t: int,
-        condition: Float[Tensor, "b l e"] | None,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
-        """The predicted noise at timestep t, with its graph where gradients are on.
+        """The network's output at timestep t, with its graph where gradients are on.
 
-        The network sees xt in its own type; eps comes back in xt's.
+        The network sees xt in its own type; the output comes back in xt's.
         """
-        out = self.family.forward(self.network, xt.to(self.dtype), t, condition).to(xt.dtype)
-        return self.schedule.eps(out, xt, t)
-
-    def clean(self, xt: Tensor, t: int, eps: Tensor) -> Tensor:
-        """x0hat that eps implies: (xt - sqrt(1-alpha_bar) eps) / sqrt(alpha_bar)."""
-        return self.schedule.clean(xt, t, eps)
-
-    def noise(self, x0: Tensor, eps: Tensor, t: int) -> Tensor:
-        """Noisy xt = sqrt(alpha_bar) x0 + sqrt(1-alpha_bar) eps."""
-        return self.schedule.noise(x0, eps, t)
-
-    def signal_noise(self, t: int) -> tuple[float, float]:
-        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at timestep t."""
-        return self.schedule.signal_noise(t)
-
-    @property
-    def alpha_bar(self) -> Float[Tensor, " t"]:
-        """The share of signal power left at each timestep."""
-        return self.schedule.alpha_bar
-
-    @property
-    def prediction_type(self) -> str:
-        """What the network predicts: epsilon, v_prediction or sample."""
-        return self.schedule.prediction
+        return self.family.forward(self.network, xt.to(self.dtype), t, condition).to(xt.dtype)
 
     # --- its layers ------------------------------------------------------------------------
 
@@ -184,12 +162,12 @@ class Denoiser:
         return ((self.family.to_pixels(x0).to(self.latent_dtype) + 1) / 2).clamp(0, 1)
 
     @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str]) -> Float[Tensor, "b l e"] | None:
+    def encode_captions(self, captions: Sequence[str]) -> Condition | None:
         """Conditions for captions; None for a model that reads none."""
         words = self.family.words
         if words is None:
             return None
-        return encoded_once(captions, words.encode).to(self.dtype)
+        return encoded_once(captions, words.encode).to(dtype=self.dtype)
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, tuple[str, str]]:
         """(words read, words lost) of each prompt that is longer than the text encoder takes."""
@@ -219,8 +197,9 @@ class Denoiser:
             digest = Digest()
             digest.add_module("network", self.network)
             digest.add("network facts", self.family.network_facts())
-            digest.add("prediction", self.prediction_type)
-            digest.add_tensor("alpha_bar", self.alpha_bar)
+            digest.add("prediction", self.schedule.prediction)
+            digest.add_tensor("a", self.schedule.a)
+            digest.add_tensor("s", self.schedule.s)
             self._add_encoders(digest)
             self._fingerprint = digest.hex()
         return self._fingerprint
@@ -250,10 +229,10 @@ def _require_dtype(dtype: Any) -> None:
 
 
 def encoded_once(
-    texts: Sequence[str], encode: Callable[[Sequence[str]], Float[Tensor, "b l e"]], batch: int = 64
-) -> Float[Tensor, "n l e"]:
+    texts: Sequence[str], encode: Callable[[Sequence[str]], Condition], batch: int = 64
+) -> Condition:
     """What `encode` makes of texts, each different one once, so many at a time."""
     unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     rows = list(unique)
-    encoded = torch.cat([encode(rows[i : i + batch]) for i in range(0, len(rows), batch)])
+    encoded = joined([encode(rows[i : i + batch]) for i in range(0, len(rows), batch)])
     return encoded[[unique[text] for text in texts]]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from headwater.models.condition import Condition, joined
 from headwater.models.denoiser import Denoiser
 from headwater.storage.files import read_tensors, write_tensors
 
@@ -21,7 +21,7 @@ def encode(
     images: Sequence[Image.Image],
     captions: Sequence[str],
     kept: Path | None = None,
-) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "n l e"] | None]:
+) -> tuple[Float[Tensor, "b c h w"], Condition | None]:
     """(x0, condition) of images, and of captions: as many as there are images, or more.
 
     With `kept`, a folder, each is looked up there by its content and by the weights that encode
@@ -32,36 +32,40 @@ def encode(
     folder = kept / denoiser.encoders_fingerprint()[:32]
     pixels = [np.asarray(image.convert("RGB")) for image in images]
     keys = [hashlib.sha256(f"{p.shape}".encode() + p.tobytes()).hexdigest() for p in pixels]
-    x0 = _looked_up(
-        folder / "images", keys, lambda new: denoiser.encode_images([images[i] for i in new])
-    )
+
+    def encode_images(new: Sequence[int]) -> Condition:
+        return Condition({"x0": denoiser.encode_images([images[i] for i in new])})
+
+    x0 = _looked_up(folder / "latents", keys, encode_images).tensors["x0"]
     if not denoiser.conditional:
         return x0.to(denoiser.device), None
     keys = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
 
-    def encode_new(new: Sequence[int]) -> Tensor:
+    def encode_captions(new: Sequence[int]) -> Condition:
         encoded = denoiser.encode_captions([captions[i] for i in new])
         assert encoded is not None
         return encoded
 
-    condition = _looked_up(folder / "captions", keys, encode_new)
+    condition = _looked_up(folder / "conditions", keys, encode_captions)
     return x0.to(denoiser.device), condition.to(denoiser.device)
 
 
-def _looked_up(folder: Path, keys: Sequence[str], compute) -> Tensor:
-    """One tensor for each key: from `folder`, or computed together and written there."""
-    found = {key: _read(folder, key) for key in dict.fromkeys(keys)}
-    new = [key for key, tensor in found.items() if tensor is None]
+def _looked_up(
+    folder: Path, keys: Sequence[str], compute: Callable[[Sequence[int]], Condition]
+) -> Condition:
+    """A row for each key: from `folder`, or computed together and written there."""
+    found: dict[str, Condition] = {}
+    for key in dict.fromkeys(keys):
+        tensors = read_tensors(_file(folder, key))
+        if tensors is not None:
+            found[key] = Condition(tensors)
+    new = [key for key in dict.fromkeys(keys) if key not in found]
     if new:
-        for key, tensor in zip(new, compute([keys.index(key) for key in new]).cpu(), strict=True):
-            write_tensors(_file(folder, key), {"encoded": tensor}, {})
-            found[key] = tensor
-    return torch.stack([found[key] for key in keys])  # pyright: ignore - none is None any more
-
-
-def _read(folder: Path, key: str) -> Tensor | None:
-    kept = read_tensors(_file(folder, key))
-    return None if kept is None else kept["encoded"]
+        computed = compute([keys.index(key) for key in new]).to("cpu")
+        for row, key in enumerate(new):
+            found[key] = computed[[row]]
+            write_tensors(_file(folder, key), dict(found[key].tensors), {})
+    return joined([found[key] for key in keys])
 
 
 def _file(folder: Path, key: str) -> Path:

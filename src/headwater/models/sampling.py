@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
-from headwater.models.schedule import evenly_spaced
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ def draw(
 
 @torch.no_grad()
 def guided(
-    denoiser: Denoiser, xt: Tensor, t: int, eps: Tensor, empty: Tensor, guidance: float
+    denoiser: Denoiser, xt: Tensor, t: int, out: Tensor, empty: Condition, guidance: float
 ) -> Tensor:
-    """Classifier-free guidance: eps("") + guidance (eps - eps("")), one forward pass."""
+    """Classifier-free guidance: out("") + guidance (out - out("")), one forward pass."""
     free = denoiser.predict(xt, t, empty)
-    return free + guidance * (eps - free)
+    return free + guidance * (out - free)
 
 
 def trajectory(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
-    unconditional: Float[Tensor, "b l e"] | None = None,
+    condition: Condition | None,
+    unconditional: Condition | None = None,
     *,
     steps: int = 50,
     guidance: float = 1.0,
@@ -90,16 +90,18 @@ def ddim(
     predict: Callable[[Tensor, int], Tensor],
     steps: int,
 ) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
-    """(t, x0hat) of every step, by the denoiser's schedule and eps = predict(xt, t)."""
-    timesteps = evenly_spaced(steps, len(denoiser.alpha_bar))[::-1]
+    """(t, x0hat) of every step, by the denoiser's schedule and out = predict(xt, t).
+
+    With eta = 0 that is Euler's method for a flow.
+    """
+    timesteps, schedule = denoiser.schedule.evenly_spaced(steps)[::-1], denoiser.schedule
     xt = noise
     bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
     for t, following in zip(bar, [*timesteps[1:], None], strict=True):
-        eps = predict(xt, t)
-        x0hat = denoiser.clean(xt, t, eps)
-        yield t, x0hat
+        out = predict(xt, t)
+        yield t, schedule.clean(out, xt, t)
         if following is not None:
-            xt = denoiser.noise(x0hat, eps, following)
+            xt = schedule.moved(out, xt, t, following)
 
 
 @torch.no_grad()
@@ -107,22 +109,22 @@ def steered(
     denoiser: Denoiser,
     xt: Tensor,
     t: int,
-    condition: Tensor | None,
-    unconditional: Tensor | None,
+    condition: Condition | None,
+    unconditional: Condition | None,
     guidance: float,
 ) -> Tensor:
-    """eps, with classifier-free guidance if there is an unconditional side and it is not 1."""
-    eps = denoiser.predict(xt, t, condition)
+    """The output; guided if there is an unconditional side and the guidance is not 1."""
+    out = denoiser.predict(xt, t, condition)
     if unconditional is None or guidance == 1:
-        return eps
-    return guided(denoiser, xt, t, eps, unconditional, guidance)
+        return out
+    return guided(denoiser, xt, t, out, unconditional, guidance)
 
 
 def sample(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c h w"],
-    condition: Float[Tensor, "b l e"] | None,
-    unconditional: Float[Tensor, "b l e"] | None = None,
+    condition: Condition | None,
+    unconditional: Condition | None = None,
     *,
     steps: int = 50,
     guidance: float = 1.0,

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.gradients.vjp import TINY, unit_rms
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser, encoded_once
 from headwater.models.families.family import Words
 from headwater.models.patches import frozen
@@ -61,11 +62,11 @@ def _words(denoiser: Denoiser) -> Words:
 
 
 @torch.no_grad()
-def encode(denoiser: Denoiser, token: Token, prompts: Sequence[str]) -> Float[Tensor, "b l e"]:
+def encode(denoiser: Denoiser, token: Token, prompts: Sequence[str]) -> Condition:
     """Conditions for prompts that may hold the token."""
     embedding = token.embedding.to(denoiser.device)
     with _words(denoiser).reader(token.name, embedding) as read:
-        return encoded_once(prompts, read).to(denoiser.dtype)
+        return encoded_once(prompts, read).to(dtype=denoiser.dtype)
 
 
 def initial(denoiser: Denoiser, words: str) -> Float[Tensor, " e"]:
@@ -125,7 +126,7 @@ def learn_token(
         words.reader(name, vector) as read,
     ):
         for step in range(steps):
-            t, prompt = chance.randrange(1, len(denoiser.alpha_bar)), chance.choice(prompts)
+            t, prompt = chance.randrange(1, len(denoiser.schedule)), chance.choice(prompts)
             draws = [
                 seeded_noise(x0.shape[1:], seed, "token", step, i) for i in range(learning.batch)
             ]
@@ -154,10 +155,10 @@ class Noised:
 def loss_and_gradient(
     denoiser: Denoiser,
     vector: Float[Tensor, " e"],
-    condition: Float[Tensor, "1 l e"],
+    condition: Condition,
     noised: Noised,
 ) -> tuple[float, Float[Tensor, " e"]]:
-    """The mean of m (eps - e)^2 over noises and over the mask, and its gradient for the vector.
+    """The mean of m (out - target)^2 over noises and the mask, and its gradient for the vector.
 
     The error goes back through the network at unit size, so that half precision does not lose it.
 
@@ -165,13 +166,13 @@ def loss_and_gradient(
         condition: of a prompt that holds the word, with its graph to the vector.
     """
     x0, noise, t = noised.x0, noised.noise, noised.t
-    condition = condition.to(denoiser.dtype).expand(len(noise), -1, -1)
-    eps = denoiser.predict(denoiser.noise(x0, noise, t), t, condition)
+    condition = condition.to(dtype=denoiser.dtype).repeated(len(noise))
+    out = denoiser.predict(denoiser.schedule.noised(x0, noise, t), t, condition)
     mask = torch.ones_like(x0[:1, :1]) if noised.mask is None else noised.mask
-    share = mask / (mask.sum() * eps.shape[0] * eps.shape[1])
-    error = eps.detach() - noise
+    share = mask / (mask.sum() * out.shape[0] * out.shape[1])
+    error = out.detach() - denoiser.schedule.asked(x0, noise, t)
     unit, scale = unit_rms((2 * share * error)[None])
-    (gradient,) = torch.autograd.grad(eps, vector, unit[0])
+    (gradient,) = torch.autograd.grad(out, vector, unit[0])
     return (share * error.square()).sum().item(), gradient * scale
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from headwater.errors import NonFiniteError
 from headwater.features.extractor import Extractor
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import seeded_noise
 from headwater.queries.query import Drawer
@@ -121,7 +122,7 @@ def trajectory_noise(
     return torch.stack(noise).to(denoiser.device, denoiser.latent_dtype)
 
 
-def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Float[Tensor, "b l e"]:
+def encode_prompts(denoiser: Denoiser, prompts: Sequence[str]) -> Condition:
     """Conditions of prompts, for a model that reads them."""
     encoded = denoiser.encode_captions(prompts)
     assert encoded is not None, "a model that reads no prompts is refused before"

@@ -148,7 +148,7 @@ class Image(Question):
         if side is not None and side.path == "noising":
             noise = seeded_noise(model.latent_shape, self.seed, "shown")[None].to(model.device)
             x0 = picture.x0.to(model.device)
-            image = model.decode(model.noise(x0, noise.to(x0), self.step))[0]
+            image = model.decode(model.schedule.noised(x0, noise.to(x0), self.step))[0]
             caption = f"The finished picture, noised as at step {self.step}"
         else:
             image = model.decode(picture.x0hats[self.step].to(model.device))[0]
@@ -268,7 +268,7 @@ class PictureDrawer:
         of_prompt = self.side.delta == "concept"
         empty = encode_prompts(denoiser, [""] * count) if of_prompt else None
         for x0, timesteps in self.targets:
-            x0 = x0.to(denoiser.device, denoiser.latent_dtype).expand(count, -1, -1, -1)
+            x0 = x0.to(denoiser.device, denoiser.latent_dtype).expand(count, *x0.shape[1:])
             batch = Batch(x0, condition, ids)
             spec = ProbeSpec(timesteps, extractor.seed, 1, self.inversion_guidance)
             if empty is not None:

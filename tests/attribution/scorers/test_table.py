@@ -142,7 +142,7 @@ class SizeDrawer:
         condition = denoiser.encode_captions([self.query.prompt] * len(draws))
         noise = trajectory_noise(denoiser, self.query.seed, draws)
         for probe in generation(denoiser, noise, condition, extractor.timesteps):
-            yield Objective(probe.eps, -probe.eps.detach())
+            yield Objective(probe.out, -probe.out.detach())
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_a_model_is_swapped_in_for_a_window_of_steps(two):
         network = two[1 if t in (749, 499) else 0]
         c, empty = (network.encode_captions(texts) for texts in (prompts, ["", ""]))
         with torch.no_grad():
-            free, own = (network.network(xt, t, each).sample for each in (empty, c))
+            free, own = (network.predict(xt, t, each) for each in (empty, c))
         xt = scheduler.step(free + 3 * (own - free), t, xt, eta=0.0).prev_sample
     found = mixed(Window(749, 249))
     torch.testing.assert_close(found, xt, rtol=1e-3, atol=1e-4)

@@ -43,10 +43,10 @@ def test_losses_are_means_of_squared_errors(tiny_model, words):
     for t in (499, 999):
         for draw in (0, 1):
             noise = seeded_noise(x0.shape[1:], f"0|2|{t}|{draw}").double()[None]
-            a = denoiser.alpha_bar[t].double()
+            a = denoiser.schedule.alpha_bar[t].double()
             xt = a.sqrt() * x0[2:3] + (1 - a).sqrt() * noise
             c = denoiser.encode_captions(["a fish"])
-            error = denoiser.network(xt, t, encoder_hidden_states=c).sample - noise
+            error = denoiser.network(xt, t, **c.tensors).sample - noise
             total += error.square().mean().item() / 4
     assert ours[2].item() == pytest.approx(total, rel=1e-5)
 

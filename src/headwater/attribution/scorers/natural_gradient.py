@@ -109,9 +109,9 @@ def gradient_sums(
     network = loss.denoiser.network
     total: dict[str, Tensor] = {}
     with frozen(network), captions_kept(loss.denoiser), Tape(layers) as tape:
-        for eps, delta, _ in loss.objectives(batch):
+        for out, delta, _ in loss.objectives(batch):
             unit, scale = unit_rms(delta)
-            for name, rows in tape.gradients(eps, unit):
+            for name, rows in tape.gradients(out, unit):
                 summed = of(rows * scale[:, None]).sum(0)
                 total[name] = total[name] + summed if name in total else summed
     return total

@@ -66,7 +66,7 @@ def repeat_picture(
     """One picture with its prompt, under several noises."""
     condition = denoiser.encode_captions([prompt] * draws)
     x0 = x0.to(denoiser.device, denoiser.latent_dtype)
-    return Batch(x0.expand(draws, -1, -1, -1), condition, _ids(seed, draws))
+    return Batch(x0.expand(draws, *x0.shape[1:]), condition, _ids(seed, draws))
 
 
 def make_pictures(denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Batch:
@@ -82,8 +82,8 @@ def make_pictures(denoiser: Denoiser, prompts: Sequence[str], seed: int) -> Batc
         return sample(
             denoiser,
             trajectory_noise(denoiser, seed, part),
-            condition[list(part)],
-            empty.expand(len(part), -1, -1),
+            condition[part],
+            empty.repeated(len(part)),
             steps=PICTURE_STEPS,
             guidance=GUIDANCE,
         )
@@ -178,7 +178,7 @@ def loss_rises(
 
 def forgetting_timesteps(resources: Resources, count: int) -> tuple[int, ...]:
     """The middles of `count` equal parts of the index's timesteps, or of ten if it has none."""
-    steps = len(resources.denoiser.alpha_bar)
+    steps = len(resources.denoiser.schedule)
     among = resources.index.recipe.timesteps or evenly_spaced(10, steps)
     count = min(count, len(among))
     return tuple(among[(2 * i + 1) * len(among) // (2 * count)] for i in range(count))

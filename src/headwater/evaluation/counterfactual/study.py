@@ -129,7 +129,7 @@ def _check_model(plan: RemovalPlan, base: Denoiser) -> None:
     for name in gradient_methods(plan.methods):
         base.layers(plan.parameters.get(name))
     for window in plan.windows:
-        require_step(window, len(base.alpha_bar))
+        require_step(window, len(base.schedule))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from headwater.errors import ModelError
 from headwater.evaluation.retraining.config import WEIGHTS, ModelConfig
 from headwater.evaluation.retraining.trainer import FitOptions, Loss, fit
 from headwater.models.denoiser import Denoiser
+from headwater.models.schedule import TARGETS
 
 
 def save_pipeline(pipe: Any, out: Path) -> None:
@@ -242,13 +243,6 @@ def denoising_loss(
         words = pipe.text_encoder(data.tokens[batch.captions])[0]
         predicted = pipe.unet(xt, batch.t, words).sample
     kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    error = (predicted - TARGETS[kind](x0, batch.eps, a)).square().mean((1, 2, 3))
+    p, q = TARGETS[kind](a.sqrt(), (1 - a).sqrt())
+    error = (predicted - (p * x0 + q * batch.eps)).square().mean((1, 2, 3))
     return (WEIGHTS[noise.weight](noise.alpha_bar[batch.t]) * error).mean()
-
-
-# Kind of prediction -> what it should be: of x0, eps and alpha_bar.
-TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "epsilon": lambda x0, eps, a: eps,
-    "v_prediction": lambda x0, eps, a: a.sqrt() * eps - (1 - a).sqrt() * x0,
-    "sample": lambda x0, eps, a: x0,
-}

@@ -73,7 +73,7 @@ def denoising_losses(
     x0 = x0.to(denoiser.device, denoiser.latent_dtype)
     network, losses = denoiser.network, []
     ids = list(map(str, range(len(x0)) if rows is None else rows))
-    timesteps = noise.steps(len(denoiser.alpha_bar))
+    timesteps = noise.steps(len(denoiser.schedule))
     for start in range(0, len(x0), BATCH):
         part = slice(start, start + BATCH)
         condition = denoiser.encode_captions(captions[part])

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwater.models.condition import Condition
 from headwater.models.schedule import Schedule
 
 # A module, and what it computes instead of its own `forward`; see `patches.swapped_forwards`.
@@ -32,7 +33,7 @@ class Words(Protocol):
     encoder: nn.Module
     token_limit: int
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "b l e"]:
+    def encode(self, texts: Sequence[str]) -> Condition:
         """What the network reads beside x_t, with its graph where gradients are on."""
         ...
 
@@ -54,7 +55,7 @@ class Words(Protocol):
 
     def reader(
         self, name: str, vector: Float[Tensor, " e"]
-    ) -> AbstractContextManager[Callable[[Sequence[str]], Float[Tensor, "b l e"]]]:
+    ) -> AbstractContextManager[Callable[[Sequence[str]], Condition]]:
         """Inside, what encodes prompts that may hold a new token of this name and embedding.
 
         With its graph to the vector. Whoever encodes prompts elsewhere meanwhile, in another
@@ -117,7 +118,7 @@ class Family(Protocol):
         network: nn.Module,
         xt: Float[Tensor, "b c h w"],
         t: int,
-        condition: Float[Tensor, "b l e"] | None,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts, without learned variances, with its graph.
 

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.gradients.layers import widened
+from headwater.models.condition import Condition
 from headwater.models.families.family import Replacement
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.sets import UNET
 from headwater.models.families.unet_limits import require_supported
 from headwater.models.families.words import PromptWords, limited, tokenizer_facts
-from headwater.models.schedule import Schedule
+from headwater.models.schedule import Schedule, preserving
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
 _KEYS_AND_VALUES = re.compile(UNET["attn2-kv"])
@@ -58,19 +59,18 @@ class Unet:
     def schedule(self) -> Schedule:
         """Of the pipeline's scheduler, whichever sampler that is."""
         scheduler = self.pipe.scheduler
-        return Schedule(
-            scheduler.alphas_cumprod, scheduler.config.get("prediction_type", "epsilon")
-        )
+        prediction = scheduler.config.get("prediction_type", "epsilon")
+        return preserving(scheduler.alphas_cumprod, prediction)
 
     def forward(
         self,
         network: nn.Module,
         xt: Float[Tensor, "b c h w"],
         t: int,
-        condition: Float[Tensor, "b l e"] | None,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts; learned variances come after it."""
-        given = {} if condition is None else {"encoder_hidden_states": condition}
+        given = {} if condition is None else condition.tensors
         return network(xt, t, **given).sample[:, : xt.shape[1]]
 
     # --- in and out ------------------------------------------------------------------------

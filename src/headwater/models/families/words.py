@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.errors import ModelError
+from headwater.models.condition import Condition
 from headwater.models.patches import swapped_forward
 
 # A tokenizer that was saved without a limit says 10^30.
@@ -28,7 +29,7 @@ class PromptWords:
         self.encoder: nn.Module = pipe.text_encoder
         self.token_limit: int = pipe.tokenizer.model_max_length
 
-    def encode(self, texts: Sequence[str]) -> Float[Tensor, "b l e"]:
+    def encode(self, texts: Sequence[str]) -> Condition:
         """The text encoder's hidden states, padded to its limit, with their graph."""
         return _encode(self.pipe, texts)
 
@@ -58,7 +59,7 @@ class PromptWords:
     @contextmanager
     def reader(
         self, name: str, vector: Float[Tensor, " e"]
-    ) -> Iterator[Callable[[Sequence[str]], Float[Tensor, "b l e"]]]:
+    ) -> Iterator[Callable[[Sequence[str]], Condition]]:
         """Inside, what encodes prompts that may hold a new token of this name and embedding.
 
         A copy of the tokenizer learns the name, and the text encoder looks the vector up by hand:
@@ -81,9 +82,10 @@ class PromptWords:
         return encoder.get_input_embeddings()
 
 
-def _encode(pipe: Any, texts: Sequence[str]) -> Float[Tensor, "b l e"]:
+def _encode(pipe: Any, texts: Sequence[str]) -> Condition:
     device = next(pipe.text_encoder.parameters()).device
-    return pipe.encode_prompt(list(texts), device, 1, False)[0]
+    encoded = pipe.encode_prompt(list(texts), device, 1, False)[0]
+    return Condition({"encoder_hidden_states": encoded})
 
 
 def with_tokenizer(pipe: Any, tokenizer: Any) -> Any:

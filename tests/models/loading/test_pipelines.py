@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.command_line import FAST, PROMPT, assert_refused, headwater
+from support.conditions import words_of
 from support.tiny import tiny_pipeline, tiny_unconditional
 
 from headwater import Denoiser
 from headwater.errors import HeadwaterWarning, ModelError
 from headwater.features.gradcheck import self_check
-from headwater.models import adapters
+from headwater.models.loading import adapters
 
 peft = pytest.importorskip("peft")
 
@@ -191,7 +192,8 @@ def test_layers_of_the_text_encoder_are_used_and_said_not_to_be_attributed(tmp_p
     StableDiffusionPipeline.save_lora_weights(tmp_path, unet, words)
     with pytest.warns(HeadwaterWarning, match="2 layers of the text encoder in it are used, and n"):
         loaded = Denoiser.load(tiny_model, lora=tmp_path)
-    ours, theirs = (d.encode_captions(["a red star"]) for d in (loaded, Denoiser(pipe)))
+    both = (loaded, Denoiser(pipe))
+    ours, theirs = (words_of(each.encode_captions(["a red star"])) for each in both)
     torch.testing.assert_close(ours, theirs)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from headwater.errors import ModelError, first_line
-from headwater.models.adapters import add_adapters
-from headwater.models.weights import (
+from headwater.models.loading.adapters import add_adapters
+from headwater.models.loading.weights import (
     Unreadable,
     load_whole,
     require_no_code,
@@ -23,7 +23,7 @@ from headwater.models.weights import (
 )
 from headwater.runtime.console import obey_bar_setting
 
-BUNDLED_MODEL = Path(__file__).parents[1] / "scenes" / "model"
+BUNDLED_MODEL = Path(__file__).parents[2] / "scenes" / "model"
 
 # What diffusers and transformers raise on folders that they cannot read.
 _UNREADABLE = (

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning
-from headwater.models.weights import Unreadable, require_no_pointers
+from headwater.models.loading.weights import Unreadable, require_no_pointers
 
 NAME = "lora"  # of the adapter, in the network's names
 
