@@ -377,15 +377,17 @@ def test_methods_of_one_train_side_share_an_index(world):
 # --- the mean over probes -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("weights", [(), (0.5, 2.0, 1.0, 0.5)], ids=["alike", "weighted"])
 @pytest.mark.parametrize("normalise", ["none", "probe", "over_time"])
-def test_the_mean_over_probes_in_explicit_loops(normalise):
+def test_the_mean_over_probes_in_explicit_loops(normalise, weights):
     made = torch.randn(4, 3, 6).double() * torch.logspace(-3, 3, 4)[:, None, None]
     made[:, 1, 2] = 0  # a feature without a gradient stays zero
     norms, errors = torch.rand(4, 3).double() + 1, torch.rand(4, 3).double()
     # `norms` are of two layers, unprojected, and so not those of the features.
     layers = [{"a": norm * 0.6, "b": norm * 0.8} for norm in norms]
     rows = [ProbeRow(f.clone(), n, e) for f, n, e in zip(made, layers, errors, strict=True)]
-    ours = mean_over_probes(rows, normalise)
+    ours = mean_over_probes(rows, normalise, weights)
+    weights = weights or (1,) * 4
     exact = torch.zeros(3, 6).double()
     for i in range(3):
         for j in range(6):
@@ -393,9 +395,9 @@ def test_the_mean_over_probes_in_explicit_loops(normalise):
                 length = {
                     "none": 1,
                     "probe": norms[p, i],
-                    "over_time": sum(made[q, i, j] ** 2 for q in range(4)) ** 0.5,
+                    "over_time": sum((weights[q] * made[q, i, j]) ** 2 for q in range(4)) ** 0.5,
                 }[normalise]
-                exact[i, j] += made[p, i, j] / (length or 1) / 4
+                exact[i, j] += weights[p] * made[p, i, j] / (length or 1) / 4
     torch.testing.assert_close(ours.features, exact, rtol=1e-12, atol=0)
     torch.testing.assert_close(ours.residuals, errors.T)
 

@@ -55,6 +55,9 @@ def index(
     inversion_guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance of the inversion; 1 is none.")
     ] = 1.0,
+    loss_weights: Annotated[
+        str, typer.Option(help="Of timesteps in training: uniform, min-snr or logit-normal.")
+    ] = "uniform",
     draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
     clip: ClipFolder = None,
     checkpoint: Annotated[
@@ -108,6 +111,7 @@ def index(
         seed=seed,
         projection=projection,
         inversion_guidance=inversion_guidance,
+        loss_weights=loss_weights,
         draws=draws,
         clip=None if clip is None else _clip_model(clip, denoiser),
     )

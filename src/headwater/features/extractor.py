@@ -45,7 +45,11 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class Extractor:
-    """All that turns probes into rows, fixed for one index."""
+    """All that turns probes into rows, fixed for one index.
+
+    Attributes:
+        weights: how much each timestep counts in the row of a training image; empty for alike.
+    """
 
     denoiser: Denoiser
     layers: Mapping[str, nn.Module]
@@ -56,6 +60,7 @@ class Extractor:
     seed: int
     draws: int = 1
     inversion_guidance: float = 1.0
+    weights: Sequence[float] = ()
 
     @property
     def dim(self) -> int:
@@ -82,7 +87,8 @@ class Extractor:
 
     def train_rows(self, batch: Batch) -> Rows:
         """Features of training samples, on the denoiser's device."""
-        return mean_over_probes(self.train_probes(batch), self.normalise)
+        weights = [weight for weight in self.weights for _ in range(self.draws)]
+        return mean_over_probes(self.train_probes(batch), self.normalise, weights)
 
     def train_probes(self, batch: Batch) -> Iterator[ProbeRow]:
         """The same before the mean: a row of features and its norms for each probe in turn."""
@@ -123,16 +129,20 @@ def probe_rows(
         yield ProbeRow(features.mul_(scale[:, None]), norms, residual)
 
 
-def mean_over_probes(rows: Iterable[ProbeRow], normalise: str) -> Rows:
+def mean_over_probes(
+    rows: Iterable[ProbeRow], normalise: str, weights: Sequence[float] = ()
+) -> Rows:
     """Mean over probes of w g. Zero stays zero.
 
     w is 1 ("none"), 1/||g|| with the exact, unprojected norm ("probe"), or, feature by feature,
-    1/sqrt(sum over probes of g^2) ("over_time", DAS eq. 17).
+    1/sqrt(sum over probes of g^2) ("over_time", DAS eq. 17), times the probe's weight.
     """
     total = squares = None
     residuals: list[Tensor | None] = []
-    for row in rows:
+    for number, row in enumerate(rows):
         features = row.features
+        if weights:
+            features = features * weights[number]
         if normalise == "probe":
             features = features / row.norm().clamp_min(TINY)[:, None]
         if normalise == "over_time":

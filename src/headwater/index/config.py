@@ -20,6 +20,7 @@ from headwater.errors import (
 )
 from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
+from headwater.features.loss_weights import loss_weights, require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection, require_dim
@@ -49,6 +50,7 @@ class IndexOptions:
         seed: of projections and noise.
         projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
         inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        loss_weights: how much each timestep counted in training, a name of `LOSS_WEIGHTS`.
         clip: for clip-dot and clip-cosine.
     """
 
@@ -60,11 +62,15 @@ class IndexOptions:
     seed: int = 0
     projection: str = DEFAULT_PROJECTION
     inversion_guidance: float = 1.0
+    loss_weights: str = "uniform"
     clip: Clip | None = None
 
     def given_of_gradients(self) -> dict[str, bool]:
         """Of the options that say how gradients are made, whether each is not what it is anyway."""
-        names = ("parameters", "timesteps", "draws", "dim", "projection", "inversion_guidance")
+        names = (
+            "parameters", "timesteps", "draws", "dim", "projection", "inversion_guidance",
+            "loss_weights",
+        )  # fmt: skip
         usual = IndexOptions()
         return {name: getattr(self, name) != getattr(usual, name) for name in names}
 
@@ -102,6 +108,7 @@ class Recipe:
     seed: int
     projection: str = DEFAULT_PROJECTION
     inversion_guidance: float = 1.0
+    loss_weights: str = "uniform"
     clip: str = ""
     features_version: int = FEATURES_VERSION
 
@@ -112,7 +119,9 @@ class Recipe:
 
     def query_facts(self) -> dict[str, Any]:
         """What the gradient of a question depends on too: all but what is asked of images."""
-        asked_of_images = ("method", "train_path", "train_delta", "parameters", "draws", "clip")
+        asked_of_images = (
+            "method", "train_path", "train_delta", "parameters", "draws", "loss_weights", "clip",
+        )  # fmt: skip
         return {name: v for name, v in asdict(self).items() if name not in asked_of_images}
 
 
@@ -136,7 +145,9 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
         seed=given.seed,
         draws=given.draws,
         inversion_guidance=float(given.inversion_guidance),
+        loss_weights=given.loss_weights,
     )
+    require_loss_weights(given.loss_weights)
     if train.gradient:
         _require_options(denoiser, row, given.draws, given.inversion_guidance)
         return Recipe(**rest, **_of_gradients(denoiser, given))
@@ -268,6 +279,7 @@ def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
     """The same for rows that are gradients."""
     modules = dict(denoiser.network.named_modules())
     layers: Any = {name: modules[name] for name in recipe.layers}
+    weights = loss_weights(recipe.loss_weights, denoiser.schedule, recipe.timesteps)
     return Extractor(
         denoiser,
         layers,
@@ -278,6 +290,7 @@ def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
         recipe.seed,
         recipe.draws,
         recipe.inversion_guidance,
+        weights,
     )
 
 
