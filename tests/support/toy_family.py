@@ -39,6 +39,9 @@ class Toy:
     def forward(self, network, xt, t, condition):
         return network(xt) / (1 + t)
 
+    def placed(self, condition, fits):
+        return condition
+
     def to_latents(self, pixels):
         return pixels
 

@@ -65,6 +65,9 @@ def encoded_batch(
     counts = [len(own) for own in captions]
     texts = [text for own in captions for text in own]
     x0, condition = encode(denoiser, images, texts, kept)
+    if condition is not None:
+        shown = [image for image, count in zip(images, counts, strict=True) for _ in range(count)]
+        condition = denoiser.placed(condition, shown)
     return Batch(x0, condition, ids, counts if max(counts) > 1 else ())
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning, ParameterError
@@ -24,6 +24,7 @@ from headwater.gradients.parameters import first_match, select
 from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
+from headwater.models.fitting import fit_of, fitted
 from headwater.models.loading.pipelines import load_pipeline, place
 from headwater.runtime.memory import usable_device
 
@@ -145,9 +146,8 @@ class Denoiser:
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c h w"]:
         """x0 of pictures, scaled and centre-cropped to the model's own size. Nothing is random."""
-        height, width = self.image_size
-        fitted = [ImageOps.fit(image.convert("RGB"), (width, height)) for image in images]
-        stack = np.stack([np.asarray(image, np.float32) for image in fitted])
+        parts = [fitted(image, self.image_size) for image in images]
+        stack = np.stack([np.asarray(part, np.float32) for part in parts])
         pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
         return self.family.to_latents(pixels)
 
@@ -168,6 +168,11 @@ class Denoiser:
         if words is None:
             return None
         return encoded_once(captions, words.encode).to(dtype=self.dtype)
+
+    def placed(self, condition: Condition, images: Sequence[Image.Image]) -> Condition:
+        """The conditions of captions as those of these pictures, a row for each."""
+        fits = [fit_of(image, self.image_size) for image in images]
+        return self.family.placed(condition, fits)
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, tuple[str, str]]:
         """(words read, words lost) of each prompt that is longer than the text encoder takes."""

@@ -3,8 +3,7 @@ r"""Textual inversion (Gal 2022): one new word that stands for what pictures sho
 Every weight stays as it is. Learned is v alone, the embedding of a word that the model does not
 know:
 
-    min over v of  E_{t, e} mean of m (eps(xt, t, c(v)) - e)^2,
-    xt = sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) e,
+    min over v of  E_{t, e} mean of m (out(xt, t, c(v)) - target)^2
 
 with the condition c(v) of a prompt that holds the word, and a mask m where only a part counts.
 Each step takes the gradient at one t, at unit length: the loss is largest where the noisy picture
@@ -16,6 +15,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,7 @@ def encode(denoiser: Denoiser, token: Token, prompts: Sequence[str]) -> Conditio
 
 def initial(denoiser: Denoiser, words: str) -> Float[Tensor, " e"]:
     """The mean embedding of the words' tokens, or of all tokens for no words."""
-    table = _words(denoiser).table().to(denoiser.latent_dtype)
-    ids = _words(denoiser).ids(words)
-    return table[ids].mean(0) if ids else table.mean(0)
+    return _words(denoiser).initial(words).to(denoiser.latent_dtype)
 
 
 @dataclass(frozen=True)
@@ -116,15 +114,14 @@ def learn_token(
         tick: is told the loss after each step.
     """
     words, steps, seed = _words(denoiser), learning.steps, learning.seed
-    rate = learning.learning_rate * words.table().float().square().mean().sqrt().item()
+    rate = learning.learning_rate * words.scale()
     vector = initial(denoiser, learning.init_words).requires_grad_()
     optimizer = torch.optim.AdamW([vector], lr=rate, weight_decay=0.0)
     chance, several = random.Random(seed), len(x0) > 1
-    with (
-        frozen(denoiser.network),
-        frozen(words.encoder),
-        words.reader(name, vector) as read,
-    ):
+    with ExitStack() as stack:
+        for part in (denoiser.network, *words.encoders):
+            stack.enter_context(frozen(part))
+        read = stack.enter_context(words.reader(name, vector))
         for step in range(steps):
             t, prompt = chance.randrange(1, len(denoiser.schedule)), chance.choice(prompts)
             draws = [

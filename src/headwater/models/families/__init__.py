@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Family -> where its class is. The first that takes a pipeline has it.
 FAMILIES = {
+    "sdxl": "headwater.models.families.sdxl:Sdxl",
     "unet": "headwater.models.families.unet:Unet",
 }
 
@@ -44,5 +45,6 @@ def _refusal(pipe: Any) -> str:
         return f"{name} is a network, not a pipeline: give the pipeline that it is part of"
     return (
         f"{name} is not supported: headwater takes diffusers pipelines of the families "
-        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM)"
+        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM; `sdxl` is "
+        "Stable Diffusion XL and its refiner)"
     )

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.fitting import Fit
 from headwater.models.schedule import Schedule
 
 # A module, and what it computes instead of its own `forward`; see `patches.swapped_forwards`.
@@ -26,11 +27,11 @@ class Words(Protocol):
     """How a family reads prompts, and how a new word is taught to it (textual inversion).
 
     Attributes:
-        encoder: the network that reads them.
+        encoders: the networks that read them.
         token_limit: of a prompt, with begin and end.
     """
 
-    encoder: nn.Module
+    encoders: Sequence[nn.Module]
     token_limit: int
 
     def encode(self, texts: Sequence[str]) -> Condition:
@@ -41,12 +42,12 @@ class Words(Protocol):
         """All tokens that are known."""
         ...
 
-    def table(self) -> Float[Tensor, "n e"]:
-        """The embeddings of all tokens."""
+    def initial(self, text: str) -> Float[Tensor, " e"]:
+        """The mean embedding of a text's tokens, or of all tokens for a text of none."""
         ...
 
-    def ids(self, text: str) -> list[int]:
-        """Rows of the table that a text is made of, without begin and end."""
+    def scale(self) -> float:
+        """The root mean square of the embeddings of all tokens."""
         ...
 
     def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -127,6 +128,13 @@ class Family(Protocol):
             xt: in the network's type.
             t: timestep.
             condition: as `words.encode` makes it, in the network's type; None without words.
+        """
+        ...
+
+    def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
+        """The conditions of captions as those of these pictures, a row for each.
+
+        For networks that read what size a picture had; others give back what they were given.
         """
         ...
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,7 +19,14 @@ from headwater.models.families.family import Replacement
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.sets import UNET
 from headwater.models.families.unet_limits import require_supported
-from headwater.models.families.words import PromptWords, limited, tokenizer_facts
+from headwater.models.families.words import (
+    PromptWords,
+    device_of,
+    limited,
+    text_encoders,
+    tokenizers_facts,
+)
+from headwater.models.fitting import Fit
 from headwater.models.schedule import Schedule, preserving
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
@@ -35,15 +42,17 @@ class Unet:
     # those of self-attention, in a model that reads no prompts; everything.
     forgotten_parameters = ("attn2-kv", r"\.to_[kv](\.|$)", "all")
 
+    # Parts and settings that the family takes besides those of Stable Diffusion 1.
+    handled: ClassVar[Sequence[str]] = ()
+
     def __init__(self, pipe: Any) -> None:
-        require_supported(pipe)
-        conditional = getattr(pipe, "text_encoder", None) is not None
-        self.pipe = limited(pipe) if conditional else pipe
+        require_supported(pipe, self.handled)
+        read_by = text_encoders(pipe)
+        self.pipe = limited(pipe)
         self.network: nn.Module = pipe.unet
         self._vae: Any = getattr(pipe, "vae", None)
-        self.words = PromptWords(self.pipe) if conditional else None
-        parts = {"text_encoder": getattr(pipe, "text_encoder", None), "vae": self._vae}
-        self.encoders = {name: part for name, part in parts.items() if part is not None}
+        self.words = PromptWords(self.pipe, self._encode) if read_by else None
+        self.encoders = read_by if self._vae is None else {**read_by, "vae": self._vae}
         config = pipe.unet.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
@@ -53,7 +62,7 @@ class Unet:
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
-        """Whether its `unet` is one of ours."""
+        """Whether its `unet` is one of diffusers' own."""
         return type(getattr(pipe, "unet", None)).__name__ in _NETWORKS
 
     def schedule(self) -> Schedule:
@@ -72,6 +81,14 @@ class Unet:
         """What the network predicts; learned variances come after it."""
         given = {} if condition is None else condition.tensors
         return network(xt, t, **given).sample[:, : xt.shape[1]]
+
+    def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
+        """The same: it knows nothing of sizes."""
+        return condition
+
+    def _encode(self, pipe: Any, texts: list[str]) -> Condition:
+        encoded = pipe.encode_prompt(texts, device_of(pipe), 1, False)[0]
+        return Condition({"encoder_hidden_states": encoded})
 
     # --- in and out ------------------------------------------------------------------------
 
@@ -102,7 +119,7 @@ class Unet:
         """Sizes, the tokenizer, and whether pictures go through the autoencoder in tiles."""
         return {
             "sizes": [self.image_size, self.latent_shape],
-            "tokenizer": None if self.words is None else tokenizer_facts(self.pipe.tokenizer),
+            "tokenizers": tokenizers_facts(self.pipe),
             "tiles": bool(getattr(self._vae, "use_tiling", False)),
         }
 

@@ -6,10 +6,11 @@ nothing, since the network misses an input that a question does not give.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headwater.errors import ModelError
+from headwater.models.families.words import text_encoders
 
 # Parts that what is asked about goes through, or that only look at finished pictures.
 _PARTS = {
@@ -28,13 +29,16 @@ _WANTS = {
 }
 
 
-def require_supported(pipe: Any) -> None:
+def require_supported(pipe: Any, handled: Sequence[str] = ()) -> None:
     """Refuse a pipeline with a UNet that is not one of noisy latents and a prompt.
+
+    Args:
+        handled: parts and settings that its family knows what to do with.
 
     Raises:
         ModelError: names what is not supported.
     """
-    for reason in _reasons(pipe):
+    for reason in _reasons(pipe, handled):
         raise ModelError(f"{type(pipe).__name__} is not supported: {reason}")
     if not hasattr(pipe.scheduler, "alphas_cumprod"):
         raise ModelError(
@@ -43,14 +47,14 @@ def require_supported(pipe: Any) -> None:
         )
 
 
-def _reasons(pipe: Any) -> Iterator[str]:
-    more = [name for name in _parts_of(pipe) if name not in _PARTS]
+def _reasons(pipe: Any, handled: Sequence[str]) -> Iterator[str]:
+    more = [name for name in _parts_of(pipe) if name not in _PARTS.union(handled)]
     if more:
         yield (
             f"it has a {more[0]} beside its `unet`, whose input no question gives (pipelines with "
             "one text encoder and one autoencoder at most are)"
         )
-    yield from _of_network(pipe)
+    yield from _of_network(pipe, handled)
     yield from _of_encoders(pipe)
 
 
@@ -67,10 +71,10 @@ def _parts_of(pipe: Any) -> list[str]:
     ]
 
 
-def _of_network(pipe: Any) -> Iterator[str]:
+def _of_network(pipe: Any, handled: Sequence[str]) -> Iterator[str]:
     config: Any = pipe.unet.config
     for name, what in _WANTS.items():
-        if config.get(name) is not None:
+        if config.get(name) is not None and name not in handled:
             yield f"its network wants {what}: {name} is {config.get(name)!r}"
     if config.get("attention_type", "default") != "default":
         yield f"its network wants boxes: attention_type is {config.get('attention_type')!r}"
@@ -93,10 +97,10 @@ def _of_network(pipe: Any) -> Iterator[str]:
 def _of_encoders(pipe: Any) -> Iterator[str]:
     config, vae = pipe.unet.config, getattr(pipe, "vae", None)
     reads = "cross_attention_dim" in config
-    encoder = getattr(pipe, "text_encoder", None)
-    if reads and (encoder is None or getattr(pipe, "tokenizer", None) is None):
+    encoders = text_encoders(pipe)
+    if reads and not encoders:
         yield "its network reads an encoding that no text encoder and tokenizer of it make"
-    if not reads and encoder is not None:
+    for encoder in () if reads else encoders.values():
         yield f"its network reads no prompts, and it has a {type(encoder).__name__}"
     if vae is None:
         return

@@ -1,11 +1,11 @@
-"""Prompts through one tokenizer and one text encoder, as the pipeline's `encode_prompt` does."""
+"""Prompts through a pipeline's tokenizers and text encoders, as its `encode_prompt` does."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,41 +19,75 @@ from headwater.models.patches import swapped_forward
 
 # A tokenizer that was saved without a limit says 10^30.
 _NO_LIMIT = 10**6
+# Names of a pipeline's parts: a tokenizer and the encoder that reads what it makes.
+_PAIRS = {
+    "text_encoder": "tokenizer",
+    "text_encoder_2": "tokenizer_2",
+    "text_encoder_3": "tokenizer_3",
+}
+
+# What a network reads beside x_t, of a pipeline and texts, with its graph.
+Encode = Callable[[Any, list[str]], Condition]
+
+
+def text_encoders(pipe: Any) -> dict[str, nn.Module]:
+    """The encoders that have a tokenizer, by the names of the pipeline's parts."""
+    return {
+        name: getattr(pipe, name)
+        for name, tokenizer in _PAIRS.items()
+        if getattr(pipe, name, None) is not None and getattr(pipe, tokenizer, None) is not None
+    }
 
 
 class PromptWords:
-    """The words of a pipeline with a `tokenizer` and a `text_encoder`; see `family.Words`."""
+    """The words of a pipeline with one text encoder or several; see `family.Words`.
 
-    def __init__(self, pipe: Any) -> None:
+    A word that the encoders do not know has an embedding for each, one after the other.
+    """
+
+    def __init__(self, pipe: Any, encode: Encode) -> None:
         self.pipe = pipe
-        self.encoder: nn.Module = pipe.text_encoder
-        self.token_limit: int = pipe.tokenizer.model_max_length
+        self._encode = encode
+        self._parts = text_encoders(pipe)
+        self.encoders: Sequence[nn.Module] = list(self._parts.values())
+        self.token_limit: int = self._longest().model_max_length
 
     def encode(self, texts: Sequence[str]) -> Condition:
-        """The text encoder's hidden states, padded to its limit, with their graph."""
-        return _encode(self.pipe, texts)
+        """What the network reads, padded to the encoders' limits, with its graph."""
+        return self._encode(self.pipe, list(texts))
 
     def names(self) -> Collection[str]:
-        """All tokens that are known."""
-        return self.pipe.tokenizer.get_vocab().keys()
+        """All tokens that one of the tokenizers knows."""
+        return {name for each in self._tokenizers() for name in each.get_vocab()}
 
-    def table(self) -> Float[Tensor, "n e"]:
-        """The embeddings of all tokens."""
-        return self._embedding().weight.detach()
+    def initial(self, text: str) -> Float[Tensor, " e"]:
+        """The mean embedding of a text's tokens, or of all tokens for a text of none."""
+        means = []
+        for tokenizer, encoder in zip(self._tokenizers(), self.encoders, strict=True):
+            table = _embedding(encoder).weight.detach()
+            ids = tokenizer(text, add_special_tokens=False).input_ids
+            means.append(table[ids].mean(0) if ids else table.mean(0))
+        return torch.cat(means)
 
-    def ids(self, text: str) -> list[int]:
-        """Rows of the table that a text is made of, without begin and end."""
-        return self.pipe.tokenizer(text, add_special_tokens=False).input_ids
+    def scale(self) -> float:
+        """The root mean square of the embeddings of all tokens."""
+        tables = [_embedding(encoder).weight.detach() for encoder in self.encoders]
+        squares = sum(table.float().square().sum().item() for table in tables)
+        return (squares / sum(table.numel() for table in tables)) ** 0.5
 
     def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
-        """Text -> (words read, words lost), of each that is longer than `token_limit`."""
-        tokenizer, limit = self.pipe.tokenizer, self.token_limit
+        """Text -> (words read, words lost), of each that is longer than `token_limit`.
+
+        By the encoder that reads most.
+        """
+        tokenizer = self._longest()
+        room = self.token_limit - tokenizer.num_special_tokens_to_add()
         unique = list(dict.fromkeys(texts))
-        tokens = tokenizer(unique).input_ids if unique else []
+        tokens = tokenizer(unique, add_special_tokens=False).input_ids if unique else []
         return {
-            text: (tokenizer.decode(ids[1 : limit - 1]), tokenizer.decode(ids[limit - 1 : -1]))
+            text: (tokenizer.decode(ids[:room]), tokenizer.decode(ids[room:]))
             for text, ids in zip(unique, tokens, strict=True)
-            if len(ids) > limit
+            if len(ids) > room
         }
 
     @contextmanager
@@ -62,60 +96,89 @@ class PromptWords:
     ) -> Iterator[Callable[[Sequence[str]], Condition]]:
         """Inside, what encodes prompts that may hold a new token of this name and embedding.
 
-        A copy of the tokenizer learns the name, and the text encoder looks the vector up by hand:
-        neither the pipeline nor the table of embeddings is touched.
+        Copies of the tokenizers learn the name, and the text encoders look the vector up by hand:
+        neither the pipeline nor a table of embeddings is touched.
         """
-        tokenizer = copy.deepcopy(self.pipe.tokenizer)
-        tokenizer.add_tokens(name)
-        number, table = tokenizer.convert_tokens_to_ids(name), self._embedding()
+        learned: dict[str, Any] = {}
+        start = 0
+        with ExitStack() as stack:
+            for part, encoder in self._parts.items():
+                tokenizer = copy.deepcopy(getattr(self.pipe, _PAIRS[part]))
+                tokenizer.add_tokens(name)
+                learned[_PAIRS[part]] = tokenizer
+                table, number = _embedding(encoder), tokenizer.convert_tokens_to_ids(name)
+                own = slice(start, start + table.embedding_dim)
+                embed = partial(_embed, table, number, vector, own)
+                stack.enter_context(swapped_forward(table, embed))
+                start = own.stop
+            twin = with_tokenizers(self.pipe, learned)
+            yield lambda texts: self._encode(twin, list(texts))
 
-        def embed(ids: Tensor) -> Tensor:
-            own = ids == number
-            embedded = type(table).forward(table, ids.masked_fill(own, 0))
-            return torch.where(own[..., None], vector.to(embedded), embedded)
+    def _tokenizers(self) -> list[Any]:
+        return [getattr(self.pipe, _PAIRS[part]) for part in self._parts]
 
-        with swapped_forward(table, embed):
-            yield partial(_encode, with_tokenizer(self.pipe, tokenizer))
-
-    def _embedding(self) -> nn.Embedding:
-        encoder: Any = self.encoder
-        return encoder.get_input_embeddings()
+    def _longest(self) -> Any:
+        return max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length)
 
 
-def _encode(pipe: Any, texts: Sequence[str]) -> Condition:
-    device = next(pipe.text_encoder.parameters()).device
-    encoded = pipe.encode_prompt(list(texts), device, 1, False)[0]
-    return Condition({"encoder_hidden_states": encoded})
+def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Tensor) -> Tensor:
+    """What the table looks up, and its own part of the vector in the place of one token."""
+    new = ids == number
+    embedded = type(table).forward(table, ids.masked_fill(new, 0))
+    return torch.where(new[..., None], vector[own].to(embedded), embedded)
 
 
-def with_tokenizer(pipe: Any, tokenizer: Any) -> Any:
-    """A second pipeline of the same parts, but for the tokenizer."""
+def _embedding(encoder: Any) -> nn.Embedding:
+    return encoder.get_input_embeddings()
+
+
+def device_of(pipe: Any) -> torch.device:
+    """Where the text encoders are."""
+    return next(next(iter(text_encoders(pipe).values())).parameters()).device
+
+
+def with_tokenizers(pipe: Any, tokenizers: Mapping[str, Any]) -> Any:
+    """A second pipeline of the same parts, but for these tokenizers."""
     twin = copy.copy(pipe)
-    twin.tokenizer = tokenizer
+    for name, tokenizer in tokenizers.items():
+        setattr(twin, name, tokenizer)
     return twin
 
 
 def limited(pipe: Any) -> Any:
-    """The pipeline, with a tokenizer that stops where the text encoder does.
+    """The pipeline, with tokenizers that stop where the text encoders do.
 
     Some are saved without a limit, or with a larger one than the encoder has positions for.
 
     Raises:
         ModelError: neither of them has a limit.
     """
-    limit = pipe.tokenizer.model_max_length
-    positions = getattr(pipe.text_encoder.config, "max_position_embeddings", None)
-    if positions is None and limit > _NO_LIMIT:
-        raise ModelError(
-            f"{type(pipe).__name__}'s tokenizer has no model_max_length, and its text encoder no "
-            "max_position_embeddings: set `pipe.tokenizer.model_max_length` to what it was trained "
-            "with"
-        )
-    if positions is None or limit <= positions:
-        return pipe
-    tokenizer = copy.copy(pipe.tokenizer)
-    tokenizer.model_max_length = positions
-    return with_tokenizer(pipe, tokenizer)
+    shortened = {}
+    for part, encoder in text_encoders(pipe).items():
+        tokenizer: Any = getattr(pipe, _PAIRS[part])
+        config: Any = encoder.config
+        limit, positions = tokenizer.model_max_length, _positions(config)
+        if positions is None and limit > _NO_LIMIT:
+            raise ModelError(
+                f"{type(pipe).__name__}'s {_PAIRS[part]} has no model_max_length, and its text "
+                f"encoder no max_position_embeddings: set `pipe.{_PAIRS[part]}.model_max_length` "
+                "to what it was trained with"
+            )
+        if positions is not None and limit > positions:
+            shortened[_PAIRS[part]] = copy.copy(tokenizer)
+            shortened[_PAIRS[part]].model_max_length = positions
+    return with_tokenizers(pipe, shortened) if shortened else pipe
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)
+
+
+def tokenizers_facts(pipe: Any) -> dict[str, Any]:
+    """What turns a text into numbers, tokenizer by tokenizer."""
+    return {
+        _PAIRS[part]: tokenizer_facts(getattr(pipe, _PAIRS[part])) for part in text_encoders(pipe)
+    }
 
 
 def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""Every family end to end: saved, loaded, indexed, and asked all that can be asked."""
+
+import numpy as np
+import peft
+import pytest
+import torch
+from PIL import Image as PIL_Image
+from support import tiny_families
+from support.exact_gradients import layer_errors
+
+from headwater import (
+    Concept,
+    Denoiser,
+    Image,
+    Local,
+    Reward,
+    Scorer,
+    Session,
+    build_index,
+    load_dataset,
+)
+from headwater.gradients.layers import gradient_of
+from headwater.models.sampling import seeded_noise
+
+BUILDERS = {"sdxl": tiny_families.sdxl, "sdxl-refiner": tiny_families.refiner}
+PROMPT, CONCEPT = "a red star", "star"
+
+
+@pytest.fixture(scope="module", params=BUILDERS)
+def folder(request, tmp_path_factory):
+    return BUILDERS[request.param](tmp_path_factory.mktemp("family") / "model")
+
+
+@pytest.fixture(scope="module")
+def session(folder, tiny_images, tmp_path_factory):
+    """Four pictures indexed, opened again as a later process would."""
+    out = tmp_path_factory.mktemp("family") / "index"
+    data = load_dataset(tiny_images).first(4)
+    build_index(Denoiser.load(folder), data, out, timesteps=2, dim=64, parameters="all")
+    return Session.open(out)
+
+
+def redness(pixels):
+    return pixels[:, 0].mean((1, 2))
+
+
+def questions(tiny_images, tmp_path):
+    """By name."""
+    file, mask = tiny_images / "train-00000.png", tmp_path / "mask.png"
+    PIL_Image.fromarray(np.pad(np.full((8, 16), 255, np.uint8), ((0, 8), (0, 0)))).save(mask)
+    concept = Concept(PROMPT, CONCEPT, draws=2, context="prompt")
+    return {
+        "concept": concept,
+        "image": Image(PROMPT, file, draws=2),
+        "drawn": Image(PROMPT, draws=2, steps=2),
+        "part": Image(PROMPT, file, mask, draws=2),
+        "local": Local(concept, file, steps=2),
+        "reward": Reward(PROMPT, Scorer("red", "red", redness), draws=2),
+    }
+
+
+@pytest.mark.parametrize("kind", ["concept", "image", "drawn", "part", "local", "reward"])
+def test_it_is_asked(session, tiny_images, tmp_path, kind):
+    answer = session.attribute(questions(tiny_images, tmp_path)[kind])
+    assert np.isfinite(answer.scores).all() and answer.scores.std() > 0
+
+
+def test_it_is_asked_about_a_step_of_its_making(folder, tiny_images, tmp_path):
+    data = load_dataset(tiny_images).first(4)
+    options = {"method": "trak", "timesteps": 2, "dim": 64}
+    index = build_index(Denoiser.load(folder), data, tmp_path / "index", **options)
+    assert index.attribute(Image(PROMPT, draws=2, steps=2, step=499)).scores.std() > 0
+
+
+def test_a_row_is_the_gradient_by_autograd(folder):
+    """Of every layer, sample by sample, in float64."""
+    denoiser = Denoiser.load(folder, dtype=torch.float64)
+    layers = denoiser.layers("all")
+    condition = denoiser.encode_captions([PROMPT, "a fish"])
+    noise = [seeded_noise(denoiser.latent_shape, "point", i) for i in range(2)]
+    errors = layer_errors(denoiser, layers, torch.stack(noise).double(), 499, condition)
+    assert max(errors.values()) <= 1e-8 and len(errors) > len(layers) / 2
+
+
+def test_adapters_are_attributed(folder, tiny_images, tmp_path):
+    """As peft makes them, on every linear layer."""
+    denoiser = Denoiser.load(folder)
+    names = {n.rpartition(".")[2] for n, m in denoiser.network.named_modules()
+             if type(m) is torch.nn.Linear and gradient_of(m)}  # fmt: skip
+    wanted = peft.LoraConfig(r=2, target_modules=sorted(names - {"0"}), init_lora_weights=False)
+    denoiser.network.add_adapter(wanted)
+    index = build_index(
+        Denoiser(denoiser.pipe), load_dataset(tiny_images).first(3), tmp_path / "index",
+        timesteps=2, parameters="lora", dim=64,
+    )  # fmt: skip
+    assert all(".lora_" in name for name in index.recipe.layers)
+    answer = index.attribute(Concept(PROMPT, CONCEPT, draws=2, context="prompt"))
+    assert answer.scores.std() > 0

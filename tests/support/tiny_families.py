@@ -1,0 +1,121 @@
+"""The smallest pipeline of each family of models, random, made from configuration and saved."""
+
+from pathlib import Path
+
+import torch
+
+from support.tiny import LATENT, WIDTH
+
+
+def clip_encoder(tokenizer, *, projected=False, seed=0, width=WIDTH):
+    """A text encoder of one layer; with `projected` it gives a pooled encoding too."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from headwater.scenes.pipeline import MAX_TOKENS
+
+    torch.manual_seed(seed)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+    with torch.no_grad():  # CLIP starts so close to zero that captions would all look alike
+        encoder.get_input_embeddings().weight.normal_()
+    return encoder
+
+
+def autoencoder(channels=4, **more):
+    """Of 16x16 pictures, at half their size."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        sample_size=2 * LATENT,
+        latent_channels=channels,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        **more,
+    )
+
+
+def unet(width=WIDTH, **more):
+    """Two levels, with cross-attention in the outer one."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=width,
+        attention_head_dim=2,  # diffusers reads this as the number of heads
+        norm_num_groups=4,
+        **more,
+    )
+
+
+def sdxl(folder: Path, **settings) -> Path:
+    """Stable Diffusion XL; `settings` are the pipeline's."""
+    from diffusers import StableDiffusionXLPipeline
+
+    from headwater.scenes.pipeline import new_scheduler, new_tokenizer
+
+    tokenizer = new_tokenizer()
+    pipe = StableDiffusionXLPipeline(
+        vae=autoencoder(),
+        text_encoder=clip_encoder(tokenizer),
+        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet(2 * WIDTH, **text_time(6)),
+        scheduler=new_scheduler(),
+        add_watermarker=False,
+        **settings,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def refiner(folder: Path) -> Path:
+    """The second stage of the same, which reads one encoder and an aesthetic score."""
+    from diffusers import StableDiffusionXLImg2ImgPipeline
+
+    from headwater.scenes.pipeline import new_scheduler, new_tokenizer
+
+    tokenizer = new_tokenizer()
+    pipe = StableDiffusionXLImg2ImgPipeline(
+        vae=autoencoder(),
+        text_encoder=None,
+        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        tokenizer=None,
+        tokenizer_2=tokenizer,
+        unet=unet(WIDTH, **text_time(5)),
+        scheduler=new_scheduler(),
+        requires_aesthetics_score=True,
+        add_watermarker=False,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def text_time(count: int) -> dict:
+    """Settings of a UNet that reads a pooled encoding and so many `time_ids`."""
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": WIDTH + 8 * count,
+    }
