@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 
 from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.index.config import FEATURES_VERSION
 from headwater.index.index import Index
 from headwater.storage import files
 from headwater.storage import manifest as manifest_module
@@ -36,7 +37,7 @@ RECIPE = {
     "method": "concept-trak", "train_path": "inversion", "train_delta": "dps", "normalise": "probe",
     "parameters": "attn2", "layers": ["a.to_q", "a.to_k"], "timesteps": [499, 999], "draws": 1,
     "dim": 4, "seed": 0, "projection": "count-sketch", "inversion_guidance": 1.0, "clip": "",
-    "features_version": 2,
+    "features_version": FEATURES_VERSION,
 }  # fmt: skip
 
 # Rows whose root mean square is exact, so that each stored number is too: +-1 times a scale.
@@ -393,8 +394,8 @@ def test_damaged_samples(index, table):
 
 def test_other_features_are_refused(index):
     old = read_manifest(index)
-    write_manifest(index, replace(old, recipe={**RECIPE, "features_version": 3}))
-    with pytest.raises(StoreError, match="features of version 3"):
+    write_manifest(index, replace(old, recipe={**RECIPE, "features_version": FEATURES_VERSION + 1}))
+    with pytest.raises(StoreError, match=f"features of version {FEATURES_VERSION + 1}"):
         Index.open(index).recipe  # noqa: B018 - a property that raises
 
 
