@@ -119,3 +119,108 @@ def text_time(count: int) -> dict:
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": WIDTH + 8 * count,
     }
+
+
+def t5_encoder(tokenizer, width=WIDTH):
+    """A T5 of one layer, for the tokens of any tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(2)
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=8,
+            d_ff=2 * width,
+            num_layers=1,
+            num_heads=2,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def sd3(folder: Path, t5=True, **settings) -> Path:
+    """Stable Diffusion 3; `settings` are the transformer's."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    tokenizer = new_tokenizer()
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=LATENT,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=2 * WIDTH,
+        out_channels=4,
+        pos_embed_max_size=LATENT,
+        **settings,
+    )
+    pipe = StableDiffusion3Pipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(shift_factor=0.1),
+        text_encoder=clip_encoder(tokenizer, projected=True),
+        tokenizer=tokenizer,
+        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        tokenizer_2=tokenizer,
+        text_encoder_3=t5_encoder(tokenizer, 2 * WIDTH) if t5 else None,
+        tokenizer_3=tokenizer if t5 else None,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def flux(folder: Path, guided=True) -> Path:
+    """Flux.1: `guided` is dev, else schnell."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    tokenizer = new_tokenizer()
+    torch.manual_seed(0)
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=guided,
+        axes_dims_rope=(2, 2, 4),
+    )
+    pipe = FluxPipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
+        vae=autoencoder(shift_factor=0.1),
+        text_encoder=clip_encoder(tokenizer),
+        tokenizer=tokenizer,
+        text_encoder_2=t5_encoder(tokenizer, 2 * WIDTH),
+        tokenizer_2=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def schnell(folder: Path) -> Path:
+    """Flux.1 schnell."""
+    return flux(folder, guided=False)
+
+
+def awake(network):
+    """The network with no weight at zero: those that begin there would hide what they do."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return network

@@ -26,7 +26,7 @@ class Toy:
     image_size = (8, 8)
     words = None
 
-    def __init__(self, pipe):
+    def __init__(self, pipe, resolution=None):
         self.pipe, self.network, self.encoders = pipe, pipe.toy, {}
 
     @classmethod

@@ -22,7 +22,7 @@ from headwater.cli.options import (
     number_or_auto,
 )
 from headwater.cli.tables import print_facts
-from headwater.models.families.sets import UNET
+from headwater.models.families.sets import NAMES
 from headwater.runtime.console import printable, say
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def index(
     parameters: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(UNET)}, lora, all, or a regex over layer names; default by what the "
-            "model has."
+            help=f"{', '.join(NAMES)}, lora, all, or a regex over layer names; which of them there "
+            "are, and the default, is by what the model has."
         ),
     ] = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
@@ -66,6 +66,9 @@ def index(
     seed: Annotated[int, typer.Option(help="Seed of projections and noise.")] = 0,
     lora: Annotated[
         str | None, typer.Option(help="Folder or file of the model's LoRA adapters.")
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Height and width of pictures; default the model's own.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
@@ -102,7 +105,7 @@ def index(
 
     workers = Executor(engine, jobs)
     images = images_of(data, split, image_column, caption_column, limit)
-    denoiser = Denoiser.load(model, device, precision, lora)
+    denoiser = Denoiser.load(model, device, precision, lora, resolution)
     recipe: dict[str, Any] = dict(
         method=method,
         parameters=parameters,

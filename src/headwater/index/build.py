@@ -123,7 +123,7 @@ def build_index(
     index = _build(job, denoiser, planned, out, checkpoints=len(checkpoints))
     for source, folder in zip(checkpoints, checkpoint_folders(out, index.manifest), strict=True):
         note(f"checkpoint {source}")
-        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        other = denoiser.like(source)
         _build(job, other, plan(other, **options), folder)
         del other  # before the next is loaded
     return index
@@ -242,6 +242,7 @@ def _new_manifest(
             "fingerprint": denoiser.fingerprint(),
             **({} if clip is None else {"clip_source": clip.source}),
             **({"lora_source": denoiser.lora} if denoiser.lora else {}),
+            **({"resolution": denoiser.resolution} if denoiser.resolution else {}),
         },
         data={
             "source": data.source,

@@ -216,7 +216,7 @@ def planned_of_all(
             "copies of the model (`fuse_lora`) and give those"
         )
     for source in checkpoints:
-        other = Denoiser.load(source, denoiser.device, denoiser.dtype)
+        other = denoiser.like(source)
         if other.encoders_fingerprint() != denoiser.encoders_fingerprint():
             raise ModelError(
                 f"--checkpoint {str(source)!r} has another autoencoder or text encoder than the "

@@ -248,6 +248,7 @@ def load_denoiser(index: Index) -> Denoiser:
         index.handed.device,
         getattr(torch, model["dtype"]),
         model.get("lora_source"),
+        model.get("resolution"),
     )
     if denoiser.fingerprint() != model["fingerprint"]:
         why = "its weights or settings differ"

@@ -39,6 +39,7 @@ class Denoiser:
         dtype: of the weights; latents stay in float32 where that is a half precision. The
             pipeline's parts are moved there and stay there.
         lora: where the pipeline's LoRA adapters came from, if not with it.
+        resolution: height and width of pictures in pixels; None for the model's own.
 
     Raises:
         ModelError: the pipeline is of a family that is not supported, or is no pipeline.
@@ -52,10 +53,11 @@ class Denoiser:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         lora: str = "",
+        resolution: int | None = None,
     ) -> None:
         _require_dtype(dtype)
-        self.family = family_of(pipe)
-        self.source, self.lora = source, lora
+        self.family = family_of(pipe, resolution)
+        self.source, self.lora, self.resolution = source, lora, resolution
         self.device = usable_device(device)
         self.dtype = dtype
         # A trajectory adds up many small steps, which half precision would lose.
@@ -75,11 +77,12 @@ class Denoiser:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         lora: str | Path | None = None,
+        resolution: int | None = None,
     ) -> Denoiser:
         """Load a local folder, a hub name, or "scenes", the bundled model.
 
         `lora` is a folder or a file of LoRA adapters that `save_lora_weights` or PEFT wrote, or a
-        hub name.
+        hub name; `resolution` is that of pictures in pixels, where it is not the model's own.
 
         Raises:
             ModelError: there is no such model, or it cannot be read.
@@ -87,7 +90,12 @@ class Denoiser:
         """
         _require_dtype(dtype)
         pipe = load_pipeline(model, lora)
-        return cls(pipe, place(model), device, dtype, "" if lora is None else place(lora))
+        adapters = "" if lora is None else place(lora)
+        return cls(pipe, place(model), device, dtype, adapters, resolution)
+
+    def like(self, model: str | Path) -> Denoiser:
+        """Another model, loaded as this one was."""
+        return Denoiser.load(model, self.device, self.dtype, resolution=self.resolution)
 
     # --- the prediction --------------------------------------------------------------------
 

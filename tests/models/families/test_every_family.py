@@ -22,7 +22,14 @@ from headwater import (
 from headwater.gradients.layers import gradient_of
 from headwater.models.sampling import seeded_noise
 
-BUILDERS = {"sdxl": tiny_families.sdxl, "sdxl-refiner": tiny_families.refiner}
+BUILDERS = {
+    "sdxl": tiny_families.sdxl,
+    "sdxl-refiner": tiny_families.refiner,
+    "sd3": tiny_families.sd3,
+    "flux": tiny_families.flux,
+    "schnell": tiny_families.schnell,
+}
+SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"
 
 
@@ -36,7 +43,9 @@ def session(folder, tiny_images, tmp_path_factory):
     """Four pictures indexed, opened again as a later process would."""
     out = tmp_path_factory.mktemp("family") / "index"
     data = load_dataset(tiny_images).first(4)
-    build_index(Denoiser.load(folder), data, out, timesteps=2, dim=64, parameters="all")
+    build_index(
+        Denoiser.load(folder, resolution=SIZE), data, out, timesteps=2, dim=64, parameters="all"
+    )
     return Session.open(out)
 
 
@@ -68,13 +77,13 @@ def test_it_is_asked(session, tiny_images, tmp_path, kind):
 def test_it_is_asked_about_a_step_of_its_making(folder, tiny_images, tmp_path):
     data = load_dataset(tiny_images).first(4)
     options = {"method": "trak", "timesteps": 2, "dim": 64}
-    index = build_index(Denoiser.load(folder), data, tmp_path / "index", **options)
+    index = build_index(Denoiser.load(folder, resolution=SIZE), data, tmp_path / "index", **options)
     assert index.attribute(Image(PROMPT, draws=2, steps=2, step=499)).scores.std() > 0
 
 
 def test_a_row_is_the_gradient_by_autograd(folder):
     """Of every layer, sample by sample, in float64."""
-    denoiser = Denoiser.load(folder, dtype=torch.float64)
+    denoiser = Denoiser.load(folder, dtype=torch.float64, resolution=SIZE)
     layers = denoiser.layers("all")
     condition = denoiser.encode_captions([PROMPT, "a fish"])
     noise = [seeded_noise(denoiser.latent_shape, "point", i) for i in range(2)]
@@ -84,15 +93,14 @@ def test_a_row_is_the_gradient_by_autograd(folder):
 
 def test_adapters_are_attributed(folder, tiny_images, tmp_path):
     """As peft makes them, on every linear layer."""
-    denoiser = Denoiser.load(folder)
+    denoiser = Denoiser.load(folder, resolution=SIZE)
     names = {n.rpartition(".")[2] for n, m in denoiser.network.named_modules()
              if type(m) is torch.nn.Linear and gradient_of(m)}  # fmt: skip
     wanted = peft.LoraConfig(r=2, target_modules=sorted(names - {"0"}), init_lora_weights=False)
     denoiser.network.add_adapter(wanted)
-    index = build_index(
-        Denoiser(denoiser.pipe), load_dataset(tiny_images).first(3), tmp_path / "index",
-        timesteps=2, parameters="lora", dim=64,
-    )  # fmt: skip
+    adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(3)
+    options = {"timesteps": 2, "parameters": "lora", "dim": 64}
+    index = build_index(adapted, data, tmp_path / "index", **options)
     assert all(".lora_" in name for name in index.recipe.layers)
     answer = index.attribute(Concept(PROMPT, CONCEPT, draws=2, context="prompt"))
     assert answer.scores.std() > 0

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 # Family -> where its class is. The first that takes a pipeline has it.
 FAMILIES = {
     "sdxl": "headwater.models.families.sdxl:Sdxl",
+    "sd3": "headwater.models.families.sd3:Sd3",
+    "flux": "headwater.models.families.flux:Flux",
     "unet": "headwater.models.families.unet:Unet",
 }
 
 
-def family_of(pipe: Any) -> Family:
+def family_of(pipe: Any, resolution: int | None = None) -> Family:
     """The family of a pipeline, bound to it.
 
     Raises:
@@ -31,7 +33,7 @@ def family_of(pipe: Any) -> Family:
         module, _, name = place.partition(":")
         family: type[Family] = getattr(import_module(module), name)
         if family.takes(pipe):
-            return family(pipe)
+            return family(pipe, resolution)
     raise ModelError(_refusal(pipe))
 
 
@@ -45,6 +47,5 @@ def _refusal(pipe: Any) -> str:
         return f"{name} is a network, not a pipeline: give the pipeline that it is part of"
     return (
         f"{name} is not supported: headwater takes diffusers pipelines of the families "
-        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM; `sdxl` is "
-        "Stable Diffusion XL and its refiner)"
+        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM)"
     )

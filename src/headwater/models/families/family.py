@@ -92,12 +92,16 @@ class Family(Protocol):
     image_size: tuple[int, int]
     words: Words | None
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         """Bind a pipeline that the family `takes`.
 
+        Args:
+            resolution: height and width of pictures in pixels; None for the model's own.
+
         Raises:
-            ModelError: it is of this family, but wants what a question cannot give, or what would
-                fail later, or would give numbers that mean nothing.
+            ModelError: the network cannot have this resolution; or it is of this family, but wants
+                what a question cannot give, or what would fail later, or would give numbers that
+                mean nothing.
         """
         ...
 

@@ -14,3 +14,12 @@ UNET = {
     "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_[qkv]|to_out|group_norm)(\.|$)",
     "up_blocks": r"^up_blocks\.",
 }
+# Of transformers in which words and picture attend to each other (MMDiT). What is called `attn2`
+# there, in Stable Diffusion 3.5 medium, is a second attention of the picture to itself.
+JOINT = {
+    "words": r"\.add_[kv]_proj(\.|$)",
+    "attention": r"\.attn2?\.",
+}
+
+# Of all families, each once.
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT]))

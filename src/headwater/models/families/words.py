@@ -108,8 +108,9 @@ class PromptWords:
                 learned[_PAIRS[part]] = tokenizer
                 table, number = _embedding(encoder), tokenizer.convert_tokens_to_ids(name)
                 own = slice(start, start + table.embedding_dim)
-                embed = partial(_embed, table, number, vector, own)
-                stack.enter_context(swapped_forward(table, embed))
+                for place in _lookups(encoder, table):
+                    embed = partial(_embed, place, number, vector, own)
+                    stack.enter_context(swapped_forward(place, embed))
                 start = own.stop
             twin = with_tokenizers(self.pipe, learned)
             yield lambda texts: self._encode(twin, list(texts))
@@ -126,6 +127,12 @@ def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Te
     new = ids == number
     embedded = type(table).forward(table, ids.masked_fill(new, 0))
     return torch.where(new[..., None], vector[own].to(embedded), embedded)
+
+
+def _lookups(encoder: nn.Module, table: nn.Embedding) -> list[nn.Embedding]:
+    """Where an encoder looks tokens up: T5's has a second module of the same weights."""
+    modules = [module for module in encoder.modules() if isinstance(module, nn.Embedding)]
+    return [module for module in modules if module.weight is table.weight]
 
 
 def _embedding(encoder: Any) -> nn.Embedding:
@@ -145,33 +152,33 @@ def with_tokenizers(pipe: Any, tokenizers: Mapping[str, Any]) -> Any:
     return twin
 
 
-def limited(pipe: Any) -> Any:
+def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
     """The pipeline, with tokenizers that stop where the text encoders do.
 
     Some are saved without a limit, or with a larger one than the encoder has positions for.
+
+    Args:
+        limits: what the pipeline itself reads at most, by the names of tokenizers.
 
     Raises:
         ModelError: neither of them has a limit.
     """
     shortened = {}
     for part, encoder in text_encoders(pipe).items():
-        tokenizer: Any = getattr(pipe, _PAIRS[part])
-        config: Any = encoder.config
-        limit, positions = tokenizer.model_max_length, _positions(config)
-        if positions is None and limit > _NO_LIMIT:
+        name, config = _PAIRS[part], getattr(encoder, "config", None)
+        tokenizer: Any = getattr(pipe, name)
+        most = [getattr(config, "max_position_embeddings", None), (limits or {}).get(name)]
+        most = [limit for limit in most if limit is not None]
+        if not most and tokenizer.model_max_length > _NO_LIMIT:
             raise ModelError(
-                f"{type(pipe).__name__}'s {_PAIRS[part]} has no model_max_length, and its text "
-                f"encoder no max_position_embeddings: set `pipe.{_PAIRS[part]}.model_max_length` "
-                "to what it was trained with"
+                f"{type(pipe).__name__}'s {name} has no model_max_length, and its text encoder no "
+                f"max_position_embeddings: set `pipe.{name}.model_max_length` to what it was "
+                "trained with"
             )
-        if positions is not None and limit > positions:
-            shortened[_PAIRS[part]] = copy.copy(tokenizer)
-            shortened[_PAIRS[part]].model_max_length = positions
+        if most and tokenizer.model_max_length > min(most):
+            shortened[name] = copy.copy(tokenizer)
+            shortened[name].model_max_length = min(most)
     return with_tokenizers(pipe, shortened) if shortened else pipe
-
-
-def _positions(config: Any) -> int | None:
-    return getattr(config, "max_position_embeddings", None)
 
 
 def tokenizers_facts(pipe: Any) -> dict[str, Any]:

@@ -91,7 +91,9 @@ def _loaded(folder: Path) -> Any:
     obey_bar_setting()
     index = _index(folder)
     require_no_code(folder, index)
-    given: dict[str, Any] = {name: None for name in _LEFT_OUT if name in index}
+    # What it was saved without, diffusers asks for again (T5 of Stable Diffusion 3).
+    absent = [name for name, kind in index.items() if kind == [None, None]]
+    given: dict[str, Any] = dict.fromkeys([*absent, *(n for n in _LEFT_OUT if n in index)])
     if "safety_checker" in given:
         given["requires_safety_checker"] = False
     for name, kind in index.items():

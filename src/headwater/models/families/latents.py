@@ -1,0 +1,108 @@
+"""Pictures as an AutoencoderKL's latents, and prompts as its pipeline's tokenizers read them.
+
+What most families have in common beside their network; each says how that is driven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater.gradients.layers import widened
+from headwater.models.condition import Condition
+from headwater.models.families.family import Replacement
+from headwater.models.families.gates import gates_apart
+from headwater.models.families.words import (
+    Encode,
+    PromptWords,
+    limited,
+    text_encoders,
+    tokenizers_facts,
+)
+from headwater.models.fitting import Fit
+
+
+class Latents:
+    """The part of `family.Family` that is about pictures and prompts.
+
+    Args:
+        pipe: a pipeline with a `vae`, or with none for a network of pixels.
+        network: of the pipeline.
+        channels: of x0.
+        size: (height, width) in pixels.
+        encode: what the network reads of texts.
+    """
+
+    # What the pipeline reads at most where it does not ask the tokenizer, by name.
+    token_limits: ClassVar[Mapping[str, int]] = {}
+
+    def __init__(
+        self,
+        pipe: Any,
+        network: nn.Module,
+        channels: int,
+        size: tuple[int, int],
+        encode: Encode,
+    ) -> None:
+        read_by = text_encoders(pipe)
+        self.pipe = limited(pipe, self.token_limits)
+        self.network = network
+        self.vae: Any = getattr(pipe, "vae", None)
+        self.words = PromptWords(self.pipe, encode) if read_by else None
+        self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
+        self.image_size = size
+        factor = downscaling(self.vae)
+        self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+
+    def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
+        """The same: it knows nothing of sizes."""
+        return condition
+
+    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
+        """The mean of the autoencoder's posterior, scaled; the pixels themselves without one."""
+        if self.vae is None:
+            if self.latent_shape[0] == 1:
+                pixels = pixels.mean(1, keepdim=True)
+            return widened(pixels.to(next(self.network.parameters())))
+        encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
+        # AutoencoderTiny has latents and no posterior
+        x0 = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+        return (widened(x0) - self._shift()) * self.vae.config.scaling_factor
+
+    def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+        """What the autoencoder decodes."""
+        if self.vae is not None:
+            x0 = x0 / self.vae.config.scaling_factor + self._shift()
+            x0 = self.vae.decode(x0.to(next(self.vae.parameters()))).sample
+        return x0.expand(-1, 3, -1, -1)
+
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def encoding_facts(self) -> Mapping[str, Any]:
+        """Sizes, the tokenizers, and whether pictures go through the autoencoder in tiles."""
+        return {
+            "sizes": [self.image_size, self.latent_shape],
+            "tokenizers": tokenizers_facts(self.pipe),
+            "tiles": bool(getattr(self.vae, "use_tiling", False)),
+        }
+
+    def network_facts(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    def kept_projections(self, network: nn.Module) -> Iterable[nn.Linear]:
+        """None: words meet the picture before they are projected."""
+        return ()
+
+    def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
+        """Gated activations in two products."""
+        return gates_apart(network, layers)
+
+
+def downscaling(vae: Any) -> int:
+    """How many pixels a latent is wide."""
+    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)

@@ -1,0 +1,16 @@
+"""What a pipeline's own call hands to its network, and what that answers."""
+
+
+def first_call(pipe, network, prompt, **given):
+    """(arguments by name or position, output) of the first step."""
+    calls = []
+
+    def note(module, args, kwargs, out):
+        calls.append(({**dict(enumerate(args)), **kwargs}, out[0]))
+
+    hook = network.register_forward_hook(note, with_kwargs=True)
+    try:
+        pipe(prompt, num_inference_steps=2, output_type="latent", **given)
+    finally:
+        hook.remove()
+    return calls[0]
