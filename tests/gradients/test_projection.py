@@ -40,6 +40,10 @@ SHAPES = {
         [(torch.randn(2, 3, 30), torch.randn(2, 3, 20)) for _ in range(2)],
     ),
     "convolution": (CONV, [(torch.randn(2, 3, 8, 8), torch.randn(2, 5, 8, 8))]),
+    "convolution in space": (
+        nn.Conv3d(2, 5, 2),
+        [(torch.randn(2, 2, 4, 3, 3), torch.randn(2, 5, 3, 2, 2))],
+    ),
     "grouped convolution": (
         nn.Conv2d(4, 8, 3, groups=2),
         [(torch.randn(2, 4, 8, 8), torch.randn(2, 8, 6, 6))],

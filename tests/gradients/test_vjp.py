@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, WanTransformer3DModel
+from support.layer_cases import assert_exact
 from torch import nn
 
-from headwater.gradients.parameters import select
+from headwater.gradients.parameters import left_out, select
 from headwater.gradients.vjp import Tape
 from headwater.models.families.sets import UNET
 from headwater.models.patches import frozen
@@ -62,6 +63,41 @@ def test_the_layers_of_a_unet(parameters):
     assert ours.keys() == exact.keys()
     for name in exact:
         torch.testing.assert_close(ours[name], exact[name], **EXACT, msg=name)
+
+
+def test_the_layers_of_a_video_transformer():
+    """Patches in space and time, norms of root mean squares, and one that is in float32."""
+    network = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+    ).double()
+    layers = select(network, "all")
+    xt, caption = torch.randn(2, 4, 2, 4, 4).double(), torch.randn(2, 5, 16).double()
+    t, delta = torch.tensor([400, 400]), torch.randn_like(xt)
+
+    def forward(i):
+        return network(xt[i : i + 1], t[i : i + 1], caption[i : i + 1]).sample
+
+    exact = brute_force(network, layers, forward, delta)
+    with frozen(network), Tape(layers) as tape:
+        ours = dict(tape.gradients(network(xt, t, caption).sample, delta))
+    assert ours.keys() == exact.keys()
+    in_float32 = {name for name in layers if type(layers[name]).__name__ == "FP32LayerNorm"}
+    assert in_float32 == {"blocks.0.norm2"}
+    for name in exact:
+        assert_exact(ours[name].double(), exact[name], 1e-6 if name in in_float32 else 1e-9)
+    assert [part.name for part in left_out(network)] == [
+        "scale_shift_table",
+        "blocks.0.scale_shift_table",
+    ]
 
 
 class Twice(nn.Module):

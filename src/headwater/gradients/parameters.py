@@ -1,15 +1,16 @@
-"""Which parameters are attributed: the name of a set, or a regular expression of module names."""
+"""Which parameters are attributed, by a set's name or an expression, and which never can be."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import nn
 
 from headwater.errors import ParameterError
-from headwater.gradients.layers import attributable
+from headwater.gradients.layers import attributable, size
 
 # Sets that any network may have, besides those of its family. Matched with `re.search`.
 COMMON_SETS = {"lora": r"\.lora_[AB]\.", "all": r""}
@@ -59,6 +60,60 @@ def first_match(
         if any(pattern.search(layer) for layer in layers):
             return name
     return names[-1]
+
+
+class LeftOut(NamedTuple):
+    """Parameters that no kind of layer attributes.
+
+    Attributes:
+        name: of a module of no known kind, or of a parameter that a module with modules inside
+            holds itself (`scale_shift_table`).
+        kind: the class of that module, or of the one that holds the parameter.
+        numel: how many numbers these are.
+    """
+
+    name: str
+    kind: str
+    numel: int
+
+
+def left_out(network: nn.Module, layers: Iterable[str] | None = None) -> list[LeftOut]:
+    """What of the network no choice of layers can attribute, in the network's order.
+
+    Args:
+        layers: names of chosen layers (what `select` returns will do). Only what stands beside one
+            of them counts then: the smallest module that holds it and any layer of a known kind
+            holds a chosen one too. None stands for all layers.
+    """
+    known = {name for name, _ in attributable(network)}
+    chosen = known if layers is None else set(layers)
+    holds_known, holds_chosen = set(_ancestors(known)), set(_ancestors(chosen))
+    found = []
+    for part in _unknown(network, known):
+        nearest = next((name for name in _ancestors([part.name]) if name in holds_known), "")
+        if layers is None or nearest in holds_chosen:
+            found.append(part)
+    return found
+
+
+def _unknown(network: nn.Module, known: set[str]) -> Iterator[LeftOut]:
+    """What the modules that are not `known` hold: as a whole where no modules are inside them."""
+    for name, module in network.named_modules():
+        own = {} if name in known else dict(module.named_parameters(recurse=False))
+        kind = type(module).__name__
+        if own and name and not any(True for _ in module.children()):
+            yield LeftOut(name, kind, size(module))
+            continue
+        for key, parameter in own.items():
+            yield LeftOut(f"{name}.{key}" if name else key, kind, parameter.numel())
+
+
+def _ancestors(names: Iterable[str]) -> Iterator[str]:
+    """The modules around each name, from the smallest to the network, whose name is empty."""
+    for name in names:
+        while name:
+            name = name.rpartition(".")[0]
+            yield name
 
 
 def _nearest(wanted: str, names: list[str]) -> list[str]:

@@ -207,7 +207,7 @@ def _factored(layers: Layers, dim: int, seed: int, device: torch.device) -> dict
     """P = A (x) B on g = sum over tokens of gy x^T: the sum of (A gy)(B x)^T, p x q numbers.
 
     A [o, p] and B [i, q] have normal entries of variance 1/p and 1/q, p q <= k. A layer that is no
-    such sum (norms, embeddings, grouped convolutions) is sketched.
+    such sum (norms, embeddings, grouped and transposed convolutions) is sketched.
     """
     return {
         name: _two_sided(layer, dim, layer_seed(seed, name), device)
