@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import torch
 from support.command_line import headwater
 from support.tiny import tiny_unconditional
+from torch.nn import Parameter
 
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import MethodError, ParameterError
-from headwater.index.config import IndexOptions, note_on_parameters, plan
+from headwater.index.config import IndexOptions, plan
+from headwater.index.notes import notes_on_parameters
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def test_cross_attention_where_there_is_some(tiny_model):
     denoiser = Denoiser.load(tiny_model)
     recipe = plan(denoiser)
     assert recipe.parameters == "attn2" and recipe == plan(denoiser, parameters="attn2")
-    assert note_on_parameters(denoiser, recipe, {}) is None
+    assert notes_on_parameters(denoiser, recipe, {}) == []
 
 
 def test_another_set_where_there_is_none(free):
@@ -29,13 +32,24 @@ def test_another_set_where_there_is_none(free):
     recipe = plan(denoiser, method="trak", timesteps=2)
     assert recipe.parameters == "attn" and all("attentions" in layer for layer in recipe.layers)
     count = sum(p.numel() for layer in denoiser.layers("attn").values() for p in layer.parameters())
-    assert note_on_parameters(denoiser, recipe, {"parameters": None}) == (
+    assert notes_on_parameters(denoiser, recipe, {"parameters": None}) == [
         f"the model has no attn2 layers: --parameters attn is taken, {count:,} numbers in "
         f"{len(recipe.layers)} layers"
-    )
-    assert note_on_parameters(denoiser, recipe, {"parameters": "attn"}) is None
+    ]
+    assert notes_on_parameters(denoiser, recipe, {"parameters": "attn"}) == []
     with pytest.raises(ParameterError, match="'attn2' matches no layer"):
         plan(denoiser, parameters="attn2")
+
+
+def test_all_parameters_but_those_of_no_known_kind(tiny_model):
+    denoiser, given = Denoiser.load(tiny_model), {"parameters": "all"}
+    assert notes_on_parameters(denoiser, plan(denoiser, parameters="all"), given) == []
+    denoiser.network.register_parameter("scale_shift_table", Parameter(torch.zeros(6, 8)))
+    whole = sum(parameter.numel() for parameter in denoiser.network.parameters())
+    assert notes_on_parameters(denoiser, plan(denoiser, parameters="all"), given) == [
+        f"--parameters all leaves out 48 of {whole:,} numbers, which stand in no layer of a known "
+        "kind, such as scale_shift_table (UNet2DConditionModel)"
+    ]
 
 
 def test_the_command_says_what_it_took(free, tiny_images, tmp_path):

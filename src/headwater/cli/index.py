@@ -148,13 +148,13 @@ def _print_estimate(
     recipe: Mapping[str, Any],
 ) -> None:
     """What the index would take."""
-    from headwater.index.config import note_on_parameters, planned_of_all
+    from headwater.index.config import planned_of_all
     from headwater.index.estimate import estimate
+    from headwater.index.notes import notes_on_parameters
 
     planned = planned_of_all(denoiser, checkpoints, **recipe)
-    chosen = note_on_parameters(denoiser, planned[0], recipe)
-    if chosen:
-        say(chosen)
+    for line in notes_on_parameters(denoiser, planned[0], recipe):
+        say(line)
     facts = estimate(denoiser, images, planned[0], batch_size, recipe["clip"], models=len(planned))
     print_facts(facts)
 

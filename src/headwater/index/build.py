@@ -27,13 +27,13 @@ from headwater.features.gradcheck import self_check as self_check_of
 from headwater.index.config import (
     Recipe,
     extractor,
-    note_on_parameters,
     plan,
     planned_of_all,
     refuse_ignored,
     require_kinds,
 )
 from headwater.index.index import Index
+from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
 from headwater.index.samples import RowSamples, write_samples
 from headwater.index.workers import BuildOptions, Missing, write_shards
@@ -113,9 +113,8 @@ def build_index(
     own = {field.name for field in fields(BuildOptions)}
     how = BuildOptions(**{name: options.pop(name) for name in own & options.keys()})
     planned = planned_of_all(denoiser, checkpoints, **options)[0]
-    chosen = note_on_parameters(denoiser, planned, options)
-    if chosen:
-        note(chosen)
+    for line in notes_on_parameters(denoiser, planned, options):
+        note(line)
     _refuse_useless(how, denoiser, training_set, planned)
     out = Path(out)
     batch = BatchSize(how.batch_size, note, denoiser.device)

@@ -177,20 +177,6 @@ def _of_gradients(denoiser: Denoiser, given: IndexOptions) -> dict[str, Any]:
     )
 
 
-def note_on_parameters(
-    denoiser: Denoiser, recipe: Recipe, options: Mapping[str, Any]
-) -> str | None:
-    """One line on which parameters were chosen, where nobody named them and they are not usual."""
-    usual = denoiser.family.default_parameters[0]
-    if options.get("parameters") is not None or recipe.parameters in ("", usual):
-        return None
-    layers = denoiser.layers(recipe.parameters)
-    return (
-        f"the model has no {usual} layers: --parameters {recipe.parameters} is taken, "
-        f"{sum(map(size, layers.values())):,} numbers in {len(layers)} layers"
-    )
-
-
 def planned_of_all(
     denoiser: Denoiser, checkpoints: Sequence[str | Path] = (), **recipe: Any
 ) -> list[Recipe]:

@@ -19,6 +19,7 @@ from headwater import (
     build_index,
     load_dataset,
 )
+from headwater.features.gradcheck import self_check
 from headwater.gradients.layers import gradient_of
 from headwater.models.sampling import seeded_noise
 
@@ -89,6 +90,12 @@ def test_a_row_is_the_gradient_by_autograd(folder):
     noise = [seeded_noise(denoiser.latent_shape, "point", i) for i in range(2)]
     errors = layer_errors(denoiser, layers, torch.stack(noise).double(), 499, condition)
     assert max(errors.values()) <= 1e-8 and len(errors) > len(layers) / 2
+
+
+def test_the_self_check_passes(folder):
+    denoiser = Denoiser.load(folder, resolution=SIZE)
+    x0, condition = torch.randn(2, *denoiser.latent_shape), denoiser.encode_captions(["a", "b"])
+    assert self_check(denoiser, denoiser.layers("all"), x0, condition).startswith("self-check: ")
 
 
 def test_adapters_are_attributed(folder, tiny_images, tmp_path):
