@@ -29,7 +29,8 @@ TIMESTEPS = (99, 299, 499, 699, 899)
 def session(tmp_path_factory):
     shown = headwater.load_dataset("scenes").first(400)
     out = tmp_path_factory.mktemp("sign") / "index"
-    return headwater.Session(headwater.build_index(headwater.Denoiser.load("scenes"), shown, out))
+    model = headwater.Denoiser.load("scenes")
+    return headwater.Session(headwater.build_index(model, shown, out, timesteps=5))
 
 
 def weights(session):
@@ -99,7 +100,7 @@ def concept_measure(session, word):
     itself: 1 would be another whole eps(c+) - eps(c-). Higher means more of the concept.
     """
     denoiser = session.denoiser
-    shown = [p for p in pictures("validation") + pictures("unseen") if p.shows(word)][:24]
+    shown = [p for p in pictures("validation") + pictures("unseen") if p.shows(word)][:16]
     captions = [describe(**{a: getattr(p.scene, a) for a in ATTRIBUTES}) for p in shown]
     x0 = denoiser.encode_images([p.draw() for p in shown])
     plus = denoiser.encode_captions(captions)

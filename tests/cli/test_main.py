@@ -25,7 +25,8 @@ from support.command_line import (
     headwater,
     shell,
 )
-from support.tiny import LATENT, tiny_folder, tiny_pipeline, tiny_unconditional
+from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
+from support.tiny_parts import LATENT
 
 from headwater import Index
 from headwater.errors import HeadwaterWarning

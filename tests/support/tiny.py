@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-WIDTH = 16  # of the text encoder, and so of the cross-attention keys' input
-LATENT = 8
+from support.tiny_parts import autoencoder, clip_encoder, unet
 
 
 def tiny_pipeline(folder: Path, *, seed: int = 0, **changes) -> Path:
@@ -14,55 +13,19 @@ def tiny_pipeline(folder: Path, *, seed: int = 0, **changes) -> Path:
 
     `seed` is the UNet's: like checkpoints of one training, all have the same encoders.
     """
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from diffusers import StableDiffusionPipeline
 
-    from headwater.scenes.pipeline import MAX_TOKENS, new_scheduler, new_tokenizer
+    from headwater.scenes.pipeline import new_scheduler, new_tokenizer
 
     torch.manual_seed(0)
     tokenizer = new_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    with torch.no_grad():  # CLIP starts so close to zero that captions would all look alike
-        text_encoder.get_input_embeddings().weight.normal_()
-    vae = AutoencoderKL(
-        sample_size=2 * LATENT,
-        latent_channels=4,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-    )
-    unet = {
-        "sample_size": LATENT,
-        "block_out_channels": (8, 16),
-        "layers_per_block": 1,
-        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-        "cross_attention_dim": WIDTH,
-        "attention_head_dim": 2,  # diffusers reads this as the number of heads
-        "norm_num_groups": 4,
-    }
+    text_encoder, vae = clip_encoder(tokenizer, layers=1), autoencoder()
     torch.manual_seed(seed)
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
-        unet=UNet2DConditionModel(**(unet | changes)),
+        unet=unet(**changes),
         scheduler=new_scheduler(),
         safety_checker=None,
         feature_extractor=None,

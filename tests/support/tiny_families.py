@@ -4,68 +4,7 @@ from pathlib import Path
 
 import torch
 
-from support.tiny import LATENT, WIDTH
-
-
-def clip_encoder(tokenizer, *, projected=False, seed=0, width=WIDTH):
-    """A text encoder of one layer; with `projected` it gives a pooled encoding too."""
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    from headwater.scenes.pipeline import MAX_TOKENS
-
-    torch.manual_seed(seed)
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=2 * width,
-        projection_dim=width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=MAX_TOKENS,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    encoder = (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
-    with torch.no_grad():  # CLIP starts so close to zero that captions would all look alike
-        encoder.get_input_embeddings().weight.normal_()
-    return encoder
-
-
-def autoencoder(channels=4, **more):
-    """Of 16x16 pictures, at half their size."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        sample_size=2 * LATENT,
-        latent_channels=channels,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-        **more,
-    )
-
-
-def unet(width=WIDTH, **more):
-    """Two levels, with cross-attention in the outer one."""
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    return UNet2DConditionModel(
-        sample_size=LATENT,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=width,
-        attention_head_dim=2,  # diffusers reads this as the number of heads
-        norm_num_groups=4,
-        **more,
-    )
+from support.tiny_parts import LATENT, WIDTH, autoencoder, clip_encoder, t5_encoder, unet
 
 
 def sdxl(folder: Path, **settings) -> Path:
@@ -74,14 +13,15 @@ def sdxl(folder: Path, **settings) -> Path:
 
     from headwater.scenes.pipeline import new_scheduler, new_tokenizer
 
+    torch.manual_seed(0)
     tokenizer = new_tokenizer()
     pipe = StableDiffusionXLPipeline(
         vae=autoencoder(),
         text_encoder=clip_encoder(tokenizer),
-        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        text_encoder_2=clip_encoder(tokenizer, projected=True),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=unet(2 * WIDTH, **text_time(6)),
+        unet=unet(cross_attention_dim=2 * WIDTH, **text_time(6)),
         scheduler=new_scheduler(),
         add_watermarker=False,
         **settings,
@@ -96,14 +36,15 @@ def refiner(folder: Path) -> Path:
 
     from headwater.scenes.pipeline import new_scheduler, new_tokenizer
 
+    torch.manual_seed(0)
     tokenizer = new_tokenizer()
     pipe = StableDiffusionXLImg2ImgPipeline(
         vae=autoencoder(),
         text_encoder=None,
-        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        text_encoder_2=clip_encoder(tokenizer, projected=True),
         tokenizer=None,
         tokenizer_2=tokenizer,
-        unet=unet(WIDTH, **text_time(5)),
+        unet=unet(**text_time(5)),
         scheduler=new_scheduler(),
         requires_aesthetics_score=True,
         add_watermarker=False,
@@ -121,25 +62,6 @@ def text_time(count: int) -> dict:
     }
 
 
-def t5_encoder(tokenizer, width=WIDTH):
-    """A T5 of one layer, for the tokens of any tokenizer."""
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(2)
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=width,
-            d_kv=8,
-            d_ff=2 * width,
-            num_layers=1,
-            num_heads=2,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
 def sd3(folder: Path, t5=True, **settings) -> Path:
     """Stable Diffusion 3; `settings` are the transformer's."""
     from diffusers import (
@@ -150,8 +72,8 @@ def sd3(folder: Path, t5=True, **settings) -> Path:
 
     from headwater.scenes.pipeline import new_tokenizer
 
-    tokenizer = new_tokenizer()
     torch.manual_seed(0)
+    tokenizer = new_tokenizer()
     transformer = SD3Transformer2DModel(
         sample_size=LATENT,
         in_channels=4,
@@ -171,7 +93,7 @@ def sd3(folder: Path, t5=True, **settings) -> Path:
         vae=autoencoder(shift_factor=0.1),
         text_encoder=clip_encoder(tokenizer, projected=True),
         tokenizer=tokenizer,
-        text_encoder_2=clip_encoder(tokenizer, projected=True, seed=1),
+        text_encoder_2=clip_encoder(tokenizer, projected=True),
         tokenizer_2=tokenizer,
         text_encoder_3=t5_encoder(tokenizer, 2 * WIDTH) if t5 else None,
         tokenizer_3=tokenizer if t5 else None,
@@ -186,8 +108,8 @@ def flux(folder: Path, guided=True) -> Path:
 
     from headwater.scenes.pipeline import new_tokenizer
 
-    tokenizer = new_tokenizer()
     torch.manual_seed(0)
+    tokenizer = new_tokenizer()
     transformer = FluxTransformer2DModel(
         in_channels=16,
         num_layers=1,

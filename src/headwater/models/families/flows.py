@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from headwater.errors import ModelError
-from headwater.models.families.latents import downscaling
+from headwater.models.condition import Condition
+from headwater.models.families.latents import Latents, downscaling
+from headwater.models.families.sets import JOINT
 from headwater.models.schedule import Schedule, flow
+
+
+class JointFlow(Latents):
+    """A flow transformer in which words and picture attend to each other; see `family.Family`.
+
+    Attributes:
+        kind: the class of its network.
+    """
+
+    kind: ClassVar[str]
+    parameter_sets: ClassVar[Mapping[str, str]] = JOINT
+    default_parameters = ("words", "attention", "all")
+    forgotten_parameters = ("words", "attention", "all")
+
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+        channels, patch = self.layout(pipe.transformer.config)
+        size = picture_size(pipe, resolution, patch)
+        super().__init__(pipe, pipe.transformer, channels, size, self.encode)
+        self._schedule = flow_schedule(pipe)
+
+    @classmethod
+    def takes(cls, pipe: Any) -> bool:
+        """Whether its transformer is of this kind."""
+        return type(getattr(pipe, "transformer", None)).__name__ == cls.kind
+
+    def schedule(self) -> Schedule:
+        """Of the scheduler, as trainers draw from it."""
+        return self._schedule
+
+    def sigma(self, t: int, xt: Tensor) -> Tensor:
+        """At a timestep, for each row; in float32 for networks in half precision too."""
+        wide = torch.promote_types(xt.dtype, torch.float32)
+        return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
+
+    def layout(self, config: Any) -> tuple[int, int]:
+        """(channels of latents, height and width of a token in latents)."""
+        raise NotImplementedError
+
+    def encode(self, pipe: Any, texts: list[str]) -> Condition:
+        """What the network reads of texts, with its graph."""
+        raise NotImplementedError
 
 
 def flow_schedule(pipe: Any) -> Schedule:
@@ -32,11 +76,6 @@ def flow_schedule(pipe: Any) -> Schedule:
         shift = config.get("shift", 1.0)
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     return flow(sigmas)
-
-
-def sigma_of(schedule: Schedule, t: int, xt: Tensor) -> Tensor:
-    """S at a timestep for each row, in the type of x_t."""
-    return torch.full((len(xt),), schedule.rates(t)[1], device=xt.device, dtype=xt.dtype)
 
 
 def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, int]:

@@ -14,45 +14,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.flows import flow_schedule, picture_size, sigma_of
-from headwater.models.families.latents import Latents, downscaling
-from headwater.models.families.sets import JOINT
+from headwater.models.families.flows import JointFlow
+from headwater.models.families.latents import downscaling
 from headwater.models.families.words import device_of
-from headwater.models.schedule import Schedule
 
 GUIDANCE = 3.5
 _PATCH = 2  # latents are packed two by two
 
 
-class Flux(Latents):
+class Flux(JointFlow):
     """See `family.Family`."""
 
-    parameter_sets = JOINT
+    kind = "FluxTransformer2DModel"
     token_limits = {"tokenizer_2": 512}  # noqa: RUF012 - a constant of the pipeline
-    default_parameters = ("words", "attention", "all")
-    forgotten_parameters = ("words", "attention", "all")
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        size = picture_size(pipe, resolution, _PATCH)
-        channels = pipe.transformer.config.in_channels // _PATCH**2
-        super().__init__(pipe, pipe.transformer, channels, size, self._encode)
-        self._schedule = flow_schedule(pipe)
-
-    @classmethod
-    def takes(cls, pipe: Any) -> bool:
-        """Whether its transformer is that of Flux.1."""
-        return type(getattr(pipe, "transformer", None)).__name__ == "FluxTransformer2DModel"
-
-    def schedule(self) -> Schedule:
-        """Of the scheduler; its shift by resolution belongs to sampling."""
-        return self._schedule
+    def layout(self, config: Any) -> tuple[int, int]:
+        """Tokens are latents two by two."""
+        return config.in_channels // _PATCH**2, _PATCH
 
     def forward(
-        self,
-        network: nn.Module,
-        xt: Float[Tensor, "b c h w"],
-        t: int,
-        condition: Condition | None,
+        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"
@@ -61,7 +42,7 @@ class Flux(Latents):
         guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
         out = network(
             pipe._pack_latents(xt, b, c, h, w),
-            timestep=sigma_of(self._schedule, t, xt),
+            timestep=self.sigma(t, xt),
             guidance=torch.full((b,), GUIDANCE, device=xt.device) if guided else None,
             img_ids=pipe._prepare_latent_image_ids(b, h // 2, w // 2, xt.device, xt.dtype),
             txt_ids=xt.new_zeros(tensors["encoder_hidden_states"].shape[1], 3),
@@ -75,7 +56,7 @@ class Flux(Latents):
         guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
         return {"guidance": GUIDANCE} if guided else {}
 
-    def _encode(self, pipe: Any, texts: list[str]) -> Condition:
+    def encode(self, pipe: Any, texts: list[str]) -> Condition:
         """T5's words, and CLIP's pooled encoding."""
         words, pooled, _ = pipe.encode_prompt(texts, device=device_of(pipe))
         return Condition({"encoder_hidden_states": words, "pooled_projections": pooled})

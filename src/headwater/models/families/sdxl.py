@@ -38,11 +38,7 @@ class Sdxl(Unet):
         return kind == "text_time" and getattr(pipe, "text_encoder_2", None) is not None
 
     def forward(
-        self,
-        network: nn.Module,
-        xt: Float[Tensor, "b c h w"],
-        t: int,
-        condition: Condition | None,
+        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts."""
         assert condition is not None, "it reads words"

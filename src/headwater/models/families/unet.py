@@ -56,11 +56,7 @@ class Unet(Latents):
         return preserving(scheduler.alphas_cumprod, prediction)
 
     def forward(
-        self,
-        network: nn.Module,
-        xt: Float[Tensor, "b c h w"],
-        t: int,
-        condition: Condition | None,
+        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts; learned variances come after it."""
         given = {} if condition is None else condition.tensors
