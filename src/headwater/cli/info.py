@@ -86,6 +86,7 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "methods": ", ".join(served),
         "model": model["source"],
         **({"adapters": model["lora_source"]} if "lora_source" in model else {}),
+        **({"resolution": model["resolution"]} if "resolution" in model else {}),
         "model fingerprint": model["fingerprint"][:16],
         "data": data["source"],
         "data fingerprint": data["fingerprint"][:16],
