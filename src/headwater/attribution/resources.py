@@ -13,6 +13,7 @@ from typing import Any
 
 from headwater.attribution.kernel import Kernel, Spectrum, spectrum
 from headwater.attribution.pictures import remember_picture
+from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
 from headwater.index import config
 from headwater.index.index import Index, load_denoiser
@@ -51,7 +52,7 @@ class Resources:
     @property
     def captions(self) -> list[str]:
         """All of the training images'."""
-        return [text for sample in self.index.samples for text in sample.all_captions]
+        return every_caption(self.index.samples)
 
     # --- models -----------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ def make_sample(id: str, captions: Sequence[str], uri: str) -> Sample:
     return Sample(id, unique[0] if unique else "", as_text(uri), several)
 
 
+def every_caption(samples: Sequence[Sample]) -> list[str]:
+    """All captions of all samples, in their order."""
+    return [text for sample in samples for text in sample.all_captions]
+
+
 @dataclass(frozen=True)
 class TrainingSet:
     """Training images by row.

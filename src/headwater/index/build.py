@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from headwater.data.prefetch import reading
-from headwater.data.training_set import IN_MEMORY, TrainingSet
+from headwater.data.training_set import IN_MEMORY, TrainingSet, every_caption
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
@@ -160,7 +160,7 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    denoiser.warn_of_lost_words([text for each in data.samples for text in each.all_captions])
+    denoiser.warn_of_lost_words(every_caption(data.samples))
     if denoiser.conditional:
         _speak_of_captions(data, job.note)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, score_rows
-from headwater.data.training_set import Sample
+from headwater.data.training_set import Sample, every_caption
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
 from headwater.methods import Method
@@ -62,9 +62,8 @@ def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tenso
     )
     if named.all() or not named.any():
         which = "every" if named.all() else "no"
-        captions = [text for sample in samples for text in sample.all_captions]
-        near = inflections(query.concept, captions).items() if which == "no" else ()
-        held = "".join(f" ({form!r} is in {count})" for form, count in near)
+        near = inflections(query.concept, every_caption(samples)) if which == "no" else {}
+        held = "".join(f" ({form!r} is in {count})" for form, count in near.items())
         raise QueryError(
             f"{which} training caption names {query.concept!r}{held}, so {method} has nothing to "
             "set against each other: give other words, or ask another method"

@@ -71,7 +71,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Loss:
-    """The mean squared error of the predicted noise, at these timesteps."""
+    """The mean squared error of the output, at these timesteps."""
 
     denoiser: Denoiser
     timesteps: tuple[int, ...]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from headwater.data.training_set import TrainingSet
+from headwater.data.training_set import TrainingSet, every_caption
 from headwater.errors import ModelError
 from headwater.evaluation.retraining.config import WEIGHTS, ModelConfig
 from headwater.evaluation.retraining.trainer import FitOptions, Loss, fit
@@ -135,7 +135,7 @@ def encode_data(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> Encod
         denoiser.encode_images([data.image(row) for row in rows[start : start + batch]]).cpu()
         for start in bar
     ]
-    captions = [text for sample in data.samples for text in sample.all_captions]
+    captions = every_caption(data.samples)
     tokens = tokenize_captions(denoiser.pipe, captions)
     counts = torch.tensor([len(sample.all_captions) for sample in data.samples])
     several = tokens is not None and len(captions) > len(data)

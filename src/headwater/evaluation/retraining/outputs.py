@@ -63,7 +63,7 @@ def denoising_losses(
     noise: NoiseSpec = NOISE,
     rows: Sequence[int] | None = None,
 ) -> Float[Tensor, " n"]:
-    """The mean squared error of each picture's predicted noise, over timesteps and draws.
+    """The mean squared error of the output for each picture, over timesteps and draws.
 
     The noise belongs to the row, the timestep and the draw.
 

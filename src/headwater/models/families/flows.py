@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from headwater.models.families.sets import JOINT
 from headwater.models.schedule import Schedule, flow
 
 
-class JointFlow(Latents):
+class JointFlow(Latents, ABC):
     """A flow transformer in which words and picture attend to each other; see `family.Family`.
 
     Attributes:
@@ -47,13 +48,15 @@ class JointFlow(Latents):
         wide = torch.promote_types(xt.dtype, torch.float32)
         return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
 
+    @abstractmethod
     def layout(self, config: Any) -> tuple[int, int]:
         """(channels of latents, height and width of a token in latents)."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def encode(self, pipe: Any, texts: list[str]) -> Condition:
         """What the network reads of texts, with its graph."""
-        raise NotImplementedError
+        ...
 
 
 def flow_schedule(pipe: Any) -> Schedule:
