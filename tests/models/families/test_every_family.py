@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 from PIL import Image as PIL_Image
-from support import tiny_families
+from support import tiny_joint, tiny_unets
 from support.exact_gradients import layer_errors
 
 from headwater import (
@@ -24,11 +24,11 @@ from headwater.gradients.layers import gradient_of
 from headwater.models.sampling import seeded_noise
 
 BUILDERS = {
-    "sdxl": tiny_families.sdxl,
-    "sdxl-refiner": tiny_families.refiner,
-    "sd3": tiny_families.sd3,
-    "flux": tiny_families.flux,
-    "schnell": tiny_families.schnell,
+    "sdxl": tiny_unets.sdxl,
+    "sdxl-refiner": tiny_unets.refiner,
+    "sd3": tiny_joint.sd3,
+    "flux": tiny_joint.flux,
+    "schnell": tiny_joint.schnell,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

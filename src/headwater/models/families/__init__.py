@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 # Family -> where its class is. The first that takes a pipeline has it.
 FAMILIES = {
-    "sdxl": "headwater.models.families.sdxl:Sdxl",
-    "sd3": "headwater.models.families.sd3:Sd3",
-    "flux": "headwater.models.families.flux:Flux",
-    "unet": "headwater.models.families.unet:Unet",
+    "sdxl": "headwater.models.families.unets.sdxl:Sdxl",
+    "sd3": "headwater.models.families.joint.sd3:Sd3",
+    "flux": "headwater.models.families.joint.flux:Flux",
+    "unet": "headwater.models.families.unets.unet:Unet",
 }
 
 

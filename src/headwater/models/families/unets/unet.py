@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.latents import Latents, downscaling
 from headwater.models.families.sets import UNET
-from headwater.models.families.unet_limits import require_supported
+from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
 from headwater.models.schedule import Schedule, preserving
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from support.pipeline_calls import first_call
-from support.tiny_families import flux
+from support.tiny_joint import flux
 
 from headwater import Denoiser
-from headwater.models.families.flux import GUIDANCE, Flux
+from headwater.models.families.joint.flux import GUIDANCE, Flux
 
 PROMPT = "a red star"
 
@@ -40,7 +40,7 @@ def test_the_guidance_it_reads_is_part_of_the_model(denoiser, monkeypatch):
     guided = denoiser.network.config.guidance_embeds
     assert denoiser.family.network_facts() == ({"guidance": GUIDANCE} if guided else {})
     before = Denoiser(denoiser.pipe, resolution=16).fingerprint()
-    monkeypatch.setattr("headwater.models.families.flux.GUIDANCE", 1.0)
+    monkeypatch.setattr("headwater.models.families.joint.flux.GUIDANCE", 1.0)
     assert (Denoiser(denoiser.pipe, resolution=16).fingerprint() != before) == guided
 
 

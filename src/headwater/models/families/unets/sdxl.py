@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.unet import Unet
+from headwater.models.families.unets.unet import Unet
 from headwater.models.families.words import device_of
 from headwater.models.fitting import Fit
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from PIL import Image
-from support.tiny_families import refiner, sdxl
+from support.tiny_unets import refiner, sdxl
 
 from headwater import Denoiser
 from headwater.features.batch import encoded_batch
 from headwater.features.gradcheck import self_check
-from headwater.models.families.sdxl import Sdxl
+from headwater.models.families.unets.sdxl import Sdxl
 from headwater.models.fitting import fit_of, fitted
 
 PROMPT = "a red star"

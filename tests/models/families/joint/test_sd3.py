@@ -3,11 +3,11 @@
 import pytest
 import torch
 from support.pipeline_calls import first_call
-from support.tiny_families import sd3
+from support.tiny_joint import sd3
 
 from headwater import Denoiser
 from headwater.errors import ModelError
-from headwater.models.families.sd3 import Sd3
+from headwater.models.families.joint.sd3 import Sd3
 
 PROMPT = "a red star"
 
