@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.tiny import tiny_folder, tiny_pipeline
 
-from headwater import Concept, Image, session_of, why
+from headwater import Concept, Image, Session, session_of, why
 from headwater.errors import QueryError
 from headwater.quick.questions import MOST_CONCEPTS, questions
 
@@ -67,10 +67,17 @@ def test_a_picture_without_a_prompt(session, tmp_path):
     assert answer.query == Image("", file) and np.isfinite(answer.scores).all()
 
 
-@pytest.mark.filterwarnings("ignore:.*longer than the text encoder takes")
-def test_what_cannot_be_asked_is_said_and_left_out(session):
-    """A word that the text encoder never reads."""
-    said = []
-    answers = why(session, "a star " * 40 + "on a fish", said.append, concepts=["star", "fish"])
+def test_what_cannot_be_asked_is_said_and_left_out(session, monkeypatch):
+    ask, said = Session.attribute, []
+
+    def refuse(self, question, **options):
+        if question.title == "fish":
+            raise QueryError("it has no gradient")
+        return ask(self, question, **options)
+
+    monkeypatch.setattr(Session, "attribute", refuse)
+    answers = why(session, "a star, a fish", said.append, guidance=2.0)
     assert [answer.query.title for answer in answers] == ["the picture", "star"]
-    assert any(line.startswith("'fish' is left out: ") for line in said)
+    assert "'fish' is left out: it has no gradient" in said
+    with pytest.raises(QueryError, match="give a picture"):
+        why(session, "")

@@ -86,7 +86,7 @@ def test_a_folder_of_ones_own(model, data, tmp_path):
     index, built = opened(model, data, tmp_path / "index")
     assert built and index.path == tmp_path / "index"
     assert not opened(model, data, tmp_path / "index")[1]
-    with pytest.raises(MismatchError, match="was begun with parameters"):
+    with pytest.raises(MismatchError, match="was begun with recipe layers"):
         session_of(model, data, tmp_path / "index", SMALL | {"parameters": "all"})
 
 

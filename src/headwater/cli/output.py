@@ -57,7 +57,7 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
         case "step":
             return f"step {given['step']} {about}"
         case "image" | "patch" as kind:
-            return f"{'journey' if given['journey'] else kind} {about}"
+            return f"{'journey' if given.get('journey') else kind} {about}"
         case kind:
             return f"{kind} {' '.join(query.title for query in queries)} in {about}"
 

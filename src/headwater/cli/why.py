@@ -66,7 +66,7 @@ def why(
     limit: Limit = None,
     seed: Seed = 0,
     guidance: Guidance = GUIDANCE,
-    top: Top = 10,
+    top: Top = 5,
     dtype: Dtype = "float32",
     device: Device = None,
     out: Out = None,
@@ -83,9 +83,9 @@ def why(
 
     asking: dict[str, Any] = dict(prompt=prompt, concepts=concept, seed=seed, guidance=guidance)
     queries = questions(asked, **asking)
+    output = Output(out or default_folder(queries, given), top, as_json)
     images = images_of(data, split, image_column, caption_column, limit)
     recipe = {} if parameters is None else {"parameters": parameters}
     loaded = dict(device=device, dtype=precision, **model_options(given))
     session = session_of(model, images, index, recipe, say, **loaded)
-    output = Output(out or default_folder(queries, given), top, as_json)
     show(session, answers_of(session, asked, say, **asking), output, guidance)
