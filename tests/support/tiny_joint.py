@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from support.tiny_language import chat_tokenizer, qwen3
 from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, clip_encoder, t5_encoder
 
 
@@ -82,3 +83,35 @@ def flux(folder: Path, guided=True) -> Path:
 def schnell(folder: Path) -> Path:
     """Flux.1 schnell."""
     return flux(folder, guided=False)
+
+
+def z_image(folder: Path) -> Path:
+    """Z-Image."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        ZImagePipeline,
+        ZImageTransformer2DModel,
+    )
+
+    torch.manual_seed(0)
+    tokenizer = chat_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=WIDTH,
+        n_layers=1,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[4, 2, 2],
+        axes_lens=[128, 16, 16],
+    )
+    pipe = ZImagePipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=autoencoder(shift_factor=0.1),
+        text_encoder=qwen3(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)

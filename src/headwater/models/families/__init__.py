@@ -19,6 +19,7 @@ FAMILIES = {
     "sdxl": "headwater.models.families.unets.sdxl:Sdxl",
     "sd3": "headwater.models.families.joint.sd3:Sd3",
     "flux": "headwater.models.families.joint.flux:Flux",
+    "z-image": "headwater.models.families.joint.z_image:ZImage",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

@@ -38,6 +38,7 @@ class Latents:
 
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
+    mixed: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,
@@ -51,11 +52,15 @@ class Latents:
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
         self.vae: Any = getattr(pipe, "vae", None)
-        self.words = PromptWords(self.pipe, encode) if read_by else None
+        self.words = PromptWords(self.pipe, encode, self.preface()) if read_by else None
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)
         self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+
+    def preface(self) -> str:
+        """Nothing: what the pipeline says before each prompt."""
+        return ""
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same: it knows nothing of sizes."""
@@ -106,3 +111,8 @@ class Latents:
 def downscaling(vae: Any) -> int:
     """How many pixels a latent is wide."""
     return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def latent_channels(vae: Any) -> int:
+    """How many numbers a latent is."""
+    return vae.config.latent_channels

@@ -1,0 +1,76 @@
+"""The smallest language models that read prompts, and their tokenizers with a chat template."""
+
+from functools import cache
+
+from headwater.scenes.vocabulary import ATTRIBUTES
+
+WIDTH = 16
+LIMIT = 64  # tokens of a prompt, in its template
+
+# What a chat says around a user's words, as Qwen's template has it.
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# Words that Qwen-Image says before a prompt, and those of the scenes' captions.
+_WORDS = (
+    "system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
+    "spatial relationships of the objects and background:\nuser\nassistant\na an on with picture "
+)
+
+
+@cache
+def _pieces():
+    """(vocabulary, merges) of byte pairs; the trainer breaks ties anew in each run."""
+    import json
+
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.trainers import BpeTrainer
+
+    trainee = Tokenizer(BPE())
+    trainee.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    letters = ByteLevel.alphabet()
+    trainer = BpeTrainer(
+        vocab_size=10_000, min_frequency=1, initial_alphabet=letters, show_progress=False
+    )
+    words = [word for values in ATTRIBUTES.values() for word in values]
+    trainee.train_from_iterator([_WORDS + " ".join(words)], trainer)
+    model = json.loads(trainee.to_str())["model"]
+    return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+def chat_tokenizer():
+    """As Qwen's."""
+    from transformers import Qwen2Tokenizer
+
+    vocabulary, merges = _pieces()
+    return Qwen2Tokenizer(
+        vocab=dict(vocabulary),
+        merges=list(merges),
+        model_max_length=LIMIT,
+        chat_template=TEMPLATE,
+        extra_special_tokens=_MARKS[1:],
+    )
+
+
+def qwen3(tokenizer, layers=2):
+    """A Qwen3, whose embeddings differ enough for captions to do so."""
+    import torch
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    encoder = Qwen3Model(config)
+    with torch.no_grad():
+        encoder.get_input_embeddings().weight.normal_()
+    return encoder
