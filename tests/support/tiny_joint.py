@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from support.tiny_language import chat_tokenizer, qwen3
+from support.tiny_language import chat_tokenizer, qwen3, qwen_vl
 from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, clip_encoder, t5_encoder
 
 
@@ -111,6 +111,46 @@ def z_image(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=autoencoder(shift_factor=0.1),
         text_encoder=qwen3(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def qwen_image(folder: Path) -> Path:
+    """Qwen-Image."""
+    from diffusers import (
+        AutoencoderKLQwenImage,
+        FlowMatchEulerDiscreteScheduler,
+        QwenImagePipeline,
+        QwenImageTransformer2DModel,
+    )
+
+    torch.manual_seed(0)
+    tokenizer = chat_tokenizer()
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 2, 2),
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[-0.5, 0.0, 0.25, 0.5],
+        latents_std=[2.0, 1.5, 1.0, 0.5],
+    )
+    pipe = QwenImagePipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=qwen_vl(tokenizer),
         tokenizer=tokenizer,
     )
     pipe.save_pretrained(folder)

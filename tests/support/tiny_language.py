@@ -56,21 +56,48 @@ def chat_tokenizer():
     )
 
 
-def qwen3(tokenizer, layers=2):
-    """A Qwen3, whose embeddings differ enough for captions to do so."""
-    import torch
+# Of a language model of two layers.
+_SIZES = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+def qwen3(tokenizer):
+    """A Qwen3."""
     from transformers import Qwen3Config, Qwen3Model
 
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-    )
-    encoder = Qwen3Model(config)
+    return _apart(Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), head_dim=8, **_SIZES)))
+
+
+def qwen_vl(tokenizer):
+    """A Qwen2.5-VL, with as little of an eye as can be."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    words = {
+        "vocab_size": len(tokenizer),
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1]},
+        **_SIZES,
+    }
+    eye = {
+        "depth": 1,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+        "fullatt_block_indexes": [0],
+    }
+    config = Qwen2_5_VLConfig(text_config=words, vision_config=eye)
+    return _apart(Qwen2_5_VLForConditionalGeneration(config))
+
+
+def _apart(encoder):
+    """With embeddings that differ enough for captions to do so."""
+    import torch
+
     with torch.no_grad():
         encoder.get_input_embeddings().weight.normal_()
     return encoder

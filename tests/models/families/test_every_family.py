@@ -30,6 +30,7 @@ BUILDERS = {
     "flux": tiny_joint.flux,
     "schnell": tiny_joint.schnell,
     "z-image": tiny_joint.z_image,
+    "qwen-image": tiny_joint.qwen_image,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

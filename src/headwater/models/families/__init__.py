@@ -20,6 +20,7 @@ FAMILIES = {
     "sd3": "headwater.models.families.joint.sd3:Sd3",
     "flux": "headwater.models.families.joint.flux:Flux",
     "z-image": "headwater.models.families.joint.z_image:ZImage",
+    "qwen-image": "headwater.models.families.joint.qwen_image:QwenImage",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
-from headwater.models.families.latents import Latents, downscaling, latent_channels
+from headwater.models.families.autoencoders import downscaling, latent_channels
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import JOINT
 from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, flow

@@ -27,3 +27,11 @@ def unpadded(condition: Condition) -> list[Tensor]:
     words, mask = condition.tensors["words"], condition.tensors["mask"]
     counts: list[int] = mask.sum(1).tolist()
     return [row[:count] for row, count in zip(words, counts, strict=True)]
+
+
+def shortest(condition: Condition) -> tuple[Tensor, Tensor | None]:
+    """(words, mask) as long as the longest of these rows; no mask where all are as long."""
+    words, mask = condition.tensors["words"], condition.tensors["mask"]
+    counts: list[int] = mask.sum(1).tolist()
+    words, mask = words[:, : max(counts)], mask[:, : max(counts)]
+    return words, None if min(counts) == max(counts) else mask

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import JointFlow
-from headwater.models.families.latents import downscaling
 from headwater.models.families.words import device_of
 
 GUIDANCE = 3.5

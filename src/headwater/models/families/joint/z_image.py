@@ -1,4 +1,4 @@
-"""Z-Image: a flow transformer of lists, with a row of tokens for words and picture together."""
+"""Z-Image: a flow transformer of lists, where words and picture are one sequence of tokens."""
 
 from __future__ import annotations
 
