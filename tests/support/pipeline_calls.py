@@ -10,7 +10,7 @@ def first_call(pipe, network, prompt, **given):
 
     hook = network.register_forward_hook(note, with_kwargs=True)
     try:
-        pipe(prompt, num_inference_steps=2, output_type="latent", **given)
+        pipe(prompt=prompt, num_inference_steps=2, output_type="latent", **given)
     finally:
         hook.remove()
     return calls[0]

@@ -155,3 +155,49 @@ def qwen_image(folder: Path) -> Path:
     )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def klein(folder: Path, guided=False) -> Path:
+    """Flux.2 klein; with `guided` its transformer is as dev's."""
+    from diffusers import (
+        AutoencoderKLFlux2,
+        FlowMatchEulerDiscreteScheduler,
+        Flux2KleinPipeline,
+        Flux2Transformer2DModel,
+    )
+
+    torch.manual_seed(0)
+    tokenizer = chat_tokenizer()
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=guided,
+    )
+    vae = AutoencoderKLFlux2(
+        sample_size=2 * LATENT,
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    pipe = Flux2KleinPipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        # the pipeline reads the states after 9, 18 and 27 layers
+        text_encoder=qwen3(tokenizer, num_hidden_layers=28, intermediate_size=8),
+        tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)

@@ -66,11 +66,12 @@ _SIZES = {
 }
 
 
-def qwen3(tokenizer):
+def qwen3(tokenizer, **changes):
     """A Qwen3."""
     from transformers import Qwen3Config, Qwen3Model
 
-    return _apart(Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), head_dim=8, **_SIZES)))
+    sizes = {**_SIZES, "head_dim": 8, **changes}
+    return _apart(Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), **sizes)))
 
 
 def qwen_vl(tokenizer):

@@ -31,6 +31,7 @@ BUILDERS = {
     "schnell": tiny_joint.schnell,
     "z-image": tiny_joint.z_image,
     "qwen-image": tiny_joint.qwen_image,
+    "klein": tiny_joint.klein,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

@@ -21,6 +21,7 @@ FAMILIES = {
     "flux": "headwater.models.families.joint.flux:Flux",
     "z-image": "headwater.models.families.joint.z_image:ZImage",
     "qwen-image": "headwater.models.families.joint.qwen_image:QwenImage",
+    "flux2": "headwater.models.families.joint.flux2:Flux2",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

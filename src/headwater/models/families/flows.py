@@ -85,6 +85,11 @@ def require_plain(pipe: Any, channels: int) -> None:
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"
             )
+        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
+            raise ModelError(
+                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
+                "pictures and words"
+            )
     if channels != own:
         raise ModelError(
             f"{name} is not supported: its transformer reads more than the noisy latents "
@@ -124,7 +129,7 @@ def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, in
         ModelError: it is no multiple of what a token covers.
     """
     factor = downscaling(pipe.vae)
-    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * factor
+    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
