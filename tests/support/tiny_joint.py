@@ -201,3 +201,34 @@ def klein(folder: Path, guided=False) -> Path:
     )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def chroma(folder: Path) -> Path:
+    """Chroma."""
+    from diffusers import ChromaPipeline, ChromaTransformer2DModel, FlowMatchEulerDiscreteScheduler
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    transformer = ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(2, 2, 4),
+        approximator_num_channels=16,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    pipe = ChromaPipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder(shift_factor=0.1),
+        text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)

@@ -32,6 +32,7 @@ BUILDERS = {
     "z-image": tiny_joint.z_image,
     "qwen-image": tiny_joint.qwen_image,
     "klein": tiny_joint.klein,
+    "chroma": tiny_joint.chroma,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

@@ -22,6 +22,7 @@ FAMILIES = {
     "z-image": "headwater.models.families.joint.z_image:ZImage",
     "qwen-image": "headwater.models.families.joint.qwen_image:QwenImage",
     "flux2": "headwater.models.families.joint.flux2:Flux2",
+    "chroma": "headwater.models.families.joint.chroma:Chroma",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

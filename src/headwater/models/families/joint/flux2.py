@@ -40,7 +40,7 @@ class Flux2(JointFlow):
         """The flow at sigma, of latents in a row."""
         assert condition is not None, "it reads words"
         pipe, words = self.pipe, condition.tensors["words"]
-        guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
+        guided = bool(self.network_facts())
         out = network(
             xt.flatten(2).transpose(1, 2),
             encoder_hidden_states=words,
