@@ -3,6 +3,11 @@
 
 def first_call(pipe, network, prompt, **given):
     """(arguments by name or position, output) of the first step."""
+    return network_calls(pipe, network, prompt, **given)[0]
+
+
+def network_calls(pipe, network, prompt, **given):
+    """The same of all calls, of which a step may have two."""
     calls = []
 
     def note(module, args, kwargs, out):
@@ -13,4 +18,4 @@ def first_call(pipe, network, prompt, **given):
         pipe(prompt=prompt, num_inference_steps=2, output_type="latent", **given)
     finally:
         hook.remove()
-    return calls[0]
+    return calls

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from support.tiny_language import chat_tokenizer, qwen3, qwen_vl
+from support.tiny_language import bos_tokenizer, chat_tokenizer, gemma2, qwen3, qwen_vl
 from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, clip_encoder, t5_encoder
 
 
@@ -228,6 +228,40 @@ def chroma(folder: Path) -> Path:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=autoencoder(shift_factor=0.1),
         text_encoder=t5_encoder(tokenizer),
+        tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def lumina2(folder: Path) -> Path:
+    """Lumina 2."""
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        Lumina2Pipeline,
+        Lumina2Transformer2DModel,
+    )
+
+    torch.manual_seed(0)
+    tokenizer = bos_tokenizer()
+    transformer = Lumina2Transformer2DModel(
+        sample_size=LATENT,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=1,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=16,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(128, 16, 16),
+        cap_feat_dim=WIDTH,
+    )
+    pipe = Lumina2Pipeline(
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=autoencoder(shift_factor=0.1),
+        text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
     )
     pipe.save_pretrained(folder)

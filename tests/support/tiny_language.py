@@ -13,8 +13,10 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 _MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-# Words that Qwen-Image says before a prompt, and those of the scenes' captions.
+# Words that Qwen-Image and Lumina 2 say before a prompt, and those of the scenes' captions.
 _WORDS = (
+    "You are an assistant designed to generate superior images with the superior degree of "
+    "image-text alignment based on textual prompts or user prompts. <Prompt Start>\n"
     "system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, "
     "spatial relationships of the objects and background:\nuser\nassistant\na an on with picture "
 )
@@ -37,7 +39,7 @@ def _pieces():
         vocab_size=10_000, min_frequency=1, initial_alphabet=letters, show_progress=False
     )
     words = [word for values in ATTRIBUTES.values() for word in values]
-    trainee.train_from_iterator([_WORDS + " ".join(words)], trainer)
+    trainee.train_from_iterator([_WORDS + " ".join(words), *words, " a"], trainer)
     model = json.loads(trainee.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
@@ -53,6 +55,28 @@ def chat_tokenizer():
         model_max_length=LIMIT,
         chat_template=TEMPLATE,
         extra_special_tokens=_MARKS[1:],
+    )
+
+
+def bos_tokenizer():
+    """One that says itself where a text begins, and has no template, as Gemma's."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = chat_tokenizer()
+    begin, end = _MARKS[1], _MARKS[0]
+    backend = tokenizer.backend_tokenizer
+    number = tokenizer.convert_tokens_to_ids(begin)
+    backend.post_processor = TemplateProcessing(
+        single=f"{begin} $A", special_tokens=[(begin, number)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=begin,
+        eos_token=end,
+        pad_token=end,
+        padding_side="right",
+        model_max_length=LIMIT,
     )
 
 
@@ -72,6 +96,14 @@ def qwen3(tokenizer, **changes):
 
     sizes = {**_SIZES, "head_dim": 8, **changes}
     return _apart(Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), **sizes)))
+
+
+def gemma2(tokenizer):
+    """A Gemma 2."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    config = Gemma2Config(vocab_size=len(tokenizer), head_dim=8, query_pre_attn_scalar=8, **_SIZES)
+    return _apart(Gemma2Model(config))
 
 
 def qwen_vl(tokenizer):

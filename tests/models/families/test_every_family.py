@@ -33,6 +33,7 @@ BUILDERS = {
     "qwen-image": tiny_joint.qwen_image,
     "klein": tiny_joint.klein,
     "chroma": tiny_joint.chroma,
+    "lumina2": tiny_joint.lumina2,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

@@ -23,6 +23,7 @@ FAMILIES = {
     "qwen-image": "headwater.models.families.joint.qwen_image:QwenImage",
     "flux2": "headwater.models.families.joint.flux2:Flux2",
     "chroma": "headwater.models.families.joint.chroma:Chroma",
+    "lumina2": "headwater.models.families.joint.lumina2:Lumina2",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

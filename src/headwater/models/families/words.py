@@ -135,7 +135,8 @@ def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Te
     """What the table looks up, and its own part of the vector in the place of one token."""
     new = ids == number
     embedded = type(table).forward(table, ids.masked_fill(new, 0))
-    return torch.where(new[..., None], vector[own].to(embedded), embedded)
+    scale = getattr(table, "embed_scale", 1.0)  # Gemma's tables multiply what they look up
+    return torch.where(new[..., None], vector[own].to(embedded) * scale, embedded)
 
 
 def _lookups(encoder: nn.Module, table: nn.Embedding) -> list[nn.Embedding]:

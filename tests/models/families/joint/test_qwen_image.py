@@ -83,6 +83,7 @@ def test_the_template_is_not_counted(denoiser):
     """What is said to be read is, and no word more."""
     long = "a" + " red" * LIMIT
     read, lost = denoiser.cut_prompts([long])[long]
+    assert denoiser.encode_captions([""]).tensors["mask"].sum() == 5  # what follows a prompt
     assert read + lost == long and len(denoiser.pipe.tokenizer(read).input_ids) == LIMIT
     prompts = [long, f"{read} fish", f"{read.removesuffix(' red')} fish"]
     rows = denoiser.encode_captions(prompts).tensors["words"]

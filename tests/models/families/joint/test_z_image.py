@@ -16,7 +16,7 @@ from headwater.index.notes import notes_on_parameters
 from headwater.models.families.joint.z_image import ZImage
 
 PROMPT = "a red star"
-LONG = "a large red star beside a small blue fish on a plain background"
+LONG = "a large red star beside a small blue fish on a plain background and a yellow triangle"
 
 
 @pytest.fixture(scope="module")
