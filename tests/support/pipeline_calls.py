@@ -3,6 +3,11 @@
 
 def first_call(pipe, network, prompt, **given):
     """(arguments by name or position, output) of the first step."""
+    return network_calls(pipe, network, prompt, **given)[0]
+
+
+def network_calls(pipe, network, prompt, **given):
+    """The same of all calls, of which a step may have two."""
     calls = []
 
     def note(module, args, kwargs, out):
@@ -10,7 +15,7 @@ def first_call(pipe, network, prompt, **given):
 
     hook = network.register_forward_hook(note, with_kwargs=True)
     try:
-        pipe(prompt, num_inference_steps=2, output_type="latent", **given)
+        pipe(prompt=prompt, num_inference_steps=2, output_type="latent", **given)
     finally:
         hook.remove()
-    return calls[0]
+    return calls

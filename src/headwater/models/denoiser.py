@@ -131,7 +131,7 @@ class Denoiser:
             ParameterError: the expression is not one, or matches no layer that can be attributed.
         """
         name = self.default_parameters() if parameters is None else parameters
-        return select(self.network, name, self.family.parameter_sets)
+        return select(self.network, name, self.family.parameter_sets, self.family.mixed)
 
     def default_parameters(self) -> str:
         """The first of the family's sets that the network has layers of."""

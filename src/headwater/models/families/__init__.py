@@ -19,6 +19,11 @@ FAMILIES = {
     "sdxl": "headwater.models.families.unets.sdxl:Sdxl",
     "sd3": "headwater.models.families.joint.sd3:Sd3",
     "flux": "headwater.models.families.joint.flux:Flux",
+    "z-image": "headwater.models.families.joint.z_image:ZImage",
+    "qwen-image": "headwater.models.families.joint.qwen_image:QwenImage",
+    "flux2": "headwater.models.families.joint.flux2:Flux2",
+    "chroma": "headwater.models.families.joint.chroma:Chroma",
+    "lumina2": "headwater.models.families.joint.lumina2:Lumina2",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

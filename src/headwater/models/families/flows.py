@@ -11,9 +11,17 @@ from torch import Tensor
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
-from headwater.models.families.latents import Latents, downscaling
+from headwater.models.families.autoencoders import downscaling, latent_channels
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import JOINT
+from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, flow
+
+# Parts that what is asked about goes through, besides tokenizers and text encoders, or pictures in
+# the place of prompts, which their pipelines can do without.
+_PARTS = ("transformer", "vae", "scheduler", "image_encoder", "feature_extractor")
+
+_USUAL = 128  # latents of a side, where a pipeline has it in no name
 
 
 class JointFlow(Latents, ABC):
@@ -30,6 +38,7 @@ class JointFlow(Latents, ABC):
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         channels, patch = self.layout(pipe.transformer.config)
+        require_plain(pipe, channels)
         size = picture_size(pipe, resolution, patch)
         super().__init__(pipe, pipe.transformer, channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
@@ -57,6 +66,35 @@ class JointFlow(Latents, ABC):
     def encode(self, pipe: Any, texts: list[str]) -> Condition:
         """What the network reads of texts, with its graph."""
         ...
+
+
+def require_plain(pipe: Any, channels: int) -> None:
+    """Refuse a pipeline whose transformer reads more than noisy latents and a prompt.
+
+    Args:
+        channels: of what the transformer takes for latents.
+
+    Raises:
+        ModelError: names what is not supported.
+    """
+    name, own = type(pipe).__name__, latent_channels(pipe.vae)
+    known = {*_PARTS, *PAIRS, *PAIRS.values()}
+    for part, value in pipe.components.items():
+        if value is not None and part not in known:
+            raise ModelError(
+                f"{name} is not supported: it has a {part} beside its transformer, whose input no "
+                "question gives"
+            )
+        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
+            raise ModelError(
+                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
+                "pictures and words"
+            )
+    if channels != own:
+        raise ModelError(
+            f"{name} is not supported: its transformer reads more than the noisy latents "
+            f"(inpainting, control, editing): {channels} channels, and latents have {own}"
+        )
 
 
 def flow_schedule(pipe: Any) -> Schedule:
@@ -91,7 +129,7 @@ def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, in
         ModelError: it is no multiple of what a token covers.
     """
     factor = downscaling(pipe.vae)
-    side = resolution or pipe.default_sample_size * factor
+    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"

@@ -1,4 +1,4 @@
-"""Pictures as an AutoencoderKL's latents, and prompts as its pipeline's tokenizers read them.
+"""Pictures as an autoencoder's latents, and prompts as its pipeline's tokenizers read them.
 
 What most families have in common beside their network; each says how that is driven.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import decoded, downscaling, encoded
 from headwater.models.families.family import Replacement
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.words import (
@@ -38,6 +39,7 @@ class Latents:
 
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
+    mixed: ClassVar[Sequence[str]] = ()
 
     def __init__(
         self,
@@ -51,11 +53,15 @@ class Latents:
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
         self.vae: Any = getattr(pipe, "vae", None)
-        self.words = PromptWords(self.pipe, encode) if read_by else None
+        self.words = PromptWords(self.pipe, encode, self.preface()) if read_by else None
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)
         self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+
+    def preface(self) -> str:
+        """Nothing: what the pipeline says before each prompt."""
+        return ""
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same: it knows nothing of sizes."""
@@ -67,20 +73,12 @@ class Latents:
             if self.latent_shape[0] == 1:
                 pixels = pixels.mean(1, keepdim=True)
             return widened(pixels.to(next(self.network.parameters())))
-        encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
-        # AutoencoderTiny has latents and no posterior
-        x0 = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
-        return (widened(x0) - self._shift()) * self.vae.config.scaling_factor
+        return encoded(self.vae, pixels)
 
     def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """What the autoencoder decodes."""
-        if self.vae is not None:
-            x0 = x0 / self.vae.config.scaling_factor + self._shift()
-            x0 = self.vae.decode(x0.to(next(self.vae.parameters()))).sample
+        x0 = x0 if self.vae is None else decoded(self.vae, x0)
         return x0.expand(-1, 3, -1, -1)
-
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     def encoding_facts(self) -> Mapping[str, Any]:
         """Sizes, the tokenizers, and whether pictures go through the autoencoder in tiles."""
@@ -101,8 +99,3 @@ class Latents:
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
         """Gated activations in two products."""
         return gates_apart(network, layers)
-
-
-def downscaling(vae: Any) -> int:
-    """How many pixels a latent is wide."""
-    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)

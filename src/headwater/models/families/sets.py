@@ -20,6 +20,11 @@ JOINT = {
     "words": r"\.add_[kv]_proj(\.|$)",
     "attention": r"\.attn2?\.",
 }
+# Of transformers with blocks for words alone, before those that read words and picture as one.
+REFINED = {
+    "words": r"^context_refiner\.",
+    "attention": r"\.(attn|attention)\.",
+}
 
 # Of all families, each once.
-NAMES = tuple(dict.fromkeys([*UNET, *JOINT]))
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *REFINED]))

@@ -19,8 +19,10 @@ from headwater.models.patches import swapped_forward
 
 # A tokenizer that was saved without a limit says 10^30.
 _NO_LIMIT = 10**6
+# Stands for a prompt, and in no template.
+_PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
 # Names of a pipeline's parts: a tokenizer and the encoder that reads what it makes.
-_PAIRS = {
+PAIRS = {
     "text_encoder": "tokenizer",
     "text_encoder_2": "tokenizer_2",
     "text_encoder_3": "tokenizer_3",
@@ -34,7 +36,7 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
     """The encoders that have a tokenizer, by the names of the pipeline's parts."""
     return {
         name: getattr(pipe, name)
-        for name, tokenizer in _PAIRS.items()
+        for name, tokenizer in PAIRS.items()
         if getattr(pipe, name, None) is not None and getattr(pipe, tokenizer, None) is not None
     }
 
@@ -50,9 +52,15 @@ class PromptWords:
     A word that the encoders do not know has an embedding for each, one after the other.
     """
 
-    def __init__(self, pipe: Any, encode: Encode) -> None:
+    def __init__(self, pipe: Any, encode: Encode, preface: str = "") -> None:
+        """Bind a pipeline.
+
+        Args:
+            preface: what the pipeline says before each prompt, of tokens that count.
+        """
         self.pipe = pipe
         self._encode = encode
+        self._preface = preface
         self._parts = text_encoders(pipe)
         self.encoders: Sequence[nn.Module] = list(self._parts.values())
         self.token_limit: int = self._longest().model_max_length
@@ -87,6 +95,7 @@ class PromptWords:
         """
         tokenizer = self._longest()
         room = self.token_limit - tokenizer.num_special_tokens_to_add()
+        room -= len(tokenizer(self._preface, add_special_tokens=False).input_ids)
         unique = list(dict.fromkeys(texts))
         tokens = tokenizer(unique, add_special_tokens=False).input_ids if unique else []
         return {
@@ -108,9 +117,9 @@ class PromptWords:
         start = 0
         with ExitStack() as stack:
             for part, encoder in self._parts.items():
-                tokenizer = copy.deepcopy(getattr(self.pipe, _PAIRS[part]))
+                tokenizer = copy.deepcopy(getattr(self.pipe, PAIRS[part]))
                 tokenizer.add_tokens(name)
-                learned[_PAIRS[part]] = tokenizer
+                learned[PAIRS[part]] = tokenizer
                 table, number = _embedding(encoder), tokenizer.convert_tokens_to_ids(name)
                 own = slice(start, start + table.embedding_dim)
                 for place in _lookups(encoder, table):
@@ -121,7 +130,7 @@ class PromptWords:
             yield lambda texts: self._encode(twin, list(texts))
 
     def _tokenizers(self) -> list[Any]:
-        return [getattr(self.pipe, _PAIRS[part]) for part in self._parts]
+        return [getattr(self.pipe, PAIRS[part]) for part in self._parts]
 
     def _longest(self) -> Any:
         return max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length)
@@ -131,7 +140,8 @@ def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Te
     """What the table looks up, and its own part of the vector in the place of one token."""
     new = ids == number
     embedded = type(table).forward(table, ids.masked_fill(new, 0))
-    return torch.where(new[..., None], vector[own].to(embedded), embedded)
+    scale = getattr(table, "embed_scale", 1.0)  # Gemma's tables multiply what they look up
+    return torch.where(new[..., None], vector[own].to(embedded) * scale, embedded)
 
 
 def _lookups(encoder: nn.Module, table: nn.Embedding) -> list[nn.Embedding]:
@@ -147,6 +157,12 @@ def _embedding(encoder: Any) -> nn.Embedding:
 def device_of(pipe: Any) -> torch.device:
     """Where the text encoders are."""
     return next(next(iter(text_encoders(pipe).values())).parameters()).device
+
+
+def chat_preface(tokenizer: Any) -> str:
+    """What a tokenizer's chat template says before the user's words."""
+    said = [{"role": "user", "content": _PLACE}]
+    return tokenizer.apply_chat_template(said, tokenize=False).partition(_PLACE)[0]
 
 
 def with_tokenizers(pipe: Any, tokenizers: Mapping[str, Any]) -> Any:
@@ -170,7 +186,7 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
     """
     shortened = {}
     for part, encoder in text_encoders(pipe).items():
-        name, config = _PAIRS[part], getattr(encoder, "config", None)
+        name, config = PAIRS[part], getattr(encoder, "config", None)
         tokenizer: Any = getattr(pipe, name)
         most = [getattr(config, "max_position_embeddings", None), (limits or {}).get(name)]
         most = [limit for limit in most if limit is not None]
@@ -189,7 +205,7 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
 def tokenizers_facts(pipe: Any) -> dict[str, Any]:
     """What turns a text into numbers, tokenizer by tokenizer."""
     return {
-        _PAIRS[part]: tokenizer_facts(getattr(pipe, _PAIRS[part])) for part in text_encoders(pipe)
+        PAIRS[part]: tokenizer_facts(getattr(pipe, PAIRS[part])) for part in text_encoders(pipe)
     }
 
 
@@ -204,6 +220,8 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
+    template = getattr(tokenizer, "chat_template", None)
+    facts |= {} if template is None else {"chat": template}
     whole = json.loads(backend.to_str())
     # How it was last called, and the vocabulary once more.
     model = {name: value for name, value in whole["model"].items() if name != "vocab"}

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.latents import Latents, downscaling
+from headwater.models.families.autoencoders import downscaling
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
