@@ -24,29 +24,43 @@ def test_cross_attention_where_there_is_some(tiny_model):
     denoiser = Denoiser.load(tiny_model)
     recipe = plan(denoiser)
     assert recipe.parameters == "attn2" and recipe == plan(denoiser, parameters="attn2")
-    assert notes_on_parameters(denoiser, recipe, {}) == []
+    assert notes_on_parameters(denoiser, recipe, {}) == [taken(denoiser, recipe)]
+
+
+def taken(denoiser, recipe):
+    """What is always said."""
+    count = sum(
+        p.numel()
+        for layer in denoiser.layers(recipe.parameters).values()
+        for p in layer.parameters()
+    )
+    return (
+        f"--parameters {recipe.parameters} is taken, {count:,} numbers in "
+        f"{len(recipe.layers)} layers"
+    )
 
 
 def test_another_set_where_there_is_none(free):
     denoiser = Denoiser.load(free)
     recipe = plan(denoiser, method="trak", timesteps=2)
     assert recipe.parameters == "attn" and all("attentions" in layer for layer in recipe.layers)
-    count = sum(p.numel() for layer in denoiser.layers("attn").values() for p in layer.parameters())
     assert notes_on_parameters(denoiser, recipe, {"parameters": None}) == [
-        f"the model has no attn2 layers: --parameters attn is taken, {count:,} numbers in "
-        f"{len(recipe.layers)} layers"
+        f"the model has no attn2 layers: {taken(denoiser, recipe)}"
     ]
-    assert notes_on_parameters(denoiser, recipe, {"parameters": "attn"}) == []
+    assert notes_on_parameters(denoiser, recipe, {"parameters": "attn"}) == [
+        taken(denoiser, recipe)
+    ]
     with pytest.raises(ParameterError, match="'attn2' matches no layer"):
         plan(denoiser, parameters="attn2")
 
 
 def test_all_parameters_but_those_of_no_known_kind(tiny_model):
     denoiser, given = Denoiser.load(tiny_model), {"parameters": "all"}
-    assert notes_on_parameters(denoiser, plan(denoiser, parameters="all"), given) == []
+    recipe = plan(denoiser, parameters="all")
+    assert notes_on_parameters(denoiser, recipe, given) == [taken(denoiser, recipe)]
     denoiser.network.register_parameter("scale_shift_table", Parameter(torch.zeros(6, 8)))
     whole = sum(parameter.numel() for parameter in denoiser.network.parameters())
-    assert notes_on_parameters(denoiser, plan(denoiser, parameters="all"), given) == [
+    assert notes_on_parameters(denoiser, recipe, given)[1:] == [
         f"--parameters all leaves out 48 of {whole:,} numbers, which stand in no layer with "
         "gradients of each sample, such as scale_shift_table (UNet2DConditionModel)"
     ]

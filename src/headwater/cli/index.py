@@ -20,6 +20,7 @@ from headwater.cli.options import (
     Limit,
     Lora,
     LoraScale,
+    ModelName,
     Options,
     Parameters,
     Resolution,
@@ -43,9 +44,7 @@ if TYPE_CHECKING:
 @with_options
 def index(
     given: Options,
-    model: Annotated[
-        str, typer.Argument(help="A folder, a safetensors file, a hub name, or `scenes`.")
-    ],
+    model: ModelName,
     data: Annotated[
         str, typer.Argument(help="A folder, a parquet file, a `datasets` name, or `scenes`.")
     ],

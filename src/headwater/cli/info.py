@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headwater.cli.options import IndexFolder, Json
-from headwater.cli.tables import print_facts
+from headwater.cli.tables import listed, print_facts
 from headwater.errors import StoreError
 from headwater.runtime.console import json_line
 
@@ -74,10 +74,6 @@ def _stored(whole: Sequence[Sequence[Shard]], expected: int, complete: bool) -> 
     }
 
 
-def _listed(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 def _recipe(manifest: Manifest) -> dict[str, Any]:
     """What the rows were made of, and what they serve."""
     from headwater.features.spec import Side
@@ -89,7 +85,7 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
     return {
         "methods": ", ".join(served),
         "model": model["source"],
-        **{name: _listed(value) for name, value in model.get("options", {}).items()},
+        **{name: listed(value) for name, value in model.get("options", {}).items()},
         "model fingerprint": model["fingerprint"][:16],
         "data": data["source"],
         "data fingerprint": data["fingerprint"][:16],

@@ -12,6 +12,7 @@ import typer
 from headwater.cli.evaluation.commands import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
+from headwater.cli.inspect import inspect
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
@@ -145,7 +146,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-for command in (demo, why, index, concept, image, preference, methods, info):
+for command in (demo, why, inspect, index, concept, image, preference, methods, info):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 

@@ -31,6 +31,9 @@ Candidates = Annotated[
     str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
 ]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
+ModelName = Annotated[
+    str, typer.Argument(help="A folder, a safetensors file, a hub name, or `scenes`.")
+]
 Base = Annotated[
     str | None, typer.Option(help="Pipeline that a network alone, or a single file, is part of.")
 ]

@@ -181,6 +181,11 @@ def _by_guidance(queries: Mapping[str, Any]) -> dict[tuple[str, str], list[str]]
     return found
 
 
+def listed(value: Any) -> str:
+    """One value, or several, in words."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def print_facts(facts: Mapping[str, Any]) -> None:
     """Names and values, aligned; on a terminal, long values go on below where they began."""
     console = Console(highlight=False)

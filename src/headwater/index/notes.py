@@ -14,14 +14,16 @@ from headwater.models.denoiser import Denoiser
 def notes_on_parameters(
     denoiser: Denoiser, recipe: Recipe, options: Mapping[str, Any]
 ) -> list[str]:
-    """Lines on which parameters were chosen, where that is not what anybody would expect."""
-    notes, usual = [], denoiser.family.default_parameters[0]
-    if options.get("parameters") is None and recipe.parameters not in ("", usual):
-        layers = denoiser.layers(recipe.parameters)
-        notes.append(
-            f"the model has no {usual} layers: --parameters {recipe.parameters} is taken, "
-            f"{sum(map(size, layers.values())):,} numbers in {len(layers)} layers"
-        )
+    """Lines on which parameters were chosen, how many numbers these are, and what is left out."""
+    if not recipe.parameters:  # of rows that are no gradients
+        return []
+    usual, layers = denoiser.usual_parameters()[0], denoiser.layers(recipe.parameters)
+    chosen = options.get("parameters") is not None or recipe.parameters == usual
+    notes = [
+        ("" if chosen else f"the model has no {usual} layers: ")
+        + f"--parameters {recipe.parameters} is taken, {sum(map(size, layers.values())):,} numbers "
+        f"in {len(layers)} layers"
+    ]
     everything = recipe.parameters == "all"
     lost = left_out(denoiser.network, mixed=denoiser.family.mixed) if everything else []
     if lost:

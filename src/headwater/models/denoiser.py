@@ -125,7 +125,7 @@ class Denoiser:
     def layers(self, parameters: str | None = None) -> dict[str, nn.Module]:
         """The layers that `parameters` names, a set of the family or a regular expression.
 
-        None is the set that suits the model: its cross-attention, if it has any.
+        None is the set that suits the model: adapters, or what reads words, if it has any.
 
         Raises:
             ParameterError: the expression is not one, or matches no layer that can be attributed.
@@ -134,9 +134,13 @@ class Denoiser:
         return select(self.network, name, self.family.parameter_sets, self.family.mixed)
 
     def default_parameters(self) -> str:
-        """The first of the family's sets that the network has layers of."""
-        family = self.family
-        return first_match(self.network, family.default_parameters, family.parameter_sets)
+        """The first of the usual sets that the network has layers of."""
+        return first_match(self.network, self.usual_parameters(), self.family.parameter_sets)
+
+    def usual_parameters(self) -> Sequence[str]:
+        """Sets in order of preference: the adapters it was loaded with, then the family's."""
+        own = ("lora",) if "lora" in self.options else ()
+        return (*own, *self.family.default_parameters)
 
     # --- in and out ------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ def session_of(
 ) -> Session:
     """A session on the index of these images, which is built where it is not there yet.
 
-    A build that was interrupted goes on. With a model that has adapters, these are attributed.
+    A build that was interrupted goes on.
 
     Args:
         model: as `Denoiser.load` takes it.
@@ -62,8 +62,6 @@ def session_of(
     images = data if isinstance(data, TrainingSet) else load_dataset(data)
     known = {name: options[name] for name in ModelOptions.__annotations__ if name in options}
     facts, recipe = normal(known), dict(recipe or {})
-    if "lora" in facts:
-        recipe.setdefault("parameters", "lora")
     wanted = {"source": place(model), "dtype": _name(options.get("dtype")), "options": facts}
     out = Path(folder) if folder else _beside(images, wanted, recipe)
     if _is_there(out, wanted, recipe, images.fingerprint):

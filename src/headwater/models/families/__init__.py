@@ -42,6 +42,12 @@ def family_of(pipe: Any, resolution: int | None = None) -> Family:
     raise ModelError(_refusal(pipe))
 
 
+def name_of(family: Family) -> str:
+    """Of a family, in the table."""
+    kind = f"{type(family).__module__}:{type(family).__name__}"
+    return next(name for name, place in FAMILIES.items() if place == kind)
+
+
 def _refusal(pipe: Any) -> str:
     from torch import nn
 

@@ -217,7 +217,10 @@ def _require_all(
     tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], source: str, adapter: str
 ) -> None:
     """Refuse, or of text encoders warn of, tensors that no part of the pipeline has now."""
-    loaded = {_key(tensor) for _, tensor in _adapter_tensors(parts.values(), adapter)}
+    there = [tensor for _, tensor in _adapter_tensors(parts.values(), adapter)]
+    # of a network without numbers, by how many there would be
+    key = torch.Tensor.numel if any(tensor.is_meta for tensor in there) else _key
+    loaded = set(map(key, there))
     if not loaded:
         raise Unreadable(
             f"none of its tensors ({_few(list(tensors))}) are of this pipeline's layers"
@@ -225,7 +228,7 @@ def _require_all(
     dropped = [
         name
         for name, tensor in tensors.items()
-        if not _is_factor(name) and _key(tensor) not in loaded
+        if not _is_factor(name) and key(tensor) not in loaded
     ]
     of_words = [name for name in dropped if _of_text_encoder(name)]
     if len(of_words) < len(dropped):

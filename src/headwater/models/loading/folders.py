@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headwater.models.loading.weights import (
     Unreadable,
-    load_whole,
     read_index,
     require_no_code,
     require_no_pointers,
@@ -21,12 +19,19 @@ from headwater.runtime.console import obey_bar_setting
 # Never needed to attribute, and large.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 
+# A network of its class and a folder.
+Read = Callable[[Any, Path], Any]
+
 # What pipelines call the part that is attributed.
 NETWORKS = ("unet", "transformer")
 
 
-def pipeline_of_folder(folder: Path, dtype: torch.dtype, **given: Any) -> Any:
-    """The pipeline of a folder, with its weights in this type, and these parts instead of its own.
+def pipeline_of_folder(folder: Path, read: Read, **given: Any) -> Any:
+    """The pipeline of a folder, with these parts instead of its own.
+
+    Args:
+        read: what makes a network of its class and its folder.
+        given: parts by name.
 
     Raises:
         Unreadable: it is none, or some of it cannot be loaded.
@@ -39,7 +44,7 @@ def pipeline_of_folder(folder: Path, dtype: torch.dtype, **given: Any) -> Any:
     parts = absent(index) | given
     for name, kind in index.items():
         if _is_network(kind) and name not in parts:
-            parts[name] = load_whole(class_of(kind), folder / name, torch_dtype=dtype)
+            parts[name] = read(class_of(kind), folder / name)
         elif isinstance(kind, list) and kind[0] and name not in parts:
             require_no_pointers(folder / name)
     return DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
@@ -81,8 +86,11 @@ def network_folder(folder: Path) -> Path | None:
     return next((place for place in places if (place / "config.json").is_file()), None)
 
 
-def pipeline_of_network(folder: Path, base: Path, dtype: torch.dtype) -> Any:
+def pipeline_of_network(folder: Path, base: Path, read: Read) -> Any:
     """The pipeline `base` around the network of a folder.
+
+    Args:
+        read: as in `pipeline_of_folder`.
 
     Raises:
         Unreadable: the network is of another kind than that of `base`.
@@ -95,7 +103,7 @@ def pipeline_of_network(folder: Path, base: Path, dtype: torch.dtype) -> Any:
     if kind is None:
         raise Unreadable(f"its config.json is of a {name!r}, which is no network of diffusers")
     part = network_part(read_index(base), str(name))
-    return pipeline_of_folder(base, dtype, **{part: load_whole(kind, folder, torch_dtype=dtype)})
+    return pipeline_of_folder(base, read, **{part: read(kind, folder)})
 
 
 def network_part(index: dict[str, Any], name: str) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from safetensors import SafetensorError
 from headwater.errors import ModelError, first_line
 from headwater.models.loading.adapters import add_adapters, weigh
 from headwater.models.loading.folders import (
+    Read,
     network_folder,
     pipeline_of_folder,
     pipeline_of_network,
 )
 from headwater.models.loading.hub import from_hub, pipeline_folder
+from headwater.models.loading.outlines import outline_of_file, shape_of
 from headwater.models.loading.single_files import pipeline_of_file
 from headwater.models.loading.tokens import add_tokens
-from headwater.models.loading.weights import Unreadable
+from headwater.models.loading.weights import Unreadable, load_whole
 
 # What diffusers and transformers raise on folders that they cannot read.
 _UNREADABLE = (
@@ -52,7 +55,32 @@ def load_pipeline(model: str | Path, dtype: torch.dtype, options: Mapping[str, A
             "Denoiser(pipe) for a pipeline in memory"
         )
     with model_errors(f"the model {str(model)!r}", _MEND):
-        pipe = _opened(str(model), options.get("base"), dtype)
+        read = partial(load_whole, torch_dtype=dtype)
+        pipe = _opened(
+            str(model), options.get("base"), read, partial(pipeline_of_file, dtype=dtype)
+        )
+    add_to(pipe, options)
+    return pipe
+
+
+def outline(model: str | Path, options: Mapping[str, Any]) -> Any:
+    """The same pipeline in a moment: of the model's own numbers none is read, on the meta device.
+
+    Raises:
+        ModelError: as `load_pipeline`, of what does not need the numbers.
+    """
+    with model_errors(f"the model {str(model)!r}", _MEND):
+        pipe = _opened(str(model), options.get("base"), shape_of, outline_of_file)
+    add_to(pipe, options)
+    return pipe
+
+
+def add_to(pipe: Any, options: Mapping[str, Any]) -> None:
+    """Load adapters and tokens into a pipeline.
+
+    Raises:
+        ModelError: some cannot be read, or do not fit.
+    """
     loras = options.get("lora", ())
     for number, source in enumerate(loras):
         with model_errors(f"--lora {source!r}", _LORA_MEND):
@@ -63,22 +91,21 @@ def load_pipeline(model: str | Path, dtype: torch.dtype, options: Mapping[str, A
         with model_errors(f"--token {source!r}", _TOKEN_MEND):
             name, _, file = source.rpartition("=")
             add_tokens(pipe, from_hub(file, "*.safetensors"), name)
-    return pipe
 
 
-def _opened(model: str, base: str | None, dtype: torch.dtype) -> Any:
+def _opened(model: str, base: str | None, read: Read, of_file: Callable[..., Any]) -> Any:
     path = Path(model)
     if path.is_file():
-        return pipeline_of_file(path, base, dtype)
+        return of_file(path, base)
     folder = pipeline_folder(model)
     alone = network_folder(folder)
     if alone is None:
         if base is not None:
             raise Unreadable("it is a whole pipeline: leave --base out")
-        return pipeline_of_folder(folder, dtype)
+        return pipeline_of_folder(folder, read)
     if base is None:
         raise Unreadable("it holds a network alone: give the pipeline that it is part of as --base")
-    return pipeline_of_network(alone, pipeline_folder(base), dtype)
+    return pipeline_of_network(alone, pipeline_folder(base), read)
 
 
 @contextmanager

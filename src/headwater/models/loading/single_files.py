@@ -8,13 +8,14 @@ refused.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from headwater.models.loading.folders import (
 from headwater.models.loading.hub import from_hub, pipeline_folder
 from headwater.models.loading.weights import (
     Unreadable,
+    load_whole,
     named,
     read_index,
     require_no_code,
@@ -64,13 +66,9 @@ def pipeline_of_file(file: Path, base: str | None, dtype: torch.dtype) -> Any:
     """
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    _require_safetensors(file)
+    require_model_file(file)
     tensors = load_file(file)
-    if any("lora_" in name for name in tensors):
-        raise Unreadable(
-            "it holds LoRA adapters: give the model that they were trained on, and this as --lora"
-        )
-    whole = any(name.startswith(_OF_ENCODERS) for name in tensors)
+    whole = is_whole(tensors)
     try:
         with _nothing_dropped():
             return (_of_all if whole else _of_network)(file, tensors, base, dtype)
@@ -83,7 +81,7 @@ def pipeline_of_file(file: Path, base: str | None, dtype: torch.dtype) -> Any:
 
 def _of_all(file: Path, tensors: Tensors, base: str | None, dtype: torch.dtype) -> Any:
     """The pipeline whose parts are all in the file."""
-    folder = from_hub(base, *_DESCRIPTION) if base else _known_description(tensors)
+    folder = description_of(tensors, base)
     index = read_index(folder)
     require_no_code(folder, index)
     kind = class_of(["diffusers", index["_class_name"]])
@@ -98,8 +96,14 @@ def _of_all(file: Path, tensors: Tensors, base: str | None, dtype: torch.dtype) 
     return pipe
 
 
-def _known_description(tensors: Tensors) -> Path:
-    """The configurations that diffusers knows for such a file."""
+def description_of(tensors: Tensors, base: str | None) -> Path:
+    """The folder of configurations and tokenizers for the file of a whole pipeline.
+
+    Raises:
+        Unreadable: the one that diffusers knows for such a file is not here and cannot be had.
+    """
+    if base:
+        return from_hub(base, *_DESCRIPTION)
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     name = fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
@@ -125,7 +129,8 @@ def _of_network(file: Path, tensors: Tensors, base: str | None, dtype: torch.dty
     how = dict(config=str(folder / part), local_files_only=True)
     network = _without_gaps(partial(kind.from_single_file, tensors, **how), dtype)
     _require_numbers(part, network)
-    return pipeline_of_folder(folder, dtype, **{part: network})
+    read = partial(load_whole, torch_dtype=dtype)
+    return pipeline_of_folder(folder, read, **{part: network})
 
 
 def _without_gaps(load: Callable[..., Any], dtype: torch.dtype) -> Any:
@@ -139,7 +144,17 @@ def _without_gaps(load: Callable[..., Any], dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _require_safetensors(file: Path) -> None:
+def is_whole(names: Iterable[str]) -> bool:
+    """Whether tensors of these names are of a whole pipeline: else of a network alone."""
+    return any(name.startswith(_OF_ENCODERS) for name in names)
+
+
+def require_model_file(file: Path) -> None:
+    """Refuse a file that is no model in safetensors.
+
+    Raises:
+        Unreadable: says what it is, and what to do.
+    """
     require_no_pointers(file)
     if file.suffix == ".gguf":
         raise Unreadable("its numbers are rounded to a few bits (gguf): give the model as trained")
@@ -147,6 +162,10 @@ def _require_safetensors(file: Path) -> None:
         raise Unreadable(
             "it is no safetensors file, and pickles can run code: convert it by "
             f"`{_CONVERSION.format(str(file))}`"
+        )
+    if any("lora_" in name for name in safe_open(file, "pt").keys()):
+        raise Unreadable(
+            "it holds LoRA adapters: give the model that they were trained on, and this as --lora"
         )
 
 

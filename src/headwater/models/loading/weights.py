@@ -58,7 +58,7 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
     of_transformers = kind.__module__.startswith("transformers.")
     stem = "model" if of_transformers else "diffusion_pytorch_model"
     require_no_pointers(folder)
-    _require_unquantised(folder)
+    require_unquantised(folder)
     variant = variant_of(folder, stem)
     if _holds_adapters(folder):
         raise Unreadable(
@@ -107,7 +107,12 @@ def variant_of(folder: Path, stem: str) -> str | None:
     raise Unreadable(f"{folder.name} holds no {stem}.safetensors")
 
 
-def _require_unquantised(folder: Path) -> None:
+def require_unquantised(folder: Path) -> None:
+    """Refuse a network whose configuration says that it was quantised.
+
+    Raises:
+        Unreadable: says by what.
+    """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if config.get("quantization_config"):

@@ -1,0 +1,65 @@
+"""`headwater inspect`: what a model and images are, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headwater.cli.options import (
+    Base,
+    CaptionColumn,
+    Dtype,
+    ImageColumn,
+    Json,
+    Limit,
+    Lora,
+    LoraScale,
+    ModelName,
+    Options,
+    Resolution,
+    Split,
+    Token,
+    dtype_named,
+    images_of,
+    model_options,
+    with_options,
+)
+from headwater.cli.tables import listed, print_facts
+from headwater.runtime.console import json_line
+
+
+@with_options
+def inspect(
+    given: Options,
+    model: ModelName,
+    data: Annotated[
+        str | None, typer.Argument(help="Its training images, as `index` takes them.")
+    ] = None,
+    base: Base = None,
+    lora: Lora = None,
+    lora_scale: LoraScale = None,
+    token: Token = None,
+    resolution: Resolution = None,
+    dtype: Dtype = "float32",
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    limit: Limit = None,
+    as_json: Json = False,
+) -> None:
+    """What a model is, what of it would be attributed, and what its images are.
+
+    No weights are read, so it takes a moment.
+    """
+    precision = dtype_named(dtype)
+    from headwater.quick.inspection import inspect_images, inspect_model
+
+    facts, denoiser = inspect_model(model, precision, **model_options(given))
+    if data is not None:
+        images = images_of(data, split, image_column, caption_column, limit)
+        facts |= inspect_images(images, denoiser)
+    if as_json:
+        print(json_line(facts))
+    else:
+        print_facts({name: listed(value) for name, value in facts.items()})
