@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from accelerate import init_empty_weights
+import torch
 from safetensors.torch import load_file
 from torch import nn
 
@@ -42,9 +42,7 @@ def outline_of_file(file: Path, base: str | None) -> Any:
 
 
 def _empty(kind: Any, folder: Path) -> nn.Module:
-    with init_empty_weights():
+    with torch.device("meta"):
         if kind.__module__.startswith("transformers."):
-            network = kind(kind.config_class.from_pretrained(folder))
-            network.tie_weights()  # which being without numbers has undone
-            return network
+            return kind(kind.config_class.from_pretrained(folder))
         return kind.from_config(kind.load_config(folder))
