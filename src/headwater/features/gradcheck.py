@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.errors import SelfCheckError
-from headwater.gradients.layers import size
+from headwater.gradients.layers import parameters_of, size
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
@@ -132,7 +132,7 @@ def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = {name: denoiser.network.get_submodule(name) for name in names}
     denoiser.network.eval().requires_grad_(False)
-    weights = {name: list(layer.parameters(recurse=False)) for name, layer in layers.items()}
+    weights = {name: parameters_of(layer) for name, layer in layers.items()}
     flat = [weight.requires_grad_() for own in weights.values() for weight in own]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for i in range(len(xt)):
