@@ -30,12 +30,13 @@ def clip_encoder(tokenizer, *, layers=2, projected=False):
     return encoder
 
 
-def t5_encoder(tokenizer, width=WIDTH):
-    """A T5 of one layer, for the tokens of any tokenizer."""
-    from transformers import T5Config, T5EncoderModel
+def t5_encoder(tokenizer, width=WIDTH, kind="T5"):
+    """A T5 or UMT5 of one layer, for the tokens of any tokenizer."""
+    import transformers
 
-    return T5EncoderModel(
-        T5Config(
+    model = getattr(transformers, f"{kind}EncoderModel")
+    return model(
+        model.config_class(
             vocab_size=len(tokenizer),
             d_model=width,
             d_kv=8,

@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 from PIL import Image as PIL_Image
-from support import tiny_joint, tiny_unets
+from support import tiny_cross, tiny_joint, tiny_unets
 from support.exact_gradients import layer_errors
 
 from headwater import (
@@ -29,6 +29,11 @@ BUILDERS = {
     "sd3": tiny_joint.sd3,
     "flux": tiny_joint.flux,
     "schnell": tiny_joint.schnell,
+    "wan": tiny_cross.wan,
+}
+# How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
+EXACT = {
+    "wan": 1e-6,  # norms and residuals of its blocks
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"
@@ -36,7 +41,7 @@ PROMPT, CONCEPT = "a red star", "star"
 
 @pytest.fixture(scope="module", params=BUILDERS)
 def folder(request, tmp_path_factory):
-    return BUILDERS[request.param](tmp_path_factory.mktemp("family") / "model")
+    return BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_a_row_is_the_gradient_by_autograd(folder):
     condition = denoiser.encode_captions([PROMPT, "a fish"])
     noise = [seeded_noise(denoiser.latent_shape, "point", i) for i in range(2)]
     errors = layer_errors(denoiser, layers, torch.stack(noise).double(), 499, condition)
-    assert max(errors.values()) <= 1e-8 and len(errors) > len(layers) / 2
+    assert max(errors.values()) <= EXACT.get(folder.name, 1e-8) and len(errors) > len(layers) / 2
 
 
 def test_the_self_check_passes(folder):

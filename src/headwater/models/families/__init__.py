@@ -19,6 +19,7 @@ FAMILIES = {
     "sdxl": "headwater.models.families.unets.sdxl:Sdxl",
     "sd3": "headwater.models.families.joint.sd3:Sd3",
     "flux": "headwater.models.families.joint.flux:Flux",
+    "wan": "headwater.models.families.cross.wan:Wan",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

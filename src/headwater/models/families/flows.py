@@ -12,25 +12,26 @@ from torch import Tensor
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.latents import Latents, downscaling
-from headwater.models.families.sets import JOINT
+from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.schedule import Schedule, flow
 
 
-class JointFlow(Latents, ABC):
-    """A flow transformer in which words and picture attend to each other; see `family.Family`.
+class FlowTransformer(Latents, ABC):
+    """A flow transformer; see `family.Family`.
 
     Attributes:
         kind: the class of its network.
+        own_size: (height, width) in pixels where the pipeline names no size; else None.
     """
 
     kind: ClassVar[str]
-    parameter_sets: ClassVar[Mapping[str, str]] = JOINT
+    own_size: ClassVar[tuple[int, int] | None] = None
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         channels, patch = self.layout(pipe.transformer.config)
-        size = picture_size(pipe, resolution, patch)
+        size = picture_size(pipe, resolution, patch, self.own_size)
         super().__init__(pipe, pipe.transformer, channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
 
@@ -59,6 +60,18 @@ class JointFlow(Latents, ABC):
         ...
 
 
+class JointFlow(FlowTransformer, ABC):
+    """One in which words and picture attend to each other."""
+
+    parameter_sets: ClassVar[Mapping[str, str]] = JOINT
+
+
+class CrossFlow(FlowTransformer, ABC):
+    """One whose picture attends to itself, and then to words."""
+
+    parameter_sets: ClassVar[Mapping[str, str]] = CROSS
+
+
 def flow_schedule(pipe: Any) -> Schedule:
     """Sigma of each training timestep, with the shift that is fixed, as the scheduler begins with.
 
@@ -68,7 +81,10 @@ def flow_schedule(pipe: Any) -> Schedule:
         ModelError: the scheduler is none of flow matching, or turns sigma around.
     """
     config = pipe.scheduler.config
-    if "FlowMatch" not in type(pipe.scheduler).__name__ or config.get("invert_sigmas"):
+    flows = "FlowMatch" in type(pipe.scheduler).__name__ or (
+        config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
+    )
+    if not flows or config.get("invert_sigmas"):
         raise ModelError(
             f"{type(pipe).__name__} is of flow matching, and its scheduler is a "
             f"{type(pipe.scheduler).__name__}: give it a FlowMatchEulerDiscreteScheduler"
@@ -76,21 +92,26 @@ def flow_schedule(pipe: Any) -> Schedule:
     steps = config.num_train_timesteps
     sigmas = torch.arange(1, steps + 1, dtype=torch.float32) / steps
     if not config.get("use_dynamic_shifting"):
-        shift = config.get("shift", 1.0)
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     return flow(sigmas)
 
 
-def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, int]:
+def picture_size(
+    pipe: Any, resolution: int | None, patch: int, own: tuple[int, int] | None = None
+) -> tuple[int, int]:
     """(height, width) in pixels: the pipeline's own, or a square of this resolution.
 
     Args:
         patch: height and width of a token in latents.
+        own: the pipeline's, where it has no `default_sample_size`.
 
     Raises:
         ModelError: it is no multiple of what a token covers.
     """
     factor = downscaling(pipe.vae)
+    if own is not None and resolution is None:
+        return own
     side = resolution or pipe.default_sample_size * factor
     if side % (factor * patch):
         raise ModelError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,6 +39,8 @@ class Latents:
 
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
+    # Of latents, where the network reads videos: a picture is a video of one frame.
+    frames: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
         self,
@@ -55,32 +58,35 @@ class Latents:
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)
-        self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+        self.latent_shape = (channels, *self.frames, size[0] // factor, size[1] // factor)
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same: it knows nothing of sizes."""
         return condition
 
-    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
+    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c *f h w"]:
         """The mean of the autoencoder's posterior, scaled; the pixels themselves without one."""
         if self.vae is None:
             if self.latent_shape[0] == 1:
                 pixels = pixels.mean(1, keepdim=True)
             return widened(pixels.to(next(self.network.parameters())))
+        if self.frames:
+            pixels = pixels.unsqueeze(2)
         encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
         # AutoencoderTiny has latents and no posterior
         x0 = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
-        return (widened(x0) - self._shift()) * self.vae.config.scaling_factor
+        shift, factor = standard(self.vae, x0)
+        return (widened(x0) - shift) * factor
 
-    def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+    def to_pixels(self, x0: Float[Tensor, "b c *f h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """What the autoencoder decodes."""
         if self.vae is not None:
-            x0 = x0 / self.vae.config.scaling_factor + self._shift()
+            shift, factor = standard(self.vae, x0)
+            x0 = x0 / factor + shift
             x0 = self.vae.decode(x0.to(next(self.vae.parameters()))).sample
+        if self.frames:
+            x0 = x0.squeeze(2)
         return x0.expand(-1, 3, -1, -1)
-
-    def _shift(self) -> float:
-        return getattr(self.vae.config, "shift_factor", None) or 0.0
 
     def encoding_facts(self) -> Mapping[str, Any]:
         """Sizes, the tokenizers, and whether pictures go through the autoencoder in tiles."""
@@ -103,6 +109,25 @@ class Latents:
         return gates_apart(network, layers)
 
 
+def standard(vae: Any, latents: Tensor) -> tuple[Any, Any]:
+    """(shift, factor) that make x0 = (z - shift) factor of the autoencoder's latents z.
+
+    Numbers, or where its configuration has them (Wan, Qwen-Image) one for each channel.
+    """
+    config = vae.config
+    shift, factor = config.get("shift_factor") or 0.0, config.get("scaling_factor") or 1.0
+    if config.get("latents_mean") is None:
+        return shift, factor
+    means, spreads = (
+        torch.tensor(each, device=latents.device).view(-1, *[1] * (latents.ndim - 2))
+        for each in (config.latents_mean, config.latents_std)
+    )
+    return means, factor / spreads
+
+
 def downscaling(vae: Any) -> int:
     """How many pixels a latent is wide."""
-    return 1 if vae is None else 2 ** (len(vae.config.block_out_channels) - 1)
+    if vae is None:
+        return 1
+    said = getattr(vae, "spatial_compression_ratio", None)
+    return said or 2 ** (len(vae.config.block_out_channels) - 1)

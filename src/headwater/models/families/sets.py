@@ -20,6 +20,11 @@ JOINT = {
     "words": r"\.add_[kv]_proj(\.|$)",
     "attention": r"\.attn2?\.",
 }
+# Of transformers whose picture attends to itself, and then to words.
+CROSS = {
+    "words": r"\.attn2\.to_[kv](\.|$)",
+    "attention": r"\.attn[12]\.",
+}
 
 # Of all families, each once.
-NAMES = tuple(dict.fromkeys([*UNET, *JOINT]))
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *CROSS]))

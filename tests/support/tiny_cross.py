@@ -1,0 +1,59 @@
+"""The smallest transformers whose words come by cross-attention: random, and saved."""
+
+from pathlib import Path
+
+import torch
+
+from support.tiny_parts import WIDTH, awake, t5_encoder
+
+
+def video_autoencoder():
+    """Of 16x16 videos, at half their size and rate; each channel has its own mean and spread."""
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[True],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[0.5, 2.0, 1.5, 1.0],
+        scale_factor_temporal=2,
+        scale_factor_spatial=2,
+    )
+
+
+def wan(folder: Path, second=False, expand_timesteps=False, **settings) -> Path:
+    """Wan; `second` adds a network for little noise, `settings` are the transformer's."""
+    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    usual = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": 4,
+        "out_channels": 4,
+        "text_dim": WIDTH,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 1,
+        "rope_max_seq_len": 32,
+    }
+    transformer = awake(WanTransformer3DModel(**(usual | settings)))
+    pipe = WanPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer, kind="UMT5"),
+        vae=video_autoencoder(),
+        scheduler=UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+        transformer=transformer,
+        transformer_2=transformer if second else None,
+        expand_timesteps=expand_timesteps,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
