@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from support.tiny_parts import WIDTH, awake, t5_encoder
+from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, t5_encoder
 
 
 def video_autoencoder():
@@ -57,3 +57,35 @@ def wan(folder: Path, second=False, expand_timesteps=False, **settings) -> Path:
     )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def pixart(folder: Path, kind="Alpha", **settings) -> Path:
+    """PixArt-alpha or Sigma; `settings` are the transformer's."""
+    import diffusers
+
+    from headwater.scenes.pipeline import new_scheduler, new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    usual = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "num_layers": 1,
+        "cross_attention_dim": 24,
+        "caption_channels": WIDTH,
+        "sample_size": LATENT,
+    }
+    pipe = getattr(diffusers, f"PixArt{kind}Pipeline")(
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer),
+        vae=autoencoder(),
+        transformer=awake(diffusers.PixArtTransformer2DModel(**(usual | settings))),
+        scheduler=new_scheduler(),
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def pixart_with_sizes(folder: Path) -> Path:
+    """The largest alpha, which reads each picture's size and shape."""
+    return pixart(folder, sample_size=128)

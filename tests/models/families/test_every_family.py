@@ -30,6 +30,8 @@ BUILDERS = {
     "flux": tiny_joint.flux,
     "schnell": tiny_joint.schnell,
     "wan": tiny_cross.wan,
+    "pixart": tiny_cross.pixart,
+    "pixart-sizes": tiny_cross.pixart_with_sizes,
 }
 # How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
 EXACT = {
@@ -109,7 +111,7 @@ def test_adapters_are_attributed(folder, tiny_images, tmp_path):
     names = {n.rpartition(".")[2] for n, m in denoiser.network.named_modules()
              if type(m) is torch.nn.Linear and gradient_of(m)}  # fmt: skip
     wanted = peft.LoraConfig(r=2, target_modules=sorted(names - {"0"}), init_lora_weights=False)
-    denoiser.network.add_adapter(wanted)
+    peft.inject_adapter_in_model(wanted, denoiser.network)
     adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(3)
     options = {"timesteps": 2, "parameters": "lora", "dim": 64}
     index = build_index(adapted, data, tmp_path / "index", **options)

@@ -20,6 +20,7 @@ FAMILIES = {
     "sd3": "headwater.models.families.joint.sd3:Sd3",
     "flux": "headwater.models.families.joint.flux:Flux",
     "wan": "headwater.models.families.cross.wan:Wan",
+    "pixart": "headwater.models.families.cross.pixart:PixArt",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

@@ -38,7 +38,8 @@ def add_adapters(pipe: Any, source: str, files: Path) -> None:
     Raises:
         Unreadable: the pipeline takes none, there is not one, or some of it fits no layer.
     """
-    if not hasattr(pipe, "load_lora_weights"):
+    of_peft = _of_peft(files)
+    if not hasattr(pipe, "load_lora_weights") and not of_peft:
         raise Unreadable(f"{type(pipe).__name__} takes no LoRA adapters: leave --lora out")
     if find_spec("peft") is None:
         raise Unreadable("--lora needs the extra: pip install 'headwater[lora]'")
@@ -47,7 +48,7 @@ def add_adapters(pipe: Any, source: str, files: Path) -> None:
     tensors = load_file(file)
     _require_lora(tensors)
     parts = _parts(pipe)
-    if file.name == _PEFT_WEIGHTS and (file.parent / _PEFT_CONFIG).is_file():
+    if of_peft:
         _load_peft(next(iter(parts.values())), file.parent, tensors)
     elif all(name.split(".")[0] in dict(parts["network"].named_children()) for name in tensors):
         network: Any = parts["network"]  # `save_lora_adapter` of the network alone wrote it
@@ -63,6 +64,14 @@ def _parts(pipe: Any) -> dict[str, nn.Module]:
 
     family = family_of(pipe)
     return {"network": family.network, **family.encoders}
+
+
+def _of_peft(place: Path) -> bool:
+    """Whether it is, or is in, a folder that `PeftModel.save_pretrained` wrote."""
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place.name != _PEFT_WEIGHTS:
+        return False
+    return all((folder / name).is_file() for name in (_PEFT_CONFIG, _PEFT_WEIGHTS))
 
 
 def _one_file(place: Path) -> Path:

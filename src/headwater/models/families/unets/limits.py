@@ -40,11 +40,6 @@ def require_supported(pipe: Any, handled: Sequence[str] = ()) -> None:
     """
     for reason in _reasons(pipe, handled):
         raise ModelError(f"{type(pipe).__name__} is not supported: {reason}")
-    if not hasattr(pipe.scheduler, "alphas_cumprod"):
-        raise ModelError(
-            f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
-            "scheduler of the DDPM family, for instance DDIMScheduler"
-        )
 
 
 def _reasons(pipe: Any, handled: Sequence[str]) -> Iterator[str]:

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.families.diffusions import diffusion_schedule
 from headwater.models.families.latents import Latents, downscaling
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
-from headwater.models.schedule import Schedule, preserving
+from headwater.models.schedule import Schedule
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
 _KEYS_AND_VALUES = re.compile(UNET["attn2-kv"])
@@ -51,9 +52,7 @@ class Unet(Latents):
 
     def schedule(self) -> Schedule:
         """Of the pipeline's scheduler, whichever sampler that is."""
-        scheduler = self.pipe.scheduler
-        prediction = scheduler.config.get("prediction_type", "epsilon")
-        return preserving(scheduler.alphas_cumprod, prediction)
+        return diffusion_schedule(self.pipe)
 
     def forward(
         self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
