@@ -89,3 +89,73 @@ def pixart(folder: Path, kind="Alpha", **settings) -> Path:
 def pixart_with_sizes(folder: Path) -> Path:
     """The largest alpha, which reads each picture's size and shape."""
     return pixart(folder, sample_size=128)
+
+
+def compressing_autoencoder():
+    """Of 16x16 pictures, at half their size, without a posterior."""
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC(
+        latent_channels=4,
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        scaling_factor=0.4,
+    )
+
+
+def gemma(tokenizer):
+    """A language model of one layer, for the tokens of any tokenizer."""
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=8,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
+def sana(folder: Path, **settings) -> Path:
+    """Sana; `settings` are the transformer's."""
+    from diffusers import DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    usual = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 1,
+        "num_cross_attention_heads": 2,
+        "cross_attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": WIDTH,
+        "sample_size": LATENT,
+        "timestep_scale": 0.5,
+    }
+    pipe = SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=gemma(tokenizer),
+        vae=compressing_autoencoder(),
+        transformer=awake(SanaTransformer2DModel(**(usual | settings))),
+        scheduler=DPMSolverMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)

@@ -31,10 +31,12 @@ BUILDERS = {
     "schnell": tiny_joint.schnell,
     "wan": tiny_cross.wan,
     "pixart": tiny_cross.pixart,
+    "sana": tiny_cross.sana,
     "pixart-sizes": tiny_cross.pixart_with_sizes,
 }
 # How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
 EXACT = {
+    "sana": 1e-6,  # linear attention
     "wan": 1e-6,  # norms and residuals of its blocks
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline

@@ -21,6 +21,7 @@ FAMILIES = {
     "flux": "headwater.models.families.joint.flux:Flux",
     "wan": "headwater.models.families.cross.wan:Wan",
     "pixart": "headwater.models.families.cross.pixart:PixArt",
+    "sana": "headwater.models.families.cross.sana:Sana",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

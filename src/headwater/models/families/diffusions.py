@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
-from headwater.models.families.flows import picture_size
+from headwater.models.families.flows import picture_size, require_plain
 from headwater.models.families.latents import Latents, downscaling
 from headwater.models.families.sets import CROSS
 from headwater.models.schedule import Schedule, preserving
@@ -31,6 +31,7 @@ class DiffusionTransformer(Latents, ABC):
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         config = pipe.transformer.config
+        require_plain(pipe, config.in_channels)
         side = config.sample_size * downscaling(pipe.vae)
         size = picture_size(pipe, resolution, config.patch_size, (side, side))
         super().__init__(pipe, pipe.transformer, config.in_channels, size, self.encode)

@@ -11,9 +11,14 @@ from torch import Tensor
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
-from headwater.models.families.latents import Latents, downscaling
+from headwater.models.families.latents import Latents, downscaling, latent_channels
 from headwater.models.families.sets import CROSS, JOINT
+from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, flow
+
+# Parts that what is asked about goes through, besides tokenizers and text encoders; that pipelines
+# can do without; and that only look at finished pictures.
+_PARTS = ("transformer", "vae", "scheduler", "image_encoder", "feature_extractor", "safety_checker")
 
 
 class FlowTransformer(Latents, ABC):
@@ -21,17 +26,16 @@ class FlowTransformer(Latents, ABC):
 
     Attributes:
         kind: the class of its network.
-        own_size: (height, width) in pixels where the pipeline names no size; else None.
     """
 
     kind: ClassVar[str]
-    own_size: ClassVar[tuple[int, int] | None] = None
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         channels, patch = self.layout(pipe.transformer.config)
-        size = picture_size(pipe, resolution, patch, self.own_size)
+        require_plain(pipe, channels)
+        size = picture_size(pipe, resolution, patch, self.own_size(pipe))
         super().__init__(pipe, pipe.transformer, channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
 
@@ -48,6 +52,10 @@ class FlowTransformer(Latents, ABC):
         """At a timestep, for each row; in float32 for networks in half precision too."""
         wide = torch.promote_types(xt.dtype, torch.float32)
         return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
+
+    def own_size(self, pipe: Any) -> tuple[int, int] | None:
+        """(height, width) in pixels where the pipeline has no `default_sample_size`; else None."""
+        return None
 
     @abstractmethod
     def layout(self, config: Any) -> tuple[int, int]:
@@ -70,6 +78,30 @@ class CrossFlow(FlowTransformer, ABC):
     """One whose picture attends to itself, and then to words."""
 
     parameter_sets: ClassVar[Mapping[str, str]] = CROSS
+
+
+def require_plain(pipe: Any, channels: int) -> None:
+    """Refuse a pipeline whose transformer reads more than noisy latents and a prompt.
+
+    Args:
+        channels: of what the transformer takes for latents.
+
+    Raises:
+        ModelError: names what is not supported.
+    """
+    name, own = type(pipe).__name__, latent_channels(pipe.vae)
+    known = {*_PARTS, *PAIRS, *PAIRS.values()}
+    for part, value in pipe.components.items():
+        if value is not None and part not in known:
+            raise ModelError(
+                f"{name} is not supported: it has a {part} beside its transformer, whose input no "
+                "question gives"
+            )
+    if channels != own:
+        raise ModelError(
+            f"{name} is not supported: its transformer reads more than the noisy latents "
+            f"(inpainting, control, editing): {channels} channels, and latents have {own}"
+        )
 
 
 def flow_schedule(pipe: Any) -> Schedule:

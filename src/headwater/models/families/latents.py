@@ -73,8 +73,10 @@ class Latents:
         if self.frames:
             pixels = pixels.unsqueeze(2)
         encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
-        # AutoencoderTiny has latents and no posterior
-        x0 = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
+        # some have latents and no posterior (AutoencoderTiny, AutoencoderDC)
+        plain = (getattr(encoded, name, None) for name in ("latents", "latent"))
+        x0 = next((found for found in plain if found is not None), None)
+        x0 = encoded.latent_dist.mean if x0 is None else x0
         shift, factor = standard(self.vae, x0)
         return (widened(x0) - shift) * factor
 
@@ -123,6 +125,11 @@ def standard(vae: Any, latents: Tensor) -> tuple[Any, Any]:
         for each in (config.latents_mean, config.latents_std)
     )
     return means, factor / spreads
+
+
+def latent_channels(vae: Any) -> int:
+    """How many numbers a latent is."""
+    return vae.config.get("z_dim") or vae.config.latent_channels
 
 
 def downscaling(vae: Any) -> int:

@@ -20,7 +20,7 @@ from headwater.models.patches import swapped_forward
 # A tokenizer that was saved without a limit says 10^30.
 _NO_LIMIT = 10**6
 # Names of a pipeline's parts: a tokenizer and the encoder that reads what it makes.
-_PAIRS = {
+PAIRS = {
     "text_encoder": "tokenizer",
     "text_encoder_2": "tokenizer_2",
     "text_encoder_3": "tokenizer_3",
@@ -34,7 +34,7 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
     """The encoders that have a tokenizer, by the names of the pipeline's parts."""
     return {
         name: getattr(pipe, name)
-        for name, tokenizer in _PAIRS.items()
+        for name, tokenizer in PAIRS.items()
         if getattr(pipe, name, None) is not None and getattr(pipe, tokenizer, None) is not None
     }
 
@@ -103,9 +103,9 @@ class PromptWords:
         start = 0
         with ExitStack() as stack:
             for part, encoder in self._parts.items():
-                tokenizer = copy.deepcopy(getattr(self.pipe, _PAIRS[part]))
+                tokenizer = copy.deepcopy(getattr(self.pipe, PAIRS[part]))
                 tokenizer.add_tokens(name)
-                learned[_PAIRS[part]] = tokenizer
+                learned[PAIRS[part]] = tokenizer
                 table, number = _embedding(encoder), tokenizer.convert_tokens_to_ids(name)
                 own = slice(start, start + table.embedding_dim)
                 for place in _lookups(encoder, table):
@@ -116,7 +116,7 @@ class PromptWords:
             yield lambda texts: self._encode(twin, list(texts))
 
     def _tokenizers(self) -> list[Any]:
-        return [getattr(self.pipe, _PAIRS[part]) for part in self._parts]
+        return [getattr(self.pipe, PAIRS[part]) for part in self._parts]
 
     def _longest(self) -> Any:
         return max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length)
@@ -124,9 +124,11 @@ class PromptWords:
 
 def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Tensor) -> Tensor:
     """What the table looks up, and its own part of the vector in the place of one token."""
-    new = ids == number
-    embedded = type(table).forward(table, ids.masked_fill(new, 0))
-    return torch.where(new[..., None], vector[own].to(embedded), embedded)
+    new, look_up = ids == number, type(table).forward
+    embedded = look_up(table, ids.masked_fill(new, 0))
+    alone: Any = copy.copy(table)  # of the vector alone: Gemma's scales what it finds
+    alone._parameters, alone.padding_idx = {"weight": vector[None, own]}, None
+    return torch.where(new[..., None], look_up(alone, ids.new_zeros(())).to(embedded), embedded)
 
 
 def _lookups(encoder: nn.Module, table: nn.Embedding) -> list[nn.Embedding]:
@@ -165,7 +167,7 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
     """
     shortened = {}
     for part, encoder in text_encoders(pipe).items():
-        name, config = _PAIRS[part], getattr(encoder, "config", None)
+        name, config = PAIRS[part], getattr(encoder, "config", None)
         tokenizer: Any = getattr(pipe, name)
         most = [getattr(config, "max_position_embeddings", None), (limits or {}).get(name)]
         most = [limit for limit in most if limit is not None]
@@ -184,7 +186,7 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
 def tokenizers_facts(pipe: Any) -> dict[str, Any]:
     """What turns a text into numbers, tokenizer by tokenizer."""
     return {
-        _PAIRS[part]: tokenizer_facts(getattr(pipe, _PAIRS[part])) for part in text_encoders(pipe)
+        PAIRS[part]: tokenizer_facts(getattr(pipe, PAIRS[part])) for part in text_encoders(pipe)
     }
 
 

@@ -134,7 +134,7 @@ def test_its_own_size_is_the_pipelines(folder):
     "changes, reason",
     [
         ({"second": True}, "it has two networks, each for a part of the noise"),
-        ({"in_channels": 8}, "its network reads a picture beside the noisy video"),
+        ({"in_channels": 8}, "its transformer reads more than the noisy latents"),
     ],
 )
 def test_what_reads_more_or_is_two_is_refused(tmp_path, changes, reason):

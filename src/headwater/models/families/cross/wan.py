@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from jaxtyping import Float
@@ -21,13 +20,19 @@ class Wan(CrossFlow):
 
     kind = "WanTransformer3DModel"
     frames = (1,)
-    own_size = (480, 832)
     token_limits = {"tokenizer": _TOKENS}  # noqa: RUF012 - a constant of the pipeline
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        for reason in _reasons(pipe):
-            raise ModelError(f"{type(pipe).__name__} is not supported: {reason}")
+        if getattr(pipe, "transformer_2", None) is not None:
+            raise ModelError(
+                f"{type(pipe).__name__} is not supported: it has two networks, each for a part of "
+                "the noise (transformer and transformer_2), and one is attributed"
+            )
         super().__init__(pipe, resolution)
+
+    def own_size(self, pipe: Any) -> tuple[int, int] | None:
+        """What the pipeline takes where nothing is said."""
+        return 480, 832
 
     def layout(self, config: Any) -> tuple[int, int]:
         """As its configuration says; a token is as wide as it is high."""
@@ -53,14 +58,3 @@ class Wan(CrossFlow):
             device=device_of(pipe),
         )
         return Condition({"encoder_hidden_states": words})
-
-
-def _reasons(pipe: Any) -> Iterator[str]:
-    config = pipe.transformer.config
-    if config.image_dim is not None or config.in_channels != config.out_channels:
-        yield "its network reads a picture beside the noisy video (image to video)"
-    if getattr(pipe, "transformer_2", None) is not None:
-        yield (
-            "it has two networks, each for a part of the noise (transformer and transformer_2), "
-            "and one is attributed"
-        )
