@@ -1,5 +1,6 @@
 """The smallest transformers whose words come by cross-attention: random, and saved."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -159,3 +160,36 @@ def sana(folder: Path, **settings) -> Path:
     )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def dit(folder: Path) -> Path:
+    """DiT, whose classes are captions of the tests."""
+    from diffusers import DiTPipeline, DiTTransformer2DModel
+
+    from headwater.scenes.dataset import pictures
+    from headwater.scenes.pipeline import new_scheduler
+
+    torch.manual_seed(0)
+    captions = [picture.caption for picture in pictures("train")[:4]]
+    asked = ["a red star", "a red", "a fish", "a", "b, the second letter"]
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=1,
+        sample_size=LATENT,
+    )
+    pipe = DiTPipeline(transformer=awake(transformer), vae=autoencoder(), scheduler=new_scheduler())
+    labels = {str(i): label for i, label in enumerate([*asked, *captions])}
+    pipe.register_to_config(id2label=labels)
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def as_of_old(folder: Path) -> Path:
+    """The same with its transformer under the name that all of them once had, as on the hub."""
+    for file in (folder / "model_index.json", folder / "transformer" / "config.json"):
+        old = re.sub(r"(DiT|PixArt)Transformer2DModel", "Transformer2DModel", file.read_text())
+        file.write_text(old)
+    return folder

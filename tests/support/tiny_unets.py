@@ -60,3 +60,22 @@ def text_time(count: int) -> dict:
         "addition_time_embed_dim": 8,
         "projection_class_embeddings_input_dim": WIDTH + 8 * count,
     }
+
+
+def class_unet(folder: Path, **settings) -> Path:
+    """A UNet of 16x16 pictures that reads one of four classes; `settings` are its own."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    usual = {
+        "sample_size": 16,
+        "block_out_channels": (8, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+        "norm_num_groups": 4,
+        "num_class_embeds": 4,
+    }
+    DDPMPipeline(UNet2DModel(**(usual | settings)), DDPMScheduler()).save_pretrained(folder)
+    return Path(folder)

@@ -45,7 +45,8 @@ def draw(
 ) -> Picture:
     """Make a picture by DDIM with classifier-free guidance, and keep its trajectory."""
     noise = seeded_noise(denoiser.latent_shape, seed, "query")[None]
-    condition, unconditional = (denoiser.encode_captions([text]) for text in (prompt, ""))
+    condition = denoiser.encode_captions([prompt])
+    unconditional = None if guidance == 1 else denoiser.encode_captions([""])
     start = noise.to(denoiser.device, denoiser.latent_dtype)
     path = trajectory(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
     x0hats = dict(path)

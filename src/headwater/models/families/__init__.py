@@ -22,6 +22,8 @@ FAMILIES = {
     "wan": "headwater.models.families.cross.wan:Wan",
     "pixart": "headwater.models.families.cross.pixart:PixArt",
     "sana": "headwater.models.families.cross.sana:Sana",
+    "dit": "headwater.models.families.cross.dit:DiT",
+    "class-unet": "headwater.models.families.unets.classes:ClassUnet",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
-from headwater.models.families.family import Replacement
+from headwater.models.families.family import Replacement, Words
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.words import (
     Encode,
@@ -54,7 +54,7 @@ class Latents:
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
         self.vae: Any = getattr(pipe, "vae", None)
-        self.words = PromptWords(self.pipe, encode) if read_by else None
+        self.words: Words | None = PromptWords(self.pipe, encode) if read_by else None
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)

@@ -25,6 +25,11 @@ CROSS = {
     "words": r"\.attn2\.to_[kv](\.|$)",
     "attention": r"\.attn[12]\.",
 }
+# Of transformers that read a class where they scale and shift what is normed.
+CLASSES = {
+    "words": r"\.norm1\.(linear|emb\.class_embedder)(\.|$)",
+    "attention": r"\.attn1\.",
+}
 
 # Of all families, each once.
-NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *CROSS]))
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *CROSS, *CLASSES]))
