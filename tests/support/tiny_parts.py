@@ -66,6 +66,23 @@ def autoencoder(**more):
     )
 
 
+def quantising_autoencoder():
+    """Of 16x16 pictures, at half their size, whose decoder knows 32 latents."""
+    from diffusers import VQModel
+
+    return VQModel(
+        latent_channels=4,
+        num_vq_embeddings=32,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
+    )
+
+
 def unet(**changes):
     """Two levels, with cross-attention in the outer one."""
     from diffusers import UNet2DConditionModel

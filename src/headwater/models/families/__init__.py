@@ -52,5 +52,5 @@ def _refusal(pipe: Any) -> str:
         return f"{name} is a network, not a pipeline: give the pipeline that it is part of"
     return (
         f"{name} is not supported: headwater takes diffusers pipelines of the families "
-        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM)"
+        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, LCM, LDM, DDPM, DDIM)"
     )

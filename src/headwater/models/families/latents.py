@@ -30,7 +30,7 @@ class Latents:
     """The part of `family.Family` that is about pictures and prompts.
 
     Args:
-        pipe: a pipeline with a `vae`, or with none for a network of pixels.
+        pipe: a pipeline with an autoencoder, or with none for a network of pixels.
         network: of the pipeline.
         channels: of x0.
         size: (height, width) in pixels.
@@ -53,7 +53,7 @@ class Latents:
         read_by = text_encoders(pipe)
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
-        self.vae: Any = getattr(pipe, "vae", None)
+        self.vae: Any = autoencoder(pipe)
         self.words: Words | None = PromptWords(self.pipe, encode) if read_by else None
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
@@ -73,7 +73,7 @@ class Latents:
         if self.frames:
             pixels = pixels.unsqueeze(2)
         encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
-        # some have latents and no posterior (AutoencoderTiny, AutoencoderDC)
+        # some have latents and no posterior (AutoencoderTiny, VQModel, AutoencoderDC)
         plain = (getattr(encoded, name, None) for name in ("latents", "latent"))
         x0 = next((found for found in plain if found is not None), None)
         x0 = encoded.latent_dist.mean if x0 is None else x0
@@ -109,6 +109,11 @@ class Latents:
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
         """Gated activations in two products."""
         return gates_apart(network, layers)
+
+
+def autoencoder(pipe: Any) -> Any:
+    """A pipeline's, by the names of its parts; None for one of pixels."""
+    return getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
 
 
 def standard(vae: Any, latents: Tensor) -> tuple[Any, Any]:

@@ -6,6 +6,8 @@ import pytest
 import torch
 from support.conditions import words_of
 from support.tiny import tiny_pipeline, tiny_unconditional
+from support.tiny_cross import compressing_autoencoder
+from support.tiny_parts import quantising_autoencoder
 from torch import nn
 
 from headwater import Denoiser
@@ -43,7 +45,6 @@ MORE_INPUTS = {
         {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 16},
         "wants an encoding that is projected first .*: encoder_hid_dim_type is 'text_proj'",
     ),
-    "LCM": ({"time_cond_proj_dim": 8}, "wants a guidance embedding .*: time_cond_proj_dim is 8"),
     "upscaler": ({"num_class_embeds": 4}, "wants a class label: num_class_embeds is 4"),
     "GLIGEN": ({"attention_type": "gated"}, "wants boxes: attention_type is 'gated'"),
     "no size": ({"sample_size": None}, "configuration has no sample_size: write the size"),
@@ -79,17 +80,13 @@ def test_control_networks(pipe):
 
 
 def test_kandinsky(pipe):
-    quantised = diffusers.VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-    )  # fmt: skip
     own = parts(pipe, "unet", "scheduler")
     refused(
-        diffusers.KandinskyV22Pipeline(**own, movq=quantised),
+        diffusers.KandinskyV22Pipeline(**own, movq=quantising_autoencoder()),
         "KandinskyV22Pipeline is not supported: it has a movq beside its `unet`",
     )
-    pipe.vae = quantised
-    refused(pipe, "its autoencoder is a VQModel, not one of AutoencoderKL, AutoencoderTiny")
+    pipe.vae = compressing_autoencoder()
+    refused(pipe, "its autoencoder is a AutoencoderDC, not one of AutoencoderKL, AutoencoderTiny")
 
 
 def test_pictures_in_the_place_of_prompts(pipe):
