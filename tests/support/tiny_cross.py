@@ -193,3 +193,50 @@ def as_of_old(folder: Path) -> Path:
         old = re.sub(r"(DiT|PixArt)Transformer2DModel", "Transformer2DModel", file.read_text())
         file.write_text(old)
     return folder
+
+
+def hunyuan_dit(folder: Path, vae=None, **settings) -> Path:
+    """HunyuanDiT; `settings` are the transformer's."""
+    from diffusers import HunyuanDiT2DModel, HunyuanDiTPipeline
+    from transformers import BertConfig, BertModel
+
+    from headwater.scenes.pipeline import new_scheduler, new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=77,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    usual = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "in_channels": 4,
+        "patch_size": 2,
+        "sample_size": LATENT,
+        "hidden_size": 16,
+        "num_layers": 1,
+        "mlp_ratio": 2.0,
+        "cross_attention_dim": WIDTH,
+        "cross_attention_dim_t5": WIDTH,
+        "pooled_projection_dim": WIDTH,
+    }
+    pipe = HunyuanDiTPipeline(
+        vae=vae or autoencoder(),
+        text_encoder=BertModel(bert),
+        tokenizer=tokenizer,
+        text_encoder_2=t5_encoder(tokenizer),
+        tokenizer_2=tokenizer,
+        transformer=awake(HunyuanDiT2DModel(**(usual | settings))),
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)

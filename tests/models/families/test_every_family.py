@@ -32,12 +32,14 @@ BUILDERS = {
     "schnell": tiny_joint.schnell,
     "wan": tiny_cross.wan,
     "dit": tiny_cross.dit,
+    "hunyuan-dit": tiny_cross.hunyuan_dit,
     "pixart": tiny_cross.pixart,
     "sana": tiny_cross.sana,
     "pixart-sizes": tiny_cross.pixart_with_sizes,
 }
 # How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
 EXACT = {
+    "hunyuan-dit": 1e-6,  # norms
     "sana": 1e-6,  # linear attention
     "wan": 1e-6,  # norms and residuals of its blocks
 }

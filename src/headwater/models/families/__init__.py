@@ -22,6 +22,7 @@ FAMILIES = {
     "wan": "headwater.models.families.cross.wan:Wan",
     "pixart": "headwater.models.families.cross.pixart:PixArt",
     "sana": "headwater.models.families.cross.sana:Sana",
+    "hunyuan-dit": "headwater.models.families.cross.hunyuan_dit:HunyuanDiT",
     "dit": "headwater.models.families.cross.dit:DiT",
     "class-unet": "headwater.models.families.unets.classes:ClassUnet",
     "unet": "headwater.models.families.unets.unet:Unet",

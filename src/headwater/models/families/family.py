@@ -168,5 +168,9 @@ class Family(Protocol):
         ...
 
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
-        """Forwards that say the same in less time, where none of `layers` is bypassed."""
+        """Forwards that say the same while gradients are taken: in less time, or layer by layer.
+
+        None of `layers` is bypassed, and each is called with a row for each sample, where the
+        network itself takes a batch as one sequence.
+        """
         ...
