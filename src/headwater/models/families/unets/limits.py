@@ -15,7 +15,7 @@ from headwater.models.families.words import text_encoders
 
 # Parts that what is asked about goes through, or that only look at finished pictures.
 _PARTS = {
-    "unet", "vae", "vqvae", "text_encoder", "tokenizer", "scheduler",
+    "unet", "vae", "vqvae", "movq", "text_encoder", "tokenizer", "scheduler",
     "safety_checker", "feature_extractor", "image_encoder",
 }  # fmt: skip
 _AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "VQModel")
