@@ -44,7 +44,10 @@ def wan(folder: Path, second=False, expand_timesteps=False, **settings) -> Path:
         "num_layers": 1,
         "rope_max_seq_len": 32,
     }
-    transformer = awake(WanTransformer3DModel(**(usual | settings)))
+    transformer, other = (
+        awake(WanTransformer3DModel(**(usual | settings))) if each else None
+        for each in (True, second)
+    )
     pipe = WanPipeline(
         tokenizer=tokenizer,
         text_encoder=t5_encoder(tokenizer, kind="UMT5"),
@@ -53,11 +56,17 @@ def wan(folder: Path, second=False, expand_timesteps=False, **settings) -> Path:
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
         ),
         transformer=transformer,
-        transformer_2=transformer if second else None,
+        transformer_2=other,
+        boundary_ratio=0.875 if second else None,
         expand_timesteps=expand_timesteps,
     )
     pipe.save_pretrained(folder)
     return Path(folder)
+
+
+def wan_of_two(folder: Path) -> Path:
+    """The largest Wan 2.2: a network for much noise, and one for little."""
+    return wan(folder, second=True)
 
 
 def pixart(folder: Path, kind="Alpha", **settings) -> Path:

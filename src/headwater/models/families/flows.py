@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
@@ -29,14 +29,16 @@ class FlowTransformer(Latents, ABC):
     """
 
     kind: ClassVar[str]
+    # Parts that the family takes besides those of all.
+    handled: ClassVar[Sequence[str]] = ()
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         channels, patch = self.layout(pipe.transformer.config)
-        require_plain(pipe, channels)
+        require_plain(pipe, channels, self.handled)
         size = picture_size(pipe, resolution, patch, self.own_size(pipe))
-        super().__init__(pipe, pipe.transformer, channels, size, self.encode)
+        super().__init__(pipe, self.network_of(pipe), channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
 
     @classmethod
@@ -52,6 +54,10 @@ class FlowTransformer(Latents, ABC):
         """At a timestep, for each row; in float32 for networks in half precision too."""
         wide = torch.promote_types(xt.dtype, torch.float32)
         return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
+
+    def network_of(self, pipe: Any) -> nn.Module:
+        """Its transformer."""
+        return pipe.transformer
 
     def own_size(self, pipe: Any) -> tuple[int, int] | None:
         """(height, width) in pixels where the pipeline has no `default_sample_size`; else None."""
@@ -80,11 +86,12 @@ class CrossFlow(FlowTransformer, ABC):
     parameter_sets: ClassVar[Mapping[str, str]] = CROSS
 
 
-def require_plain(pipe: Any, channels: int) -> None:
+def require_plain(pipe: Any, channels: int, handled: Sequence[str] = ()) -> None:
     """Refuse a pipeline whose transformer reads more than noisy latents and a prompt.
 
     Args:
         channels: of what the transformer takes for latents.
+        handled: parts that its family knows what to do with.
 
     Raises:
         ModelError: names what is not supported.
@@ -92,7 +99,7 @@ def require_plain(pipe: Any, channels: int) -> None:
     name, own = type(pipe).__name__, latent_channels(pipe.vae)
     known = {*_PARTS, *PAIRS, *PAIRS.values()}
     for part, value in pipe.components.items():
-        if value is not None and part not in known:
+        if value is not None and part not in known.union(handled):
             raise ModelError(
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"

@@ -5,9 +5,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from support.exact_gradients import layer_errors
 from support.pipeline_calls import first_call
-from support.tiny_cross import wan
+from support.tiny_cross import wan, wan_of_two
 
-from headwater import Denoiser
+from headwater import Concept, Denoiser, build_index, load_dataset
 from headwater.errors import ModelError
 from headwater.features.batch import Batch
 from headwater.features.objectives import image_objectives, prompt_objectives
@@ -115,6 +115,63 @@ def test_videos_are_made(denoiser, batch):
     assert x0.shape == batch.x0.shape and x0.isfinite().all()
 
 
+# --- two networks ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return Denoiser.load(wan_of_two(tmp_path_factory.mktemp("two") / "model"), resolution=16)
+
+
+def test_each_network_is_asked_where_the_pipeline_asks_it(two):
+    """At every step of its own call, with a scheduler that does not round timesteps."""
+    ours = Denoiser.load(two.source, resolution=16)
+    pipe, calls = ours.pipe, []
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+    def note(part, args, given, out):
+        calls.append((part is pipe.transformer, given, out[0]))
+
+    for part in (pipe.transformer, pipe.transformer_2):
+        part.register_forward_hook(note, with_kwargs=True)
+    pipe(PROMPT, height=16, width=16, num_frames=1, guidance_scale=1.0, num_inference_steps=8)
+    for high, given, exact in list(calls):
+        ours.family.schedule().s[0] = given["timestep"].item() / 1000  # of a step of sampling
+        with torch.no_grad():
+            out = ours.predict(given["hidden_states"], 0, ours.encode_captions([PROMPT]))
+        torch.testing.assert_close(out, exact, rtol=1e-5, atol=1e-6)
+        assert calls[-1][0] == high
+    assert {high for high, _, _ in calls} == {True, False}
+
+
+@pytest.mark.parametrize("t, part", [(999, "high"), (9, "low")])
+def test_gradients_of_each_are_those_of_autograd(two, t, part):
+    """To the networks' own float32."""
+    exact = Denoiser.load(two.source, dtype=torch.float64, resolution=16)
+    xt = torch.randn(2, *exact.latent_shape).double()
+    condition = exact.encode_captions([PROMPT, "a fish"])
+    errors = layer_errors(exact, exact.layers("all"), xt, t, condition)
+    assert max(errors.values()) <= 1e-6 and {name.split(".")[0] for name in errors} == {part}
+
+
+def test_both_are_part_of_what_it_is(two):
+    names = {name.split(".")[0] for name in two.layers()}
+    assert names == {"high", "low"} and two.default_parameters() == "words"
+    before = Denoiser(two.pipe, resolution=16).fingerprint()
+    two.pipe.register_to_config(boundary_ratio=0.5)
+    assert Denoiser(two.pipe, resolution=16).fingerprint() != before
+    two.pipe.register_to_config(boundary_ratio=0.875)
+
+
+def test_layers_of_one_alone_are_asked(two, tiny_images, tmp_path):
+    """Probes of the other's noise bring nothing, and do no harm."""
+    data = load_dataset(tiny_images).first(3)
+    options = {"timesteps": 4, "dim": 64, "parameters": r"^high\..*\.attn2\."}
+    index = build_index(two, data, tmp_path / "index", **options)
+    answer = index.attribute(Concept(PROMPT, "star", draws=2, context="prompt"))
+    assert answer.scores.std() > 0
+
+
 # --- which layers, and what is refused ------------------------------------------------------------
 
 
@@ -130,16 +187,10 @@ def test_its_own_size_is_the_pipelines(folder):
     assert Denoiser.load(folder).image_size == (480, 832)
 
 
-@pytest.mark.parametrize(
-    "changes, reason",
-    [
-        ({"second": True}, "it has two networks, each for a part of the noise"),
-        ({"in_channels": 8}, "its transformer reads more than the noisy latents"),
-    ],
-)
-def test_what_reads_more_or_is_two_is_refused(tmp_path, changes, reason):
+def test_what_reads_a_picture_too_is_refused(tmp_path):
+    reason = "its transformer reads more than the noisy latents"
     with pytest.raises(ModelError, match=f"^WanPipeline is not supported: {reason}"):
-        Denoiser.load(wan(tmp_path, **changes))
+        Denoiser.load(wan(tmp_path, in_channels=8))
 
 
 def test_diffusion_without_flow_is_refused(denoiser):
