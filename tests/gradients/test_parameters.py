@@ -109,6 +109,17 @@ def test_all_that_is_left_out():
     )
 
 
+def test_what_is_mixed_is_left_out_with_all_inside():
+    """And nothing whose name begins alike."""
+    network, mixed = Network(), ["blocks.1", "norm", "blocks.0.f"]
+    assert list(select(network, "all", mixed=mixed)) == [
+        "blocks.0.attention.to_k",
+        "blocks.0.ff.out",
+    ]
+    names = [part.name for part in left_out(network, mixed=mixed)]
+    assert "norm" in names and "blocks.1.ff.out" in names and "blocks.0.ff.out" not in names
+
+
 def test_nothing_is_left_out(network):
     assert left_out(network) == []
 

@@ -47,8 +47,8 @@ def test_all_parameters_but_those_of_no_known_kind(tiny_model):
     denoiser.network.register_parameter("scale_shift_table", Parameter(torch.zeros(6, 8)))
     whole = sum(parameter.numel() for parameter in denoiser.network.parameters())
     assert notes_on_parameters(denoiser, plan(denoiser, parameters="all"), given) == [
-        f"--parameters all leaves out 48 of {whole:,} numbers, which stand in no layer of a known "
-        "kind, such as scale_shift_table (UNet2DConditionModel)"
+        f"--parameters all leaves out 48 of {whole:,} numbers, which stand in no layer with "
+        "gradients of each sample, such as scale_shift_table (UNet2DConditionModel)"
     ]
 
 

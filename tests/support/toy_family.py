@@ -22,6 +22,7 @@ class Toy:
     parameter_sets = {"first": r"^0$", "last": r"^3$"}  # noqa: RUF012 - as in a family
     default_parameters = ("last", "all")
     forgotten_parameters = ("all",)
+    mixed = ()
     latent_shape = (3, 8, 8)
     image_size = (8, 8)
     words = None

@@ -132,10 +132,16 @@ def widened(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
-def attributable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every layer that `gradient_of` has a function for, in network order."""
+def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """(name, layer) of every layer that `gradient_of` has a function for, in network order.
+
+    Args:
+        mixed: names of modules that take a batch as one sequence, where no sample has a row of its
+            own; neither they nor what is inside them (adapters) are attributed.
+    """
     for name, layer in network.named_modules():
-        if gradient_of(layer) is not None:
+        inside = any(name == part or name.startswith(f"{part}.") for part in mixed)
+        if gradient_of(layer) is not None and not inside:
             yield name, layer
 
 

@@ -17,18 +17,22 @@ COMMON_SETS = {"lora": r"\.lora_[AB]\.", "all": r""}
 
 
 def select(
-    network: nn.Module, parameters: str, sets: Mapping[str, str] | None = None
+    network: nn.Module,
+    parameters: str,
+    sets: Mapping[str, str] | None = None,
+    mixed: Sequence[str] = (),
 ) -> dict[str, nn.Module]:
     """The layers of the network that `parameters` names, in the network's order.
 
     Args:
         sets: name -> regular expression, besides `COMMON_SETS`.
+        mixed: as in `attributable`.
 
     Raises:
         ParameterError: the expression is not one, or matches no layer that can be attributed.
     """
     sets = {**(sets or {}), **COMMON_SETS}
-    layers = dict(attributable(network))
+    layers = dict(attributable(network, mixed))
     try:
         pattern = re.compile(sets.get(parameters, parameters))
     except re.error as error:
@@ -66,8 +70,8 @@ class LeftOut(NamedTuple):
     """Parameters that no kind of layer attributes.
 
     Attributes:
-        name: of a module of no known kind, or of a parameter that a module with modules inside
-            holds itself (`scale_shift_table`).
+        name: of a module of no known kind or that is mixed, or of a parameter that a module with
+            modules inside holds itself (`scale_shift_table`).
         kind: the class of that module, or of the one that holds the parameter.
         numel: how many numbers these are.
     """
@@ -77,15 +81,18 @@ class LeftOut(NamedTuple):
     numel: int
 
 
-def left_out(network: nn.Module, layers: Iterable[str] | None = None) -> list[LeftOut]:
+def left_out(
+    network: nn.Module, layers: Iterable[str] | None = None, mixed: Sequence[str] = ()
+) -> list[LeftOut]:
     """What of the network no choice of layers can attribute, in the network's order.
 
     Args:
         layers: names of chosen layers (what `select` returns will do). Only what stands beside one
             of them counts then: the smallest module that holds it and any layer of a known kind
             holds a chosen one too. None stands for all layers.
+        mixed: as in `attributable`.
     """
-    known = {name for name, _ in attributable(network)}
+    known = {name for name, _ in attributable(network, mixed)}
     chosen = known if layers is None else set(layers)
     holds_known, holds_chosen = set(_ancestors(known)), set(_ancestors(chosen))
     found = []

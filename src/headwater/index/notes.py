@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headwater.gradients.layers import size
-from headwater.gradients.parameters import left_out
+from headwater.gradients.parameters import left_out, select
 from headwater.index.config import Recipe
 from headwater.models.denoiser import Denoiser
 
@@ -22,12 +22,22 @@ def notes_on_parameters(
             f"the model has no {usual} layers: --parameters {recipe.parameters} is taken, "
             f"{sum(map(size, layers.values())):,} numbers in {len(layers)} layers"
         )
-    lost = left_out(denoiser.network) if recipe.parameters == "all" else []
+    everything = recipe.parameters == "all"
+    lost = left_out(denoiser.network, mixed=denoiser.family.mixed) if everything else []
     if lost:
         whole = sum(parameter.numel() for parameter in denoiser.network.parameters())
         notes.append(
             f"--parameters all leaves out {sum(part.numel for part in lost):,} of {whole:,} "
-            f"numbers, which stand in no layer of a known kind, such as {lost[0].name} "
-            f"({lost[0].kind})"
+            f"numbers, which stand in no layer with gradients of each sample, such as "
+            f"{lost[0].name} ({lost[0].kind})"
         )
+    elif denoiser.family.mixed:
+        family = denoiser.family
+        every = select(denoiser.network, recipe.parameters, family.parameter_sets)
+        mixed = [name for name in every if name not in recipe.layers]
+        if recipe.layers and mixed:
+            notes.append(
+                f"--parameters {recipe.parameters} leaves out {len(mixed)} layers that take a "
+                f"batch as one sequence, such as {mixed[0]}"
+            )
     return notes

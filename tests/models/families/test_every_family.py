@@ -30,6 +30,11 @@ BUILDERS = {
     "sd3": tiny_joint.sd3,
     "flux": tiny_joint.flux,
     "schnell": tiny_joint.schnell,
+    "z-image": tiny_joint.z_image,
+    "qwen-image": tiny_joint.qwen_image,
+    "klein": tiny_joint.klein,
+    "chroma": tiny_joint.chroma,
+    "lumina2": tiny_joint.lumina2,
     "wan": tiny_cross.wan,
     "wan-of-two": tiny_cross.wan_of_two,
     "dit": tiny_cross.dit,
@@ -123,9 +128,9 @@ def test_the_self_check_passes(folder):
 def test_adapters_are_attributed(folder, tiny_images, tmp_path):
     """As peft makes them, on every linear layer."""
     denoiser = Denoiser.load(folder, resolution=SIZE)
-    names = {n.rpartition(".")[2] for n, m in denoiser.network.named_modules()
-             if type(m) is torch.nn.Linear and gradient_of(m)}  # fmt: skip
-    wanted = peft.LoraConfig(r=2, target_modules=sorted(names - {"0"}), init_lora_weights=False)
+    names = [name for name, layer in denoiser.network.named_modules()
+             if type(layer) is torch.nn.Linear and gradient_of(layer)]  # fmt: skip
+    wanted = peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False)
     peft.inject_adapter_in_model(wanted, denoiser.network)
     adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(3)
     options = {"timesteps": 2, "parameters": "lora", "dim": 64}

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import picture_size, require_plain
-from headwater.models.families.latents import Latents, downscaling
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS
 from headwater.models.schedule import Schedule, preserving
 

@@ -74,6 +74,8 @@ class Family(Protocol):
             "all" are every family's.
         default_parameters: sets in order of preference; the first that matches a layer is taken.
         forgotten_parameters: the same, for the weights that unlearning moves.
+        mixed: names of the network's modules that take a batch as one sequence, so that no sample
+            has a row of its own there: they are not attributed.
         pipe: the pipeline that it was made from.
         network: what is attributed.
         encoders: by name, what pictures and prompts are encoded by, in a fixed order.
@@ -86,6 +88,7 @@ class Family(Protocol):
     parameter_sets: ClassVar[Mapping[str, str]]
     default_parameters: ClassVar[Sequence[str]]
     forgotten_parameters: ClassVar[Sequence[str]]
+    mixed: ClassVar[Sequence[str]]
     pipe: Any
     network: nn.Module
     encoders: Mapping[str, nn.Module]

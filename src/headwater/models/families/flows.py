@@ -11,14 +11,17 @@ from torch import Tensor, nn
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
-from headwater.models.families.latents import Latents, downscaling, latent_channels
+from headwater.models.families.autoencoders import downscaling, latent_channels
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, flow
 
-# Parts that what is asked about goes through, besides tokenizers and text encoders; that pipelines
-# can do without; and that only look at finished pictures.
-_PARTS = ("transformer", "vae", "scheduler", "image_encoder", "feature_extractor", "safety_checker")
+# Parts that what is asked about goes through, besides tokenizers and text encoders; that only look
+# at finished pictures; and pictures in the place of prompts, which pipelines can do without.
+_PARTS = ("transformer", "vae", "scheduler", "safety_checker", "image_encoder", "feature_extractor")
+
+_USUAL = 128  # latents of a side, where a pipeline has it in no name
 
 
 class FlowTransformer(Latents, ABC):
@@ -104,6 +107,11 @@ def require_plain(pipe: Any, channels: int, handled: Sequence[str] = ()) -> None
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"
             )
+        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
+            raise ModelError(
+                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
+                "pictures and words"
+            )
     if channels != own:
         raise ModelError(
             f"{name} is not supported: its transformer reads more than the noisy latents "
@@ -151,7 +159,7 @@ def picture_size(
     factor = downscaling(pipe.vae)
     if own is not None and resolution is None:
         return own
-    side = resolution or pipe.default_sample_size * factor
+    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"

@@ -1,4 +1,4 @@
-"""Pictures as an AutoencoderKL's latents, and prompts as its pipeline's tokenizers read them.
+"""Pictures as an autoencoder's latents, and prompts as its pipeline's tokenizers read them.
 
 What most families have in common beside their network; each says how that is driven.
 """
@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import autoencoder, decoded, downscaling, encoded
 from headwater.models.families.family import Replacement, Words
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.words import (
@@ -39,6 +39,7 @@ class Latents:
 
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
+    mixed: ClassVar[Sequence[str]] = ()
     # Of latents, where the network reads videos: a picture is a video of one frame.
     frames: ClassVar[tuple[int, ...]] = ()
 
@@ -54,11 +55,16 @@ class Latents:
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
         self.vae: Any = autoencoder(pipe)
-        self.words: Words | None = PromptWords(self.pipe, encode) if read_by else None
+        words = PromptWords(self.pipe, encode, self.preface()) if read_by else None
+        self.words: Words | None = words
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)
         self.latent_shape = (channels, *self.frames, size[0] // factor, size[1] // factor)
+
+    def preface(self) -> str:
+        """Nothing: what the pipeline says before each prompt."""
+        return ""
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same: it knows nothing of sizes."""
@@ -70,24 +76,13 @@ class Latents:
             if self.latent_shape[0] == 1:
                 pixels = pixels.mean(1, keepdim=True)
             return widened(pixels.to(next(self.network.parameters())))
-        if self.frames:
-            pixels = pixels.unsqueeze(2)
-        encoded = self.vae.encode(pixels.to(next(self.vae.parameters())))
-        # some have latents and no posterior (AutoencoderTiny, VQModel, AutoencoderDC)
-        plain = (getattr(encoded, name, None) for name in ("latents", "latent"))
-        x0 = next((found for found in plain if found is not None), None)
-        x0 = encoded.latent_dist.mean if x0 is None else x0
-        shift, factor = standard(self.vae, x0)
-        return (widened(x0) - shift) * factor
+        x0 = encoded(self.vae, pixels)
+        return x0.unsqueeze(2) if self.frames else x0
 
     def to_pixels(self, x0: Float[Tensor, "b c *f h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """What the autoencoder decodes."""
-        if self.vae is not None:
-            shift, factor = standard(self.vae, x0)
-            x0 = x0 / factor + shift
-            x0 = self.vae.decode(x0.to(next(self.vae.parameters()))).sample
-        if self.frames:
-            x0 = x0.squeeze(2)
+        x0 = x0.squeeze(2) if self.frames else x0
+        x0 = x0 if self.vae is None else decoded(self.vae, x0)
         return x0.expand(-1, 3, -1, -1)
 
     def encoding_facts(self) -> Mapping[str, Any]:
@@ -109,37 +104,3 @@ class Latents:
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
         """Gated activations in two products."""
         return gates_apart(network, layers)
-
-
-def autoencoder(pipe: Any) -> Any:
-    """A pipeline's, by the names of its parts; None for one of pixels."""
-    return getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
-
-
-def standard(vae: Any, latents: Tensor) -> tuple[Any, Any]:
-    """(shift, factor) that make x0 = (z - shift) factor of the autoencoder's latents z.
-
-    Numbers, or where its configuration has them (Wan, Qwen-Image) one for each channel.
-    """
-    config = vae.config
-    shift, factor = config.get("shift_factor") or 0.0, config.get("scaling_factor") or 1.0
-    if config.get("latents_mean") is None:
-        return shift, factor
-    means, spreads = (
-        torch.tensor(each, device=latents.device).view(-1, *[1] * (latents.ndim - 2))
-        for each in (config.latents_mean, config.latents_std)
-    )
-    return means, factor / spreads
-
-
-def latent_channels(vae: Any) -> int:
-    """How many numbers a latent is."""
-    return vae.config.get("z_dim") or vae.config.latent_channels
-
-
-def downscaling(vae: Any) -> int:
-    """How many pixels a latent is wide."""
-    if vae is None:
-        return 1
-    said = getattr(vae, "spatial_compression_ratio", None)
-    return said or 2 ** (len(vae.config.block_out_channels) - 1)

@@ -20,6 +20,11 @@ JOINT = {
     "words": r"\.add_[kv]_proj(\.|$)",
     "attention": r"\.attn2?\.",
 }
+# Of transformers with blocks for words alone, before those that read words and picture as one.
+REFINED = {
+    "words": r"^context_refiner\.",
+    "attention": r"\.(attn|attention)\.",
+}
 # Of transformers whose picture attends to itself, and then to words.
 CROSS = {
     "words": r"\.attn2\.to_[kv](\.|$)",
@@ -32,4 +37,4 @@ CLASSES = {
 }
 
 # Of all families, each once.
-NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *CROSS, *CLASSES]))
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *REFINED, *CROSS, *CLASSES]))

@@ -19,6 +19,8 @@ from headwater.models.patches import swapped_forward
 
 # A tokenizer that was saved without a limit says 10^30.
 _NO_LIMIT = 10**6
+# Stands for a prompt, and in no template.
+_PLACE = "\N{OBJECT REPLACEMENT CHARACTER}"
 # Names of a pipeline's parts: a tokenizer and the encoder that reads what it makes.
 PAIRS = {
     "text_encoder": "tokenizer",
@@ -39,15 +41,26 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
     }
 
 
+def tokenizer_of(pipe: Any, part: str) -> Any:
+    """What makes numbers for the text encoder of this name."""
+    return getattr(pipe, PAIRS[part])
+
+
 class PromptWords:
     """The words of a pipeline with one text encoder or several; see `family.Words`.
 
     A word that the encoders do not know has an embedding for each, one after the other.
     """
 
-    def __init__(self, pipe: Any, encode: Encode) -> None:
+    def __init__(self, pipe: Any, encode: Encode, preface: str = "") -> None:
+        """Bind a pipeline.
+
+        Args:
+            preface: what the pipeline says before each prompt, of tokens that count.
+        """
         self.pipe = pipe
         self._encode = encode
+        self._preface = preface
         self._parts = text_encoders(pipe)
         self.encoders: Sequence[nn.Module] = list(self._parts.values())
         self.token_limit: int = self._longest().model_max_length
@@ -82,6 +95,7 @@ class PromptWords:
         """
         tokenizer = self._longest()
         room = self.token_limit - tokenizer.num_special_tokens_to_add()
+        room -= len(tokenizer(self._preface, add_special_tokens=False).input_ids)
         unique = list(dict.fromkeys(texts))
         tokens = tokenizer(unique, add_special_tokens=False).input_ids if unique else []
         return {
@@ -124,11 +138,10 @@ class PromptWords:
 
 def _embed(table: nn.Embedding, number: int, vector: Tensor, own: slice, ids: Tensor) -> Tensor:
     """What the table looks up, and its own part of the vector in the place of one token."""
-    new, look_up = ids == number, type(table).forward
-    embedded = look_up(table, ids.masked_fill(new, 0))
-    alone: Any = copy.copy(table)  # of the vector alone: Gemma's scales what it finds
-    alone._parameters, alone.padding_idx = {"weight": vector[None, own]}, None
-    return torch.where(new[..., None], look_up(alone, ids.new_zeros(())).to(embedded), embedded)
+    new = ids == number
+    embedded = type(table).forward(table, ids.masked_fill(new, 0))
+    scale = getattr(table, "embed_scale", 1.0)  # Gemma's tables multiply what they look up
+    return torch.where(new[..., None], vector[own].to(embedded) * scale, embedded)
 
 
 def _lookups(encoder: nn.Module, table: nn.Embedding) -> list[nn.Embedding]:
@@ -144,6 +157,12 @@ def _embedding(encoder: Any) -> nn.Embedding:
 def device_of(pipe: Any) -> torch.device:
     """Where the text encoders are."""
     return next(next(iter(text_encoders(pipe).values())).parameters()).device
+
+
+def chat_preface(tokenizer: Any) -> str:
+    """What a tokenizer's chat template says before the user's words."""
+    said = [{"role": "user", "content": _PLACE}]
+    return tokenizer.apply_chat_template(said, tokenize=False).partition(_PLACE)[0]
 
 
 def with_tokenizers(pipe: Any, tokenizers: Mapping[str, Any]) -> Any:
@@ -201,6 +220,8 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
+    template = getattr(tokenizer, "chat_template", None)
+    facts |= {} if template is None else {"chat": template}
     whole = json.loads(backend.to_str())
     # How it was last called, and the vocabulary once more.
     model = {name: value for name, value in whole["model"].items() if name != "vocab"}

@@ -23,7 +23,9 @@ def classes(denoiser, *texts):
 def test_its_output_is_that_of_the_pipelines_own_call(denoiser):
     """Both halves: of the class, and of no class."""
     assert isinstance(denoiser.family, DiT) and denoiser.image_size == (16, 16)
-    given, out = first_call(denoiser.pipe, denoiser.network, [2], guidance_scale=4.0)
+    given, out = first_call(
+        denoiser.pipe, denoiser.network, None, class_labels=[2], guidance_scale=4.0
+    )
     assert given["class_labels"].tolist() == [2, 1000]
     with torch.no_grad():
         condition = denoiser.encode_captions(["a fish", ""])

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.families.cross.labels import Labels
 from headwater.models.families.diffusions import DiffusionTransformer, timesteps
-from headwater.models.families.labels import Labels
 from headwater.models.families.sets import CLASSES
 
 

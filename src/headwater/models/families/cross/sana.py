@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition, joined
+from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import CrossFlow
-from headwater.models.families.latents import downscaling
 from headwater.models.families.words import device_of, with_tokenizers
 
 

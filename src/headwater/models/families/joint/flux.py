@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import JointFlow
-from headwater.models.families.latents import downscaling
 from headwater.models.families.words import device_of
 
 GUIDANCE = 3.5
@@ -38,18 +38,22 @@ class Flux(JointFlow):
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"
         b, c, h, w = xt.shape
-        pipe, tensors = self.pipe, condition.tensors
-        guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
+        pipe, words = self.pipe, condition.tensors["encoder_hidden_states"]
         out = network(
             pipe._pack_latents(xt, b, c, h, w),
             timestep=self.sigma(t, xt),
-            guidance=torch.full((b,), GUIDANCE, device=xt.device) if guided else None,
             img_ids=pipe._prepare_latent_image_ids(b, h // 2, w // 2, xt.device, xt.dtype),
-            txt_ids=xt.new_zeros(tensors["encoder_hidden_states"].shape[1], 3),
-            **tensors,
+            txt_ids=xt.new_zeros(words.shape[1], 3),
+            **self.read(xt, condition),
         ).sample
         factor = downscaling(self.vae)
         return pipe._unpack_latents(out, h * factor, w * factor, factor)
+
+    def read(self, xt: Float[Tensor, "b c h w"], condition: Condition) -> Mapping[str, Any]:
+        """What the network reads beside latents, time and places."""
+        guided = bool(self.network_facts())
+        guidance = torch.full((len(xt),), GUIDANCE, device=xt.device) if guided else None
+        return {"guidance": guidance, **condition.tensors}
 
     def network_facts(self) -> Mapping[str, Any]:
         """The guidance that a distilled network is told of."""

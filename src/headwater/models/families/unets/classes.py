@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headwater.errors import ModelError
-from headwater.models.families.labels import Labels
+from headwater.models.families.cross.labels import Labels
 from headwater.models.families.unets.unet import Unet
 
 

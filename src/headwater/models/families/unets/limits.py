@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headwater.errors import ModelError
-from headwater.models.families.latents import autoencoder
+from headwater.models.families.autoencoders import autoencoder
 from headwater.models.families.words import text_encoders
 
 # Parts that what is asked about goes through, or that only look at finished pictures.

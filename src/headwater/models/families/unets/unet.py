@@ -16,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
+from headwater.models.families.autoencoders import autoencoder, downscaling
 from headwater.models.families.diffusions import diffusion_schedule
-from headwater.models.families.latents import Latents, autoencoder, downscaling
+from headwater.models.families.latents import Latents
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of

@@ -1,0 +1,107 @@
+"""Flux.2 against the pipeline's own call: packed and normalised latents, padding that is read."""
+
+import diffusers
+import pytest
+import torch
+from support.pipeline_calls import first_call
+from support.tiny_joint import klein
+from support.tiny_language import LIMIT
+
+from headwater import Denoiser
+from headwater.errors import ModelError
+from headwater.models.families.joint.flux2 import GUIDANCE, Flux2
+
+PROMPT = "a red star"
+SIZE = {"height": 16, "width": 16, "max_sequence_length": LIMIT}
+
+
+class Processor:
+    """Of pictures and words, in the place of transformers' own."""
+
+
+@pytest.fixture(scope="module")
+def denoiser(tmp_path_factory):
+    return Denoiser.load(klein(tmp_path_factory.mktemp("klein") / "model"), resolution=16)
+
+
+def unpacked(tokens):
+    return tokens.transpose(1, 2).reshape(-1, 16, 4, 4)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ""])
+def test_its_output_is_that_of_the_pipelines_own_call(denoiser, prompt):
+    """Unconditional it reads the empty prompt."""
+    assert isinstance(denoiser.family, Flux2) and denoiser.latent_shape == (16, 4, 4)
+    given, out = first_call(denoiser.pipe, denoiser.network, prompt, **SIZE)
+    assert given["timestep"].tolist() == [1] and given["guidance"] is None
+    with torch.no_grad():
+        condition = denoiser.encode_captions([prompt])
+        ours = denoiser.predict(unpacked(given["hidden_states"]), 999, condition)
+    torch.testing.assert_close(ours, unpacked(out), rtol=1e-5, atol=1e-6)
+
+
+def test_latents_are_packed_and_normalised_as_by_the_pipeline(denoiser):
+    pipe, pixels = denoiser.pipe, torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        x0 = denoiser.family.to_latents(pixels)
+        torch.testing.assert_close(x0, pipe._encode_vae_image(pixels, None))
+        plain = pipe.vae.encode(pixels).latent_dist.mean
+        torch.testing.assert_close(denoiser.family.to_pixels(x0), pipe.vae.decode(plain).sample)
+
+
+def test_a_row_says_the_same_in_every_batch(denoiser):
+    condition = denoiser.encode_captions([PROMPT, "", "a large red star beside a small blue fish"])
+    xt = torch.randn(3, *denoiser.latent_shape)
+    with torch.no_grad():
+        rows = denoiser.predict(xt, 499, condition)
+        for i in range(3):
+            alone = denoiser.predict(xt[i : i + 1], 499, condition[[i]])
+            torch.testing.assert_close(rows[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_the_guidance_it_reads_is_part_of_the_model(denoiser, tmp_path, monkeypatch):
+    """Of a distilled network; klein's has none."""
+    assert denoiser.family.network_facts() == {}
+    guided = Denoiser.load(klein(tmp_path, guided=True), resolution=16)
+    assert guided.family.network_facts() == {"guidance": GUIDANCE}
+    condition = guided.encode_captions([PROMPT])
+    xt, before = torch.randn(1, *guided.latent_shape), guided.fingerprint()
+    with torch.no_grad():
+        ours = guided.predict(xt, 499, condition)
+        monkeypatch.setattr("headwater.models.families.joint.flux2.GUIDANCE", 1.0)
+        assert (guided.predict(xt, 499, condition) - ours).abs().max() > 1e-5
+    assert Denoiser(guided.pipe, resolution=16).fingerprint() != before
+
+
+def test_a_processor_in_the_place_of_a_tokenizer_is_refused(denoiser):
+    """Dev's."""
+    pipe = diffusers.Flux2Pipeline(**{**denoiser.pipe.components, "tokenizer": Processor()})
+    with pytest.raises(ModelError, match="Flux2Pipeline is not supported: its tokenizer is a Proc"):
+        Denoiser(pipe)
+
+
+def test_words_are_those_of_the_double_blocks(denoiser):
+    """Single blocks read words and picture as one."""
+    assert set(denoiser.layers()) == {f"transformer_blocks.0.attn.add_{x}_proj" for x in "kv"}
+    assert any(name.startswith("single") for name in denoiser.layers("attention"))
+
+
+def test_its_own_size_is_the_pipelines(denoiser):
+    assert Denoiser(denoiser.pipe).image_size == (256, 256)  # 128 latents of two pixels
+
+
+def test_what_a_long_prompt_loses_counts_the_template(denoiser):
+    long = "a" + " red" * LIMIT
+    read, lost = denoiser.cut_prompts([long])[long]
+    assert read + lost == long and denoiser.cut_prompts([read]) == {}
+    prompts = [long, f"{read} fish", f"{read.removesuffix(' red')} fish"]
+    rows = denoiser.encode_captions(prompts).tensors["words"]
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+
+
+def test_a_new_word_is_read_in_its_place(denoiser):
+    words = denoiser.family.words
+    with words.reader("<new>", words.initial(" star")) as read:
+        ours = read(["a red<new>"])
+    exact = words.encode([PROMPT])
+    torch.testing.assert_close(ours.tensors["words"], exact.tensors["words"])
