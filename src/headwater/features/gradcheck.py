@@ -37,7 +37,7 @@ WORTH_IT = 1000
 def self_check(
     denoiser: Denoiser,
     layers: Iterable[str],
-    x0: Float[Tensor, "2 c h w"],
+    x0: Float[Tensor, "2 c *f h w"],
     condition: Condition | None,
 ) -> str:
     """Compare per-sample gradients with autograd's, and say in one line how close they are.

@@ -72,6 +72,8 @@ class Tape:
         found: dict[str, list[Call]] = {}
         seen, self._seen = self._seen, []
         edges = [edge for _, _, edge in seen]
+        if not edges:  # none of the modules had a part in the pass
+            return
         upstream = torch.autograd.grad(out, edges, grad_outputs=delta, allow_unused=True)
         for (name, x, _), gy in zip(seen, upstream, strict=True):
             if gy is not None:

@@ -114,6 +114,14 @@ def _parts(pipe: Any) -> dict[str, nn.Module]:
     return {"network": family.network, **family.encoders}
 
 
+def _of_peft(place: Path) -> bool:
+    """Whether it is, or is in, a folder that `PeftModel.save_pretrained` wrote."""
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place.name != _PEFT_WEIGHTS:
+        return False
+    return all((folder / name).is_file() for name in (_PEFT_CONFIG, _PEFT_WEIGHTS))
+
+
 def _one_file(place: Path) -> Path:
     if place.is_file():
         if place.suffix != ".safetensors":
