@@ -5,7 +5,15 @@ from pathlib import Path
 import torch
 
 from support.tiny_language import bos_tokenizer, chat_tokenizer, gemma2, qwen3, qwen_vl
-from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, clip_encoder, t5_encoder
+from support.tiny_parts import (
+    LATENT,
+    WIDTH,
+    autoencoder,
+    awake,
+    clip_encoder,
+    t5_encoder,
+    umt5_encoder,
+)
 
 
 def sd3(folder: Path, t5=True, **settings) -> Path:
@@ -263,6 +271,43 @@ def lumina2(folder: Path) -> Path:
         vae=autoencoder(shift_factor=0.1),
         text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def aura_flow(folder: Path) -> Path:
+    """AuraFlow."""
+    from diffusers import (
+        AuraFlowPipeline,
+        AuraFlowTransformer2DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=LATENT,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pos_embed_max_size=36,
+    )
+    with torch.no_grad():  # or words would hardly reach the picture
+        for parameter in transformer.parameters():
+            parameter.mul_(2)
+    pipe = AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=umt5_encoder(tokenizer),
+        vae=autoencoder(),
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
     )
     pipe.save_pretrained(folder)
     return Path(folder)

@@ -34,18 +34,28 @@ def t5_encoder(tokenizer, width=WIDTH):
     """A T5 of one layer, for the tokens of any tokenizer."""
     from transformers import T5Config, T5EncoderModel
 
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=width,
-            d_kv=8,
-            d_ff=2 * width,
-            num_layers=1,
-            num_heads=2,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    return T5EncoderModel(T5Config(**_t5(tokenizer, width)))
+
+
+def umt5_encoder(tokenizer):
+    """A UMT5 likewise."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return UMT5EncoderModel(UMT5Config(**_t5(tokenizer, WIDTH)))
+
+
+def _t5(tokenizer, width):
+    """Sizes."""
+    return {
+        "vocab_size": len(tokenizer),
+        "d_model": width,
+        "d_kv": 8,
+        "d_ff": 2 * width,
+        "num_layers": 1,
+        "num_heads": 2,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
 
 
 def autoencoder(**more):

@@ -34,6 +34,7 @@ BUILDERS = {
     "klein": tiny_joint.klein,
     "chroma": tiny_joint.chroma,
     "lumina2": tiny_joint.lumina2,
+    "aura-flow": tiny_joint.aura_flow,
 }
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"

@@ -24,6 +24,7 @@ FAMILIES = {
     "flux2": "headwater.models.families.joint.flux2:Flux2",
     "chroma": "headwater.models.families.joint.chroma:Chroma",
     "lumina2": "headwater.models.families.joint.lumina2:Lumina2",
+    "aura-flow": "headwater.models.families.joint.aura_flow:AuraFlow",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

@@ -21,7 +21,7 @@ from headwater.models.schedule import Schedule, flow
 # the place of prompts, which their pipelines can do without.
 _PARTS = ("transformer", "vae", "scheduler", "image_encoder", "feature_extractor")
 
-_USUAL = 128  # latents of a side, where a pipeline has it in no name
+_USUAL = 128  # latents of a side, where neither the pipeline nor its network has that by a name
 
 
 class JointFlow(Latents, ABC):
@@ -129,7 +129,8 @@ def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, in
         ModelError: it is no multiple of what a token covers.
     """
     factor = downscaling(pipe.vae)
-    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
+    usual = pipe.transformer.config.get("sample_size") or _USUAL
+    side = resolution or getattr(pipe, "default_sample_size", usual) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
