@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
@@ -136,3 +138,22 @@ def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, in
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
         )
     return side, side
+
+
+def packed(
+    xt: Float[Tensor, "b c h w"], patch: int
+) -> tuple[Float[Tensor, "b tokens d"], Float[Tensor, "tokens 3"]]:
+    """Tokens of patch times patch latents, row by row, and where each is: (0, row, column)."""
+    blocks = F.pixel_unshuffle(xt, patch)
+    height, width = blocks.shape[2:]
+    rows, columns = torch.arange(height).to(xt), torch.arange(width).to(xt)
+    places = torch.cartesian_prod(torch.zeros(1).to(xt), rows, columns)
+    return blocks.flatten(2).transpose(1, 2), places
+
+
+def unpacked(
+    tokens: Float[Tensor, "b tokens d"], xt: Float[Tensor, "b c h w"], patch: int
+) -> Float[Tensor, "b c h w"]:
+    """What was packed so, in the places of `xt`."""
+    height, width = xt.shape[2] // patch, xt.shape[3] // patch
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), patch)

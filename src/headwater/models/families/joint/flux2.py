@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.flows import JointFlow
+from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.words import chat_preface, device_of
 
 # What is told to a network distilled from a guided one: what the pipeline takes if nothing is said.
@@ -39,17 +39,17 @@ class Flux2(JointFlow):
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents in a row."""
         assert condition is not None, "it reads words"
-        pipe, words = self.pipe, condition.tensors["words"]
+        (tokens, _), pipe, words = packed(xt, 1), self.pipe, condition.tensors["words"]
         guided = bool(self.network_facts())
         out = network(
-            xt.flatten(2).transpose(1, 2),
+            tokens,
             encoder_hidden_states=words,
             timestep=self.sigma(t, xt),
             guidance=torch.full((len(xt),), GUIDANCE, device=xt.device) if guided else None,
             img_ids=pipe._prepare_latent_ids(xt[:1]).to(xt.device),
             txt_ids=pipe._prepare_text_ids(words[:1]).to(xt.device),
         ).sample
-        return out.transpose(1, 2).reshape(xt.shape)
+        return unpacked(out, xt, 1)
 
     def network_facts(self) -> Mapping[str, Any]:
         """The guidance that a distilled network is told of."""
