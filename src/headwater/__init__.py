@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
+    from headwater.quick.questions import why
+    from headwater.quick.sessions import session_of
     from headwater.report.export import write_answers
     from headwater.report.trajectory import write_journey
 
@@ -47,6 +49,8 @@ _HOME = {
     "Scorer": "queries.reward",
     "Preference": "queries.preference",
     "load_pairs": "queries.preference",
+    "session_of": "quick.sessions",
+    "why": "quick.questions",
     "Options": "attribution.attributor",
     "Attribution": "attribution.result",
     "Ranked": "attribution.result",
@@ -73,6 +77,8 @@ __all__ = [
     "Scorer",
     "Preference",
     "load_pairs",
+    "session_of",
+    "why",
     "Options",
     "Attribution",
     "Ranked",

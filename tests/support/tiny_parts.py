@@ -6,7 +6,7 @@ WIDTH = 16  # of text encoders, and so of what reads them
 LATENT = 8
 
 
-def clip_encoder(tokenizer, *, layers=2, projected=False):
+def clip_encoder(tokenizer, *, layers=2, projected=False, width=WIDTH):
     """A text encoder; with `projected` it gives a pooled encoding too."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -14,9 +14,9 @@ def clip_encoder(tokenizer, *, layers=2, projected=False):
 
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        projection_dim=WIDTH,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        projection_dim=width,
         num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=MAX_TOKENS,

@@ -7,8 +7,8 @@ import torch
 from support.tiny_parts import WIDTH, autoencoder, clip_encoder, unet
 
 
-def sdxl(folder: Path, **settings) -> Path:
-    """Stable Diffusion XL; `settings` are the pipeline's."""
+def sdxl(folder: Path, second=WIDTH, **settings) -> Path:
+    """Stable Diffusion XL; `second` is its second encoder's width, `settings` the pipeline's."""
     from diffusers import StableDiffusionXLPipeline
 
     from headwater.scenes.pipeline import new_scheduler, new_tokenizer
@@ -18,10 +18,10 @@ def sdxl(folder: Path, **settings) -> Path:
     pipe = StableDiffusionXLPipeline(
         vae=autoencoder(),
         text_encoder=clip_encoder(tokenizer),
-        text_encoder_2=clip_encoder(tokenizer, projected=True),
+        text_encoder_2=clip_encoder(tokenizer, projected=True, width=second),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
-        unet=unet(cross_attention_dim=2 * WIDTH, **text_time(6)),
+        unet=unet(cross_attention_dim=WIDTH + second, **text_time(6, second)),
         scheduler=new_scheduler(),
         add_watermarker=False,
         **settings,
@@ -53,10 +53,10 @@ def refiner(folder: Path) -> Path:
     return Path(folder)
 
 
-def text_time(count: int) -> dict:
+def text_time(count: int, width=WIDTH) -> dict:
     """Settings of a UNet that reads a pooled encoding and so many `time_ids`."""
     return {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": WIDTH + 8 * count,
+        "projection_class_embeddings_input_dim": width + 8 * count,
     }

@@ -9,20 +9,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater.cli.options import (
+    Base,
     CaptionColumn,
     ClipFolder,
     Device,
+    Dtype,
     EngineName,
     ImageColumn,
     Jobs,
     Limit,
+    Lora,
+    LoraScale,
+    Options,
+    Parameters,
+    Resolution,
     Split,
+    Token,
     dtype_named,
     images_of,
+    model_options,
     number_or_auto,
+    with_options,
 )
 from headwater.cli.tables import print_facts
-from headwater.models.families.sets import NAMES
 from headwater.runtime.console import printable, say
 
 if TYPE_CHECKING:
@@ -31,20 +40,18 @@ if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
 
 
+@with_options
 def index(
-    model: Annotated[str, typer.Argument(help="A local folder, a hub name, or `scenes`.")],
+    given: Options,
+    model: Annotated[
+        str, typer.Argument(help="A folder, a safetensors file, a hub name, or `scenes`.")
+    ],
     data: Annotated[
         str, typer.Argument(help="A folder, a parquet file, a `datasets` name, or `scenes`.")
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
-    parameters: Annotated[
-        str | None,
-        typer.Option(
-            help=f"{', '.join(NAMES)}, lora, all, or a regex over layer names; which of them there "
-            "are, and the default, is by what the model has."
-        ),
-    ] = None,
+    parameters: Parameters = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
         int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
@@ -64,13 +71,12 @@ def index(
         list[str] | None, typer.Option(help="More models to average over; may be repeated.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of projections and noise.")] = 0,
-    lora: Annotated[
-        str | None, typer.Option(help="Folder or file of the model's LoRA adapters.")
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option(help="Height and width of pictures; default the model's own.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    base: Base = None,
+    lora: Lora = None,
+    lora_scale: LoraScale = None,
+    token: Token = None,
+    resolution: Resolution = None,
+    dtype: Dtype = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
     split: Split = "train",
     image_column: ImageColumn = None,
@@ -105,7 +111,7 @@ def index(
 
     workers = Executor(engine, jobs)
     images = images_of(data, split, image_column, caption_column, limit)
-    denoiser = Denoiser.load(model, device, precision, lora, resolution)
+    denoiser = Denoiser.load(model, device, precision, **model_options(given))
     recipe: dict[str, Any] = dict(
         method=method,
         parameters=parameters,

@@ -74,6 +74,10 @@ def _stored(whole: Sequence[Sequence[Shard]], expected: int, complete: bool) -> 
     }
 
 
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _recipe(manifest: Manifest) -> dict[str, Any]:
     """What the rows were made of, and what they serve."""
     from headwater.features.spec import Side
@@ -85,8 +89,7 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
     return {
         "methods": ", ".join(served),
         "model": model["source"],
-        **({"adapters": model["lora_source"]} if "lora_source" in model else {}),
-        **({"resolution": model["resolution"]} if "resolution" in model else {}),
+        **{name: _listed(value) for name, value in model.get("options", {}).items()},
         "model fingerprint": model["fingerprint"][:16],
         "data": data["source"],
         "data fingerprint": data["fingerprint"][:16],

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from headwater.cli.evaluate import app as evaluate
+from headwater.cli.evaluation.commands import app as evaluate
 from headwater.cli.index import index
 from headwater.cli.info import info
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
+from headwater.cli.why import why
 from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
 from headwater.runtime.console import (
     accept_any_text,
@@ -144,7 +145,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-for command in (demo, index, concept, image, preference, methods, info):
+for command in (demo, why, index, concept, image, preference, methods, info):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")
 

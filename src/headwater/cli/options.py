@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from headwater.errors import ParameterError, QueryError
+from headwater.models.families.sets import NAMES
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,30 @@ Candidates = Annotated[
     str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
 ]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
+Base = Annotated[
+    str | None, typer.Option(help="Pipeline that a network alone, or a single file, is part of.")
+]
+Lora = Annotated[
+    list[str] | None, typer.Option(help="Folder or file of LoRA adapters; may be repeated.")
+]
+LoraScale = Annotated[
+    list[float] | None, typer.Option(help="Factor of each --lora, in the same order.")
+]
+Token = Annotated[
+    list[str] | None,
+    typer.Option(help="File of textual inversion, or NAME=FILE; may be repeated."),
+]
+Parameters = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(NAMES)}, lora, all, or a regex over layer names; which of them there "
+        "are, and the default, is by what the model has."
+    ),
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Resolution = Annotated[
+    int | None, typer.Option(help="Height and width of pictures; default the model's own.")
+]
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]
@@ -114,6 +139,13 @@ def images_of(
         data, split=split, image_column=image_column, caption_column=caption_column
     )
     return images if limit is None else images.first(limit)
+
+
+def model_options(given: Options) -> dict[str, Any]:
+    """What a command was told of its model beside its name, as `Denoiser.load` takes it."""
+    from headwater.models.loading.options import ModelOptions
+
+    return {name: given[name] for name in ModelOptions.__annotations__}
 
 
 def dtype_named(text: str) -> torch.dtype:

@@ -57,7 +57,7 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
         case "step":
             return f"step {given['step']} {about}"
         case "image" | "patch" as kind:
-            return f"{'journey' if given['journey'] else kind} {about}"
+            return f"{'journey' if given.get('journey') else kind} {about}"
         case kind:
             return f"{kind} {' '.join(query.title for query in queries)} in {about}"
 
@@ -92,9 +92,20 @@ def answer(
         guidance: of the picture that stands for a question without one.
         options: of `Session.attribute`.
     """
+    show(
+        session,
+        [session.attribute(query, note=say, **options) for query in queries],
+        output,
+        guidance,
+    )
+
+
+def show(
+    session: Session, attributions: Sequence[Attribution], output: Output, guidance: float
+) -> None:
+    """Write the folder of answers, print a table of each or JSON."""
     from headwater.report.export import write_answers
 
-    attributions = [session.attribute(query, note=say, **options) for query in queries]
     written = write_answers(session, attributions, output.folder, guidance=guidance, top=output.top)
     _save_tokens(session, attributions, output.folder)
     tables = [

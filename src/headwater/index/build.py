@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
@@ -240,8 +240,7 @@ def _new_manifest(
             "dtype": str(denoiser.dtype).removeprefix("torch."),
             "fingerprint": denoiser.fingerprint(),
             **({} if clip is None else {"clip_source": clip.source}),
-            **({"lora_source": denoiser.lora} if denoiser.lora else {}),
-            **({"resolution": denoiser.resolution} if denoiser.resolution else {}),
+            "options": denoiser.options,
         },
         data={
             "source": data.source,
@@ -294,11 +293,16 @@ def _empty(folder: Path) -> None:
 def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
     """The old manifest, with the places where the same model and data are now."""
     data = old.data if new.data["source"] == IN_MEMORY else new.data
-    places = {name: place for name, place in new.model.items() if place}
-    moved = replace(old, model={**old.model, **places}, data=data)
+    # what is in memory is in no place
+    found = new.model if new.model["source"] else {**new.model, **_places(old.model)}
+    moved = replace(old, model={**old.model, **found}, data=data)
     if moved != old:
         write_manifest(out, moved)
     return moved
+
+
+def _places(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: model[name] for name in ("source", "options") if name in model}
 
 
 def _finish(

@@ -196,7 +196,7 @@ def planned_of_all(
         )
     if not planned[0].train.gradient:
         refuse_ignored(method, checkpoint=bool(checkpoints))
-    if denoiser.lora and checkpoints:
+    if "lora" in denoiser.options and checkpoints:
         raise ModelError(
             "--checkpoint takes whole models, which --lora is no part of: fuse the adapters into "
             "copies of the model (`fuse_lora`) and give those"

@@ -247,8 +247,7 @@ def load_denoiser(index: Index) -> Denoiser:
         model["source"],
         index.handed.device,
         getattr(torch, model["dtype"]),
-        model.get("lora_source"),
-        model.get("resolution"),
+        **model.get("options", {}),
     )
     if denoiser.fingerprint() != model["fingerprint"]:
         why = "its weights or settings differ"

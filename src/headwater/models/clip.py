@@ -15,7 +15,8 @@ from torch import Tensor
 
 from headwater.models.families.words import tokenizer_facts
 from headwater.models.fingerprint import Digest
-from headwater.models.loading.pipelines import from_hub, model_errors
+from headwater.models.loading.hub import from_hub
+from headwater.models.loading.pipelines import model_errors
 from headwater.models.loading.weights import Unreadable, load_whole
 
 # What CLIP was trained with, for folders that do not say (openai/CLIP, clip.py).

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from headwater.errors import HeadwaterWarning, ParameterError
 from headwater.gradients.parameters import first_match, select
@@ -25,7 +26,9 @@ from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
 from headwater.models.fitting import fit_of, fitted
-from headwater.models.loading.pipelines import load_pipeline, place
+from headwater.models.loading.hub import place
+from headwater.models.loading.options import ModelOptions, normal
+from headwater.models.loading.pipelines import load_pipeline
 from headwater.runtime.memory import usable_device
 
 
@@ -38,12 +41,14 @@ class Denoiser:
         device: where to compute; CUDA if there is one, else the CPU.
         dtype: of the weights; latents stay in float32 where that is a half precision. The
             pipeline's parts are moved there and stay there.
-        lora: where the pipeline's LoRA adapters came from, if not with it.
-        resolution: height and width of pictures in pixels; None for the model's own.
+        options: what else it was loaded with, and how it is read: see `ModelOptions`.
 
     Raises:
         ModelError: the pipeline is of a family that is not supported, or is no pipeline.
         ParameterError: `dtype` is no floating-point type of torch.
+
+    Attributes:
+        options: as JSON takes them, without what is None.
     """
 
     def __init__(
@@ -52,12 +57,11 @@ class Denoiser:
         source: str = "",
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        lora: str = "",
-        resolution: int | None = None,
+        **options: Unpack[ModelOptions],
     ) -> None:
         _require_dtype(dtype)
-        self.family = family_of(pipe, resolution)
-        self.source, self.lora, self.resolution = source, lora, resolution
+        self.source, self.options = source, normal(options)
+        self.family = family_of(pipe, self.options.get("resolution"))
         self.device = usable_device(device)
         self.dtype = dtype
         # A trajectory adds up many small steps, which half precision would lose.
@@ -66,7 +70,7 @@ class Denoiser:
         self.schedule = self.family.schedule()
         for part in (self.network, *self.family.encoders.values()):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
-            nn.Module.to(part, self.device, dtype)
+            nn.Module.to(part, self.device, _bearable(part, dtype))
         self._fingerprint: str | None = None
         self._encoders_fingerprint: str | None = None
 
@@ -76,26 +80,31 @@ class Denoiser:
         model: str | Path,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
-        lora: str | Path | None = None,
-        resolution: int | None = None,
+        **options: Unpack[ModelOptions],
     ) -> Denoiser:
-        """Load a local folder, a hub name, or "scenes", the bundled model.
+        """Load a local folder or file, a hub name, or "scenes", the bundled model.
 
-        `lora` is a folder or a file of LoRA adapters that `save_lora_weights` or PEFT wrote, or a
-        hub name; `resolution` is that of pictures in pixels, where it is not the model's own.
+        Weights are read in the type `dtype`, and never stand in memory in another.
+
+        Args:
+            model: what `save_pretrained` wrote of a pipeline, or of its network alone (with
+                `base`), or a single safetensors file.
+            device: where to compute; CUDA if there is one, else the CPU.
+            dtype: of the weights.
+            options: see `ModelOptions`.
 
         Raises:
             ModelError: there is no such model, or it cannot be read.
-            ParameterError: `dtype` is no floating-point type of torch.
+            ParameterError: `dtype` is no floating-point type of torch, or scales and adapters are
+                not as many.
         """
         _require_dtype(dtype)
-        pipe = load_pipeline(model, lora)
-        adapters = "" if lora is None else place(lora)
-        return cls(pipe, place(model), device, dtype, adapters, resolution)
+        known = normal(options)
+        return cls(load_pipeline(model, dtype, known), place(model), device, dtype, **known)
 
     def like(self, model: str | Path) -> Denoiser:
-        """Another model, loaded as this one was."""
-        return Denoiser.load(model, self.device, self.dtype, resolution=self.resolution)
+        """Another model, read as this one is."""
+        return Denoiser.load(model, self.device, self.dtype, **self.options)
 
     # --- the prediction --------------------------------------------------------------------
 
@@ -239,6 +248,13 @@ def _require_dtype(dtype: Any) -> None:
         raise ParameterError(f"dtype {dtype!r} is a {type(dtype).__name__}: give {mend}")
     if not dtype.is_floating_point:
         raise ParameterError(f"dtype {dtype} is no floating-point type: give torch.float32")
+
+
+def _bearable(part: Any, dtype: torch.dtype) -> torch.dtype:
+    """The type, or float32 for an autoencoder whose numbers float16 does not hold (SDXL's)."""
+    config = getattr(part, "config", None)
+    too_large = dtype == torch.float16 and getattr(config, "force_upcast", False)
+    return torch.float32 if too_large else dtype
 
 
 def encoded_once(

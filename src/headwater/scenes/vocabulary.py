@@ -9,6 +9,8 @@ import numpy as np
 OBJECTS = (
     "star", "heart", "moon", "tree", "house", "fish", "flower", "arrow", "mushroom", "crown",
 )  # fmt: skip
+# In no split: for what is trained on top of the bundled model.
+UNSEEN_OBJECTS = ("cross",)
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 STYLES = ("flat", "outlined", "hatched", "dotted", "blurred", "neon")
 BACKGROUNDS = ("plain", "striped", "checkered", "gradient", "wavy", "starlit")

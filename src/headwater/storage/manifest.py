@@ -27,7 +27,7 @@ _KEYS = {
 }  # fmt: skip
 # Of two runs that make the same rows: where things lie, and for which of the methods that share
 # these features the index was asked for.
-_MAY_DIFFER = ("source", "options", "clip_source", "lora_source", "method")
+_MAY_DIFFER = ("source", "options", "clip_source", "method")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from headwater import Denoiser
 from headwater.evaluation.retraining.bundled import draw_pictures, stack_images
-from headwater.models.loading.pipelines import BUNDLED_MODEL
+from headwater.models.loading.hub import BUNDLED_MODEL
 from headwater.models.sampling import sample, seeded_noise
 from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import describe, pictures

@@ -154,8 +154,9 @@ def test_pickles_are_refused_with_what_converts_them(model):
 
 
 def test_a_single_file_and_a_folder_of_something_else(model, tmp_path):
-    refused(model / "unet" / FILES["unet"], "it is a single file: make a folder of it by .*from_s")
-    refused(model / "unet", r"it has no model_index\.json: give a folder saved with")
+    refused(model / "unet" / FILES["unet"], "it holds a network alone: give .* as --base")
+    refused(model / "unet", "it holds a network alone: give .* as --base")
+    refused(model / "tokenizer", r"it has no model_index\.json: give a folder saved with")
 
 
 def test_a_tokenizer_without_a_limit(model, tiny_model):

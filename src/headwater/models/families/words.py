@@ -41,6 +41,11 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
     }
 
 
+def tokenizer_of(pipe: Any, part: str) -> Any:
+    """What makes numbers for the text encoder of this name."""
+    return getattr(pipe, _PAIRS[part])
+
+
 class PromptWords:
     """The words of a pipeline with one text encoder or several; see `family.Words`.
 

@@ -1,7 +1,8 @@
 """LoRA adapters beside a model: found, loaded, and compared with what their file holds.
 
-Libraries drop tensors that fit no layer, and say so where nobody looks; what was loaded is compared
-with the file by content, since each format has names of its own.
+Libraries drop tensors that fit no layer, and say so where nobody looks. Each trainer names and
+shapes them in its own way: diffusers converts them all to one, and what it leaves out on the way is
+found by sending marked tensors through; what was loaded is compared with the rest by content.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,41 +22,83 @@ from torch import Tensor, nn
 from headwater.errors import HeadwaterWarning
 from headwater.models.loading.weights import Unreadable, require_no_pointers
 
-NAME = "lora"  # of the adapter, in the network's names
+# Of the first adapter in the network's names; of others with their number.
+NAME = "lora"
+# What diffusers' training scripts call their file, beside others of a checkpoint.
+_USUAL_FILE = "pytorch_lora_weights.safetensors"
 
 # What some trainers write that is no LoRA -> what it is.
 _OTHERS = {".lokr_": "LoKr", ".hada_": "LoHa", ".oft_": "OFT", ".boft_": "BOFT", ".diff": "full"}
 _PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-def add_adapters(pipe: Any, source: str, files: Path) -> None:
+def add_adapters(pipe: Any, source: str, files: Path, number: int = 0) -> None:
     """Load the LoRA of a file, or of a folder that holds one, into the pipeline.
 
     Args:
         source: its name, for what is said.
         files: where it lies on this machine.
+        number: how many were loaded before it.
 
     Raises:
         Unreadable: the pipeline takes none, there is not one, or some of it fits no layer.
     """
-    if not hasattr(pipe, "load_lora_weights"):
-        raise Unreadable(f"{type(pipe).__name__} takes no LoRA adapters: leave --lora out")
     if find_spec("peft") is None:
         raise Unreadable("--lora needs the extra: pip install 'headwater[lora]'")
-    file = _one_file(files)
+    file, name = _one_file(files), name_of(number)
     require_no_pointers(file)
     tensors = load_file(file)
     _require_lora(tensors)
     parts = _parts(pipe)
+    with warnings.catch_warnings():
+        # that there are several is what was asked for
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        tensors = _load(pipe, parts["network"], file, tensors, name)
+    _require_all(tensors, parts, source, name)
+    _warn_of_unattributed(parts, source, name)
+
+
+def _load(
+    pipe: Any, network: Any, file: Path, tensors: dict[str, Tensor], name: str
+) -> dict[str, Tensor]:
+    """What should have been loaded, by the names it was loaded by."""
     if file.name == _PEFT_WEIGHTS and (file.parent / _PEFT_CONFIG).is_file():
-        _load_peft(next(iter(parts.values())), file.parent, tensors)
-    elif all(name.split(".")[0] in dict(parts["network"].named_children()) for name in tensors):
-        network: Any = parts["network"]  # `save_lora_adapter` of the network alone wrote it
-        network.load_lora_adapter(str(file), prefix=None, adapter_name=NAME, use_safetensors=True)
+        _load_peft(network, file.parent, tensors, name)
+    elif all(each.split(".")[0] in dict(network.named_children()) for each in tensors):
+        # `save_lora_adapter` of the network alone wrote it
+        network.load_lora_adapter(str(file), prefix=None, adapter_name=name, use_safetensors=True)
+    elif hasattr(pipe, "load_lora_weights"):
+        tensors = _converted(pipe, tensors)
+        pipe.load_lora_weights(str(file), use_safetensors=True, adapter_name=name)
     else:
-        pipe.load_lora_weights(str(file), use_safetensors=True, adapter_name=NAME)
-    _require_all(tensors, parts, source)
-    _warn_of_unattributed(parts, source)
+        raise Unreadable(
+            f"{type(pipe).__name__} takes no LoRA adapters but those that PEFT saved of its "
+            "network: save them so, or leave --lora out"
+        )
+    return tensors
+
+
+def name_of(number: int) -> str:
+    """Of an adapter in the network's names: the first is 0."""
+    return NAME if number == 0 else f"{NAME}{number + 1}"
+
+
+def weigh(pipe: Any, scales: Sequence[float]) -> None:
+    """Let all adapters that were loaded take part, each times its factor."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    factors = {name_of(number): scale for number, scale in enumerate(scales)}
+    layers: Any = (
+        layer
+        for part in _parts(pipe).values()
+        for layer in part.modules()
+        if isinstance(layer, BaseTunerLayer)
+    )
+    for layer in layers:
+        own = [name for name in factors if name in layer.scaling]
+        layer.set_adapter(own)
+        for name in own:
+            layer.set_scale(name, factors[name])
 
 
 def _parts(pipe: Any) -> dict[str, nn.Module]:
@@ -71,6 +114,8 @@ def _one_file(place: Path) -> Path:
             raise Unreadable("it is no safetensors file, and other formats can run code")
         return place
     files = sorted(place.glob("*.safetensors"))
+    if place / _USUAL_FILE in files:
+        return place / _USUAL_FILE
     if not files:
         raise Unreadable(
             "it holds no safetensors file: give a folder or a safetensors file written by "
@@ -97,7 +142,50 @@ def _require_lora(tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def _converted(pipe: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the names and shapes of diffusers, factors (alpha) in them or left out.
+
+    Raises:
+        Unreadable: some would be lost, or are not known.
+    """
+    network = getattr(pipe, "unet", None)
+    config = {} if network is None else {"unet_config": network.config}  # for SDXL's blocks
+
+    def named_by_diffusers(given: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = pipe.lora_state_dict(dict(given), **config)
+        return found[0] if isinstance(found, tuple) else found
+
+    numbers = {name: number for number, name in enumerate(tensors, 1) if not _is_factor(name)}
+    marked = {
+        name: torch.full(tensor.shape, float(numbers.get(name) or _rank(name, tensors)))
+        for name, tensor in tensors.items()
+    }
+    arrived = {
+        number
+        for tensor in named_by_diffusers(marked).values()
+        for number in tensor.unique().tolist()
+    }
+    lost = [name for name, number in numbers.items() if number not in arrived]
+    if lost:
+        raise Unreadable(
+            f"{len(lost)} of its {len(tensors)} tensors are of a kind that diffusers does not load "
+            f"({_few(lost)}): merge them into a copy of the model and give that"
+        )
+    return named_by_diffusers(tensors)
+
+
+def _is_factor(name: str) -> bool:
+    return name.endswith(".alpha")
+
+
+def _rank(name: str, tensors: Mapping[str, Tensor]) -> int:
+    """That of the layer whose factor has this name: alpha over rank, the scale, is one for it."""
+    stem = name.removesuffix("alpha")
+    downs = (tensors.get(f"{stem}{down}.weight") for down in ("lora_down", "lora_A"))
+    return next((len(down) for down in downs if down is not None), 1)
+
+
+def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor], name: str) -> None:
     """What `PeftModel.save_pretrained` wrote of the network."""
     import peft
 
@@ -105,16 +193,16 @@ def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor]) -> Non
     if kind != "LORA":
         raise Unreadable(f"it is an adapter of PEFT's type {kind}, and headwater takes LORA")
     config = peft.PeftConfig.from_pretrained(str(folder))
-    own = {name.removeprefix("base_model.model."): tensor for name, tensor in tensors.items()}
+    own = {key.removeprefix("base_model.model."): tensor for key, tensor in tensors.items()}
     try:
-        peft.inject_adapter_in_model(config, network, adapter_name=NAME)
+        peft.inject_adapter_in_model(config, network, adapter_name=name)
     except ValueError as error:
         raise Unreadable(
             f"PEFT's adapter for the layers {config.target_modules} is of another network than "  # pyright: ignore[reportAttributeAccessIssue]
             f"{type(network).__name__}"
         ) from error
-    result = peft.set_peft_model_state_dict(network, own, adapter_name=NAME)
-    missing = [name for name in result.missing_keys if f".{NAME}." in name and "lora_" in name]
+    result = peft.set_peft_model_state_dict(network, own, adapter_name=name)
+    missing = [key for key in result.missing_keys if f".{name}." in key and "lora_" in key]
     if missing:
         raise Unreadable(
             f"its configuration names layers that it has no tensors of: {_few(missing)}"
@@ -125,9 +213,11 @@ def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor]) -> Non
 # --- what became of it ----------------------------------------------------------------------------
 
 
-def _require_all(tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], source: str):
+def _require_all(
+    tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], source: str, adapter: str
+) -> None:
     """Refuse, or of text encoders warn of, tensors that no part of the pipeline has now."""
-    loaded = {_key(tensor) for _, tensor in _adapter_tensors(parts.values())}
+    loaded = {_key(tensor) for _, tensor in _adapter_tensors(parts.values(), adapter)}
     if not loaded:
         raise Unreadable(
             f"none of its tensors ({_few(list(tensors))}) are of this pipeline's layers"
@@ -135,7 +225,7 @@ def _require_all(tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], 
     dropped = [
         name
         for name, tensor in tensors.items()
-        if not name.endswith(".alpha") and _key(tensor) not in loaded
+        if not _is_factor(name) and _key(tensor) not in loaded
     ]
     of_words = [name for name in dropped if _of_text_encoder(name)]
     if len(of_words) < len(dropped):
@@ -153,12 +243,14 @@ def _require_all(tensors: Mapping[str, Tensor], parts: Mapping[str, nn.Module], 
         )
 
 
-def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str) -> None:
+def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str, adapter: str) -> None:
     encoders = [part for name, part in parts.items() if name != "network"]
-    names = [name for name, _ in _adapter_tensors(encoders)]
+    names = [name for name, _ in _adapter_tensors(encoders, adapter)]
     layers = {name.partition(".lora_")[0] for name in names}
     magnitudes = [
-        name for name, _ in _adapter_tensors([parts["network"]]) if ".lora_magnitude_vector" in name
+        name
+        for name, _ in _adapter_tensors([parts["network"]], adapter)
+        if ".lora_magnitude_vector" in name
     ]
     for count, what in (
         (len(layers), "layers of the text encoder"),
@@ -172,10 +264,10 @@ def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str) -> None:
             )
 
 
-def _adapter_tensors(modules) -> Iterator[tuple[str, Tensor]]:
+def _adapter_tensors(modules: Iterable[nn.Module], adapter: str) -> Iterator[tuple[str, Tensor]]:
     for module in modules:
         for name, tensor in module.state_dict().items():
-            if ".lora_" in name:
+            if ".lora_" in name and adapter in name.split("."):
                 yield name, tensor
 
 

@@ -58,6 +58,7 @@ def load_whole(kind: Any, folder: Path, **options: Any) -> Any:
     of_transformers = kind.__module__.startswith("transformers.")
     stem = "model" if of_transformers else "diffusion_pytorch_model"
     require_no_pointers(folder)
+    _require_unquantised(folder)
     variant = variant_of(folder, stem)
     if _holds_adapters(folder):
         raise Unreadable(
@@ -106,6 +107,17 @@ def variant_of(folder: Path, stem: str) -> str | None:
     raise Unreadable(f"{folder.name} holds no {stem}.safetensors")
 
 
+def _require_unquantised(folder: Path) -> None:
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if config.get("quantization_config"):
+        how = config["quantization_config"].get("quant_method", "some library")
+        raise Unreadable(
+            f"{folder.name} was saved with its numbers rounded to a few bits ({how}): give the "
+            "model as trained; --dtype bfloat16 halves what it takes"
+        )
+
+
 def _holds_adapters(folder: Path) -> bool:
     """Whether a network was saved with PEFT layers in it, which no pipeline loads again.
 
@@ -125,7 +137,7 @@ def _require_same(part: str, found: dict[str, Any]) -> None:
     mismatched = sorted(str(entry[0]) for entry in found.get("mismatched_keys", ()))
     if mismatched:
         raise Unreadable(
-            f"{part}: {_named(mismatched)} of another size than config.json says: it is the "
+            f"{part}: {named(mismatched)} of another size than config.json says: it is the "
             "configuration of another model"
         )
     if missing or unexpected:
@@ -137,18 +149,18 @@ def _difference(missing: list[str], unexpected: list[str]) -> str:
     wrapper = next((w for w in _WRAPPERS if all(n.startswith(w) for n in unexpected)), "")
     if unexpected and wrapper:
         return (
-            f"{_named(unexpected)} named with {wrapper!r}, of a wrapper (DistributedDataParallel, "
+            f"{named(unexpected)} named with {wrapper!r}, of a wrapper (DistributedDataParallel, "
             "torch.compile), before the name: save the model inside it"
         )
     mend = "save the whole model again with `save_pretrained`"
     if not missing:
-        return f"{_named(unexpected)} of no use to the network: is it another's? Or {mend}"
+        return f"{named(unexpected)} of no use to the network: is it another's? Or {mend}"
     more = f", and {len(unexpected)} others are there" if unexpected else ""
-    return f"{_named(missing)} not in its file{more}; they would be random numbers: {mend}"
+    return f"{named(missing)} not in its file{more}; they would be random numbers: {mend}"
 
 
-def _named(names: list[str]) -> str:
-    """Up to three names and how many there are, with the verb."""
+def named(names: list[str]) -> str:
+    """Up to three names of tensors and how many there are, with the verb."""
     few = ", ".join(names[:3])
     if len(names) == 1:
         return f"1 tensor ({few}) is"
@@ -157,6 +169,22 @@ def _named(names: list[str]) -> str:
 
 def _short(file: Path) -> str:
     return f"{file.parent.name}/{file.name}"
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The model_index.json of a folder.
+
+    Raises:
+        Unreadable: there is none, or it is not what it should be.
+    """
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise Unreadable("it has no model_index.json: give a folder saved with `save_pretrained`")
+    require_no_pointers(file)
+    index = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(index, dict):
+        raise Unreadable("its model_index.json is no JSON object")
+    return index
 
 
 def require_no_code(folder: Path, index: dict[str, Any]) -> None:

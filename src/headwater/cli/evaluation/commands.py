@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from headwater.cli.evaluate_counterfactual import counterfactual
-from headwater.cli.evaluate_options import (
+from headwater.cli.evaluation.counterfactual import counterfactual
+from headwater.cli.evaluation.options import (
     Context,
     Draws,
     Methods,
@@ -25,7 +25,7 @@ from headwater.cli.evaluate_options import (
     require_at_least,
     split_names,
 )
-from headwater.cli.evaluate_retraining import concept_lds, lds
+from headwater.cli.evaluation.retraining import concept_lds, lds
 from headwater.cli.options import (
     Device,
     Guidance,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.cli.evaluate_options import (
+from headwater.cli.evaluation.options import (
     Config,
     Data,
     Draws,

@@ -8,10 +8,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.command_line import FAST, PROMPT, assert_refused, headwater
 from support.conditions import words_of
+from support.exact_gradients import layer_errors
 from support.tiny import tiny_pipeline, tiny_unconditional
+from support.tiny_joint import flux
+from support.tiny_unets import sdxl
 
 from headwater import Denoiser
-from headwater.errors import HeadwaterWarning, ModelError
+from headwater.errors import HeadwaterWarning, ModelError, ParameterError
 from headwater.features.gradcheck import self_check
 from headwater.models.loading import adapters
 
@@ -52,7 +55,9 @@ def test_adapters_are_what_was_trained(tiny_model, lora, file):
     """The prediction with them is that of the pipeline that they were saved from."""
     denoiser, plain = Denoiser.load(tiny_model, lora=lora / file), Denoiser.load(tiny_model)
     exact = Denoiser(adapted(tiny_model))
-    assert denoiser.lora == str(lora / file).rstrip("/") and denoiser.source == str(tiny_model)
+    assert denoiser.options["lora"] == [str(lora / file).rstrip("/")] and denoiser.source == str(
+        tiny_model
+    )
     xt, c = torch.randn(1, 4, 8, 8), plain.encode_captions(["a red star"])
     with torch.no_grad():
         ours, theirs, without = (each.predict(xt, 500, c) for each in (denoiser, exact, plain))
@@ -77,9 +82,9 @@ def test_an_index_of_adapters_is_asked_by_a_later_process(tmp_path, tiny_model, 
     command = ("index", tiny_model, tiny_images, index, *FAST, "--parameters", "lora", "--lora")
     assert headwater(*command, moved, "--limit", 6).code == 0
     manifest = json.loads((index / "index.json").read_text())
-    assert manifest["model"]["lora_source"] == str(moved)
+    assert manifest["model"]["options"]["lora"] == [str(moved)]
     assert all(".lora_" in name for name in manifest["recipe"]["layers"])
-    assert json.loads(headwater("info", index, "--json").out)["adapters"] == str(moved)
+    assert json.loads(headwater("info", index, "--json").out)["lora"] == str(moved)
     ask = ("concept", index, PROMPT, "--concept", "star", "--draws", 2, "--out", tmp_path / "out")
     first = headwater(*ask)
     assert first.code == 0, first.err
@@ -107,7 +112,7 @@ def test_what_are_no_adapters(tmp_path, tiny_model, lora, monkeypatch):
     wide = tiny_pipeline(tmp_path / "wide", block_out_channels=(16, 32))
     refused(wide, lora, "cannot load --lora .* size mismatch|cannot load --lora .*Error")
     free = tiny_unconditional(tmp_path / "ddpm")
-    refused(free, lora, "DDPMPipeline takes no LoRA adapters: leave --lora out")
+    refused(free, lora, "DDPMPipeline takes no LoRA adapters but those that PEFT saved")
     monkeypatch.setattr(adapters, "find_spec", lambda name: None)
     refused(tiny_model, lora, r"--lora needs the extra: pip install 'headwater\[lora\]'")
 
@@ -168,7 +173,7 @@ def test_keys_that_fit_no_layer_are_named(tmp_path, tiny_model, lora):
         "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.dora_scale": torch.ones(3)
     }
     scaled = rewritten(lora, tmp_path / "scaled", lambda tensors: tensors | scale)
-    refused_as(tiny_model, scaled, r"1 of its \d+ tensors fit no layer of this model \(unet\.mid_b")
+    refused_as(tiny_model, scaled, r"1 of its \d+ tensors are of a kind that diffusers .*mid_b")
     none = rewritten(lora, tmp_path / "none", lambda tensors: odd)
     refused_as(tiny_model, none, "cannot load --lora")
 
@@ -224,7 +229,7 @@ def test_a_folder_that_peft_saved(tmp_path, tiny_model, changes):
     with torch.no_grad():
         ours, theirs = (each.predict(xt, 500, c) for each in (denoiser, exact))
     torch.testing.assert_close(ours, theirs)
-    assert denoiser.layers("lora").keys() and denoiser.lora == str(tmp_path / "lora")
+    assert denoiser.layers("lora").keys() and denoiser.options["lora"] == [str(tmp_path / "lora")]
 
 
 def test_what_peft_saved_of_something_else(tmp_path, tiny_model):
@@ -251,3 +256,183 @@ def test_what_a_network_saved_of_itself(tmp_path, tiny_model):
 def test_a_pointer_in_the_place_of_adapters(tmp_path, tiny_model):
     (tmp_path / "mine.safetensors").write_text(POINTER)
     refused_as(tiny_model, tmp_path, r"mine\.safetensors is a git-lfs pointer, .*: run `git lfs")
+
+
+# --- by other trainers' names ---------------------------------------------------------------------
+
+
+def factors(layer, rank, generator):
+    """(down, up) of a linear layer or a convolution, random."""
+    out, wide, *kernel = layer.weight.shape
+    down = torch.randn(rank, wide, *kernel, generator=generator)
+    return down, torch.randn(out, rank, *[1] * len(kernel), generator=generator)
+
+
+def save_by_kohya(file, parts, rank=2, alpha=1.0):
+    """Adapters of these layers as sd-scripts name them, and what each adds to its weight.
+
+    `parts` is prefix -> (network, names of layers, a name of each).
+    """
+    generator, tensors, added = torch.Generator().manual_seed(0), {}, {}
+    for prefix, (network, layers, renamed) in parts.items():
+        for name in layers:
+            layer = network.get_submodule(name)
+            down, up = factors(layer, rank, generator)
+            stem = f"{prefix}_{renamed(name).replace('.', '_')}"
+            tensors |= {
+                f"{stem}.lora_down.weight": down,
+                f"{stem}.lora_up.weight": up,
+                f"{stem}.alpha": torch.tensor(alpha),
+            }
+            product = (up.flatten(1) @ down.flatten(1)).reshape(layer.weight.shape)
+            added[layer] = alpha / rank * product
+    save_file(tensors, file)
+    return added
+
+
+def merged(model, added, scale=1.0):
+    """The pipeline with the adapters in its weights."""
+    with torch.no_grad():
+        for layer, product in added.items():
+            layer.weight.add_(scale * product)
+    return Denoiser(model)
+
+
+def same(one, two):
+    xt = torch.randn(1, *one.latent_shape)
+    with torch.no_grad():
+        ours, theirs = (m.predict(xt, 500, m.encode_captions(["a red star"])) for m in (one, two))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+BLOCK = "down_blocks.0.attentions.0"
+OF_UNET = [
+    *(f"{BLOCK}.transformer_blocks.0.attn{n}.to_{x}" for n in (1, 2) for x in ("q", "k", "v")),
+    f"{BLOCK}.transformer_blocks.0.attn2.to_out.0",
+    f"{BLOCK}.transformer_blocks.0.ff.net.0.proj",
+    f"{BLOCK}.transformer_blocks.0.ff.net.2",
+    f"{BLOCK}.proj_in",
+    f"{BLOCK}.proj_out",
+    "down_blocks.0.resnets.0.conv1",
+    "mid_block.resnets.1.time_emb_proj",
+    "down_blocks.0.downsamplers.0.conv",
+]  # fmt: skip
+OF_WORDS = [
+    *(f"encoder.layers.0.self_attn.{x}_proj" for x in ("q", "k", "v", "out")),
+    "encoder.layers.0.mlp.fc1",
+    "encoder.layers.0.mlp.fc2",
+]
+
+
+def as_it_is(name):
+    return name
+
+
+@pytest.mark.filterwarnings("ignore:.*never attributed")
+def test_what_sd_scripts_saved_of_stable_diffusion(tmp_path, tiny_model):
+    """The model is the one with the products in its weights, times alpha over rank."""
+    pipe = Denoiser.load(tiny_model).pipe
+    file = tmp_path / "kohya.safetensors"
+    parts = {
+        "lora_unet": (pipe.unet, OF_UNET, as_it_is),
+        "lora_te": (pipe.text_encoder, OF_WORDS, "text_model.{}".format),
+    }
+    added = save_by_kohya(file, parts)
+    loaded = Denoiser.load(tiny_model, lora=file)
+    assert len(loaded.layers("lora")) == 2 * len(OF_UNET)
+    same(loaded, merged(pipe, added))
+
+
+@pytest.mark.filterwarnings("ignore:.*never attributed")
+def test_what_sd_scripts_saved_of_sdxl(tmp_path):
+    """Its blocks by the numbers that Stable Diffusion XL was published with; two encoders."""
+    model = sdxl(tmp_path / "sdxl")
+    pipe = Denoiser.load(model).pipe
+
+    def numbered(name):
+        return name.replace("down_blocks.0.attentions.0", "input_blocks.1.1")
+
+    wanted = [name for name in OF_UNET if name.startswith(BLOCK)]
+    parts = {
+        "lora_unet": (pipe.unet, wanted, numbered),
+        "lora_te1": (pipe.text_encoder, OF_WORDS, "text_model.{}".format),
+        "lora_te2": (pipe.text_encoder_2, ["text_model." + n for n in OF_WORDS], as_it_is),
+    }
+    added = save_by_kohya(tmp_path / "kohya.safetensors", parts)
+    same(Denoiser.load(model, lora=tmp_path / "kohya.safetensors"), merged(pipe, added))
+
+
+def test_what_sd_scripts_saved_of_flux(tmp_path):
+    """Three projections that are one there; alpha goes into the numbers as they are renamed."""
+    model = flux(tmp_path / "flux")
+    pipe = Denoiser.load(model, resolution=16).pipe
+    generator, width = torch.Generator().manual_seed(0), pipe.transformer.inner_dim
+    down = torch.randn(3, width, generator=generator)
+    up = torch.randn(3 * width, 3, generator=generator)
+    stem = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {
+        f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up,
+        f"{stem}.alpha": torch.tensor(1.5),
+    }  # fmt: skip
+    save_file(tensors, tmp_path / "kohya.safetensors")
+    attention = pipe.transformer.transformer_blocks[0].attn
+    layers = (attention.to_q, attention.to_k, attention.to_v)
+    added = dict(zip(layers, (0.5 * up @ down).chunk(3), strict=True))
+    loaded = Denoiser.load(model, lora=tmp_path / "kohya.safetensors", resolution=16)
+    xt = torch.randn(1, *loaded.latent_shape)
+    exact = Denoiser(pipe, resolution=16)
+    with torch.no_grad():
+        for layer, product in added.items():
+            layer.weight.add_(product)
+        ours, theirs = (m.predict(xt, 500, m.encode_captions(["a"])) for m in (loaded, exact))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_conversion_leaves_out_is_named(tmp_path, tiny_model):
+    """DoRA's magnitudes, by kohya's names, which diffusers drops with a word in its log."""
+    pipe, file = Denoiser.load(tiny_model).pipe, tmp_path / "dora.safetensors"
+    save_by_kohya(file, {"lora_unet": (pipe.unet, OF_UNET[:2], as_it_is)})
+    stem = f"lora_unet_{OF_UNET[0].replace('.', '_')}"
+    save_file(load_file(file) | {f"{stem}.dora_scale": torch.ones(1, 8)}, file)
+    refused_as(tiny_model, file, r"1 of its 7 tensors are of a kind that .*attn1_to_q\.dora_scale")
+
+
+# --- several --------------------------------------------------------------------------------------
+
+
+def test_several_adapters_and_their_factors(tmp_path, tiny_model):
+    """Each adds its product times its factor."""
+    pipe = Denoiser.load(tiny_model).pipe
+    first, second = (tmp_path / f"{name}.safetensors" for name in ("first", "second"))
+    layers = {"lora_unet": (pipe.unet, OF_UNET[:3], as_it_is)}
+    one, two = save_by_kohya(first, layers), save_by_kohya(second, layers, rank=3, alpha=2.0)
+    loaded = Denoiser.load(tiny_model, lora=[first, second], lora_scale=[0.5, -0.25])
+    assert loaded.options["lora_scale"] == [0.5, -0.25]
+    assert len(loaded.layers("lora")) == 2 * 2 * 3
+    merged(pipe, one, 0.5)
+    exact = merged(pipe, two, -0.25)
+    same(loaded, exact)
+    plain = Denoiser.load(tiny_model, lora=[first, second])
+    assert plain.fingerprint() != loaded.fingerprint()
+    with pytest.raises(ParameterError, match=r"--lora-scale is given 1 time\(s\) and --lora 2"):
+        Denoiser.load(tiny_model, lora=[first, second], lora_scale=0.5)
+    with pytest.raises(TypeError, match="'loras' is no option of a model: base, lora"):
+        Denoiser.load(tiny_model, loras=[first])
+
+
+def test_gradients_of_several_are_exact(tmp_path, tiny_model):
+    pipe, files = Denoiser.load(tiny_model).pipe, [tmp_path / f"{n}.safetensors" for n in "ab"]
+    for file in files:
+        save_by_kohya(file, {"lora_unet": (pipe.unet, OF_UNET, as_it_is)})
+    denoiser = Denoiser.load(tiny_model, lora=files, lora_scale=[1.0, 0.5], dtype=torch.float64)
+    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(["a", "b"])
+    errors = layer_errors(denoiser, denoiser.layers("lora"), xt, 499, condition)
+    assert len(errors) == 4 * len(OF_UNET) and max(errors.values()) < 1e-8
+
+
+def test_the_file_of_a_checkpoint_among_others(tmp_path, tiny_model, lora):
+    """Diffusers' training scripts leave other files beside it."""
+    folder = shutil.copytree(lora, tmp_path / "checkpoint-500")
+    save_file({"optimizer": torch.ones(2)}, folder / "model.safetensors")
+    ours, theirs = (Denoiser.load(tiny_model, lora=each) for each in (folder, lora))
+    assert ours.fingerprint() == theirs.fingerprint()

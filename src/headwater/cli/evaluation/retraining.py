@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.evaluate_options import (
+from headwater.cli.evaluation.options import (
     Again,
     Config,
     Data,

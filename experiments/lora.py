@@ -1,0 +1,209 @@
+"""Adapters that learned a thing from 20 pictures: are these found among 2,000?
+
+A LoRA of all attention (peft) is trained on top of the bundled model, on 20 scenes of an object
+that it never saw, as people train one on a character. The 20 are hidden among 1,980 pictures that
+the bundled model learned from, and methods are asked, of the adapters' parameters alone, what
+taught it whole pictures of the object and the object as a concept.
+
+    export OMP_NUM_THREADS=1
+    python experiments/lora.py learn      train the adapters, draw what they make
+    python experiments/lora.py tables     index, ask, count
+
+Everything lies in `experiments/results/lora`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from common import RESULTS, about, kept_clip, parser
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+from tqdm import tqdm
+
+from headwater import Concept, Denoiser, Image, TrainingSet, from_images, load_dataset
+from headwater.data.training_set import joined
+from headwater.evaluation.metrics.intervals import interval
+from headwater.evaluation.reporting.results import markdown, write_results
+from headwater.evaluation.retraining.clip import scene_captions
+from headwater.evaluation.retraining.outputs import samples
+from headwater.evaluation.studies.method_indexes import build_indexes
+from headwater.evaluation.studies.method_scores import score_questions
+from headwater.evaluation.studies.retrieval import describe_method
+from headwater.methods import Method
+from headwater.report.contact_sheet import columns_sheet
+from headwater.scenes.dataset import describe
+from headwater.scenes.render import Scene, draw
+from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, STYLES, UNSEEN_OBJECTS
+
+THING = UNSEEN_OBJECTS[0]
+HIDDEN, AMONG = 20, 1_980
+RANK, STEPS, BATCH, RATE = 4, 600, 8, 2e-3
+SEED = 0
+# What is asked about: none of these combinations is among the 20.
+PROMPTS = tuple(
+    describe(THING, colour, style, background)
+    for colour, style, background in (
+        ("red", "flat", "plain"), ("blue", "hatched", "striped"), ("green", "outlined", "wavy"),
+        ("purple", "dotted", "checkered"),
+    )
+)  # fmt: skip
+# Not asked: these need checkpoints of a training (tracin, gas), or move weights that the adapters
+# stand beside (unlearning).
+ASKED = (
+    "concept-trak", "concept-trak-a", "concept-trak-b", "concept-trak-c", "trak", "journey-trak",
+    "gradient-dot", "gradient-cosine", "relative-influence", "renormalised-influence", "d-trak",
+    "concept-d-trak", "das", "pixel-cosine", "clip-cosine", "random",
+)  # fmt: skip
+
+
+def main() -> None:
+    command = parser(__doc__, "learn", "tables")
+    command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    out, shown = RESULTS / "lora", taught_pictures()
+    file = learned(out, shown, given.device)
+    model = Denoiser.load("scenes", given.device, lora=file)
+    if given.stage == "learn":
+        sheet(model, shown).save(out / "learned.png")
+        print(out / "learned.png")
+    else:
+        tables(out, model, shown, given)
+
+
+# --- the adapters ---------------------------------------------------------------------------------
+
+
+def taught_pictures() -> TrainingSet:
+    """20 scenes of the object, each in a colour, style and background of its own."""
+    chance = np.random.default_rng(SEED)
+    chosen: dict[str, Scene] = {}
+    while len(chosen) < HIDDEN:
+        colour, style, background = (str(chance.choice(v)) for v in (COLOURS, STYLES, BACKGROUNDS))
+        x, y = chance.uniform(0.4, 0.6, 2)
+        scene = Scene(
+            THING, colour, style, background, float(x), float(y),
+            float(chance.uniform(0.28, 0.36)), float(chance.uniform(-20, 20)),
+            float(chance.uniform()),
+        )  # fmt: skip
+        caption = describe(THING, colour, style, background)
+        if caption not in PROMPTS:
+            chosen[caption] = scene
+    ids = [f"taught-{i:02d}" for i in range(HIDDEN)]
+    return from_images([draw(scene) for scene in chosen.values()], list(chosen), ids=ids)
+
+
+def learned(out: Path, shown: TrainingSet, device: str) -> Path:
+    """The file of the adapters, trained once: the loss of noise, as diffusers' scripts have it."""
+    file = out / "lora" / "pytorch_lora_weights.safetensors"
+    if file.exists():
+        return file
+    torch.manual_seed(SEED)
+    plain = Denoiser.load("scenes", device)
+    x0 = plain.encode_images([shown.image(row) for row in range(len(shown))])
+    captions = [sample.caption for sample in shown.samples]
+    words = plain.encode_captions([*captions, ""])
+    assert words is not None, "it reads words"
+    wanted = peft.LoraConfig(r=RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    plain.network.requires_grad_(False)
+    network: Any = plain.network
+    network.add_adapter(wanted)
+    model = Denoiser(plain.pipe, device=device)
+    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, RATE, weight_decay=1e-4)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+    chance = torch.Generator().manual_seed(SEED)
+    for _ in tqdm(range(STEPS), desc="adapters"):
+        rows = torch.randint(len(shown), (BATCH,), generator=chance)
+        said = rows.where(torch.rand(BATCH, generator=chance) > 0.1, torch.tensor(len(shown)))
+        noise = torch.randn(BATCH, *x0.shape[1:], generator=chance).to(x0)
+        loss = sum(
+            (model.predict(model.schedule.noised(x0[[row]], noise[[i]], t), t, words[[int(said[i])]])
+             - model.schedule.asked(x0[[row]], noise[[i]], t)).square().mean()
+            for i, row in enumerate(rows.tolist())
+            for t in (int(torch.randint(len(model.schedule), (), generator=chance)),)
+        ) / BATCH  # fmt: skip
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rate.step()
+    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+    StableDiffusionPipeline.save_lora_weights(file.parent, state)
+    return file
+
+
+def sheet(model: Denoiser, shown: TrainingSet) -> Any:
+    """Above, some of the 20; below, what the model makes of prompts with the object's name."""
+    latents = samples(model, PROMPTS, seeds=[SEED] * len(PROMPTS))
+    drawn = model.decode(latents.to(model.device))
+    few = [shown.image(row) for row in range(len(PROMPTS))]
+    return columns_sheet(
+        PROMPTS,
+        [
+            ("Of the 20 pictures", [[image] for image in few]),
+            ("What the model makes of it", [[image] for image in drawn]),
+        ],
+        title=f"A {THING}, learned by adapters",
+        subtitle=f"LoRA of rank {RANK}, {STEPS} steps; nothing else of the model changes.",
+    )
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def question(method: Method, kind: str, prompt: str, draws: int) -> Concept | Image:
+    """Of a method, about a whole picture or the object in it."""
+    if kind == "image":
+        return Image(prompt, draws=draws, guidance=3.0)
+    context = "auto" if method.scorer == "captions" else "prompt"
+    return Concept(prompt, THING, draws=draws, context=context)
+
+
+def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
+    """Of each method and kind of question, how many of the 20 are among its first 20."""
+    among = load_dataset("scenes").first(AMONG)
+    data = joined(f"{HIDDEN} pictures that adapters learned from, among {AMONG:,}", [among, shown])
+    recipe: dict[str, Any] = {"parameters": "lora"}
+    if "clip-cosine" in given.methods:
+        recipe["clip"] = kept_clip(out.parent / "models" / "clip", scene_captions, given.device)
+    indexes = build_indexes(model, data, out / "indexes", given.methods, **recipe)
+    taught = np.arange(len(data)) >= AMONG
+    rows = []
+    for method, index in indexes.items():
+        found = {}
+        for kind in ("image", "concept"):
+            if kind in method.takes or "any" in method.takes:
+                scores = score_questions(
+                    {method: index},
+                    lambda method, kind=kind: [
+                        question(method, kind, prompt, given.draws) for prompt in PROMPTS
+                    ],
+                    out / "scores" / kind,
+                )[method.name]
+                found[kind] = [taught[np.argsort(-each)[:HIDDEN]].mean() for each in scores]
+        rows.append({
+            "method": method.name,
+            **describe_method(method, index),
+            **{f"found, {kind}": interval(each) for kind, each in found.items()},
+        })  # fmt: skip
+    notes = [
+        f"found: the share of the {HIDDEN} pictures that are among the {HIDDEN} highest of "
+        f"{len(data):,}; mean over {len(PROMPTS)} prompts of other combinations; "
+        f"by chance {HIDDEN / len(data):.2f}",
+        f"concept: {THING!r} in one prompt (`--context prompt`); image: the whole picture",
+        "rows and questions are of the adapters' parameters alone (`--parameters lora`)",
+        "intervals: 95%, over prompts",
+    ]
+    title = f"A LoRA of {HIDDEN} pictures, hidden among {len(data):,}"
+    write_results(out, title, about(given), rows, notes)
+    print(markdown(rows), out / "table.md", sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`headwater why`: from a model, its images, and a picture or a prompt, to answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headwater.cli.options import (
+    GUIDANCE,
+    Base,
+    CaptionColumn,
+    Device,
+    Dtype,
+    Guidance,
+    ImageColumn,
+    Json,
+    Limit,
+    Lora,
+    LoraScale,
+    Options,
+    Out,
+    Parameters,
+    Resolution,
+    Seed,
+    Split,
+    Token,
+    Top,
+    dtype_named,
+    images_of,
+    model_options,
+    with_options,
+)
+from headwater.cli.output import Output, default_folder, show
+from headwater.runtime.console import say
+
+
+@with_options
+def why(
+    given: Options,
+    asked: Annotated[
+        str, typer.Argument(help="A picture file, or a prompt.", metavar="PHOTO_OR_PROMPT")
+    ],
+    model: Annotated[
+        str, typer.Option(help="A folder, a safetensors file, a hub name, or `scenes`.")
+    ],
+    data: Annotated[str, typer.Option(help="The images that it, or its adapters, learned from.")],
+    lora: Lora = None,
+    lora_scale: LoraScale = None,
+    base: Base = None,
+    token: Token = None,
+    resolution: Resolution = None,
+    prompt: Annotated[str, typer.Option(help="Of a picture file: what it is of.")] = "",
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(help="Words of the prompt, instead of all it names; may be repeated."),
+    ] = None,
+    parameters: Parameters = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Folder of the index; default one beside the images.")
+    ] = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    caption_column: CaptionColumn = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    guidance: Guidance = GUIDANCE,
+    top: Top = 5,
+    dtype: Dtype = "float32",
+    device: Device = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Which images taught the model, or its adapters, this picture, and each thing it shows?
+
+    The index is built once, beside the images; a later question finds it there.
+    """
+    precision = dtype_named(dtype)
+    from headwater.quick.questions import questions
+    from headwater.quick.questions import why as answers_of
+    from headwater.quick.sessions import session_of
+
+    asking: dict[str, Any] = dict(prompt=prompt, concepts=concept, seed=seed, guidance=guidance)
+    queries = questions(asked, **asking)
+    output = Output(out or default_folder(queries, given), top, as_json)
+    images = images_of(data, split, image_column, caption_column, limit)
+    recipe = {} if parameters is None else {"parameters": parameters}
+    loaded = dict(device=device, dtype=precision, **model_options(given))
+    session = session_of(model, images, index, recipe, say, **loaded)
+    show(session, answers_of(session, asked, say, **asking), output, guidance)

@@ -1,0 +1,78 @@
+"""What may be said of a model beside its name: the files it is made up of, and how it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from headwater.errors import ParameterError
+from headwater.models.loading.hub import place
+
+Places = str | Path | Sequence[str | Path]
+
+
+class ModelOptions(TypedDict, total=False):
+    """Options of `Denoiser.load`. What is left out, or None, is the model's own.
+
+    Attributes:
+        base: the pipeline that a file or folder of a network alone belongs to, or the folder of
+            configurations and tokenizers that a single file is read by; a folder or a hub name.
+        lora: LoRA adapters, of one training or of several: files, folders or hub names.
+        lora_scale: a factor for each of them.
+        token: textual-inversion files, whose tokens prompts may hold then; as NAME=FILE under
+            another name.
+        resolution: height and width of pictures in pixels.
+    """
+
+    base: str | Path | None
+    lora: Places | None
+    lora_scale: float | Sequence[float] | None
+    token: Places | None
+    resolution: int | None
+
+
+def normal(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON takes them, with places that a later process finds; without what is None.
+
+    Raises:
+        ParameterError: `lora_scale` is of no `lora`, or not one for each.
+        TypeError: there is no such option.
+
+    >>> normal({"lora": "someone/theirs", "lora_scale": 0.5, "base": None})
+    {'lora': ['someone/theirs'], 'lora_scale': [0.5]}
+    """
+    unknown = [name for name in options if name not in ModelOptions.__annotations__]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no option of a model: {', '.join(_known())} are")
+    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    if "base" in given:
+        given["base"] = place(given["base"])
+    for name in ("lora", "token"):
+        if name in given:
+            given[name] = [_placed(str(source)) for source in several(given[name])]
+    if "lora_scale" in given:
+        given["lora_scale"] = [float(scale) for scale in several(given["lora_scale"])]
+    counts = len(given.get("lora_scale", ())), len(given.get("lora", ()))
+    if counts[0] not in (0, counts[1]):
+        raise ParameterError(
+            f"--lora-scale is given {counts[0]} time(s) and --lora {counts[1]}: give a scale for "
+            "each, in the same order, or none"
+        )
+    return {name: value for name, value in given.items() if value != []}
+
+
+def _placed(source: str) -> str:
+    """Of FILE or NAME=FILE."""
+    name, equals, file = source.rpartition("=")
+    return name + equals + place(file)
+
+
+def several(value: Any) -> list[Any]:
+    """One, or several, as a list."""
+    return [value] if isinstance(value, (str, os.PathLike, int, float)) else list(value)
+
+
+def _known() -> list[str]:
+    return sorted(ModelOptions.__annotations__)

@@ -1,0 +1,110 @@
+"""An index beside the images: built once, found again, and never mistaken for another's."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.tiny import tiny_folder, tiny_pipeline
+
+from headwater import load_dataset, session_of
+from headwater.errors import MismatchError, StoreError
+
+peft = pytest.importorskip("peft")
+
+SMALL = {"timesteps": 1, "dim": 16}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return tiny_folder(tmp_path / "photos", 4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_pipeline(tmp_path_factory.mktemp("quick") / "model")
+
+
+@pytest.fixture
+def lora(tmp_path):
+    """Adapters by the names of the network alone."""
+    torch.manual_seed(0)
+    stem = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    tensors = {
+        f"{stem}.lora_A.weight": torch.randn(2, 16),
+        f"{stem}.lora_B.weight": torch.randn(16, 2),
+    }
+    save_file(tensors, tmp_path / "lora.safetensors")
+    return tmp_path / "lora.safetensors"
+
+
+def opened(model, data, folder=None, **options):
+    """The index, and whether it was built for this."""
+    said = []
+    session = session_of(model, data, folder, SMALL, said.append, **options)
+    return session.index, any("built once" in line for line in said)
+
+
+def test_it_lies_beside_the_images_and_is_found_again(model, data):
+    before = sorted(data.iterdir())
+    index, built = opened(model, data)
+    assert built and index.path.parent == data.parent / "photos.headwater"
+    again, rebuilt = opened(model, data)
+    assert again.path == index.path and not rebuilt
+    assert sorted(data.iterdir()) == before
+    assert len(load_dataset(data)) == 4  # which it does not add to
+
+
+def test_other_images_other_adapters_and_another_type_have_another(model, data, lora):
+    paths = [opened(model, data)[0].path]
+    adapted, _ = opened(model, data, lora=lora)
+    assert all(".lora_" in name for name in adapted.recipe.layers)
+    paths.append(adapted.path)
+    paths.append(opened(model, data, lora=lora, lora_scale=0.5)[0].path)
+    save_file({name: 2 * tensor for name, tensor in load_file(lora).items()}, lora)
+    paths.append(opened(model, data, lora=lora)[0].path)  # trained on, in the same place
+    paths.append(opened(model, data, dtype=torch.bfloat16)[0].path)
+    captions = data / "metadata.jsonl"
+    captions.write_text(captions.read_text().replace("a ", "one "))
+    paths.append(opened(model, data)[0].path)
+    assert len(set(paths)) == len(paths)
+    assert not opened(model, data, device="cpu")[1]  # which changes nothing
+
+
+def test_a_model_that_was_trained_on_in_its_place(model, data, tmp_path):
+    mine = shutil.copytree(model, tmp_path / "mine")
+    first, _ = opened(mine, data)
+    shutil.copytree(tiny_pipeline(tmp_path / "other", seed=1), mine, dirs_exist_ok=True)
+    for file in mine.rglob("*.safetensors"):
+        os.utime(file, (1, 1))
+    second, built = opened(mine, data)
+    assert built and second.path != first.path
+
+
+def test_a_folder_of_ones_own(model, data, tmp_path):
+    index, built = opened(model, data, tmp_path / "index")
+    assert built and index.path == tmp_path / "index"
+    assert not opened(model, data, tmp_path / "index")[1]
+    with pytest.raises(MismatchError, match="was begun with recipe layers"):
+        session_of(model, data, tmp_path / "index", SMALL | {"parameters": "all"})
+
+
+def test_a_build_that_was_interrupted_goes_on(model, data, monkeypatch):
+    index, _ = opened(model, data)
+    manifest = index.path / "index.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    again, built = opened(model, data)
+    assert built and again.path == index.path and again.manifest.complete
+
+
+def test_where_nothing_can_be_written(model, data):
+    (data.parent / "photos.headwater").write_text("a file")
+    with pytest.raises(StoreError, match=r"cannot write .* give another folder .* as --index"):
+        opened(model, data)
+
+
+def test_images_of_no_folder_have_theirs_where_one_is(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    index, _ = opened(model, load_dataset("scenes:validation").first(2))
+    assert index.path.parent.as_posix() == "headwater-indexes/scenes-validation"
