@@ -43,7 +43,7 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
 
 def tokenizer_of(pipe: Any, part: str) -> Any:
     """What makes numbers for the text encoder of this name."""
-    return getattr(pipe, _PAIRS[part])
+    return getattr(pipe, PAIRS[part])
 
 
 class PromptWords:
