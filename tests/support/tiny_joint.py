@@ -165,8 +165,8 @@ def qwen_image(folder: Path) -> Path:
     return Path(folder)
 
 
-def klein(folder: Path, guided=False) -> Path:
-    """Flux.2 klein; with `guided` its transformer is as dev's."""
+def klein(folder: Path, guided=False, layers=27) -> Path:
+    """Flux.2 klein; dev's transformer is `guided`. The pipelines read states of many `layers`."""
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
@@ -203,8 +203,7 @@ def klein(folder: Path, guided=False) -> Path:
         transformer=awake(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
-        # the pipeline reads the states after 9, 18 and 27 layers
-        text_encoder=qwen3(tokenizer, num_hidden_layers=28, intermediate_size=8),
+        text_encoder=qwen3(tokenizer, num_hidden_layers=layers, intermediate_size=8),
         tokenizer=tokenizer,
     )
     pipe.save_pretrained(folder)

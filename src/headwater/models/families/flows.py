@@ -87,11 +87,6 @@ def require_plain(pipe: Any, channels: int) -> None:
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"
             )
-        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
-            raise ModelError(
-                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
-                "pictures and words"
-            )
     if channels != own:
         raise ModelError(
             f"{name} is not supported: its transformer reads more than the noisy latents "
