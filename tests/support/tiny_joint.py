@@ -15,7 +15,7 @@ from support.tiny_parts import (
 )
 
 
-def sd3(folder: Path, t5=True, **settings) -> Path:
+def sd3(folder: Path, t5=True, layers=2, **settings) -> Path:
     """Stable Diffusion 3; `settings` are the transformer's."""
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
@@ -30,7 +30,7 @@ def sd3(folder: Path, t5=True, **settings) -> Path:
     transformer = SD3Transformer2DModel(
         sample_size=LATENT,
         in_channels=4,
-        num_layers=2,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=2 * WIDTH,
