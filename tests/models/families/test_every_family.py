@@ -42,6 +42,7 @@ BUILDERS = {
     "pixart": tiny_cross.pixart,
     "sana": tiny_cross.sana,
     "pixart-sizes": tiny_cross.pixart_with_sizes,
+    "aura-flow": tiny_joint.aura_flow,
 }
 # How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
 EXACT = {

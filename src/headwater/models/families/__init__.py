@@ -30,6 +30,7 @@ FAMILIES = {
     "hunyuan-dit": "headwater.models.families.cross.hunyuan_dit:HunyuanDiT",
     "dit": "headwater.models.families.cross.dit:DiT",
     "class-unet": "headwater.models.families.unets.classes:ClassUnet",
+    "aura-flow": "headwater.models.families.joint.aura_flow:AuraFlow",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 

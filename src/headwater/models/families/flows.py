@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
@@ -21,7 +23,7 @@ from headwater.models.schedule import Schedule, flow
 # at finished pictures; and pictures in the place of prompts, which pipelines can do without.
 _PARTS = ("transformer", "vae", "scheduler", "safety_checker", "image_encoder", "feature_extractor")
 
-_USUAL = 128  # latents of a side, where a pipeline has it in no name
+_USUAL = 128  # latents of a side, where neither the pipeline nor its network has that by a name
 
 
 class FlowTransformer(Latents, ABC):
@@ -107,11 +109,6 @@ def require_plain(pipe: Any, channels: int, handled: Sequence[str] = ()) -> None
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"
             )
-        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
-            raise ModelError(
-                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
-                "pictures and words"
-            )
     if channels != own:
         raise ModelError(
             f"{name} is not supported: its transformer reads more than the noisy latents "
@@ -159,9 +156,29 @@ def picture_size(
     factor = downscaling(pipe.vae)
     if own is not None and resolution is None:
         return own
-    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
+    usual = pipe.transformer.config.get("sample_size") or _USUAL
+    side = resolution or getattr(pipe, "default_sample_size", usual) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
         )
     return side, side
+
+
+def packed(
+    xt: Float[Tensor, "b c h w"], patch: int
+) -> tuple[Float[Tensor, "b tokens d"], Float[Tensor, "tokens 3"]]:
+    """Tokens of patch times patch latents, row by row, and where each is: (0, row, column)."""
+    blocks = F.pixel_unshuffle(xt, patch)
+    height, width = blocks.shape[2:]
+    rows, columns = torch.arange(height).to(xt), torch.arange(width).to(xt)
+    places = torch.cartesian_prod(torch.zeros(1).to(xt), rows, columns)
+    return blocks.flatten(2).transpose(1, 2), places
+
+
+def unpacked(
+    tokens: Float[Tensor, "b tokens d"], xt: Float[Tensor, "b c h w"], patch: int
+) -> Float[Tensor, "b c h w"]:
+    """What was packed so, in the places of `xt`."""
+    height, width = xt.shape[2] // patch, xt.shape[3] // patch
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), patch)
