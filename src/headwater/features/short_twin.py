@@ -30,7 +30,10 @@ def short_twin(network: nn.Module, large: int = LARGE) -> nn.Module:
         return copy.deepcopy(network)
     memo: dict[int, nn.Module] = {}
     for name, part in network.named_modules():
-        if isinstance(part, nn.ModuleList) and name.rpartition(".")[2] not in _SIDE_BY_SIDE:
+        if not isinstance(part, nn.ModuleList) or name.rpartition(".")[2] in _SIDE_BY_SIDE:
+            continue
+        # HunyuanDiT's later blocks read what earlier ones said, by their place among all
+        if not any(hasattr(block, "skip_linear") for block in part):
             memo[id(part)] = _one_of_each(part)
     return copy.deepcopy(network, memo)
 

@@ -10,6 +10,7 @@ from support.tiny_cross import hunyuan_dit
 
 from headwater import Denoiser
 from headwater.features.batch import encoded_batch
+from headwater.features.short_twin import short_twin
 from headwater.gradients.parameters import left_out
 from headwater.models.families.cross.hunyuan_dit import HunyuanDiT
 from headwater.models.patches import for_gradients
@@ -97,6 +98,16 @@ def test_words_are_keys_and_values_of_attention_to_them(denoiser):
     assert attention == {"attn1", "attn2"}
     bare = ["text_embedding_padding", "time_extra_emb.pooler.positional_embedding"]
     assert [each.name for each in left_out(denoiser.network)] == bare
+
+
+def test_a_copy_for_the_self_check_has_all_blocks(tmp_path):
+    """Later ones read what earlier ones said, so that none can be left out."""
+    denoiser = Denoiser.load(hunyuan_dit(tmp_path, num_layers=4))
+    xt, condition = torch.randn(1, 4, 8, 8), denoiser.encode_captions([PROMPT])
+    twin = short_twin(denoiser.network, large=0)
+    with torch.no_grad():
+        ours = denoiser.family.forward(twin, xt, 499, condition)
+        assert torch.equal(ours, denoiser.predict(xt, 499, condition))
 
 
 def test_a_new_word_is_read_by_both_encoders(denoiser):

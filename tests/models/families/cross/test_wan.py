@@ -45,6 +45,13 @@ def test_its_output_is_that_of_the_pipelines_own_call(tmp_path, frames, expand, 
     torch.testing.assert_close(ours, out, rtol=1e-5, atol=1e-6)
 
 
+def test_a_prompt_makes_a_difference(denoiser):
+    with torch.no_grad():
+        xt = torch.randn(1, *denoiser.latent_shape).expand(2, -1, -1, -1, -1)
+        with_words, without = denoiser.predict(xt, 499, denoiser.encode_captions([PROMPT, ""]))
+    assert (with_words - without).abs().max() > 1e-3
+
+
 def test_its_schedule_is_that_of_its_scheduler(denoiser):
     """UniPC's sigmas with their shift, of which the last but the first is left out."""
     scheduler = denoiser.pipe.scheduler
