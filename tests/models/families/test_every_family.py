@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 from PIL import Image as PIL_Image
-from support import tiny_cross, tiny_joint, tiny_unets
+from support import tiny, tiny_cross, tiny_joint, tiny_unets
 from support.exact_gradients import layer_errors
 
 from headwater import (
@@ -25,6 +25,7 @@ from headwater.gradients.layers import gradient_of
 from headwater.models.sampling import seeded_noise
 
 BUILDERS = {
+    "unet": tiny.tiny_pipeline,
     "sdxl": tiny_unets.sdxl,
     "sdxl-refiner": tiny_unets.refiner,
     "sd3": tiny_joint.sd3,
@@ -104,10 +105,10 @@ def test_it_is_asked(folder, session, tiny_images, tmp_path, kind):
 
 
 def test_it_is_asked_about_a_step_of_its_making(folder, tiny_images, tmp_path):
-    data = load_dataset(tiny_images).first(4)
-    options = {"method": "trak", "timesteps": 2, "dim": 64}
+    data = load_dataset(tiny_images).first(2)
+    options = {"method": "trak", "timesteps": 1, "dim": 64}
     index = build_index(Denoiser.load(folder, resolution=SIZE), data, tmp_path / "index", **options)
-    assert index.attribute(Image(PROMPT, draws=2, steps=2, step=499)).scores.std() > 0
+    assert index.attribute(Image(PROMPT, draws=1, steps=2, step=999)).scores.std() > 0
 
 
 def test_a_row_is_the_gradient_by_autograd(folder):
@@ -133,9 +134,9 @@ def test_adapters_are_attributed(folder, tiny_images, tmp_path):
              if type(layer) is torch.nn.Linear and gradient_of(layer)]  # fmt: skip
     wanted = peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False)
     peft.inject_adapter_in_model(wanted, denoiser.network)
-    adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(3)
-    options = {"timesteps": 2, "parameters": "lora", "dim": 64}
+    adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(2)
+    options = {"timesteps": 1, "parameters": "lora", "dim": 64}
     index = build_index(adapted, data, tmp_path / "index", **options)
     assert all(".lora_" in name for name in index.recipe.layers)
-    answer = index.attribute(Concept(PROMPT, CONCEPT, draws=2, context="prompt"))
+    answer = index.attribute(Concept(PROMPT, CONCEPT, draws=1, context="prompt"))
     assert answer.scores.std() > 0
