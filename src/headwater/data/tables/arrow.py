@@ -43,13 +43,8 @@ def find_columns(
     Raises:
         DatasetError: there is no such column, or it holds something else.
     """
-
-    def pick(names: Iterable[str], fits: Callable[[Any], bool]) -> str | None:
-        there = (name for name in names if name in schema.names)
-        return next((name for name in there if fits(schema.field(name).type)), None)
-
-    image = pick([image_column] if image_column else [*_IMAGE_NAMES, *_marked(schema)], _is_image)
-    caption = pick([caption_column] if caption_column else COLUMNS, _is_caption)
+    image = column_of_images(schema, image_column)
+    caption = _first(schema, [caption_column] if caption_column else COLUMNS, _is_caption)
     if image is None or (caption_column and caption is None):
         lost, kind = (
             (image_column or "image", "images") if image is None else (caption_column, "text")
@@ -64,7 +59,23 @@ def find_columns(
             "no text, and no captions are read; write text, or name another as --caption-column"
         )
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
-    return Columns(image, caption, pick(["id"], _is_id))
+    return Columns(image, caption, _first(schema, ["id"], _is_id))
+
+
+def column_of_images(schema: Any, given: str | None) -> str | None:
+    """The column that holds images themselves: the one given, or one with a usual name."""
+    return _first(schema, [given] if given else [*_IMAGE_NAMES, *_marked(schema)], _is_image)
+
+
+def has_text(schema: Any, names: Iterable[str]) -> bool:
+    """Whether a column of one of these names holds text."""
+    return _first(schema, names, _is_text) is not None
+
+
+def _first(schema: Any, names: Iterable[str], fits: Callable[[Any], bool]) -> str | None:
+    """The first of the names that is a column's whose type fits."""
+    there = (name for name in names if name in schema.names)
+    return next((name for name in there if fits(schema.field(name).type)), None)
 
 
 def _is_image(kind: Any) -> bool:

@@ -15,7 +15,9 @@ from headwater.data.tables.arrow import find_columns, read_samples, stored
 from headwater.data.training_set import IN_MEMORY, TrainingSet, make_training_set
 from headwater.errors import DatasetError, first_line
 
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(?<!\.parquet)")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# A name that ends so is that of a file, which is not there.
+_FILES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def from_hf_dataset(
@@ -102,7 +104,8 @@ def open_saved(request: Request) -> TrainingSet:
 
 def is_hub_name(request: Request) -> bool:
     """Whether it may be the name of a data set on the hub."""
-    return isinstance(request.source, str) and bool(_HUB_NAME.fullmatch(request.source))
+    name = request.source
+    return isinstance(name, str) and bool(_HUB_NAME.fullmatch(name)) and not name.endswith(_FILES)
 
 
 def open_hub_name(request: Request) -> TrainingSet:
