@@ -47,7 +47,9 @@ def index(
     model: ModelName,
     data: Annotated[
         str,
-        typer.Argument(help="A folder, parquet, a table of paths, a `datasets` name, or `scenes`."),
+        typer.Argument(
+            help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",

@@ -12,6 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater.data.folders.archives import (
+    is_archive,
+    is_archive_folder,
+    open_archive,
+    open_archive_folder,
+)
 from headwater.data.folders.image_folder import is_image_folder, open_image_folder
 from headwater.data.request import Request
 from headwater.data.tables.hugging_face import is_hub_name, is_saved, open_hub_name, open_saved
@@ -41,9 +47,10 @@ def load_dataset(
 ) -> TrainingSet:
     """Open "scenes" (or "scenes:validation"), what is on disk under this path, or a hub name.
 
-    On disk: a folder saved by `datasets`, a folder of images, a parquet file or a folder of them,
-    or a CSV or JSON file that names image files, as parquet may too. The split of a folder is told
-    by names of folders and files, see `splits`; "all" takes every split. Columns are found by their
+    On disk: a folder saved by `datasets`, a folder of images, a parquet file or a folder of them, a
+    tar or a zip or a folder of them, or a CSV or JSON file that names image files, as parquet may
+    too. The split of a folder is told by names of folders and files, see `splits`; "all" takes
+    every split. Columns are found by their
     usual names if they are not given; `caption_column` also names the key in metadata files of
     image folders, see `metadata`. What lies there and is not taken is said in a `HeadwaterWarning`.
 
@@ -113,7 +120,9 @@ SOURCES = (
     Source("scenes", _is_scenes, _open_scenes),
     Source("saved by datasets", is_saved, open_saved),
     Source("image folder", is_image_folder, open_image_folder),
+    Source("archive folder", is_archive_folder, open_archive_folder),
     Source("parquet folder", lambda request: request.path.is_dir(), open_parquet_folder),
+    Source("archive", is_archive, open_archive),
     Source("table of paths", is_path_table, open_path_table),
     Source("parquet file", lambda request: request.path.exists(), open_parquet_file),
     Source("hub name", is_hub_name, open_hub_name),

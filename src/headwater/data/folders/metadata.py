@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from headwater.data.captions import KEYS, CaptionReader
+from headwater.data.captions import KEYS, CaptionReader, lines_of
 from headwater.data.folders.listing import Listing
 from headwater.data.tables.rows import rows_of
 from headwater.errors import DatasetError, HeadwaterWarning, first_line
@@ -128,8 +128,7 @@ def _add_files_beside(
         beside = [name for name in caption_files(image) if name in names]
         if beside and image not in captions:
             file = beside.pop(0)
-            lines = [line.strip() for line in _text(listing.folder / file).split("\n")]
-            lines = [line for line in lines if line] or [""]
+            lines = lines_of(_text(listing.folder / file))
             captions[image] = reader.read(lines, str(listing.folder / file))
             several += [file] if len(captions[image]) > 1 else []
         unread += beside

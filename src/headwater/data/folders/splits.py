@@ -68,6 +68,19 @@ def of_tables(names: Sequence[str]) -> Splits:
     return sharded or by_folder(names) or by_file(names)
 
 
+def choose_tables(folder: Path, names: Sequence[str], split: str) -> Sequence[str]:
+    """The tables or archives of one split, which any name may begin with.
+
+    Raises:
+        DatasetError: the folder has no such split.
+    """
+    by_name = of_tables(names)
+    own = [name for name in names if PurePosixPath(name).name.startswith(split)]
+    if split not in by_name and own:
+        by_name = {**by_name, split: own}
+    return choose(folder, names, by_name, split)
+
+
 def choose(folder: Path, names: Sequence[str], splits: Splits, split: str) -> Sequence[str]:
     """The names of one split, with a line on what is left out.
 

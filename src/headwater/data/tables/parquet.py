@@ -39,13 +39,10 @@ def open_parquet_folder(request: Request) -> TrainingSet:
     """
     folder, names = request.path, request.listing.parquet
     if not names:
-        raise DatasetError(f"{folder} holds no {IMAGE_KINDS} or .parquet files: check the path")
+        kinds = f"{IMAGE_KINDS}, .parquet, .tar or .zip"
+        raise DatasetError(f"{folder} holds no {kinds} files: check the path")
     warn_of_skipped_folders(request.listing)
-    by_name = splits.of_tables(names)
-    own = [name for name in names if Path(name).name.startswith(request.split)]
-    if request.split not in by_name and own:  # a split of any name
-        by_name = {**by_name, request.split: own}
-    chosen = splits.choose(folder, names, by_name, request.split)
+    chosen = splits.choose_tables(folder, names, request.split)
     return _open(folder, [folder / name for name in chosen], request)
 
 
