@@ -1,11 +1,15 @@
 """What is read as a picture, and what is said of what is none."""
 
+import io
 import os
 import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from support.pictures import encoded, noise, same
 
 from headwater.data import decode
@@ -43,6 +47,62 @@ def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch):
     with pytest.raises(QueryError, match="it is PostScript, which is not read: convert it to PNG"):
         read_image(tmp_path / "a.png")
     assert not started
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP"])
+def test_the_first_of_several_pictures_is_read(format):
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(pictures[0], format, save_all=True, append_images=pictures[1:])
+    red, _, blue = to_rgb(content).getpixel((4, 4))
+    assert red > 250 and blue < 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_greys_of_16_bits_in_either_order(order):
+    grey = Image.fromarray(np.full((2, 2), 90 * 257, np.uint16))
+    content = encoded(grey, "TIFF")
+    if order == ">":
+        content = encoded(Image.frombytes("I;16B", (2, 2), b"\x5a\x5a" * 4), "TIFF")
+    assert to_rgb(content).getpixel((1, 1)) == (90, 90, 90)
+
+
+def test_floating_point_pixels_are_refused():
+    content = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
+    with pytest.raises(ValueError, match="floating point numbers: save it with 8 or 16 bits"):
+        to_rgb(content)
+
+
+def test_a_plugin_is_set_to_work_when_it_is_needed(monkeypatch):
+    """Of a format that begins as HEIC does, and is a BMP after that."""
+    head = b"\0\0\0\x18ftypheic"
+
+    def opener(stream, name):
+        return BmpImageFile(io.BytesIO(stream.read()[len(head) :]))
+
+    def register():
+        Image.register_open("HEIF", opener, lambda start: start.startswith(head))
+
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if k != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    plugin = types.SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    assert same(to_rgb(head + encoded(noise(0), "BMP")), noise(0))
+
+
+@pytest.mark.parametrize("module, format", [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_plugins_that_are_installed(module, format):
+    pytest.importorskip(module)
+    assert decode.can_read(format)
+    with Image.open(io.BytesIO(encoded(noise(0, 16), format))) as expected:
+        assert same(to_rgb(encoded(noise(0, 16), format)), expected.convert("RGB"))
+
+
+def test_a_pillow_without_avif_is_said(monkeypatch):
+    assert decode.unread_kinds({".avif": 2}) == "" or not decode.can_read("AVIF")
+    monkeypatch.setattr(decode.features, "get_supported", lambda: [])
+    assert decode.unread_kinds({".avif": 2, ".png": 1}).endswith(
+        "(2 .avif): pip install --upgrade pillow"
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA"])

@@ -484,7 +484,7 @@ REFUSED = {
     "no such scenes": (lambda p: "scenes:dawn", {}, ["scenes:dawn", *SPLITS]),
     "no such scenes split": (lambda p: "scenes", {"split": "dawn"}, ["scenes:dawn", *SPLITS]),
     "empty folder": (lambda p: p, {}, ["holds no", ".png", ".parquet"]),
-    "other file": (lambda p: written(p, "a.zip", b"PK"), {}, ["a.zip", "parquet"]),
+    "other file": (lambda p: written(p, "a.bin", b"PK"), {}, ["a.bin", "parquet"]),
     "other metadata": (
         lambda p: with_metadata(p, GOOD, '{"file_name": "9.bmp"}'),
         {},

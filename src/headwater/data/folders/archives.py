@@ -18,9 +18,10 @@ from typing import Any
 from tqdm import tqdm
 
 from headwater.data.captions import CaptionReader, lines_of
+from headwater.data.decode import SUFFIXES, unread_kinds
 from headwater.data.folders import splits
 from headwater.data.folders.listing import IMAGE_KINDS, is_image_name, warn_of_skipped_folders
-from headwater.data.folders.members import COMPRESSED, SUFFIXES, Member, members_of, read_member
+from headwater.data.folders.members import COMPRESSED, PLAIN, Member, members_of, read_member
 from headwater.data.images import to_rgb
 from headwater.data.request import Request
 from headwater.data.training_set import (
@@ -32,7 +33,7 @@ from headwater.data.training_set import (
 )
 from headwater.errors import DatasetError, HeadwaterWarning, first_line
 
-_ARCHIVES = (*SUFFIXES, *COMPRESSED)
+_ARCHIVES = (*PLAIN, *COMPRESSED)
 # Suffixes of what may hold captions, in the order in which they are looked for.
 _TEXTS = (".txt", ".caption", ".json", ".cls")
 
@@ -164,8 +165,11 @@ def _content(archive: Path, member: Member) -> bytes:
 
 
 def _warn_of_unread(source: str, unread: _Unread) -> None:
-    if unread.kinds:
-        counts = ", ".join(f"{n} {kind or 'without one'}" for kind, n in unread.kinds.most_common())
+    if lost := unread_kinds(unread.kinds):
+        _warn(f"{source}: {lost}")
+    kinds = [(kind, n) for kind, n in unread.kinds.most_common() if kind not in SUFFIXES]
+    if kinds:
+        counts = ", ".join(f"{n} {kind or 'without one'}" for kind, n in kinds)
         _warn(
             f"{source}: files in it that are not read are left out, by suffix: {counts}; images "
             f"are {IMAGE_KINDS}, captions are {' '.join(_TEXTS)} with the name of an image; unpack "

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from headwater.errors import DatasetError, first_line
 
-SUFFIXES = (".tar", ".zip")
+PLAIN = (".tar", ".zip")
 # In which a file can only be read after all before it, and how to undo that.
 _PACKED = {
     ".tar.gz": "gunzip", ".tgz": "gunzip -S .tgz", ".tar.bz2": "bunzip2", ".tar.xz": "unxz",
