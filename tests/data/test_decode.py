@@ -1,5 +1,6 @@
 """What is read as a picture, and what is said of what is none."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -95,6 +96,9 @@ def test_plugins_that_are_installed(module, format):
     assert decode.can_read(format)
     with Image.open(io.BytesIO(encoded(noise(0, 16), format))) as expected:
         assert same(to_rgb(encoded(noise(0, 16), format)), expected.convert("RGB"))
+    for content in (encoded(noise(0, 16), format)[:60], encoded(noise(0), format)[:-9] + b"\0" * 9):
+        with contextlib.suppress(*decode.DAMAGE):  # and nothing else
+            to_rgb(content)
 
 
 def test_a_pillow_without_avif_is_said(monkeypatch):
@@ -123,7 +127,10 @@ NAMED = {
 
 
 @pytest.mark.parametrize("content, words", NAMED.values(), ids=NAMED)
-def test_what_is_no_picture_is_named(tmp_path, content, words):
+def test_what_is_no_picture_is_named(tmp_path, monkeypatch, content, words):
+    monkeypatch.setattr(decode, "can_read", lambda format: False)
+    own = [format for format in decode._FORMATS if format not in ("HEIF", "JXL")]
+    monkeypatch.setattr(decode, "_FORMATS", own)  # a plug-in may be there
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(QueryError, match=words) as excinfo:
         read_image(tmp_path / "a.png")

@@ -48,13 +48,14 @@ _PLUGINS = {"HEIF": Plugin("pillow_heif", "register_heif_opener"), "JXL": Plugin
 _EXTRA = "pip install 'headwater[formats]'"
 _NEWER = "pip install --upgrade pillow"
 
-# What Pillow has been seen to raise on damaged files.
+# What Pillow and its plug-ins have been seen to raise on damaged files.
 DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     OverflowError,
+    RuntimeError,  # of pillow-jxl-plugin
     struct.error,
     Image.DecompressionBombError,
 )
