@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from headwater.data.decode import SUFFIXES, unread_kinds
 from headwater.data.folders import splits
+from headwater.data.folders.kohya import repeated, warn_of_repeats
 from headwater.data.folders.listing import (
     IMAGE_KINDS,
     Listing,
@@ -52,10 +53,13 @@ def open_image_folder(request: Request) -> TrainingSet:
     _warn_of_unread_files(listing)
     captions = folder_captions(listing, names, request.caption_column) if request.captions else {}
     ids = _ids(folder, names)
-    samples = [
-        make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")
-        for id, name in zip(ids, names, strict=True)
-    ]
+    if request.captions:
+        warn_of_repeats(folder, names, captions)
+    samples = []
+    for id, name in zip(ids, names, strict=True):
+        own = repeated(name)
+        texts = captions.get(name, (own.words,) if own and request.captions else ())
+        samples.append(make_sample(id, texts, f"{folder.name}/{id}", own.repeats if own else 1))
     sizes = [file_size(folder / name) for name in names]
     return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
 
