@@ -577,7 +577,10 @@ def test_refused_in_one_line_that_names_it(tmp_path, make, options, words):
             lambda: from_hf_dataset(datasets.DatasetDict(train=hf_dataset())),
             ["DatasetDict", "split"],
         ),
-        (lambda: from_hf_dataset(hf_dataset().to_iterable_dataset()), ["Iterable", "streamed"]),
+        (
+            lambda: from_hf_dataset(hf_dataset().to_iterable_dataset()),
+            ["is a stream", "to_parquet"],
+        ),
         (lambda: from_hf_dataset(hf_dataset().remove_columns("image")), ["text (string)"]),
     ],
 )

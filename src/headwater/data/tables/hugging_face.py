@@ -28,9 +28,18 @@ def from_hf_dataset(
 ) -> TrainingSet:
     """A `datasets.Dataset`; ids from its `id` column, else `row-00000000` and on.
 
+    Names of classes are captions where `caption_column` names a column of `ClassLabel`, or where
+    one named `label` is all that there is.
+
     Raises:
-        DatasetError: it is another object, or has no column of images.
+        DatasetError: it is another object, a stream (images are read again to be shown, and by
+            other processes, which a stream cannot do), or has no column of images.
     """
+    if type(dataset).__name__ == "IterableDataset":
+        raise DatasetError(
+            f"{source} is a stream, and no image of it can be read again: write it, or its first "
+            "N, by `stream.take(N).to_parquet('images.parquet')`, and give load_dataset that file"
+        )
     if not all(hasattr(dataset, name) for name in ("features", "select_columns", "__len__")):
         kind = type(dataset).__name__
         raise DatasetError(
