@@ -12,7 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -20,7 +20,13 @@ from tqdm import tqdm
 from headwater.data.captions import CaptionReader, lines_of
 from headwater.data.decode import SUFFIXES, unread_kinds
 from headwater.data.folders import splits
-from headwater.data.folders.listing import IMAGE_KINDS, is_image_name, warn_of_skipped_folders
+from headwater.data.folders.listing import (
+    IMAGE_KINDS,
+    is_image_name,
+    suffix_of,
+    warn_of_skipped_folders,
+    without_suffix,
+)
 from headwater.data.folders.members import COMPRESSED, PLAIN, Member, members_of, read_member
 from headwater.data.images import to_rgb
 from headwater.data.request import Request
@@ -94,7 +100,7 @@ def _archives_in(request: Request) -> list[str]:
 
 
 def _shard_name(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return without_suffix(name)
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -133,8 +139,8 @@ def _read_shard(archive: Path, request: Request, unread: _Unread) -> tuple[_Imag
     texts: _Texts = {}
     given = request.image_column and f".{request.image_column}"
     for member in members_of(archive):
-        path = PurePosixPath(member.name)
-        stem, suffix = str(path.with_suffix("")), path.suffix.lower()
+        name = member.name.removeprefix("./")
+        stem, suffix = without_suffix(name), suffix_of(name)
         if suffix in _TEXTS:
             content = _content(archive, member) if request.captions else b""
             texts.setdefault(stem, {})[suffix] = content

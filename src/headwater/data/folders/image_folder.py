@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from headwater.data.decode import SUFFIXES, unread_kinds
 from headwater.data.folders import splits
@@ -60,7 +60,7 @@ def open_image_folder(request: Request) -> TrainingSet:
         own = repeated(name)
         texts = captions.get(name, (own.words,) if own and request.captions else ())
         samples.append(make_sample(id, texts, f"{folder.name}/{id}", own.repeats if own else 1))
-    sizes = [file_size(folder / name) for name in names]
+    sizes = [file_size(f"{folder}/{name}") for name in names]
     return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
 
 
@@ -81,7 +81,7 @@ def _warn_of_unread_files(listing: Listing) -> None:
     """Say what lies in the folder and is read neither as an image nor as a caption."""
     read = {file for image in listing.images for file in (image, *caption_files(image))}
     names = [name for name in (*listing.names, *listing.irregular) if name not in read]
-    names = [name for name in names if PurePosixPath(name).name not in METADATA_FILES]
+    names = [name for name in names if name.rpartition("/")[2] not in METADATA_FILES]
     if unread := unread_kinds(listing.kinds):
         warnings.warn(f"{listing.folder}: {unread}", HeadwaterWarning, stacklevel=3)
     kinds = Counter(suffix_of(name) for name in names)

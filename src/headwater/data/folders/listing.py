@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -70,6 +71,15 @@ def suffix_of(name: str) -> str:
     return point + suffix.lower() if stem else ""
 
 
+def without_suffix(name: str) -> str:
+    """A file name up to `suffix_of` it.
+
+    >>> without_suffix("a.b/c.JPG")
+    'a.b/c'
+    """
+    return name[: len(name) - len(suffix_of(name))]
+
+
 @cache
 def _is_read(suffix: str) -> bool:
     return suffix in SUFFIXES and can_read(SUFFIXES[suffix])
@@ -87,9 +97,15 @@ def list_folder(folder: Path) -> Listing:
     return Listing(folder, *(sorted(names) for names in lists))
 
 
-def file_size(file: Path) -> int:
+def file_size(file: Path | str) -> int:
     """How many bytes a regular file has; 0 where there is none."""
-    return file.stat().st_size if file.is_file() else 0
+    try:
+        status = os.stat(file)  # noqa: PTH116 - of a str as well
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def warn_of_skipped_folders(listing: Listing) -> None:

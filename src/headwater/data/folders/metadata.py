@@ -17,11 +17,12 @@ import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from headwater.data.captions import KEYS, CaptionReader, lines_of
-from headwater.data.folders.listing import Listing
+from headwater.data.folders.listing import Listing, without_suffix
 from headwater.data.tables.rows import rows_of
 from headwater.errors import DatasetError, HeadwaterWarning, first_line
 
@@ -66,11 +67,16 @@ def _of_metadata(
     listing: Listing, wanted: set[str], key: str | None, reader: CaptionReader
 ) -> Captions:
     names = _Names(listing)
+    files: dict[str, list[str]] = {}
+    for name in listing.names:
+        last = name.rpartition("/")[2]
+        if last in _METADATA:
+            files.setdefault(last, []).append(name)
     captions: Captions = {}
     overruled: list[str] = []
     for kind, named_of in _METADATA.items():
         own: Captions = {}
-        for file in (listing.folder / n for n in listing.names if PurePosixPath(n).name == kind):
+        for file in (listing.folder / name for name in files.get(kind, ())):
             for row in named_of(file, key):
                 name = names.resolve(file, row)
                 texts = reader.read_row(row.values, key, row.where)
@@ -92,7 +98,11 @@ class _Names:
     def __init__(self, listing: Listing) -> None:
         self._folder = listing.folder
         self._names = {*listing.names, *listing.irregular}
-        self._stems = {str(PurePosixPath(name).with_suffix("")): name for name in listing.images}
+        self._images = listing.images
+
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        return {without_suffix(name): name for name in self._images}
 
     def resolve(self, file: Path, row: Named) -> str:
         """The image of a row, relative to the folder.
@@ -116,7 +126,7 @@ class _Names:
 
 def caption_files(image: str) -> list[str]:
     """The names of the files beside an image that may hold its caption."""
-    return [str(PurePosixPath(image).with_suffix(suffix)) for suffix in CAPTION_SUFFIXES]
+    return [without_suffix(image) + suffix for suffix in CAPTION_SUFFIXES]
 
 
 def _add_files_beside(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from headwater.errors import DatasetError, HeadwaterWarning
 
@@ -44,7 +44,7 @@ def by_folder(names: Sequence[str]) -> Splits:
 def by_file(names: Sequence[str]) -> Splits:
     """Splits that names of files tell."""
     return _matching(
-        names, lambda split, name: bool(_FILES[split].fullmatch(PurePosixPath(name).name))
+        names, lambda split, name: bool(_FILES[split].fullmatch(name.rpartition("/")[2]))
     )
 
 
@@ -75,7 +75,7 @@ def choose_tables(folder: Path, names: Sequence[str], split: str) -> Sequence[st
         DatasetError: the folder has no such split.
     """
     by_name = of_tables(names)
-    own = [name for name in names if PurePosixPath(name).name.startswith(split)]
+    own = [name for name in names if name.rpartition("/")[2].startswith(split)]
     if split not in by_name and own:
         by_name = {**by_name, split: own}
     return choose(folder, names, by_name, split)

@@ -83,7 +83,7 @@ def from_rows(request: Request, folder: Path, rows: Iterable[Row]) -> TrainingSe
     reader.warn()
     if again:
         _warn(f"{source}: {again} row(s) name an image once more; each adds its captions to it")
-    sizes = [file_size(folder / name) for name in names.values()]
+    sizes = [file_size(os.path.join(folder, name)) for name in names.values()]  # noqa: PTH118
     _require_files(source, folder, names, sizes)
     root = folder.name if request.path.is_dir() else ""
     samples = [
@@ -116,9 +116,9 @@ def _name_in(row: Row, column: str, folder: Path) -> str:
         )
     if "\0" in given:
         raise DatasetError(f"{row.where}: {given!r:.80} is no path: name an image file")
-    whole = os.path.normpath(folder / given)
-    inside = whole.startswith(f"{folder}{os.sep}")
-    return Path(whole).relative_to(folder).as_posix() if inside else whole
+    whole = os.path.normpath(os.path.join(folder, given))  # noqa: PTH118
+    below = f"{folder}{os.sep}"
+    return whole.removeprefix(below).replace(os.sep, "/") if whole.startswith(below) else whole
 
 
 def _id_in(row: Row) -> str:
