@@ -1,11 +1,16 @@
 """What is read as a picture, and what is said of what is none."""
 
+import contextlib
+import io
 import os
 import subprocess
+import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 from support.pictures import encoded, noise, same
 
 from headwater.data import decode
@@ -45,6 +50,65 @@ def test_no_other_program_is_started_for_a_picture(tmp_path, monkeypatch):
     assert not started
 
 
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP"])
+def test_the_first_of_several_pictures_is_read(format):
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(pictures[0], format, save_all=True, append_images=pictures[1:])
+    red, _, blue = to_rgb(content).getpixel((4, 4))
+    assert red > 250 and blue < 5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_greys_of_16_bits_in_either_order(order):
+    grey = Image.fromarray(np.full((2, 2), 90 * 257, np.uint16))
+    content = encoded(grey, "TIFF")
+    if order == ">":
+        content = encoded(Image.frombytes("I;16B", (2, 2), b"\x5a\x5a" * 4), "TIFF")
+    assert to_rgb(content).getpixel((1, 1)) == (90, 90, 90)
+
+
+def test_floating_point_pixels_are_refused():
+    content = encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")
+    with pytest.raises(ValueError, match="floating point numbers: save it with 8 or 16 bits"):
+        to_rgb(content)
+
+
+def test_a_plugin_is_set_to_work_when_it_is_needed(monkeypatch):
+    """Of a format that begins as HEIC does, and is a BMP after that."""
+    head = b"\0\0\0\x18ftypheic"
+
+    def opener(stream, name):
+        return BmpImageFile(io.BytesIO(stream.read()[len(head) :]))
+
+    def register():
+        Image.register_open("HEIF", opener, lambda start: start.startswith(head))
+
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if k != "HEIF"})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+    plugin = types.SimpleNamespace(register_heif_opener=register)
+    monkeypatch.setitem(sys.modules, "pillow_heif", plugin)
+    assert same(to_rgb(head + encoded(noise(0), "BMP")), noise(0))
+
+
+@pytest.mark.parametrize("module, format", [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_plugins_that_are_installed(module, format):
+    pytest.importorskip(module)
+    assert decode.can_read(format)
+    with Image.open(io.BytesIO(encoded(noise(0, 16), format))) as expected:
+        assert same(to_rgb(encoded(noise(0, 16), format)), expected.convert("RGB"))
+    for content in (encoded(noise(0, 16), format)[:60], encoded(noise(0), format)[:-9] + b"\0" * 9):
+        with contextlib.suppress(*decode.DAMAGE):  # and nothing else
+            to_rgb(content)
+
+
+def test_a_pillow_without_avif_is_said(monkeypatch):
+    assert decode.unread_kinds({".avif": 2}) == "" or not decode.can_read("AVIF")
+    monkeypatch.setattr(decode.features, "get_supported", lambda: [])
+    assert decode.unread_kinds({".avif": 2, ".png": 1}).endswith(
+        "(2 .avif): pip install --upgrade pillow"
+    )
+
+
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA"])
 def test_usual_formats_are_read(tmp_path, format):
     noise(0).save(tmp_path / "a", format)
@@ -63,7 +127,10 @@ NAMED = {
 
 
 @pytest.mark.parametrize("content, words", NAMED.values(), ids=NAMED)
-def test_what_is_no_picture_is_named(tmp_path, content, words):
+def test_what_is_no_picture_is_named(tmp_path, monkeypatch, content, words):
+    monkeypatch.setattr(decode, "can_read", lambda format: False)
+    own = [format for format in decode._FORMATS if format not in ("HEIF", "JXL")]
+    monkeypatch.setattr(decode, "_FORMATS", own)  # a plug-in may be there
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(QueryError, match=words) as excinfo:
         read_image(tmp_path / "a.png")

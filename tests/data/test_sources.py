@@ -484,7 +484,7 @@ REFUSED = {
     "no such scenes": (lambda p: "scenes:dawn", {}, ["scenes:dawn", *SPLITS]),
     "no such scenes split": (lambda p: "scenes", {"split": "dawn"}, ["scenes:dawn", *SPLITS]),
     "empty folder": (lambda p: p, {}, ["holds no", ".png", ".parquet"]),
-    "other file": (lambda p: written(p, "a.zip", b"PK"), {}, ["a.zip", "parquet"]),
+    "other file": (lambda p: written(p, "a.bin", b"PK"), {}, ["a.bin", "parquet"]),
     "other metadata": (
         lambda p: with_metadata(p, GOOD, '{"file_name": "9.bmp"}'),
         {},
@@ -577,7 +577,10 @@ def test_refused_in_one_line_that_names_it(tmp_path, make, options, words):
             lambda: from_hf_dataset(datasets.DatasetDict(train=hf_dataset())),
             ["DatasetDict", "split"],
         ),
-        (lambda: from_hf_dataset(hf_dataset().to_iterable_dataset()), ["Iterable", "streamed"]),
+        (
+            lambda: from_hf_dataset(hf_dataset().to_iterable_dataset()),
+            ["is a stream", "to_parquet"],
+        ),
         (lambda: from_hf_dataset(hf_dataset().remove_columns("image")), ["text (string)"]),
     ],
 )

@@ -1,5 +1,7 @@
 """What is said of a model and images is what loading and indexing them finds."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -91,3 +93,11 @@ def test_damaged_images_are_named(tiny_model, tmp_path):
     folder = tiny_folder(tmp_path / "photos", 3)
     (folder / "train-00001.png").write_bytes(b"no picture")
     assert inspect_images(load_dataset(folder), model)["damaged"] == "1, such as train-00001.png"
+
+
+def test_repeats_are_said(tiny_model):
+    data = from_images([Image.new("RGB", (8, 8))] * 2, ["a", "b"])
+    often = replace(data, samples=[data.samples[0], replace(data.samples[1], repeats=10)])
+    denoiser = inspect_model(tiny_model)[1]
+    assert inspect_images(often, denoiser)["repeats"] == "1 images once, 1 images 10 times"
+    assert "repeats" not in inspect_images(data, denoiser)

@@ -46,7 +46,10 @@ def index(
     given: Options,
     model: ModelName,
     data: Annotated[
-        str, typer.Argument(help="A folder, a parquet file, a `datasets` name, or `scenes`.")
+        str,
+        typer.Argument(
+            help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
     method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",

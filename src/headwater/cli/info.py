@@ -32,7 +32,7 @@ def info(
     whole = [_whole_shards(folder) for folder in folders]
     expected = len(shard_ranges(manifest.data["rows"], manifest.shard_rows)) * len(folders)
     complete = manifest.complete and not unfinished_checkpoints(index, manifest)
-    facts = _stored(whole, expected, complete) | _recipe(manifest)
+    facts = _stored(whole, expected, complete) | _repeats(index, manifest) | _recipe(manifest)
     if as_json:
         print(json_line(facts))
     else:
@@ -72,6 +72,15 @@ def _stored(whole: Sequence[Sequence[Shard]], expected: int, complete: bool) -> 
         "shards": f"{len(shards)} of {expected} whole",
         "size (MB)": round(sum(shard.bytes for shard in shards) / 1e6, 1),
     }
+
+
+def _repeats(index: Path, manifest: Manifest) -> dict[str, str]:
+    """How often images were seen in training, where a data set says so."""
+    from headwater.data.training_set import repeats_line
+    from headwater.index.samples import count_repeats
+
+    counts = count_repeats(index) if manifest.complete else {}
+    return {"repeats": repeats_line(counts)} if counts else {}
 
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:

@@ -67,7 +67,8 @@ Split = Annotated[
     str, typer.Option(help="Of a data set that has several; all takes every one of a folder.")
 ]
 ImageColumn = Annotated[
-    str | None, typer.Option(help="Of parquet and data sets; default image, img, png or jpg.")
+    str | None,
+    typer.Option(help="Of tables; default image, img, png or jpg. Of archives a suffix."),
 ]
 CaptionColumn = Annotated[
     str | None,

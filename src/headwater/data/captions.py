@@ -60,6 +60,12 @@ class CaptionReader:
             warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
+def lines_of(text: str) -> list[str]:
+    """The captions of a text file, a line each; "" alone for none."""
+    lines = [line.strip() for line in text.split("\n")]
+    return [line for line in lines if line] or [""]
+
+
 def _holds_text(value: Any) -> bool:
     texts = value if isinstance(value, (list, tuple)) else [value]
     return any(isinstance(text, str) for text in texts)

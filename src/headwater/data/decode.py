@@ -1,17 +1,22 @@
-"""Files and bytes -> pictures: which formats are read, and in words why something is none."""
+"""Files and bytes -> pictures: which formats are read, and in words why something is none.
+
+Of a file with several pictures (GIF, TIFF, WebP, AVIF) the first is read, of an icon the largest.
+"""
 
 from __future__ import annotations
 
-import functools
+import importlib
 import io
 import os
 import stat
 import struct
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from headwater.errors import HeadwaterWarning, first_line
 
@@ -20,16 +25,37 @@ from headwater.errors import HeadwaterWarning, first_line
 _FORMATS = (
     "PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO",
     "ICNS", "PCX", "QOI", "SGI", "SUN", "DDS", "PSD",
-    "HEIF", "JXL",  # read by plug-ins that a user may have registered
+    "HEIF", "JXL",  # read by plug-ins
 )  # fmt: skip
+# The formats, in Pillow's names, of files that are taken for images, by their suffixes.
+SUFFIXES = {
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".webp": "WEBP", ".bmp": "BMP",
+    ".gif": "GIF", ".tif": "TIFF", ".tiff": "TIFF", ".avif": "AVIF", ".ico": "ICO",
+    ".jp2": "JPEG2000", ".ppm": "PPM", ".pgm": "PPM", ".tga": "TGA", ".qoi": "QOI",
+    ".heic": "HEIF", ".heif": "HEIF", ".jxl": "JXL",
+}  # fmt: skip
 
-# What Pillow has been seen to raise on damaged files.
+
+@dataclass(frozen=True)
+class Plugin:
+    """What teaches Pillow a format: by being imported, or by a function of it."""
+
+    module: str
+    register: str = ""
+
+
+_PLUGINS = {"HEIF": Plugin("pillow_heif", "register_heif_opener"), "JXL": Plugin("pillow_jxl")}
+_EXTRA = "pip install 'headwater[formats]'"
+_NEWER = "pip install --upgrade pillow"
+
+# What Pillow and its plug-ins have been seen to raise on damaged files.
 DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
     TypeError,
     OverflowError,
+    RuntimeError,  # of pillow-jxl-plugin
     struct.error,
     Image.DecompressionBombError,
 )
@@ -37,18 +63,22 @@ DAMAGE = (
 # How a file begins that is no picture here, from which byte on, and what to do about it.
 _LFS = "it is a git-lfs pointer, not the picture: run `git lfs pull`"
 _POSTSCRIPT = "it is PostScript, which is not read: convert it to PNG"
-_HEIC = "it is HEIC, which Pillow does not read: convert it to PNG or JPEG"
+_HEIC = f"it is HEIC, which Pillow does not read: {_EXTRA}, or convert it to PNG or JPEG"
+_JXL = f"it is JPEG XL, which Pillow does not read: {_EXTRA}, or convert it to PNG"
+_AVIF = f"it is AVIF, which this Pillow does not read: {_NEWER}, or convert it to PNG"
 _NOT_READ = (
     (b"version https://git-lfs", 0, _LFS),
     (b"%!PS", 0, _POSTSCRIPT),
     (b"\xc5\xd0\xd3\xc6", 0, _POSTSCRIPT),
     (b"%PDF", 0, "it is a PDF, which is not read: convert it to PNG"),
-    (b"\xff\x0a", 0, "it is JPEG XL, which Pillow does not read: convert it to PNG"),
-    (b"JXL ", 4, "it is JPEG XL, which Pillow does not read: convert it to PNG"),
-    (b"ftypavif", 4, "it is AVIF, which this Pillow does not read: convert it to PNG"),
+    (b"\xff\x0a", 0, _JXL),
+    (b"JXL ", 4, _JXL),
+    (b"ftypavif", 4, _AVIF),
     *((b"ftyp" + brand, 4, _HEIC) for brand in (b"heic", b"heix", b"heim", b"heis")),
     *((b"ftyp" + brand, 4, _HEIC) for brand in (b"hevc", b"hevx", b"mif1", b"msf1")),
 )
+
+_PLUGIN_FOR = {_HEIC: "HEIF", _JXL: "JXL"}
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,12 +103,54 @@ def open_picture(source: str | Path | Any) -> Image.Image:
     if in_file:
         _require_regular(source)
     try:
-        return Image.open(source if in_file else io.BytesIO(source), formats=_formats())
+        return _opened(source, in_file)
     except Image.DecompressionBombError as error:
         too_large = f"{first_line(error).rstrip('.')}: scale it down"
         raise Image.DecompressionBombError(too_large) from None
     except UnidentifiedImageError:
-        raise UnidentifiedImageError(_what_it_is(source, in_file)) from None
+        what = _what_it_is(source, in_file)
+        format = _PLUGIN_FOR.get(what, "")
+        if format and format not in Image.OPEN and can_read(format):
+            return _opened(source, in_file)
+        raise UnidentifiedImageError(what) from None
+
+
+def can_read(format: str) -> bool:
+    """Whether pictures of a format are read here; a plug-in that is installed is set to work.
+
+    Args:
+        format: in Pillow's name.
+    """
+    Image.init()
+    plugin = _PLUGINS.get(format)
+    if plugin and format not in Image.OPEN:
+        try:
+            module = importlib.import_module(plugin.module)
+        except ImportError:
+            return False
+        if plugin.register:
+            getattr(module, plugin.register)()
+    if format == "AVIF":  # for which Pillow has an opener even where it is built without
+        return "avif" in features.get_supported()
+    return format in Image.OPEN
+
+
+def unread_kinds(counts: Mapping[str, int]) -> str:
+    """A line, or none, on images of kinds that are not read here: how many, and what would mend it.
+
+    Args:
+        counts: numbers of files by suffix.
+
+    >>> unread_kinds({".png": 3, ".txt": 2})
+    ''
+    """
+    lost = {end: n for end, n in counts.items() if end in SUFFIXES and not can_read(SUFFIXES[end])}
+    if not lost:
+        return ""
+    shown = ", ".join(f"{n} {end}" for end, n in lost.items())
+    mends = dict.fromkeys(_EXTRA if SUFFIXES[end] in _PLUGINS else _NEWER for end in lost)
+    what = f"{sum(lost.values())} image(s) of kinds that are not read here are left out ({shown})"
+    return f"{what}: {', '.join(mends)}"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -100,10 +172,10 @@ def without_orientation(image: Image.Image) -> Image.Image:
     return image
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
+def _opened(source: Any, in_file: bool) -> Image.Image:
     Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    return Image.open(source if in_file else io.BytesIO(source), formats=formats)
 
 
 def _require_regular(file: str | Path) -> None:

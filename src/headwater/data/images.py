@@ -23,6 +23,10 @@ def to_rgb(image: Any) -> Image.Image:
         with open_picture(image) as picture:
             return to_rgb(picture)
     image = upright(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating point numbers: save it with 8 or 16 bits")
+    if image.mode == "I;16B":  # as TIFF has it, which cannot be scaled
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     if image.mode.startswith("I"):  # 16-bit greyscale, which `convert` would clip at 255
         image = image.point(lambda value: value / 257).convert("L")
     if image.has_transparency_data:

@@ -18,7 +18,7 @@ _HEADS, _WHOLE = 1_000, 50
 
 def picture_sizes(data: TrainingSet) -> dict[str, tuple[int, int] | None]:
     """Id -> (height, width) as people see it, of pictures evenly spread; None of damaged ones."""
-    on_disk = Path(data.samples[0].uri).is_file()
+    on_disk = _file(data, 0).is_file()
     step = -(-len(data) // (_HEADS if on_disk else _WHOLE))
     return {data.samples[row].id: _size(data, row, on_disk) for row in range(0, len(data), step)}
 
@@ -28,9 +28,14 @@ def _size(data: TrainingSet, row: int, on_disk: bool) -> tuple[int, int] | None:
         if not on_disk:
             width, height = data.image(row).size
             return height, width
-        with Image.open(data.samples[row].uri) as image:
+        with Image.open(_file(data, row)) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION) in _TURNED
     except (BadImageError, *DAMAGE):
         return None
     return (width, height) if turned else (height, width)
+
+
+def _file(data: TrainingSet, row: int) -> Path:
+    """Where a picture is, if it is a file: a uri begins beside its source."""
+    return Path(data.source).parent / data.samples[row].uri

@@ -1,4 +1,4 @@
-"""Where training sets come from: scenes, image folders, parquet, Hugging Face data sets.
+"""Where training sets come from: scenes, image folders, tables, Hugging Face data sets.
 
 Every source becomes one `TrainingSet`. Pictures are opened when they are asked for; of parquet, one
 row group of images is in memory at a time. A kind of source is one row of `SOURCES`: the first that
@@ -12,10 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater.data.folders.archives import (
+    is_archive,
+    is_archive_folder,
+    open_archive,
+    open_archive_folder,
+)
 from headwater.data.folders.image_folder import is_image_folder, open_image_folder
 from headwater.data.request import Request
 from headwater.data.tables.hugging_face import is_hub_name, is_saved, open_hub_name, open_saved
 from headwater.data.tables.parquet import open_parquet_file, open_parquet_folder
+from headwater.data.tables.paths import is_path_table, open_path_table
 from headwater.data.training_set import Sample, TrainingSet, make_training_set
 from headwater.errors import DatasetError
 from headwater.scenes.dataset import SPLITS, pictures
@@ -40,11 +47,12 @@ def load_dataset(
 ) -> TrainingSet:
     """Open "scenes" (or "scenes:validation"), what is on disk under this path, or a hub name.
 
-    On disk: a folder saved by `datasets`, a folder of images, a folder of parquet files, or a
-    parquet file. The split of a folder is told by names of folders and files, see `splits`; "all"
-    takes every split. Columns are found by their usual names if they are not given;
-    `caption_column` also names the key in metadata files of image folders, see `metadata`. What
-    lies there and is not taken is said in a `HeadwaterWarning`.
+    On disk: a folder saved by `datasets`, a folder of images, a parquet file or a folder of them, a
+    tar or a zip or a folder of them, or a CSV or JSON file that names image files, as parquet may
+    too. The split of a folder is told by names of folders and files, see `splits`; "all" takes
+    every split. Columns are found by their
+    usual names if they are not given; `caption_column` also names the key in metadata files of
+    image folders, see `metadata`. What lies there and is not taken is said in a `HeadwaterWarning`.
 
     Raises:
         DatasetError: there is no such source, split or column, or no image, or no unique ids.
@@ -112,7 +120,10 @@ SOURCES = (
     Source("scenes", _is_scenes, _open_scenes),
     Source("saved by datasets", is_saved, open_saved),
     Source("image folder", is_image_folder, open_image_folder),
+    Source("archive folder", is_archive_folder, open_archive_folder),
     Source("parquet folder", lambda request: request.path.is_dir(), open_parquet_folder),
+    Source("archive", is_archive, open_archive),
+    Source("table of paths", is_path_table, open_path_table),
     Source("parquet file", lambda request: request.path.exists(), open_parquet_file),
     Source("hub name", is_hub_name, open_hub_name),
     Source("nothing", lambda request: True, _refuse),

@@ -29,12 +29,15 @@ class Sample:
         caption: "" for none; the first, where there are several.
         uri: where the image is.
         captions: all of them, where there are several; else empty.
+        repeats: how often training saw it for each time that it saw one of 1; scores are of one
+            look at an image, and do not depend on it.
     """
 
     id: str
     caption: str
     uri: str
     captions: tuple[str, ...] = ()
+    repeats: int = 1
 
     @property
     def all_captions(self) -> tuple[str, ...]:
@@ -47,11 +50,24 @@ class Sample:
         return " | ".join(self.all_captions)
 
 
-def make_sample(id: str, captions: Sequence[str], uri: str) -> Sample:
+def make_sample(id: str, captions: Sequence[str], uri: str, repeats: int = 1) -> Sample:
     """A sample with none, one or several captions; the same one twice counts once."""
     unique = tuple(dict.fromkeys(captions))
     several = unique if len(unique) > 1 else ()
-    return Sample(id, unique[0] if unique else "", as_text(uri), several)
+    return Sample(id, unique[0] if unique else "", as_text(uri), several, repeats)
+
+
+def repeats_line(counts: Mapping[int, int]) -> str:
+    """In words, how many images were seen how often.
+
+    >>> repeats_line({1: 40, 10: 1200})
+    '40 images once, 1,200 images 10 times'
+    """
+    parts = [
+        f"{n:,} images {'once' if times == 1 else f'{times} times'}"
+        for times, n in sorted(counts.items())
+    ]
+    return ", ".join(parts)
 
 
 def every_caption(samples: Sequence[Sample]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +26,9 @@ class RowSamples(NamedTuple):
 
 
 def write_samples(folder: Path, rows: RowSamples) -> None:
-    """Write the table; a column of all captions only where an image has several."""
+    """Write the table; columns of all captions and of repeats only where an image has several."""
     samples = rows.samples
+    repeats = [sample.repeats for sample in samples]
     several = [list(sample.captions) for sample in samples]
     table = pa.table({
         "row": rows.positions,
@@ -34,6 +36,7 @@ def write_samples(folder: Path, rows: RowSamples) -> None:
         "caption": [sample.caption for sample in samples],
         "uri": [sample.uri for sample in samples],
         **({"captions": pa.array(several, pa.list_(pa.string()))} if any(several) else {}),
+        **({"repeats": repeats} if any(each != 1 for each in repeats) else {}),
     })  # fmt: skip
     write_table(folder / _FILE, table)
 
@@ -52,6 +55,7 @@ def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
             table = file.read().to_pydict()
         positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
         several = map(tuple, table.get("captions", [()] * len(positions)))
+        repeats = table.get("repeats", [1] * len(positions))
         if len(positions) != manifest.rows:
             raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
     except MemoryError:  # Arrow's is an ArrowException too
@@ -61,4 +65,20 @@ def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
             f"{folder / _FILE} cannot be read ({first_line(error)}): "
             "run the same `headwater index` command again to write it again"
         ) from None
-    return RowSamples([Sample(*each) for each in zip(*columns, several, strict=True)], positions)
+    samples = [Sample(*each) for each in zip(*columns, several, repeats, strict=True)]
+    return RowSamples(samples, positions)
+
+
+def count_repeats(folder: Path) -> dict[int, int]:
+    """How many images of a finished index were seen how often; empty where each was seen once.
+
+    A file that cannot be read says nothing here, and what is wrong with it in `read_samples`.
+    """
+    try:
+        with pq.ParquetFile(folder / _FILE) as file:
+            if "repeats" not in file.schema_arrow.names:
+                return {}
+            column = file.read(["repeats"]).column(0)
+    except (OSError, pa.ArrowException):
+        return {}
+    return dict(sorted(Counter(column.to_pylist()).items()))

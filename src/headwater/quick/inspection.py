@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from headwater.data.sizes import picture_sizes
-from headwater.data.training_set import TrainingSet, every_caption
+from headwater.data.training_set import TrainingSet, every_caption, repeats_line
 from headwater.errors import ParameterError
 from headwater.gradients.layers import size
 from headwater.gradients.parameters import COMMON_SETS, left_out
@@ -108,10 +108,16 @@ def inspect_images(data: TrainingSet, denoiser: Denoiser) -> dict[str, Any]:
         "data": data.source,
         "images": len(data),
         "captions": _captions(data, denoiser),
+        **_repeats(data),
         "sizes": _counted(whole) + looked,
         "cut off": _cut(whole, denoiser.image_size),
         **({"damaged": f"{len(damaged)}{looked}, such as {damaged[0]}"} if damaged else {}),
     }
+
+
+def _repeats(data: TrainingSet) -> dict[str, str]:
+    counts = Counter(sample.repeats for sample in data.samples)
+    return {} if set(counts) == {1} else {"repeats": repeats_line(counts)}
 
 
 def _captions(data: TrainingSet, denoiser: Denoiser) -> str:

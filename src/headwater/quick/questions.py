@@ -8,6 +8,7 @@ from typing import Any
 
 from headwater.attribution.result import Attribution
 from headwater.attribution.session import Session
+from headwater.data.decode import SUFFIXES
 from headwater.errors import QueryError
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
@@ -87,6 +88,6 @@ def _picture_file(asked: str) -> Path | None:
     path = Path(asked)
     if len(asked) < 256 and path.is_file():  # a longer name would be an error of the system
         return path
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp") and " " not in asked:
+    if path.suffix.lower() in SUFFIXES and " " not in asked:
         raise QueryError(f"there is no picture {asked!r}: check the path, or give a prompt")
     return None

@@ -1,6 +1,7 @@
 """What is listed: links followed, folders of headwater's own left out, nothing that hangs."""
 
 import os
+import sys
 
 import pytest
 from support.pictures import loaded, noise, write_pictures
@@ -105,3 +106,19 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path):
             load_dataset(tmp_path)
     finally:
         (tmp_path / "sub").chmod(0o700)
+
+
+def test_a_listing_reads_each_folder_once_and_no_picture(tmp_path):
+    """As benchmarks/listing.py counts at scale."""
+    write_pictures(tmp_path, *(f"{folder}/{name}.png" for folder in "ab" for name in "xyz"))
+    (tmp_path / "a" / "x.txt").write_text("a cat")
+    opened, scanned = [], []
+
+    def note(event, given):
+        own = {"open": opened, "os.scandir": scanned}.get(event)
+        if own is not None and str(given[0]).startswith(str(tmp_path)):
+            own.append(str(given[0]).removeprefix(f"{tmp_path}").strip("/"))
+
+    sys.addaudithook(note)  # which cannot be taken away, and minds this folder alone
+    assert len(load_dataset(tmp_path)) == 6
+    assert sorted(scanned) == ["", "a", "b"] and opened == ["a/x.txt"]

@@ -5,10 +5,18 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from headwater.data.decode import SUFFIXES, unread_kinds
 from headwater.data.folders import splits
-from headwater.data.folders.listing import IMAGE_KINDS, Listing, file_size, warn_of_skipped_folders
+from headwater.data.folders.kohya import repeated, warn_of_repeats
+from headwater.data.folders.listing import (
+    IMAGE_KINDS,
+    Listing,
+    file_size,
+    suffix_of,
+    warn_of_skipped_folders,
+)
 from headwater.data.folders.metadata import METADATA_FILES, caption_files, folder_captions
 from headwater.data.images import to_rgb
 from headwater.data.request import Request
@@ -23,8 +31,11 @@ _DOCUMENTS = {
 
 
 def is_image_folder(request: Request) -> bool:
-    """Whether it is a folder with an image in it."""
-    return request.path.is_dir() and bool(request.listing.images)
+    """Whether it is a folder with an image in it, or with nothing but images that are not read."""
+    if not request.path.is_dir():
+        return False
+    listing = request.listing
+    return bool(listing.images or (unread_kinds(listing.kinds) and not listing.parquet))
 
 
 def open_image_folder(request: Request) -> TrainingSet:
@@ -42,11 +53,14 @@ def open_image_folder(request: Request) -> TrainingSet:
     _warn_of_unread_files(listing)
     captions = folder_captions(listing, names, request.caption_column) if request.captions else {}
     ids = _ids(folder, names)
-    samples = [
-        make_sample(id, captions.get(name, ()), f"{folder.name}/{id}")
-        for id, name in zip(ids, names, strict=True)
-    ]
-    sizes = [file_size(folder / name) for name in names]
+    if request.captions:
+        warn_of_repeats(folder, names, captions)
+    samples = []
+    for id, name in zip(ids, names, strict=True):
+        own = repeated(name)
+        texts = captions.get(name, (own.words,) if own and request.captions else ())
+        samples.append(make_sample(id, texts, f"{folder.name}/{id}", own.repeats if own else 1))
+    sizes = [file_size(f"{folder}/{name}") for name in names]
     return make_training_set(str(folder), samples, sizes, lambda row: to_rgb(folder / names[row]))
 
 
@@ -67,9 +81,12 @@ def _warn_of_unread_files(listing: Listing) -> None:
     """Say what lies in the folder and is read neither as an image nor as a caption."""
     read = {file for image in listing.images for file in (image, *caption_files(image))}
     names = [name for name in (*listing.names, *listing.irregular) if name not in read]
-    names = [name for name in names if PurePosixPath(name).name not in METADATA_FILES]
-    kinds = Counter(PurePosixPath(name).suffix.lower() for name in names)
-    counts = [f"{n} {kind}" for kind, n in kinds.most_common() if kind not in _DOCUMENTS]
+    names = [name for name in names if name.rpartition("/")[2] not in METADATA_FILES]
+    if unread := unread_kinds(listing.kinds):
+        warnings.warn(f"{listing.folder}: {unread}", HeadwaterWarning, stacklevel=3)
+    kinds = Counter(suffix_of(name) for name in names)
+    known = {*_DOCUMENTS, *SUFFIXES}
+    counts = [f"{n} {kind}" for kind, n in kinds.most_common() if kind not in known]
     if counts:
         text = (
             f"{listing.folder}: files that are not read are left out ({', '.join(counts)}); images "

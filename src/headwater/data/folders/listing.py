@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+from headwater.data.decode import SUFFIXES, can_read
 from headwater.errors import DatasetError, HeadwaterWarning
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-IMAGE_KINDS = " ".join(IMAGE_SUFFIXES)
+IMAGE_KINDS = " ".join(SUFFIXES)
 # `storage.manifest.FORMAT`, which is not imported because that would load torch.
 INDEX_FORMAT = "headwater-index"
 # Pictures that stand in the folder of an answer itself.
@@ -40,8 +42,13 @@ class Listing:
 
     @cached_property
     def images(self) -> list[str]:
-        """Names that end as images do, sorted."""
+        """Names that end as images do that are read here, sorted."""
         return sorted(n for n in (*self.names, *self.irregular) if is_image_name(n))
+
+    @cached_property
+    def kinds(self) -> Counter[str]:
+        """How many files there are of each suffix."""
+        return Counter(suffix_of(name) for name in (*self.names, *self.irregular))
 
     @cached_property
     def parquet(self) -> list[str]:
@@ -50,8 +57,32 @@ class Listing:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is of a kind that is read as an image."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    """Whether a file is of a kind that is read as an image here."""
+    return _is_read(suffix_of(name))
+
+
+def suffix_of(name: str) -> str:
+    """The end of a file name from its last point on, in small letters; "" where there is none.
+
+    >>> suffix_of("a.b/c.JPG"), suffix_of("a.b/c")
+    ('.jpg', '')
+    """
+    stem, point, suffix = name[name.rfind("/") + 1 :].rpartition(".")
+    return point + suffix.lower() if stem else ""
+
+
+def without_suffix(name: str) -> str:
+    """A file name up to `suffix_of` it.
+
+    >>> without_suffix("a.b/c.JPG")
+    'a.b/c'
+    """
+    return name[: len(name) - len(suffix_of(name))]
+
+
+@cache
+def _is_read(suffix: str) -> bool:
+    return suffix in SUFFIXES and can_read(SUFFIXES[suffix])
 
 
 def list_folder(folder: Path) -> Listing:
@@ -66,9 +97,15 @@ def list_folder(folder: Path) -> Listing:
     return Listing(folder, *(sorted(names) for names in lists))
 
 
-def file_size(file: Path) -> int:
+def file_size(file: Path | str) -> int:
     """How many bytes a regular file has; 0 where there is none."""
-    return file.stat().st_size if file.is_file() else 0
+    try:
+        status = os.stat(file)  # noqa: PTH116 - of a str as well
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def warn_of_skipped_folders(listing: Listing) -> None:

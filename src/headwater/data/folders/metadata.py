@@ -12,18 +12,18 @@ Read are, in this order, and the first that has a caption for an image counts:
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import posixpath
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from headwater.data.captions import KEYS, CaptionReader
-from headwater.data.folders.listing import Listing
+from headwater.data.captions import KEYS, CaptionReader, lines_of
+from headwater.data.folders.listing import Listing, without_suffix
+from headwater.data.tables.rows import rows_of
 from headwater.errors import DatasetError, HeadwaterWarning, first_line
 
 Captions = dict[str, tuple[str, ...]]
@@ -31,7 +31,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 
 
 @dataclass(frozen=True)
-class Row:
+class Named:
     """One image's row of a metadata file; `where` it stands is for people."""
 
     file_name: str
@@ -67,12 +67,17 @@ def _of_metadata(
     listing: Listing, wanted: set[str], key: str | None, reader: CaptionReader
 ) -> Captions:
     names = _Names(listing)
+    files: dict[str, list[str]] = {}
+    for name in listing.names:
+        last = name.rpartition("/")[2]
+        if last in _METADATA:
+            files.setdefault(last, []).append(name)
     captions: Captions = {}
     overruled: list[str] = []
-    for kind, rows_of in _METADATA.items():
+    for kind, named_of in _METADATA.items():
         own: Captions = {}
-        for file in (listing.folder / n for n in listing.names if PurePosixPath(n).name == kind):
-            for row in rows_of(file, key):
+        for file in (listing.folder / name for name in files.get(kind, ())):
+            for row in named_of(file, key):
                 name = names.resolve(file, row)
                 texts = reader.read_row(row.values, key, row.where)
                 if name in wanted and texts:
@@ -93,9 +98,13 @@ class _Names:
     def __init__(self, listing: Listing) -> None:
         self._folder = listing.folder
         self._names = {*listing.names, *listing.irregular}
-        self._stems = {str(PurePosixPath(name).with_suffix("")): name for name in listing.images}
+        self._images = listing.images
 
-    def resolve(self, file: Path, row: Row) -> str:
+    @cached_property
+    def _stems(self) -> dict[str, str]:
+        return {without_suffix(name): name for name in self._images}
+
+    def resolve(self, file: Path, row: Named) -> str:
         """The image of a row, relative to the folder.
 
         Raises:
@@ -117,7 +126,7 @@ class _Names:
 
 def caption_files(image: str) -> list[str]:
     """The names of the files beside an image that may hold its caption."""
-    return [str(PurePosixPath(image).with_suffix(suffix)) for suffix in CAPTION_SUFFIXES]
+    return [without_suffix(image) + suffix for suffix in CAPTION_SUFFIXES]
 
 
 def _add_files_beside(
@@ -129,8 +138,7 @@ def _add_files_beside(
         beside = [name for name in caption_files(image) if name in names]
         if beside and image not in captions:
             file = beside.pop(0)
-            lines = [line.strip() for line in _text(listing.folder / file).split("\n")]
-            lines = [line for line in lines if line] or [""]
+            lines = lines_of(_text(listing.folder / file))
             captions[image] = reader.read(lines, str(listing.folder / file))
             several += [file] if len(captions[image]) > 1 else []
         unread += beside
@@ -149,54 +157,21 @@ def _add_files_beside(
 # --- metadata files -------------------------------------------------------------------------------
 
 
-def _json_lines(file: Path, key: str | None) -> Iterator[Row]:
-    for number, line in enumerate(_text(file).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{file} line {number}"
-        try:
-            row = json.loads(line)
-            yield Row(_file_name(row["file_name"]), row, where)
-        except (ValueError, TypeError, KeyError) as error:
-            raise DatasetError(f"{where}: write a JSON object with a `file_name`") from error
+def _named(file: Path, key: str | None) -> Iterator[Named]:
+    """The rows of a table with a column `file_name`."""
+    for row in rows_of(file, ["file_name", *([key] if key else KEYS)]):
+        name = row.values.get("file_name")
+        if not isinstance(name, str):
+            raise DatasetError(
+                f"{row.where}: write a JSON object or a row whose column `file_name` names an image"
+            )
+        yield Named(name, row.values, row.where)
 
 
-def _csv_rows(file: Path, key: str | None) -> Iterator[Row]:
-    lines = csv.DictReader(io.StringIO(_text(file), newline=""))
-    try:
-        for row in lines:
-            where = f"{file} line {lines.line_num}"
-            yield Row(_file_name(row["file_name"]), row, where)
-    except (csv.Error, TypeError, KeyError) as error:
-        where = f"{file} line {lines.line_num}"
-        raise DatasetError(f"{where}: write rows with a column `file_name` ({error})") from error
-
-
-def _parquet_rows(file: Path, key: str | None) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    wanted = ["file_name", *([key] if key else KEYS)]
-    try:
-        opened = pq.ParquetFile(file)
-        columns = [name for name in opened.schema_arrow.names if name in wanted]
-        number = 0
-        for batch in opened.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                yield Row(_file_name(row["file_name"]), row, f"{file} row {number}")
-                number += 1
-    except MemoryError:  # Arrow's is an ArrowException too
-        raise
-    except (OSError, TypeError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise DatasetError(
-            f"cannot read {file} ({first_line(error)}): write it again, with a column `file_name`"
-        ) from error
-
-
-def _kohya(file: Path, key: str | None) -> Iterator[Row]:
+def _kohya(file: Path, key: str | None) -> Iterator[Named]:
     try:
         images = json.loads(_text(file)).items()
-        rows = [Row(name, {key or KEYS[0]: _joined(row, key)}, f"{file} {name!r}")
+        rows = [Named(name, {key or KEYS[0]: _joined(row, key)}, f"{file} {name!r}")
                 for name, row in images]  # fmt: skip
     except (ValueError, TypeError, AttributeError) as error:
         form = '{image: {"caption": ..., "tags": ...}}'
@@ -214,19 +189,13 @@ def _joined(row: Mapping[str, Any], key: str | None) -> Any:
 
 
 _KOHYA = ("meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
-_METADATA: dict[str, Callable[[Path, str | None], Iterator[Row]]] = {
-    "metadata.jsonl": _json_lines,
-    "metadata.csv": _csv_rows,
-    "metadata.parquet": _parquet_rows,
+_METADATA: dict[str, Callable[[Path, str | None], Iterator[Named]]] = {
+    "metadata.jsonl": _named,
+    "metadata.csv": _named,
+    "metadata.parquet": _named,
     **dict.fromkeys(_KOHYA, _kohya),
 }
 METADATA_FILES = tuple(_METADATA)
-
-
-def _file_name(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("`file_name` is no text")
-    return value
 
 
 def _text(path: Path) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from headwater.errors import DatasetError, HeadwaterWarning
 
@@ -44,7 +44,7 @@ def by_folder(names: Sequence[str]) -> Splits:
 def by_file(names: Sequence[str]) -> Splits:
     """Splits that names of files tell."""
     return _matching(
-        names, lambda split, name: bool(_FILES[split].fullmatch(PurePosixPath(name).name))
+        names, lambda split, name: bool(_FILES[split].fullmatch(name.rpartition("/")[2]))
     )
 
 
@@ -66,6 +66,19 @@ def of_tables(names: Sequence[str]) -> Splits:
         if match := _SHARDED.fullmatch(name):
             sharded.setdefault(match[1], []).append(name)
     return sharded or by_folder(names) or by_file(names)
+
+
+def choose_tables(folder: Path, names: Sequence[str], split: str) -> Sequence[str]:
+    """The tables or archives of one split, which any name may begin with.
+
+    Raises:
+        DatasetError: the folder has no such split.
+    """
+    by_name = of_tables(names)
+    own = [name for name in names if name.rpartition("/")[2].startswith(split)]
+    if split not in by_name and own:
+        by_name = {**by_name, split: own}
+    return choose(folder, names, by_name, split)
 
 
 def choose(folder: Path, names: Sequence[str], splits: Splits, split: str) -> Sequence[str]:

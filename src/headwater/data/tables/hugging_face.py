@@ -15,7 +15,9 @@ from headwater.data.tables.arrow import find_columns, read_samples, stored
 from headwater.data.training_set import IN_MEMORY, TrainingSet, make_training_set
 from headwater.errors import DatasetError, first_line
 
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?(?<!\.parquet)")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# A name that ends so is that of a file, which is not there.
+_FILES = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".tar.gz", ".tgz", ".zip")
 
 
 def from_hf_dataset(
@@ -26,9 +28,18 @@ def from_hf_dataset(
 ) -> TrainingSet:
     """A `datasets.Dataset`; ids from its `id` column, else `row-00000000` and on.
 
+    Names of classes are captions where `caption_column` names a column of `ClassLabel`, or where
+    one named `label` is all that there is.
+
     Raises:
-        DatasetError: it is another object, or has no column of images.
+        DatasetError: it is another object, a stream (images are read again to be shown, and by
+            other processes, which a stream cannot do), or has no column of images.
     """
+    if type(dataset).__name__ == "IterableDataset":
+        raise DatasetError(
+            f"{source} is a stream, and no image of it can be read again: write it, or its first "
+            "N, by `stream.take(N).to_parquet('images.parquet')`, and give load_dataset that file"
+        )
     if not all(hasattr(dataset, name) for name in ("features", "select_columns", "__len__")):
         kind = type(dataset).__name__
         raise DatasetError(
@@ -102,7 +113,8 @@ def open_saved(request: Request) -> TrainingSet:
 
 def is_hub_name(request: Request) -> bool:
     """Whether it may be the name of a data set on the hub."""
-    return isinstance(request.source, str) and bool(_HUB_NAME.fullmatch(request.source))
+    name = request.source
+    return isinstance(name, str) and bool(_HUB_NAME.fullmatch(name)) and not name.endswith(_FILES)
 
 
 def open_hub_name(request: Request) -> TrainingSet:

@@ -16,7 +16,15 @@ from headwater.data.folders import splits
 from headwater.data.folders.listing import IMAGE_KINDS, file_size, warn_of_skipped_folders
 from headwater.data.images import to_rgb
 from headwater.data.request import Request
-from headwater.data.tables.arrow import Columns, find_columns, read_samples, stored
+from headwater.data.tables.arrow import (
+    Columns,
+    column_of_images,
+    find_columns,
+    has_text,
+    read_samples,
+    stored,
+)
+from headwater.data.tables.paths import PATH_COLUMNS, from_rows, parquet_rows
 from headwater.data.training_set import TrainingSet, make_training_set
 from headwater.errors import DatasetError, first_line
 
@@ -31,13 +39,10 @@ def open_parquet_folder(request: Request) -> TrainingSet:
     """
     folder, names = request.path, request.listing.parquet
     if not names:
-        raise DatasetError(f"{folder} holds no {IMAGE_KINDS} or .parquet files: check the path")
+        kinds = f"{IMAGE_KINDS}, .parquet, .tar or .zip"
+        raise DatasetError(f"{folder} holds no {kinds} files: check the path")
     warn_of_skipped_folders(request.listing)
-    by_name = splits.of_tables(names)
-    own = [name for name in names if Path(name).name.startswith(request.split)]
-    if request.split not in by_name and own:  # a split of any name
-        by_name = {**by_name, request.split: own}
-    chosen = splits.choose(folder, names, by_name, request.split)
+    chosen = splits.choose_tables(folder, names, request.split)
     return _open(folder, [folder / name for name in chosen], request)
 
 
@@ -56,11 +61,12 @@ def open_parquet_file(request: Request) -> TrainingSet:
 
 def _open(path: Path, files: Sequence[Path], request: Request) -> TrainingSet:
     opened = [_parquet_file(file) for file in files]
-    columns = find_columns(
-        str(path), opened[0].schema_arrow, request.image_column, request.caption_column
-    )
+    schema, folder = opened[0].schema_arrow, path if path.is_dir() else path.parent
+    named = [request.image_column] if request.image_column else PATH_COLUMNS
+    if not column_of_images(schema, request.image_column) and has_text(schema, named):
+        return from_rows(request, folder, parquet_rows(request, files))
+    columns = find_columns(str(path), schema, request.image_column, request.caption_column)
     columns = columns if request.captions else replace(columns, caption=None)
-    folder = path if path.is_dir() else path.parent
     uris: list[str] = []
     contents: list[str] = []
     for file, table in zip(files, opened, strict=True):
