@@ -160,8 +160,7 @@ def question(method: Method, kind: str, prompt: str, draws: int) -> Concept | Im
     """Of a method, about a whole picture or the object in it."""
     if kind == "image":
         return Image(prompt, draws=draws, guidance=3.0)
-    context = "auto" if method.scorer == "captions" else "prompt"
-    return Concept(prompt, THING, draws=draws, context=context)
+    return Concept(prompt, THING, draws=draws)
 
 
 def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
@@ -195,7 +194,9 @@ def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
         f"found: the share of the {HIDDEN} pictures that are among the {HIDDEN} highest of "
         f"{len(data):,}; mean over {len(PROMPTS)} prompts of other combinations; "
         f"by chance {HIDDEN / len(data):.2f}",
-        f"concept: {THING!r} in one prompt (`--context prompt`); image: the whole picture",
+        f"concept: {THING!r}, over training captions that name it, with and without the word; "
+        "image: the whole picture that the model makes of the prompt",
+        f"captions of the {HIDDEN} name the {THING}, and no others do: that finds all of them",
         "rows and questions are of the adapters' parameters alone (`--parameters lora`)",
         "intervals: 95%, over prompts",
     ]

@@ -78,3 +78,13 @@ def test_it_runs_before_a_long_run_only(tmp_path, tiny_model, tiny_images, monke
     with pytest.raises(SelfCheckError):
         build_index(denoiser, data, tmp_path / "long", timesteps=2, dim=64)
     assert not (tmp_path / "long").exists()
+
+
+def test_a_layer_without_gradients_is_named(tiny_model, monkeypatch):
+    """As experts are, in networks that route without gradients."""
+    denoiser = Denoiser.load(tiny_model)
+    inner = LAYER.rpartition(".")[0]
+    kind = type(denoiser.network.get_submodule(inner))
+    monkeypatch.setattr(kind, "forward", torch.no_grad()(kind.forward))
+    with pytest.raises(SelfCheckError, match=r"computes layer .*\.to_\w+ under torch\.no_grad"):
+        checked(denoiser)

@@ -4,7 +4,7 @@ import torch
 
 from headwater.features.extractor import Extractor
 from headwater.features.spec import Side
-from headwater.gradients.layers import size
+from headwater.gradients.layers import parameters_of, size
 from headwater.gradients.projection import make_projection
 from headwater.gradients.vjp import Tape
 from headwater.models.patches import for_gradients
@@ -37,11 +37,11 @@ def layer_errors(denoiser, layers, xt, t, condition):
     exact = {name: [] for name in layers}
     for i in range(len(xt)):
         out = denoiser.predict(xt[i : i + 1], t, condition[[i]])
-        weights = [p for layer in layers.values() for p in layer.parameters(recurse=False)]
+        weights = [p for layer in layers.values() for p in parameters_of(layer)]
         found = torch.autograd.grad(out, weights, delta[i : i + 1], allow_unused=True)
         parts = iter(found)
         for name, layer in layers.items():
-            own = [next(parts) for _ in layer.parameters(recurse=False)]
+            own = [next(parts) for _ in parameters_of(layer)]
             if all(part is not None for part in own):
                 exact[name].append(torch.cat([part.flatten() for part in own]))
     rows = {name: torch.stack(parts) for name, parts in exact.items() if parts}

@@ -7,15 +7,16 @@ def first_call(pipe, network, prompt, **given):
 
 
 def network_calls(pipe, network, prompt, **given):
-    """The same of all calls, of which a step may have two."""
+    """The same of all calls, of which a step may have two; of no prompt where that is None."""
     calls = []
+    given = given if prompt is None else {"prompt": prompt, **given}
 
     def note(module, args, kwargs, out):
         calls.append(({**dict(enumerate(args)), **kwargs}, out[0]))
 
     hook = network.register_forward_hook(note, with_kwargs=True)
     try:
-        pipe(prompt=prompt, num_inference_steps=2, output_type="latent", **given)
+        pipe(num_inference_steps=2, output_type="latent", **given)
     finally:
         hook.remove()
     return calls

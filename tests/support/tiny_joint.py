@@ -5,10 +5,17 @@ from pathlib import Path
 import torch
 
 from support.tiny_language import bos_tokenizer, chat_tokenizer, gemma2, qwen3, qwen_vl
-from support.tiny_parts import LATENT, WIDTH, autoencoder, awake, clip_encoder, t5_encoder
+from support.tiny_parts import (
+    LATENT,
+    WIDTH,
+    autoencoder,
+    awake,
+    clip_encoder,
+    t5_encoder,
+)
 
 
-def sd3(folder: Path, t5=True, **settings) -> Path:
+def sd3(folder: Path, t5=True, layers=2, **settings) -> Path:
     """Stable Diffusion 3; `settings` are the transformer's."""
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,
@@ -23,7 +30,7 @@ def sd3(folder: Path, t5=True, **settings) -> Path:
     transformer = SD3Transformer2DModel(
         sample_size=LATENT,
         in_channels=4,
-        num_layers=2,
+        num_layers=layers,
         attention_head_dim=8,
         num_attention_heads=2,
         joint_attention_dim=2 * WIDTH,
@@ -157,8 +164,8 @@ def qwen_image(folder: Path) -> Path:
     return Path(folder)
 
 
-def klein(folder: Path, guided=False) -> Path:
-    """Flux.2 klein; with `guided` its transformer is as dev's."""
+def klein(folder: Path, guided=False, layers=27) -> Path:
+    """Flux.2 klein; dev's transformer is `guided`. The pipelines read states of many `layers`."""
     from diffusers import (
         AutoencoderKLFlux2,
         FlowMatchEulerDiscreteScheduler,
@@ -195,8 +202,7 @@ def klein(folder: Path, guided=False) -> Path:
         transformer=awake(transformer),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae,
-        # the pipeline reads the states after 9, 18 and 27 layers
-        text_encoder=qwen3(tokenizer, num_hidden_layers=28, intermediate_size=8),
+        text_encoder=qwen3(tokenizer, num_hidden_layers=layers, intermediate_size=8),
         tokenizer=tokenizer,
     )
     pipe.save_pretrained(folder)
@@ -263,6 +269,43 @@ def lumina2(folder: Path) -> Path:
         vae=autoencoder(shift_factor=0.1),
         text_encoder=gemma2(tokenizer),
         tokenizer=tokenizer,
+    )
+    pipe.save_pretrained(folder)
+    return Path(folder)
+
+
+def aura_flow(folder: Path) -> Path:
+    """AuraFlow."""
+    from diffusers import (
+        AuraFlowPipeline,
+        AuraFlowTransformer2DModel,
+        FlowMatchEulerDiscreteScheduler,
+    )
+
+    from headwater.scenes.pipeline import new_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = new_tokenizer()
+    transformer = AuraFlowTransformer2DModel(
+        sample_size=LATENT,
+        in_channels=4,
+        num_mmdit_layers=1,
+        num_single_dit_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pos_embed_max_size=36,
+    )
+    with torch.no_grad():  # or words would hardly reach the picture
+        for parameter in transformer.parameters():
+            parameter.mul_(2)
+    pipe = AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=t5_encoder(tokenizer, kind="UMT5"),
+        vae=autoencoder(),
+        transformer=awake(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.73),
     )
     pipe.save_pretrained(folder)
     return Path(folder)

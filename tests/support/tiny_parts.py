@@ -30,12 +30,13 @@ def clip_encoder(tokenizer, *, layers=2, projected=False, width=WIDTH):
     return encoder
 
 
-def t5_encoder(tokenizer, width=WIDTH):
-    """A T5 of one layer, for the tokens of any tokenizer."""
-    from transformers import T5Config, T5EncoderModel
+def t5_encoder(tokenizer, width=WIDTH, kind="T5"):
+    """A T5 or UMT5 of one layer, for the tokens of any tokenizer."""
+    import transformers
 
-    return T5EncoderModel(
-        T5Config(
+    model = getattr(transformers, f"{kind}EncoderModel")
+    return model(
+        model.config_class(
             vocab_size=len(tokenizer),
             d_model=width,
             d_kv=8,
@@ -62,6 +63,23 @@ def autoencoder(**more):
         norm_num_groups=4,
         mid_block_add_attention=False,
         **more,
+    )
+
+
+def quantising_autoencoder():
+    """Of 16x16 pictures, at half their size, whose decoder knows 32 latents."""
+    from diffusers import VQModel
+
+    return VQModel(
+        latent_channels=4,
+        num_vq_embeddings=32,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        scaling_factor=0.5,
     )
 
 

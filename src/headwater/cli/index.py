@@ -99,6 +99,10 @@ def index(
     compile: Annotated[
         bool, typer.Option("--compile", help="torch.compile what lies between the layers.")
     ] = False,
+    recompute: Annotated[
+        bool,
+        typer.Option("--recompute", help="Keep no activations of blocks: less memory, more time."),
+    ] = False,
     encodings: Annotated[
         Path | None, typer.Option(help="Folder that keeps encoded images and captions.")
     ] = None,
@@ -136,6 +140,7 @@ def index(
         overwrite=overwrite,
         self_check=self_check,
         compile=compile,
+        recompute=recompute,
         encodings=encodings,
         executor=workers,
     )

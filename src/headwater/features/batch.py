@@ -27,7 +27,7 @@ class Batch:
         counts: captions of each image; empty where each has one.
     """
 
-    x0: Float[Tensor, "b c h w"]
+    x0: Float[Tensor, "b c *f h w"]
     condition: Condition | None
     ids: Sequence[str] = ()
     counts: Sequence[int] = ()

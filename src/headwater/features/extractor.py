@@ -40,6 +40,8 @@ class ProbeRow:
 
     def norm(self) -> Float[Tensor, " b"]:
         """||J^T delta|| over all attributed parameters."""
+        if not self.norms:  # no layer had a part in the pass
+            return self.features.new_zeros(len(self.features))
         return torch.linalg.vector_norm(torch.stack(list(self.norms.values())), dim=0)
 
 

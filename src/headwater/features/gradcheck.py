@@ -2,8 +2,9 @@
 
 Hooks see what a layer's `forward` is given and returns. A model that uses a layer's weight without
 calling the layer, ties weights, or mixes the samples of a batch, gets wrong numbers from them, and
-nothing would tell. So a float64 copy of the network is asked twice for J^T delta: once by the
-engine, once by `torch.autograd.grad` to the weights, one sample at a time.
+nothing would tell. So a float64 copy of the network (`short_twin`) is asked twice for J^T delta:
+once by the engine, once by `torch.autograd.grad` to the weights, one sample at a time. What runs
+under `torch.no_grad` has a gradient in neither, and is looked for by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.errors import SelfCheckError
-from headwater.gradients.layers import size
+from headwater.features.short_twin import short_twin
+from headwater.gradients.layers import parameters_of, size
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
@@ -37,22 +39,27 @@ WORTH_IT = 1000
 def self_check(
     denoiser: Denoiser,
     layers: Iterable[str],
-    x0: Float[Tensor, "2 c h w"],
+    x0: Float[Tensor, "2 c *f h w"],
     condition: Condition | None,
 ) -> str:
     """Compare per-sample gradients with autograd's, and say in one line how close they are.
 
     Raises:
-        SelfCheckError: names the layer that is wrong, or the precision that is too low.
+        SelfCheckError: names the layer that is wrong or has no gradients, or the precision that is
+            too low.
     """
-    every = list(layers)
-    names = _spread(denoiser, every)
     try:
-        exact_twin = _in_float64(denoiser)
-        exact = _by_engine(exact_twin, names, x0, condition)
-        brute = _by_autograd(exact_twin, names, x0, condition)
-        del exact_twin
-        rough = _by_engine(denoiser, names, x0, condition)
+        twin = _twin(denoiser)
+        every = [name for name in layers if name in dict(twin.network.named_modules())]
+        if not every:
+            return "self-check left out: none of these layers is in the first block of its kind"
+        names = _spread(twin, every)
+        _require_gradients(twin, every, x0, condition)
+        rough = _by_engine(twin, names, x0, condition)
+        _widen(twin)
+        exact = _by_engine(twin, names, x0, condition)
+        brute = _by_autograd(twin, names, x0, condition)
+        del twin
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -95,14 +102,41 @@ def _spread(denoiser: Denoiser, names: Sequence[str]) -> list[str]:
     return chosen or list(names[:1])
 
 
-def _in_float64(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser with a float64 copy of its network, on a device that has that type."""
+def _twin(denoiser: Denoiser) -> Denoiser:
+    """The same denoiser with a copy of its network, of large ones a short one."""
     twin = copy.copy(denoiser)
-    twin.device = torch.device("cpu") if denoiser.device.type == "mps" else denoiser.device
-    twin.network = copy.deepcopy(denoiser.network)
+    twin.network = short_twin(denoiser.network)
+    return twin
+
+
+def _widen(twin: Denoiser) -> None:
+    """To float64, on a device that has that type."""
+    twin.device = torch.device("cpu") if twin.device.type == "mps" else twin.device
     torch.nn.Module.to(twin.network, twin.device, torch.float64)  # as in Denoiser
     twin.dtype = twin.latent_dtype = torch.float64
-    return twin
+
+
+def _require_gradients(denoiser: Denoiser, names: Iterable[str], x0, condition) -> None:
+    """Refuse layers that the network calls under `torch.no_grad`."""
+    silent: list[str] = []
+
+    def listener(name: str):
+        return lambda *_: None if torch.is_grad_enabled() else silent.append(name)
+
+    modules = {name: denoiser.network.get_submodule(name) for name in names}
+    handles = [m.register_forward_hook(listener(name)) for name, m in modules.items()]
+    xt, t, c, _ = _asked(denoiser, x0[:1], None if condition is None else condition[:1])
+    try:
+        with torch.enable_grad():
+            denoiser.predict(xt, t, c)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent:
+        raise SelfCheckError(
+            f"the model computes layer {silent[0]} under torch.no_grad, so nothing of it would be "
+            "attributed: leave it out with --parameters, or give --no-self-check"
+        )
 
 
 def _asked(denoiser: Denoiser, x0: Tensor, condition: Condition | None):
@@ -132,7 +166,7 @@ def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = {name: denoiser.network.get_submodule(name) for name in names}
     denoiser.network.eval().requires_grad_(False)
-    weights = {name: list(layer.parameters(recurse=False)) for name, layer in layers.items()}
+    weights = {name: parameters_of(layer) for name, layer in layers.items()}
     flat = [weight.requires_grad_() for own in weights.values() for weight in own]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     for i in range(len(xt)):

@@ -23,7 +23,7 @@ from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import seeded_noise
 
-Delta = Float[Tensor, "b c h w"]
+Delta = Float[Tensor, "b c *f h w"]
 # Images as the model makes them, [b, 3, h, w] from 0 to 1, -> a number for each, higher is better.
 Reward = Callable[[Tensor], Tensor]
 

@@ -25,8 +25,8 @@ Mask = Float[Tensor, "1 1 h w"]
 class Objective(NamedTuple):
     """One probe's output, what is asked of it, and its mean squared error where it has one."""
 
-    out: Float[Tensor, "b c h w"]
-    delta: Float[Tensor, "b c h w"]
+    out: Float[Tensor, "b c *f h w"]
+    delta: Float[Tensor, "b c *f h w"]
     residual: Float[Tensor, " b"] | None = None
 
 
@@ -62,7 +62,7 @@ def prompt_objectives(
 
 def concept_objectives(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     plus: Condition,
     minus: Condition,
     base: Condition | None,
@@ -77,7 +77,7 @@ def concept_objectives(
 
 def contrast_objectives(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     plus: Condition,
     minus: Condition,
     base: Condition | None,
@@ -99,7 +99,7 @@ def contrast_objectives(
 
 def reward_objectives(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     condition: Condition | None,
     reward: guidance.Reward,
     timesteps: Sequence[int],
@@ -112,7 +112,7 @@ def reward_objectives(
 def preference_objectives(
     denoiser: Denoiser,
     own: Batch,
-    other: Float[Tensor, "b c h w"],
+    other: Float[Tensor, "b c *f h w"],
     sign: int,
     spec: ProbeSpec,
 ) -> Iterator[Objective]:

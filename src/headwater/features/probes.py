@@ -28,10 +28,10 @@ class Probe:
     the noise that made `xt`, where there was one, and `keys` what each row's noise was drawn for.
     """
 
-    xt: Float[Tensor, "b c h w"]
+    xt: Float[Tensor, "b c *f h w"]
     t: int
-    out: Float[Tensor, "b c h w"]
-    noise: Float[Tensor, "b c h w"] | None = None
+    out: Float[Tensor, "b c *f h w"]
+    noise: Float[Tensor, "b c *f h w"] | None = None
     keys: Sequence[str] = ()
 
 
@@ -100,7 +100,7 @@ def inversion(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Pro
 
 def generation(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     condition: Condition | None,
     timesteps: Sequence[int],
 ) -> Iterator[Probe]:

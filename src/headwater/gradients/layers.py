@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from headwater.gradients.adapters import adapter_factors, factor_gradients
 from headwater.gradients.convolutions import convolution, patches, transposed_convolution
 from headwater.gradients.norms import group_norm, is_norm, layer_norm, own_norm
 
@@ -48,6 +49,14 @@ def embedding(
     return (found.flatten(1),)
 
 
+def adapted(layer: Any, x: Tensor, gy: Tensor) -> tuple[Float[Tensor, "b _"], ...]:
+    """By each factor of a layer's adapters, from the gradient of the layer that they change."""
+    base = layer.get_base_layer()
+    gradient = gradient_of(base)
+    assert gradient is not None, "there is none for an adapter of an unknown layer"
+    return factor_gradients(layer, gradient(base, x, gy)[0])
+
+
 Gradient = Callable[[Any, Tensor, Tensor], tuple[Tensor, ...]]
 
 GRADIENTS: dict[type[nn.Module], Gradient] = {
@@ -69,8 +78,12 @@ def gradient_of(layer: nn.Module) -> Gradient | None:
     """The function for this layer, by its class or a base class of it; None if there is none.
 
     There is none for a layer with other parameters than a weight and perhaps a bias: a norm without
-    a weight, or a layer whose weight is made of several (weight norm).
+    a weight, or a layer whose weight is made of several (weight norm). A layer with adapters that
+    are no layers themselves has their factors for parameters (`gradients.adapters`).
     """
+    if adapter_factors(layer):
+        inside: Any = layer
+        return None if gradient_of(inside.get_base_layer()) is None else adapted
     names = [name for name, _ in layer.named_parameters(recurse=False)]
     if names not in (["weight"], ["weight", "bias"]):
         return None
@@ -85,7 +98,7 @@ def gradient_of(layer: nn.Module) -> Gradient | None:
 def per_sample(layer: nn.Module, calls: Sequence[Call]) -> Float[Tensor, "b d"]:
     """The gradient of each sample in float32 or better, summed over the layer's calls.
 
-    The numbers are in the order of `layer.parameters(recurse=False)`.
+    The numbers are in the order of `parameters_of(layer)`.
 
     Raises:
         KeyError: there is no function for the layer.
@@ -93,7 +106,7 @@ def per_sample(layer: nn.Module, calls: Sequence[Call]) -> Float[Tensor, "b d"]:
     gradient = gradient_of(layer)
     if gradient is None:
         raise KeyError(f"{type(layer).__name__} is no kind of layer with per-sample gradients")
-    count = len(list(layer.parameters(recurse=False)))
+    count = len(parameters_of(layer))
     first, *more = (widened(_joined(gradient(layer, x, gy)[:count])) for x, gy in calls)
     for rows in more:
         first = first + rows
@@ -145,6 +158,11 @@ def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tupl
             yield name, layer
 
 
+def parameters_of(layer: nn.Module) -> list[nn.Parameter]:
+    """Those of the layer itself, which its gradient is by, in its order."""
+    return list((adapter_factors(layer) or dict(layer.named_parameters(recurse=False))).values())
+
+
 def size(layer: nn.Module) -> int:
     """d: how many numbers this layer's gradient has."""
-    return sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+    return sum(parameter.numel() for parameter in parameters_of(layer))

@@ -10,10 +10,11 @@ from typing import NamedTuple
 from torch import nn
 
 from headwater.errors import ParameterError
-from headwater.gradients.layers import attributable, size
+from headwater.gradients.adapters import adapter_factors
+from headwater.gradients.layers import attributable, parameters_of, size
 
 # Sets that any network may have, besides those of its family. Matched with `re.search`.
-COMMON_SETS = {"lora": r"\.lora_[AB]\.", "all": r""}
+COMMON_SETS = {"lora": r"\.lora_[AB]\.|\.(lokr|hada)_", "all": r""}
 
 
 def select(
@@ -39,7 +40,7 @@ def select(
         raise ParameterError(
             f"--parameters {parameters!r} is no regular expression: {error}"
         ) from None
-    chosen = {name: layer for name, layer in layers.items() if pattern.search(name)}
+    chosen = {name: layer for name, layer in layers.items() if pattern.search(_label(name, layer))}
     if not chosen:
         raise ParameterError(
             f"--parameters {parameters!r} matches no layer; nearest: "
@@ -58,12 +59,17 @@ def first_match(
         sets: as in `select`.
     """
     known = {**(sets or {}), **COMMON_SETS}
-    layers = [layer for layer, _ in attributable(network)]
+    labels = [_label(name, layer) for name, layer in attributable(network)]
     for name in names:
         pattern = re.compile(known.get(name, name))
-        if any(pattern.search(layer) for layer in layers):
+        if any(pattern.search(label) for label in labels):
             return name
     return names[-1]
+
+
+def _label(name: str, layer: nn.Module) -> str:
+    """What patterns are compared with: the layer's name, and the first of its adapter's factors."""
+    return ".".join([name, *list(adapter_factors(layer))[:1]])
 
 
 class LeftOut(NamedTuple):
@@ -105,8 +111,14 @@ def left_out(
 
 def _unknown(network: nn.Module, known: set[str]) -> Iterator[LeftOut]:
     """What the modules that are not `known` hold: as a whole where no modules are inside them."""
-    for name, module in network.named_modules():
-        own = {} if name in known else dict(module.named_parameters(recurse=False))
+    modules = dict(network.named_modules())
+    inside = {id(factor) for name in known for factor in parameters_of(modules[name])}
+    for name, module in modules.items():
+        own = {
+            key: parameter
+            for key, parameter in module.named_parameters(recurse=False)
+            if name not in known and id(parameter) not in inside
+        }
         kind = type(module).__name__
         if own and name and not any(True for _ in module.children()):
             yield LeftOut(name, kind, size(module))

@@ -27,7 +27,9 @@ TINY = torch.finfo(torch.float32).tiny
 class Tape:
     """Records the chosen modules during forward passes inside its `with` block, of its own thread.
 
-    Passes under `torch.no_grad()` are not recorded, so guidance may call the model in between. A
+    Passes under `torch.no_grad()` are not recorded, so guidance may call the model in between; nor
+    is what a backward pass computes again (activation checkpointing), whose edges are no part of
+    the graph. A
     module whose output does not depend on what requires a gradient (cross-attention keys on a
     fixed caption) gets its output marked, so that its gy exists.
     """
@@ -56,6 +58,8 @@ class Tape:
                 return
             if not out.requires_grad:
                 out.requires_grad_()
+            if torch._C._current_graph_task_id() != -1:  # within a backward pass
+                return
             # The edge, not the tensor: later in-place changes of `out` must not move it.
             self._seen.append((name, args[0].detach(), get_gradient_edge(out)))
 
@@ -72,6 +76,8 @@ class Tape:
         found: dict[str, list[Call]] = {}
         seen, self._seen = self._seen, []
         edges = [edge for _, _, edge in seen]
+        if not edges:  # none of the modules had a part in the pass
+            return
         upstream = torch.autograd.grad(out, edges, grad_outputs=delta, allow_unused=True)
         for (name, x, _), gy in zip(seen, upstream, strict=True):
             if gy is not None:

@@ -6,7 +6,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -36,12 +36,11 @@ from headwater.index.index import Index
 from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
 from headwater.index.samples import RowSamples, write_samples
-from headwater.index.workers import BuildOptions, Missing, write_shards
+from headwater.index.workers import BuildOptions, Missing, run_as, write_shards
 from headwater.methods import method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode
-from headwater.models.patches import compiled
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS
 from headwater.storage.manifest import (
@@ -137,6 +136,7 @@ def _refuse_useless(
         refuse_ignored(
             method_named(planned.method),
             compile=how.compile,
+            recompute=how.recompute,
             encodings=bool(how.encodings),
             engine=how.executor.name != THIS_PROCESS.name,
             jobs=how.executor.jobs > 1,
@@ -169,7 +169,7 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     try:
         with (
             reading(data, [row for _, rows in left for row in rows]) as reader,
-            compiled(denoiser.network, layers) if how.compile and layers else nullcontext(),
+            run_as(how, denoiser.network, layers),
         ):
             source = Source(machine, data, reader, how.encodings)
             if how.self_check:

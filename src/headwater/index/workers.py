@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from headwater.data.prefetch import reading
@@ -20,7 +21,7 @@ from headwater.index.config import extractor
 from headwater.index.index import Handed, Index, load_denoiser
 from headwater.index.rows import Source, shard_rows
 from headwater.index.samples import RowSamples
-from headwater.models.patches import compiled
+from headwater.models.patches import compiled, recomputed
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.storage import shards
@@ -45,6 +46,7 @@ class BuildOptions:
         self_check: before a run of 1,000 probes or more, compare the gradients of two images with
             float64 autograd.
         compile: `torch.compile` the parts of the network between the attributed layers.
+        recompute: keep no activations but each block's first (`patches.recomputed`).
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
@@ -55,8 +57,20 @@ class BuildOptions:
     overwrite: bool = False
     self_check: bool = True
     compile: bool = False
+    recompute: bool = False
     encodings: str | Path | None = None
     executor: Executor = THIS_PROCESS
+
+
+@contextmanager
+def run_as(how: BuildOptions, network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
+    """The network as the options want it run; `layers` are those attributed."""
+    with ExitStack() as stack:
+        if how.compile and layers:
+            stack.enter_context(compiled(network, layers))
+        if how.recompute:
+            stack.enter_context(recomputed(network))
+        yield
 
 
 def write_shards(
@@ -115,10 +129,9 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
     denoiser = load_denoiser(index)
     machine = extractor(denoiser, index.recipe)
     assert isinstance(machine, Extractor), NO_WORKERS
-    if how.compile:
-        life = ExitStack()
-        atexit.register(life.close)  # compiled as long as the process lives
-        life.enter_context(compiled(denoiser.network, list(machine.layers.values())))
+    life = ExitStack()
+    atexit.register(life.close)  # as long as the process lives
+    life.enter_context(run_as(how, denoiser.network, list(machine.layers.values())))
     batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
     return partial(_open_and_write, out, machine, data, how, batch)
 

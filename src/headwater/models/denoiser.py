@@ -110,10 +110,10 @@ class Denoiser:
 
     def predict(
         self,
-        xt: Float[Tensor, "b c h w"],
+        xt: Float[Tensor, "b c *f h w"],
         t: int,
         condition: Condition | None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b c *f h w"]:
         """The network's output at timestep t, with its graph where gradients are on.
 
         The network sees xt in its own type; the output comes back in xt's.
@@ -155,8 +155,8 @@ class Denoiser:
         return self.family.words is not None
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of x0."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of x0; of videos (channels, frames, height, width)."""
         return self.family.latent_shape
 
     @property
@@ -165,7 +165,7 @@ class Denoiser:
         return self.family.image_size
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c h w"]:
+    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c *f h w"]:
         """x0 of pictures, scaled and centre-cropped to the model's own size. Nothing is random."""
         parts = [fitted(image, self.image_size) for image in images]
         stack = np.stack([np.asarray(part, np.float32) for part in parts])
@@ -173,12 +173,12 @@ class Denoiser:
         return self.family.to_latents(pixels)
 
     @torch.no_grad()
-    def decode(self, x0: Float[Tensor, "b c h w"]) -> list[Image.Image]:
+    def decode(self, x0: Float[Tensor, "b c *f h w"]) -> list[Image.Image]:
         """Pictures of clean latents."""
         arrays = (self.pixels(x0) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(array) for array in arrays]
 
-    def pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+    def pixels(self, x0: Float[Tensor, "b c *f h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """Pictures of clean latents as numbers from 0 to 1, with their graph."""
         return ((self.family.to_pixels(x0).to(self.latent_dtype) + 1) / 2).clamp(0, 1)
 

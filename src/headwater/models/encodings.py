@@ -21,7 +21,7 @@ def encode(
     images: Sequence[Image.Image],
     captions: Sequence[str],
     kept: Path | None = None,
-) -> tuple[Float[Tensor, "b c h w"], Condition | None]:
+) -> tuple[Float[Tensor, "b c *f h w"], Condition | None]:
     """(x0, condition) of images, and of captions: as many as there are images, or more.
 
     With `kept`, a folder, each is looked up there by its content and by the weights that encode

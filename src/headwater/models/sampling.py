@@ -25,9 +25,9 @@ class Picture:
     """
 
     image: PIL.Image.Image
-    x0: Float[Tensor, "1 c h w"]
-    noise: Float[Tensor, "1 c h w"] | None = None
-    x0hats: dict[int, Float[Tensor, "1 c h w"]] = field(default_factory=dict)
+    x0: Float[Tensor, "1 c *f h w"]
+    noise: Float[Tensor, "1 c *f h w"] | None = None
+    x0hats: dict[int, Float[Tensor, "1 c *f h w"]] = field(default_factory=dict)
     guidance: float = 1.0
     steps: int = 0
 
@@ -45,7 +45,8 @@ def draw(
 ) -> Picture:
     """Make a picture by DDIM with classifier-free guidance, and keep its trajectory."""
     noise = seeded_noise(denoiser.latent_shape, seed, "query")[None]
-    condition, unconditional = (denoiser.encode_captions([text]) for text in (prompt, ""))
+    condition = denoiser.encode_captions([prompt])
+    unconditional = None if guidance == 1 else denoiser.encode_captions([""])
     start = noise.to(denoiser.device, denoiser.latent_dtype)
     path = trajectory(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
     x0hats = dict(path)
@@ -64,13 +65,13 @@ def guided(
 
 def trajectory(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     condition: Condition | None,
     unconditional: Condition | None = None,
     *,
     steps: int = 50,
     guidance: float = 1.0,
-) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+) -> Iterator[tuple[int, Float[Tensor, "b c *f h w"]]]:
     """(t, x0hat) of every step of DDIM (eta = 0, trailing timesteps), noisiest first.
 
     With guidance if it is not 1. The last x0hat is the picture.
@@ -86,10 +87,10 @@ def trajectory(
 @torch.no_grad()
 def ddim(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     predict: Callable[[Tensor, int], Tensor],
     steps: int,
-) -> Iterator[tuple[int, Float[Tensor, "b c h w"]]]:
+) -> Iterator[tuple[int, Float[Tensor, "b c *f h w"]]]:
     """(t, x0hat) of every step, by the denoiser's schedule and out = predict(xt, t).
 
     With eta = 0 that is Euler's method for a flow.
@@ -122,13 +123,13 @@ def steered(
 
 def sample(
     denoiser: Denoiser,
-    noise: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c *f h w"],
     condition: Condition | None,
     unconditional: Condition | None = None,
     *,
     steps: int = 50,
     guidance: float = 1.0,
-) -> Float[Tensor, "b c h w"]:
+) -> Float[Tensor, "b c *f h w"]:
     """x0 of a picture made by DDIM: the end of its `trajectory`."""
     steps_of = trajectory(denoiser, noise, condition, unconditional, steps=steps, guidance=guidance)
     return [x0hat for _, x0hat in steps_of][-1]

@@ -98,7 +98,7 @@ class Learning:
 
 def learn_token(
     denoiser: Denoiser,
-    x0: Float[Tensor, "n c h w"],
+    x0: Float[Tensor, "n c *f h w"],
     name: str,
     prompts: Sequence[str],
     learning: Learning,
@@ -143,8 +143,8 @@ def learn_token(
 class Noised:
     """Pictures, the noise that is added to them at timestep t, and where the error counts."""
 
-    x0: Float[Tensor, "#b c h w"]
-    noise: Float[Tensor, "b c h w"]
+    x0: Float[Tensor, "#b c *f h w"]
+    noise: Float[Tensor, "b c *f h w"]
     t: int
     mask: Float[Tensor, "1 1 h w"] | None = None
 
@@ -165,8 +165,8 @@ def loss_and_gradient(
     x0, noise, t = noised.x0, noised.noise, noised.t
     condition = condition.to(dtype=denoiser.dtype).repeated(len(noise))
     out = denoiser.predict(denoiser.schedule.noised(x0, noise, t), t, condition)
-    mask = torch.ones_like(x0[:1, :1]) if noised.mask is None else noised.mask
-    share = mask / (mask.sum() * out.shape[0] * out.shape[1])
+    mask = torch.ones_like(out) if noised.mask is None else noised.mask.expand_as(out)
+    share = mask / mask.sum()
     error = out.detach() - denoiser.schedule.asked(x0, noise, t)
     unit, scale = unit_rms((2 * share * error)[None])
     (gradient,) = torch.autograd.grad(out, vector, unit[0])

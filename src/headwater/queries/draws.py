@@ -116,7 +116,7 @@ def _require_gradient(rows: Float[Tensor, "d k"], title: str, kind: str) -> None
 
 def trajectory_noise(
     denoiser: Denoiser, seed: int, draws: Sequence[int]
-) -> Float[Tensor, "b c h w"]:
+) -> Float[Tensor, "b c *f h w"]:
     """Where the trajectories of these draws begin."""
     noise = [seeded_noise(denoiser.latent_shape, seed, "trajectory", draw) for draw in draws]
     return torch.stack(noise).to(denoiser.device, denoiser.latent_dtype)

@@ -194,7 +194,7 @@ def _targets(query: Image, picture: Picture, setting: Setting) -> tuple[Target, 
     return tuple((picture.x0hats[t], (t,)) for t in dict.fromkeys(passed))
 
 
-Target = tuple[Float[Tensor, "1 c h w"], tuple[int, ...]]
+Target = tuple[Float[Tensor, "1 c *f h w"], tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,8 @@ def latent_mask(
     height, width = denoiser.image_size
     fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
     pixels = torch.from_numpy(fitted)[None, None]
-    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, denoiser.latent_shape[1:])
+    rows, columns = denoiser.latent_shape[-2:]
+    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, columns))
     if not whole.any():
         raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
     return whole.to(denoiser.device, denoiser.latent_dtype)

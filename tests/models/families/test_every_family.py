@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 from PIL import Image as PIL_Image
-from support import tiny_joint, tiny_unets
+from support import tiny, tiny_cross, tiny_joint, tiny_unets
 from support.exact_gradients import layer_errors
 
 from headwater import (
@@ -19,11 +19,13 @@ from headwater import (
     build_index,
     load_dataset,
 )
+from headwater.errors import MethodError
 from headwater.features.gradcheck import self_check
 from headwater.gradients.layers import gradient_of
 from headwater.models.sampling import seeded_noise
 
 BUILDERS = {
+    "unet": tiny.tiny_pipeline,
     "sdxl": tiny_unets.sdxl,
     "sdxl-refiner": tiny_unets.refiner,
     "sd3": tiny_joint.sd3,
@@ -34,14 +36,31 @@ BUILDERS = {
     "klein": tiny_joint.klein,
     "chroma": tiny_joint.chroma,
     "lumina2": tiny_joint.lumina2,
+    "wan": tiny_cross.wan,
+    "wan-of-two": tiny_cross.wan_of_two,
+    "dit": tiny_cross.dit,
+    "hunyuan-dit": tiny_cross.hunyuan_dit,
+    "pixart": tiny_cross.pixart,
+    "sana": tiny_cross.sana,
+    "pixart-sizes": tiny_cross.pixart_with_sizes,
+    "aura-flow": tiny_joint.aura_flow,
 }
+# How near rows of a float64 model are to autograd's, where its network computes in float32 anyway.
+EXACT = {
+    "hunyuan-dit": 1e-6,  # norms
+    "sana": 1e-6,  # linear attention
+    "wan-of-two": 1e-6,
+    "wan": 1e-6,  # norms and residuals of its blocks
+}
+# What a family cannot be asked, and why.
+REFUSED = {("dit", "local"): "reads classes and no words, so none can be learned"}
 SIZE = 16  # of pictures: Flux would take 256 here, by its pipeline
 PROMPT, CONCEPT = "a red star", "star"
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
 def folder(request, tmp_path_factory):
-    return BUILDERS[request.param](tmp_path_factory.mktemp("family") / "model")
+    return BUILDERS[request.param](tmp_path_factory.mktemp("family") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +94,21 @@ def questions(tiny_images, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["concept", "image", "drawn", "part", "local", "reward"])
-def test_it_is_asked(session, tiny_images, tmp_path, kind):
-    answer = session.attribute(questions(tiny_images, tmp_path)[kind])
+def test_it_is_asked(folder, session, tiny_images, tmp_path, kind):
+    question = questions(tiny_images, tmp_path)[kind]
+    if (folder.name, kind) in REFUSED:
+        with pytest.raises(MethodError, match=REFUSED[folder.name, kind]):
+            session.attribute(question)
+        return
+    answer = session.attribute(question)
     assert np.isfinite(answer.scores).all() and answer.scores.std() > 0
 
 
 def test_it_is_asked_about_a_step_of_its_making(folder, tiny_images, tmp_path):
-    data = load_dataset(tiny_images).first(4)
-    options = {"method": "trak", "timesteps": 2, "dim": 64}
+    data = load_dataset(tiny_images).first(2)
+    options = {"method": "trak", "timesteps": 1, "dim": 64}
     index = build_index(Denoiser.load(folder, resolution=SIZE), data, tmp_path / "index", **options)
-    assert index.attribute(Image(PROMPT, draws=2, steps=2, step=499)).scores.std() > 0
+    assert index.attribute(Image(PROMPT, draws=1, steps=2, step=999)).scores.std() > 0
 
 
 def test_a_row_is_the_gradient_by_autograd(folder):
@@ -94,7 +118,7 @@ def test_a_row_is_the_gradient_by_autograd(folder):
     condition = denoiser.encode_captions([PROMPT, "a fish"])
     noise = [seeded_noise(denoiser.latent_shape, "point", i) for i in range(2)]
     errors = layer_errors(denoiser, layers, torch.stack(noise).double(), 499, condition)
-    assert max(errors.values()) <= 1e-8 and len(errors) > len(layers) / 2
+    assert max(errors.values()) <= EXACT.get(folder.name, 1e-8) and len(errors) >= len(layers) / 2
 
 
 def test_the_self_check_passes(folder):
@@ -109,10 +133,10 @@ def test_adapters_are_attributed(folder, tiny_images, tmp_path):
     names = [name for name, layer in denoiser.network.named_modules()
              if type(layer) is torch.nn.Linear and gradient_of(layer)]  # fmt: skip
     wanted = peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False)
-    denoiser.network.add_adapter(wanted)
-    adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(3)
-    options = {"timesteps": 2, "parameters": "lora", "dim": 64}
+    peft.inject_adapter_in_model(wanted, denoiser.network)
+    adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(2)
+    options = {"timesteps": 1, "parameters": "lora", "dim": 64}
     index = build_index(adapted, data, tmp_path / "index", **options)
     assert all(".lora_" in name for name in index.recipe.layers)
-    answer = index.attribute(Concept(PROMPT, CONCEPT, draws=2, context="prompt"))
+    answer = index.attribute(Concept(PROMPT, CONCEPT, draws=1, context="prompt"))
     assert answer.scores.std() > 0

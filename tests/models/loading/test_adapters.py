@@ -202,11 +202,11 @@ def test_layers_of_the_text_encoder_are_used_and_said_not_to_be_attributed(tmp_p
     torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["lokr_w1", "hada_w1_a"])
-def test_other_kinds_of_adapters_are_named(tmp_path, tiny_model, kind):
-    tensors = {f"lora_unet_mid_block_attentions_0_proj_in.{kind}": torch.ones(2, 2)}
+@pytest.mark.parametrize(("mark", "kind"), [("oft_blocks", "OFT"), ("diff", "full")])
+def test_other_kinds_of_adapters_are_named(tmp_path, tiny_model, mark, kind):
+    tensors = {f"lora_unet_mid_block_attentions_0_proj_in.{mark}": torch.ones(2, 2)}
     save_file(tensors, tmp_path / "mine.safetensors")
-    refused_as(tiny_model, tmp_path, "it holds Lo(Kr|Ha) tensors .*, and headwater takes LoRA")
+    refused_as(tiny_model, tmp_path, f"it holds {kind} tensors .*, and headwater takes LoRA, LoKr")
 
 
 def trained_by_peft(folder, model, **changes):
@@ -240,8 +240,8 @@ def test_what_peft_saved_of_something_else(tmp_path, tiny_model):
     refused_as(tiny_model, tmp_path / "lora", "adapter for the layers .*nowhere.* another network")
     file.write_text(json.dumps(config | {"target_modules": ["to_k", "to_v", "to_q"]}))
     refused_as(tiny_model, tmp_path / "lora", "names layers that it has no tensors of: .*to_q")
-    file.write_text(json.dumps(config | {"peft_type": "LOHA"}))
-    refused_as(tiny_model, tmp_path / "lora", "an adapter of PEFT's type LOHA, and headwater takes")
+    file.write_text(json.dumps(config | {"peft_type": "OFT"}))
+    refused_as(tiny_model, tmp_path / "lora", "an adapter of PEFT's type OFT, and headwater takes")
 
 
 def test_what_a_network_saved_of_itself(tmp_path, tiny_model):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.original_names import save_single_file
-from support.tiny_joint import flux
+from support.tiny_joint import flux, qwen_image
 from support.tiny_unets import sdxl
 
 from headwater import Denoiser
@@ -148,3 +148,16 @@ def test_the_conversion_that_is_named(tiny_model, described, tmp_path, monkeypat
     assert program == "-c"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     same(Denoiser.load(tmp_path / "model.safetensors", base=described / "tiny"), exact)
+
+
+def test_tensors_that_are_dropped_with_a_word_in_a_log(tmp_path):
+    """As scales beside numbers of eight bits would be, without which these mean nothing."""
+    model = qwen_image(tmp_path / "model")
+    network = Denoiser.load(model, resolution=16).network
+    file = tmp_path / "model.safetensors"
+    save_file(network.state_dict(), file)
+    same(Denoiser.load(file, base=model, resolution=16), Denoiser.load(model, resolution=16))
+    name = "transformer_blocks.0.attn.to_q.scale_weight"
+    save_file(network.state_dict() | {name: torch.ones(1)}, file)
+    said = r"1 tensor \(transformer_blocks\.0\.attn\.to_q\.scale_weight\) is of no use to the net"
+    refused(file, said, base=model, resolution=16)

@@ -21,6 +21,7 @@ from headwater.errors import NonFiniteError
 from headwater.features.batch import Batch
 from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
+from headwater.gradients.layers import parameters_of
 from headwater.gradients.parameters import first_match
 from headwater.gradients.vjp import TINY, Tape, unit_rms
 from headwater.models.denoiser import Denoiser
@@ -146,7 +147,7 @@ def restored(layers: Mapping[str, nn.Module]) -> Iterator[None]:
 
 
 def _weights(layers: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    return [weight for layer in layers.values() for weight in layer.parameters(recurse=False)]
+    return [weight for layer in layers.values() for weight in parameters_of(layer)]
 
 
 def forget(
@@ -204,7 +205,7 @@ def move(
 ) -> None:
     """Add `distance * way` to the weights."""
     for name, part in way.items():
-        weights = list(layers[name].parameters(recurse=False))
+        weights = parameters_of(layers[name])
         for weight, change in zip(weights, part.split([w.numel() for w in weights]), strict=True):
             weight.add_((distance * change).reshape(weight.shape).to(weight.dtype))
 

@@ -61,7 +61,7 @@ PICTURE_STEPS, GUIDANCE = 25, 5.0
 
 
 def repeat_picture(
-    denoiser: Denoiser, x0: Float[Tensor, "1 c h w"], prompt: str, seed: int, draws: int
+    denoiser: Denoiser, x0: Float[Tensor, "1 c *f h w"], prompt: str, seed: int, draws: int
 ) -> Batch:
     """One picture with its prompt, under several noises."""
     condition = denoiser.encode_captions([prompt] * draws)

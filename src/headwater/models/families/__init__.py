@@ -24,6 +24,13 @@ FAMILIES = {
     "flux2": "headwater.models.families.joint.flux2:Flux2",
     "chroma": "headwater.models.families.joint.chroma:Chroma",
     "lumina2": "headwater.models.families.joint.lumina2:Lumina2",
+    "wan": "headwater.models.families.cross.wan:Wan",
+    "pixart": "headwater.models.families.cross.pixart:PixArt",
+    "sana": "headwater.models.families.cross.sana:Sana",
+    "hunyuan-dit": "headwater.models.families.cross.hunyuan_dit:HunyuanDiT",
+    "dit": "headwater.models.families.cross.dit:DiT",
+    "class-unet": "headwater.models.families.unets.classes:ClassUnet",
+    "aura-flow": "headwater.models.families.joint.aura_flow:AuraFlow",
     "unet": "headwater.models.families.unets.unet:Unet",
 }
 
@@ -58,5 +65,5 @@ def _refusal(pipe: Any) -> str:
         return f"{name} is a network, not a pipeline: give the pipeline that it is part of"
     return (
         f"{name} is not supported: headwater takes diffusers pipelines of the families "
-        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, DDPM, DDIM)"
+        f"{', '.join(FAMILIES)} (`unet` is Stable Diffusion 1 and 2, LCM, LDM, DDPM, DDIM)"
     )

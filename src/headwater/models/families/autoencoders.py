@@ -17,12 +17,18 @@ from torch.nn import functional as F
 from headwater.gradients.layers import widened
 
 
+def autoencoder(pipe: Any) -> Any:
+    """A pipeline's, by the names of its parts; None for one of pixels."""
+    return getattr(pipe, "vae", None) or getattr(pipe, "vqvae", None)
+
+
 def encoded(vae: Any, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
     """The mean of the posterior, shifted and scaled, in float32 or better."""
     pixels = pixels.to(next(vae.parameters()))
     found = vae.encode(pixels[:, :, None] if _of_films(vae) else pixels)
-    # AutoencoderTiny has latents and no posterior
-    x0 = widened(found.latents if hasattr(found, "latents") else found.latent_dist.mean)
+    # some have latents and no posterior: AutoencoderTiny, VQModel, AutoencoderDC
+    plain = [getattr(found, name) for name in ("latents", "latent") if hasattr(found, name)]
+    x0 = widened(plain[0] if plain else found.latent_dist.mean)
     x0 = x0[:, :, 0] if _of_films(vae) else x0
     x0 = F.pixel_unshuffle(x0, _patch(vae))
     shift, scale = _shift_and_scale(vae, x0)
@@ -42,8 +48,8 @@ def downscaling(vae: Any) -> int:
     """How many pixels a latent is wide."""
     if vae is None:
         return 1
-    if _of_films(vae):
-        return 2 ** len(vae.config.temperal_downsample)
+    if hasattr(vae, "spatial_compression_ratio"):
+        return vae.spatial_compression_ratio
     return 2 ** (len(vae.config.block_out_channels) - 1) * _patch(vae)
 
 
@@ -55,7 +61,7 @@ def latent_channels(vae: Any) -> int:
 
 
 def _of_films(vae: Any) -> bool:
-    """Whether it takes pictures as films of one frame, as Qwen-Image's does."""
+    """Whether it takes pictures as films of one frame, as Qwen-Image's and Wan's do."""
     return "temperal_downsample" in vae.config
 
 
@@ -71,7 +77,8 @@ def _shift_and_scale(vae: Any, x0: Tensor) -> tuple[Tensor | float, Tensor | flo
         variance = vae.bn.running_var + config.batch_norm_eps
         return _channels(vae.bn.running_mean, x0), _channels(variance.rsqrt(), x0)
     if config.get("latents_mean") is not None:
-        return _channels(config.latents_mean, x0), 1 / _channels(config.latents_std, x0)
+        scale = (config.get("scaling_factor") or 1.0) / _channels(config.latents_std, x0)
+        return _channels(config.latents_mean, x0), scale
     return config.get("shift_factor") or 0.0, config.scaling_factor
 
 

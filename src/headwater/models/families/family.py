@@ -79,7 +79,8 @@ class Family(Protocol):
         pipe: the pipeline that it was made from.
         network: what is attributed.
         encoders: by name, what pictures and prompts are encoded by, in a fixed order.
-        latent_shape: (channels, height, width) of x0.
+        latent_shape: (channels, height, width) of x0; of videos (channels, frames, height, width),
+            which annotations write as `c *f h w`.
         image_size: (height, width) in pixels.
         words: how prompts are read; None for a model that reads none.
     """
@@ -91,7 +92,7 @@ class Family(Protocol):
     pipe: Any
     network: nn.Module
     encoders: Mapping[str, nn.Module]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     image_size: tuple[int, int]
     words: Words | None
 
@@ -124,10 +125,10 @@ class Family(Protocol):
     def forward(
         self,
         network: nn.Module,
-        xt: Float[Tensor, "b c h w"],
+        xt: Float[Tensor, "b c *f h w"],
         t: int,
         condition: Condition | None,
-    ) -> Float[Tensor, "b c h w"]:
+    ) -> Float[Tensor, "b c *f h w"]:
         """What the network predicts, without learned variances, with its graph.
 
         Args:
@@ -145,7 +146,7 @@ class Family(Protocol):
         """
         ...
 
-    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
+    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c *f h w"]:
         """x0 in float32 or better, where the parts are. Nothing is random.
 
         Args:
@@ -153,7 +154,7 @@ class Family(Protocol):
         """
         ...
 
-    def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+    def to_pixels(self, x0: Float[Tensor, "b c *f h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """Pictures from -1 to 1 in the decoder's type, with their graph."""
         ...
 
@@ -170,5 +171,9 @@ class Family(Protocol):
         ...
 
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterable[Replacement]:
-        """Forwards that say the same in less time, where none of `layers` is bypassed."""
+        """Forwards that say the same while gradients are taken: in less time, or layer by layer.
+
+        None of `layers` is bypassed, and each is called with a row for each sample, where the
+        network itself takes a batch as one sequence.
+        """
         ...

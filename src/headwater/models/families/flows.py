@@ -3,44 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import downscaling, latent_channels
 from headwater.models.families.latents import Latents
-from headwater.models.families.sets import JOINT
+from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, flow
 
-# Parts that what is asked about goes through, besides tokenizers and text encoders, or pictures in
-# the place of prompts, which their pipelines can do without.
-_PARTS = ("transformer", "vae", "scheduler", "image_encoder", "feature_extractor")
+# Parts that what is asked about goes through, besides tokenizers and text encoders; that only look
+# at finished pictures; and pictures in the place of prompts, which pipelines can do without.
+_PARTS = ("transformer", "vae", "scheduler", "safety_checker", "image_encoder", "feature_extractor")
 
-_USUAL = 128  # latents of a side, where a pipeline has it in no name
+_USUAL = 128  # latents of a side, where neither the pipeline nor its network has that by a name
 
 
-class JointFlow(Latents, ABC):
-    """A flow transformer in which words and picture attend to each other; see `family.Family`.
+class FlowTransformer(Latents, ABC):
+    """A flow transformer; see `family.Family`.
 
     Attributes:
         kind: the class of its network.
     """
 
     kind: ClassVar[str]
-    parameter_sets: ClassVar[Mapping[str, str]] = JOINT
+    # Parts that the family takes besides those of all.
+    handled: ClassVar[Sequence[str]] = ()
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         channels, patch = self.layout(pipe.transformer.config)
-        require_plain(pipe, channels)
-        size = picture_size(pipe, resolution, patch)
-        super().__init__(pipe, pipe.transformer, channels, size, self.encode)
+        require_plain(pipe, channels, self.handled)
+        size = picture_size(pipe, resolution, patch, self.own_size(pipe))
+        super().__init__(pipe, self.network_of(pipe), channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
 
     @classmethod
@@ -57,6 +60,14 @@ class JointFlow(Latents, ABC):
         wide = torch.promote_types(xt.dtype, torch.float32)
         return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
 
+    def network_of(self, pipe: Any) -> nn.Module:
+        """Its transformer."""
+        return pipe.transformer
+
+    def own_size(self, pipe: Any) -> tuple[int, int] | None:
+        """(height, width) in pixels where the pipeline has no `default_sample_size`; else None."""
+        return None
+
     @abstractmethod
     def layout(self, config: Any) -> tuple[int, int]:
         """(channels of latents, height and width of a token in latents)."""
@@ -68,11 +79,24 @@ class JointFlow(Latents, ABC):
         ...
 
 
-def require_plain(pipe: Any, channels: int) -> None:
+class JointFlow(FlowTransformer, ABC):
+    """One in which words and picture attend to each other."""
+
+    parameter_sets: ClassVar[Mapping[str, str]] = JOINT
+
+
+class CrossFlow(FlowTransformer, ABC):
+    """One whose picture attends to itself, and then to words."""
+
+    parameter_sets: ClassVar[Mapping[str, str]] = CROSS
+
+
+def require_plain(pipe: Any, channels: int, handled: Sequence[str] = ()) -> None:
     """Refuse a pipeline whose transformer reads more than noisy latents and a prompt.
 
     Args:
         channels: of what the transformer takes for latents.
+        handled: parts that its family knows what to do with.
 
     Raises:
         ModelError: names what is not supported.
@@ -80,15 +104,10 @@ def require_plain(pipe: Any, channels: int) -> None:
     name, own = type(pipe).__name__, latent_channels(pipe.vae)
     known = {*_PARTS, *PAIRS, *PAIRS.values()}
     for part, value in pipe.components.items():
-        if value is not None and part not in known:
+        if value is not None and part not in known.union(handled):
             raise ModelError(
                 f"{name} is not supported: it has a {part} beside its transformer, whose input no "
                 "question gives"
-            )
-        if part in PAIRS.values() and value is not None and not hasattr(value, "get_vocab"):
-            raise ModelError(
-                f"{name} is not supported: its {part} is a {type(value).__name__}, a processor of "
-                "pictures and words"
             )
     if channels != own:
         raise ModelError(
@@ -106,7 +125,10 @@ def flow_schedule(pipe: Any) -> Schedule:
         ModelError: the scheduler is none of flow matching, or turns sigma around.
     """
     config = pipe.scheduler.config
-    if "FlowMatch" not in type(pipe.scheduler).__name__ or config.get("invert_sigmas"):
+    flows = "FlowMatch" in type(pipe.scheduler).__name__ or (
+        config.get("use_flow_sigmas") and config.get("prediction_type") == "flow_prediction"
+    )
+    if not flows or config.get("invert_sigmas"):
         raise ModelError(
             f"{type(pipe).__name__} is of flow matching, and its scheduler is a "
             f"{type(pipe.scheduler).__name__}: give it a FlowMatchEulerDiscreteScheduler"
@@ -114,24 +136,49 @@ def flow_schedule(pipe: Any) -> Schedule:
     steps = config.num_train_timesteps
     sigmas = torch.arange(1, steps + 1, dtype=torch.float32) / steps
     if not config.get("use_dynamic_shifting"):
-        shift = config.get("shift", 1.0)
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     return flow(sigmas)
 
 
-def picture_size(pipe: Any, resolution: int | None, patch: int) -> tuple[int, int]:
+def picture_size(
+    pipe: Any, resolution: int | None, patch: int, own: tuple[int, int] | None = None
+) -> tuple[int, int]:
     """(height, width) in pixels: the pipeline's own, or a square of this resolution.
 
     Args:
         patch: height and width of a token in latents.
+        own: the pipeline's, where it has no `default_sample_size`.
 
     Raises:
         ModelError: it is no multiple of what a token covers.
     """
     factor = downscaling(pipe.vae)
-    side = resolution or getattr(pipe, "default_sample_size", _USUAL) * pipe.vae_scale_factor
+    if own is not None and resolution is None:
+        return own
+    usual = pipe.transformer.config.get("sample_size") or _USUAL
+    side = resolution or getattr(pipe, "default_sample_size", usual) * pipe.vae_scale_factor
     if side % (factor * patch):
         raise ModelError(
             f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
         )
     return side, side
+
+
+def packed(
+    xt: Float[Tensor, "b c h w"], patch: int
+) -> tuple[Float[Tensor, "b tokens d"], Float[Tensor, "tokens 3"]]:
+    """Tokens of patch times patch latents, row by row, and where each is: (0, row, column)."""
+    blocks = F.pixel_unshuffle(xt, patch)
+    height, width = blocks.shape[2:]
+    rows, columns = torch.arange(height).to(xt), torch.arange(width).to(xt)
+    places = torch.cartesian_prod(torch.zeros(1).to(xt), rows, columns)
+    return blocks.flatten(2).transpose(1, 2), places
+
+
+def unpacked(
+    tokens: Float[Tensor, "b tokens d"], xt: Float[Tensor, "b c h w"], patch: int
+) -> Float[Tensor, "b c h w"]:
+    """What was packed so, in the places of `xt`."""
+    height, width = xt.shape[2] // patch, xt.shape[3] // patch
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), patch)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
-from headwater.models.families.autoencoders import decoded, downscaling, encoded
-from headwater.models.families.family import Replacement
+from headwater.models.families.autoencoders import autoencoder, decoded, downscaling, encoded
+from headwater.models.families.family import Replacement, Words
 from headwater.models.families.gates import gates_apart
 from headwater.models.families.words import (
     Encode,
@@ -30,7 +30,7 @@ class Latents:
     """The part of `family.Family` that is about pictures and prompts.
 
     Args:
-        pipe: a pipeline with a `vae`, or with none for a network of pixels.
+        pipe: a pipeline with an autoencoder, or with none for a network of pixels.
         network: of the pipeline.
         channels: of x0.
         size: (height, width) in pixels.
@@ -40,6 +40,8 @@ class Latents:
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
     mixed: ClassVar[Sequence[str]] = ()
+    # Of latents, where the network reads videos: a picture is a video of one frame.
+    frames: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
         self,
@@ -52,12 +54,13 @@ class Latents:
         read_by = text_encoders(pipe)
         self.pipe = limited(pipe, self.token_limits)
         self.network = network
-        self.vae: Any = getattr(pipe, "vae", None)
-        self.words = PromptWords(self.pipe, encode, self.preface()) if read_by else None
+        self.vae: Any = autoencoder(pipe)
+        words = PromptWords(self.pipe, encode, self.preface()) if read_by else None
+        self.words: Words | None = words
         self.encoders = read_by if self.vae is None else {**read_by, "vae": self.vae}
         self.image_size = size
         factor = downscaling(self.vae)
-        self.latent_shape = (channels, size[0] // factor, size[1] // factor)
+        self.latent_shape = (channels, *self.frames, size[0] // factor, size[1] // factor)
 
     def preface(self) -> str:
         """Nothing: what the pipeline says before each prompt."""
@@ -67,16 +70,18 @@ class Latents:
         """The same: it knows nothing of sizes."""
         return condition
 
-    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c h w"]:
+    def to_latents(self, pixels: Float[Tensor, "b 3 ph pw"]) -> Float[Tensor, "b c *f h w"]:
         """The mean of the autoencoder's posterior, scaled; the pixels themselves without one."""
         if self.vae is None:
             if self.latent_shape[0] == 1:
                 pixels = pixels.mean(1, keepdim=True)
             return widened(pixels.to(next(self.network.parameters())))
-        return encoded(self.vae, pixels)
+        x0 = encoded(self.vae, pixels)
+        return x0.unsqueeze(2) if self.frames else x0
 
-    def to_pixels(self, x0: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 ph pw"]:
+    def to_pixels(self, x0: Float[Tensor, "b c *f h w"]) -> Float[Tensor, "b 3 ph pw"]:
         """What the autoencoder decodes."""
+        x0 = x0.squeeze(2) if self.frames else x0
         x0 = x0 if self.vae is None else decoded(self.vae, x0)
         return x0.expand(-1, 3, -1, -1)
 

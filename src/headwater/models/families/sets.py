@@ -25,6 +25,16 @@ REFINED = {
     "words": r"^context_refiner\.",
     "attention": r"\.(attn|attention)\.",
 }
+# Of transformers whose picture attends to itself, and then to words.
+CROSS = {
+    "words": r"\.attn2\.to_[kv](\.|$)",
+    "attention": r"\.attn[12]\.",
+}
+# Of transformers that read a class where they scale and shift what is normed.
+CLASSES = {
+    "words": r"\.norm1\.(linear|emb\.class_embedder)(\.|$)",
+    "attention": r"\.attn1\.",
+}
 
 # Of all families, each once.
-NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *REFINED]))
+NAMES = tuple(dict.fromkeys([*UNET, *JOINT, *REFINED, *CROSS, *CLASSES]))

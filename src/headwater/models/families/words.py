@@ -43,7 +43,12 @@ def text_encoders(pipe: Any) -> dict[str, nn.Module]:
 
 def tokenizer_of(pipe: Any, part: str) -> Any:
     """What makes numbers for the text encoder of this name."""
-    return getattr(pipe, PAIRS[part])
+    return _inner(getattr(pipe, PAIRS[part]))
+
+
+def _inner(tokenizer: Any) -> Any:
+    """Itself, or the one inside a processor of pictures and words (Flux.2)."""
+    return getattr(tokenizer, "tokenizer", tokenizer)
 
 
 class PromptWords:
@@ -118,9 +123,9 @@ class PromptWords:
         with ExitStack() as stack:
             for part, encoder in self._parts.items():
                 tokenizer = copy.deepcopy(getattr(self.pipe, PAIRS[part]))
-                tokenizer.add_tokens(name)
+                _inner(tokenizer).add_tokens(name)
                 learned[PAIRS[part]] = tokenizer
-                table, number = _embedding(encoder), tokenizer.convert_tokens_to_ids(name)
+                table, number = _embedding(encoder), _inner(tokenizer).convert_tokens_to_ids(name)
                 own = slice(start, start + table.embedding_dim)
                 for place in _lookups(encoder, table):
                     embed = partial(_embed, place, number, vector, own)
@@ -130,7 +135,7 @@ class PromptWords:
             yield lambda texts: self._encode(twin, list(texts))
 
     def _tokenizers(self) -> list[Any]:
-        return [getattr(self.pipe, PAIRS[part]) for part in self._parts]
+        return [tokenizer_of(self.pipe, part) for part in self._parts]
 
     def _longest(self) -> Any:
         return max(self._tokenizers(), key=lambda tokenizer: tokenizer.model_max_length)
@@ -159,10 +164,15 @@ def device_of(pipe: Any) -> torch.device:
     return next(next(iter(text_encoders(pipe).values())).parameters()).device
 
 
-def chat_preface(tokenizer: Any) -> str:
-    """What a tokenizer's chat template says before the user's words."""
-    said = [{"role": "user", "content": _PLACE}]
-    return tokenizer.apply_chat_template(said, tokenize=False).partition(_PLACE)[0]
+def chat_preface(
+    tokenizer: Any, chat: Callable[[str], Any] = lambda text: [{"role": "user", "content": text}]
+) -> str:
+    """What a tokenizer's chat template says before the user's words.
+
+    Args:
+        chat: what the template is given of these.
+    """
+    return tokenizer.apply_chat_template(chat(_PLACE), tokenize=False).partition(_PLACE)[0]
 
 
 def with_tokenizers(pipe: Any, tokenizers: Mapping[str, Any]) -> Any:
@@ -187,7 +197,7 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
     shortened = {}
     for part, encoder in text_encoders(pipe).items():
         name, config = PAIRS[part], getattr(encoder, "config", None)
-        tokenizer: Any = getattr(pipe, name)
+        tokenizer = tokenizer_of(pipe, part)
         most = [getattr(config, "max_position_embeddings", None), (limits or {}).get(name)]
         most = [limit for limit in most if limit is not None]
         if not most and tokenizer.model_max_length > _NO_LIMIT:
@@ -197,9 +207,17 @@ def limited(pipe: Any, limits: Mapping[str, int] | None = None) -> Any:
                 "trained with"
             )
         if most and tokenizer.model_max_length > min(most):
-            shortened[name] = copy.copy(tokenizer)
-            shortened[name].model_max_length = min(most)
+            shortened[name] = _shortened(getattr(pipe, name), min(most))
     return with_tokenizers(pipe, shortened) if shortened else pipe
+
+
+def _shortened(tokenizer: Any, limit: int) -> Any:
+    """A copy that stops there, of a tokenizer or of what it is inside of."""
+    twin = copy.copy(tokenizer)
+    if _inner(twin) is not twin:
+        twin.tokenizer = copy.copy(twin.tokenizer)
+    _inner(twin).model_max_length = limit
+    return twin
 
 
 def tokenizers_facts(pipe: Any) -> dict[str, Any]:
@@ -211,6 +229,8 @@ def tokenizers_facts(pipe: Any) -> dict[str, Any]:
 
 def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     """What turns a text into numbers."""
+    template = getattr(tokenizer, "chat_template", None)
+    tokenizer = _inner(tokenizer)
     facts = {
         "limit": tokenizer.model_max_length,
         "sides": [tokenizer.padding_side, tokenizer.truncation_side],
@@ -220,7 +240,6 @@ def tokenizer_facts(tokenizer: Any) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # written in Python
         return facts | {"merges": [str(pair) for pair in getattr(tokenizer, "bpe_ranks", ())]}
-    template = getattr(tokenizer, "chat_template", None)
     facts |= {} if template is None else {"chat": template}
     whole = json.loads(backend.to_str())
     # How it was last called, and the vocabulary once more.

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning
+from headwater.models.loading.lycoris import is_lycoris, load_lycoris
 from headwater.models.loading.weights import Unreadable, require_no_pointers
 
 # Of the first adapter in the network's names; of others with their number.
@@ -27,8 +28,11 @@ NAME = "lora"
 # What diffusers' training scripts call their file, beside others of a checkpoint.
 _USUAL_FILE = "pytorch_lora_weights.safetensors"
 
-# What some trainers write that is no LoRA -> what it is.
-_OTHERS = {".lokr_": "LoKr", ".hada_": "LoHa", ".oft_": "OFT", ".boft_": "BOFT", ".diff": "full"}
+# How names of adapters' tensors say of which kind they are, and PEFT's names of these kinds.
+_KINDS = (".lora_", ".lokr_", ".hada_")
+_OF_PEFT = ("LORA", "LOKR", "LOHA")
+# What some trainers write besides -> what it is.
+_OTHERS = {".oft_": "OFT", ".boft_": "BOFT", ".diff": "full"}
 _PEFT_CONFIG, _PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -67,6 +71,8 @@ def _load(
     elif all(each.split(".")[0] in dict(network.named_children()) for each in tensors):
         # `save_lora_adapter` of the network alone wrote it
         network.load_lora_adapter(str(file), prefix=None, adapter_name=name, use_safetensors=True)
+    elif is_lycoris(tensors):
+        return load_lycoris(pipe, network, tensors, name)
     elif hasattr(pipe, "load_lora_weights"):
         tensors = _converted(pipe, tensors)
         pipe.load_lora_weights(str(file), use_safetensors=True, adapter_name=name)
@@ -108,6 +114,14 @@ def _parts(pipe: Any) -> dict[str, nn.Module]:
     return {"network": family.network, **family.encoders}
 
 
+def _of_peft(place: Path) -> bool:
+    """Whether it is, or is in, a folder that `PeftModel.save_pretrained` wrote."""
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place.name != _PEFT_WEIGHTS:
+        return False
+    return all((folder / name).is_file() for name in (_PEFT_CONFIG, _PEFT_WEIGHTS))
+
+
 def _one_file(place: Path) -> Path:
     if place.is_file():
         if place.suffix != ".safetensors":
@@ -132,10 +146,10 @@ def _require_lora(tensors: Mapping[str, Tensor]) -> None:
         names = [name for name in tensors if mark in name]
         if names:
             raise Unreadable(
-                f"it holds {kind} tensors ({_few(names)}), and headwater takes LoRA: merge them "
-                "into a copy of the model and give that"
+                f"it holds {kind} tensors ({_few(names)}), and headwater takes LoRA, LoKr and "
+                "LoHa: merge them into a copy of the model and give that"
             )
-    if not any("lora" in name for name in tensors):
+    if not any(mark[1:] in name for name in tensors for mark in (".lora", *_KINDS)):
         raise Unreadable(
             f"no tensor in it ({_few(list(tensors))}) is of a LoRA: give a folder or a safetensors "
             "file written by `save_lora_weights`"
@@ -181,7 +195,8 @@ def _is_factor(name: str) -> bool:
 def _rank(name: str, tensors: Mapping[str, Tensor]) -> int:
     """That of the layer whose factor has this name: alpha over rank, the scale, is one for it."""
     stem = name.removesuffix("alpha")
-    downs = (tensors.get(f"{stem}{down}.weight") for down in ("lora_down", "lora_A"))
+    lower = ("lora_down.weight", "lora_A.weight", "lokr_w1_b", "lokr_w2_b")
+    downs = (tensors.get(f"{stem}{down}") for down in lower)
     return next((len(down) for down in downs if down is not None), 1)
 
 
@@ -190,8 +205,10 @@ def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor], name: 
     import peft
 
     kind = json.loads((folder / _PEFT_CONFIG).read_text(encoding="utf-8")).get("peft_type")
-    if kind != "LORA":
-        raise Unreadable(f"it is an adapter of PEFT's type {kind}, and headwater takes LORA")
+    if kind not in _OF_PEFT:
+        raise Unreadable(
+            f"it is an adapter of PEFT's type {kind}, and headwater takes {', '.join(_OF_PEFT)}"
+        )
     config = peft.PeftConfig.from_pretrained(str(folder))
     own = {key.removeprefix("base_model.model."): tensor for key, tensor in tensors.items()}
     try:
@@ -202,7 +219,7 @@ def _load_peft(network: Any, folder: Path, tensors: Mapping[str, Tensor], name: 
             f"{type(network).__name__}"
         ) from error
     result = peft.set_peft_model_state_dict(network, own, adapter_name=name)
-    missing = [key for key in result.missing_keys if f".{name}." in key and "lora_" in key]
+    missing = [key for key in result.missing_keys if _is_of(key, name)]
     if missing:
         raise Unreadable(
             f"its configuration names layers that it has no tensors of: {_few(missing)}"
@@ -270,8 +287,13 @@ def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str, adapter: 
 def _adapter_tensors(modules: Iterable[nn.Module], adapter: str) -> Iterator[tuple[str, Tensor]]:
     for module in modules:
         for name, tensor in module.state_dict().items():
-            if ".lora_" in name and adapter in name.split("."):
+            if _is_of(name, adapter):
                 yield name, tensor
+
+
+def _is_of(name: str, adapter: str) -> bool:
+    """Whether a tensor of this name is one of the adapter's own."""
+    return any(kind in name for kind in _KINDS) and adapter in name.split(".")
 
 
 def _of_text_encoder(name: str) -> bool:

@@ -6,6 +6,7 @@ from support.pipeline_calls import first_call
 from support.tiny_joint import flux
 
 from headwater import Denoiser
+from headwater.models.families.flows import packed, unpacked
 from headwater.models.families.joint.flux import GUIDANCE, Flux
 
 PROMPT = "a red star"
@@ -30,10 +31,13 @@ def test_its_output_is_that_of_the_pipelines_own_call(denoiser):
     torch.testing.assert_close(ours, pipe._unpack_latents(out, 16, 16, 2), rtol=1e-5, atol=1e-6)
 
 
-def test_packing_is_undone(denoiser):
-    """Each latent comes back to its own place."""
-    xt, pipe = torch.randn(2, 4, 8, 8), denoiser.pipe
-    assert torch.equal(pipe._unpack_latents(pipe._pack_latents(xt, 2, 4, 8, 8), 16, 16, 2), xt)
+def test_packing_is_the_pipelines_and_undone(denoiser):
+    """Of a picture that is wider than high; each latent comes back to its own place."""
+    xt, pipe = torch.randn(2, 4, 8, 6), denoiser.pipe
+    tokens, places = packed(xt, 2)
+    assert torch.equal(tokens, pipe._pack_latents(xt, 2, 4, 8, 6))
+    assert torch.equal(places, pipe._prepare_latent_image_ids(2, 4, 3, xt.device, xt.dtype))
+    assert torch.equal(unpacked(tokens, xt, 2), xt)
 
 
 def test_the_guidance_it_reads_is_part_of_the_model(denoiser, monkeypatch):

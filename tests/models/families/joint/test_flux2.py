@@ -1,5 +1,7 @@
 """Flux.2 against the pipeline's own call: packed and normalised latents, padding that is read."""
 
+import copy
+
 import diffusers
 import pytest
 import torch
@@ -8,7 +10,6 @@ from support.tiny_joint import klein
 from support.tiny_language import LIMIT
 
 from headwater import Denoiser
-from headwater.errors import ModelError
 from headwater.models.families.joint.flux2 import GUIDANCE, Flux2
 
 PROMPT = "a red star"
@@ -16,7 +17,20 @@ SIZE = {"height": 16, "width": 16, "max_sequence_length": LIMIT}
 
 
 class Processor:
-    """Of pictures and words, in the place of transformers' own."""
+    """A tokenizer with a template of its own, as processors of pictures and words have it."""
+
+    chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+        "{% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>{% endfor %}"
+    )
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def apply_chat_template(self, messages, **options):
+        return self.tokenizer.apply_chat_template(
+            messages, chat_template=self.chat_template, **options
+        )
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +65,13 @@ def test_latents_are_packed_and_normalised_as_by_the_pipeline(denoiser):
 
 def test_a_row_says_the_same_in_every_batch(denoiser):
     condition = denoiser.encode_captions([PROMPT, "", "a large red star beside a small blue fish"])
-    xt = torch.randn(3, *denoiser.latent_shape)
+    xt = torch.randn(1, *denoiser.latent_shape).repeat(3, 1, 1, 1)
     with torch.no_grad():
         rows = denoiser.predict(xt, 499, condition)
         for i in range(3):
             alone = denoiser.predict(xt[i : i + 1], 499, condition[[i]])
             torch.testing.assert_close(rows[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+    assert (rows[0] - rows[1]).abs().max() > 1e-4
 
 
 def test_the_guidance_it_reads_is_part_of_the_model(denoiser, tmp_path, monkeypatch):
@@ -73,11 +88,47 @@ def test_the_guidance_it_reads_is_part_of_the_model(denoiser, tmp_path, monkeypa
     assert Denoiser(guided.pipe, resolution=16).fingerprint() != before
 
 
-def test_a_processor_in_the_place_of_a_tokenizer_is_refused(denoiser):
-    """Dev's."""
-    pipe = diffusers.Flux2Pipeline(**{**denoiser.pipe.components, "tokenizer": Processor()})
-    with pytest.raises(ModelError, match="Flux2Pipeline is not supported: its tokenizer is a Proc"):
-        Denoiser(pipe)
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory):
+    """Dev's pipeline, of klein's parts but for a guided network and a processor."""
+    folder = klein(tmp_path_factory.mktemp("dev") / "model", guided=True, layers=30)
+    parts = Denoiser.load(folder, resolution=16).pipe.components
+    processor = Processor(parts["tokenizer"])
+    pipe = diffusers.Flux2Pipeline(**{**parts, "tokenizer": processor})
+    pipe.system_message = "Describe the image."  # the usual one is longer than our tokenizers take
+    return Denoiser(pipe, resolution=16)
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ""])
+def test_the_output_of_dev_is_that_of_the_pipelines_own_call(dev, prompt):
+    given, out = first_call(dev.pipe, dev.network, prompt, **SIZE)
+    assert given["guidance"].tolist() == [GUIDANCE]
+    with torch.no_grad():
+        condition = dev.encode_captions([prompt])
+        ours = dev.predict(unpacked(given["hidden_states"]), 999, condition)
+    torch.testing.assert_close(ours, unpacked(out), rtol=1e-5, atol=1e-6)
+
+
+def test_the_message_of_dev_counts_and_is_part_of_the_model(dev):
+    long = "a" + " red" * LIMIT
+    read, lost = dev.cut_prompts([long])[long]
+    assert read + lost == long and dev.cut_prompts([read]) == {}
+    prompts = [long, f"{read} fish", f"{read.removesuffix(' red')} fish"]
+    rows = dev.encode_captions(prompts).tensors["words"]
+    assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
+    other = Denoiser(copy.copy(dev.pipe), resolution=16)
+    other.pipe.system_message = "Describe the color."
+    assert other.encoders_fingerprint() != dev.encoders_fingerprint()
+
+
+def test_a_processor_learns_a_word(dev):
+    """A copy of it does."""
+    words = dev.family.words
+    with words.reader("<new>", words.initial(" star")) as read:
+        ours = read(["a red<new>"])
+    exact = words.encode([PROMPT])
+    torch.testing.assert_close(ours.tensors["words"], exact.tensors["words"])
+    assert "<new>" not in words.names()
 
 
 def test_words_are_those_of_the_double_blocks(denoiser):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from support.conditions import words_of
 from support.tiny import tiny_pipeline, tiny_unconditional
+from support.tiny_cross import compressing_autoencoder
+from support.tiny_parts import quantising_autoencoder, unet
+from support.tiny_unets import sdxl
 from torch import nn
 
 from headwater import Denoiser
@@ -43,7 +46,6 @@ MORE_INPUTS = {
         {"encoder_hid_dim_type": "text_proj", "encoder_hid_dim": 16},
         "wants an encoding that is projected first .*: encoder_hid_dim_type is 'text_proj'",
     ),
-    "LCM": ({"time_cond_proj_dim": 8}, "wants a guidance embedding .*: time_cond_proj_dim is 8"),
     "upscaler": ({"num_class_embeds": 4}, "wants a class label: num_class_embeds is 4"),
     "GLIGEN": ({"attention_type": "gated"}, "wants boxes: attention_type is 'gated'"),
     "no size": ({"sample_size": None}, "configuration has no sample_size: write the size"),
@@ -79,17 +81,19 @@ def test_control_networks(pipe):
 
 
 def test_kandinsky(pipe):
-    quantised = diffusers.VQModel(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4,
-    )  # fmt: skip
-    own = parts(pipe, "unet", "scheduler")
+    """Its network was trained on encodings of the pictures themselves."""
+    wants = {"addition_embed_type": "image", "encoder_hid_dim_type": "image_proj"}
+    network = unet(**wants, encoder_hid_dim=16)
+    rest = {"scheduler": pipe.scheduler, "movq": quantising_autoencoder()}
     refused(
-        diffusers.KandinskyV22Pipeline(**own, movq=quantised),
-        "KandinskyV22Pipeline is not supported: it has a movq beside its `unet`",
+        diffusers.KandinskyV22Pipeline(unet=network, **rest),
+        r"its network wants more than the prompt's encoding \(.* images\): .* is 'image'",
     )
-    pipe.vae = quantised
-    refused(pipe, "its autoencoder is a VQModel, not one of AutoencoderKL, AutoencoderTiny")
+
+
+def test_an_autoencoder_of_another_kind(pipe):
+    pipe.vae = compressing_autoencoder()
+    refused(pipe, "its autoencoder is a AutoencoderDC, not one of AutoencoderKL, AutoencoderTiny")
 
 
 def test_pictures_in_the_place_of_prompts(pipe):
@@ -141,6 +145,23 @@ def test_flow_matching_has_no_alpha_bar(pipe):
 
 
 # --- taken ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["Img2Img", "Inpaint"])
+@pytest.mark.parametrize("family", ["StableDiffusion", "StableDiffusionXL"])
+def test_pipelines_that_begin_with_a_picture(tiny_model, tmp_path, family, kind):
+    """Around a network of four channels they hold the model that draws from nothing."""
+    larger = family == "StableDiffusionXL"
+    plain = Denoiser.load(sdxl(tmp_path) if larger else tiny_model)
+    parts = {name: part for name, part in plain.pipe.components.items() if name != "image_encoder"}
+    none = {"add_watermarker": False} if larger else {"requires_safety_checker": False}
+    changing = Denoiser(getattr(diffusers, f"{family}{kind}Pipeline")(**parts, **none))
+    assert changing.fingerprint() == plain.fingerprint()
+    xt = torch.randn(2, *plain.latent_shape)
+    ours, exact = (
+        each.predict(xt, 499, each.encode_captions(["", CAPTIONS[0]])) for each in (changing, plain)
+    )
+    assert torch.equal(ours, exact)
 
 
 def test_a_small_autoencoder_is_the_pipelines_own(pipe):

@@ -14,8 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.autoencoders import downscaling
-from headwater.models.families.flows import JointFlow
+from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.words import device_of
 
 GUIDANCE = 3.5
@@ -37,17 +36,16 @@ class Flux(JointFlow):
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"
-        b, c, h, w = xt.shape
-        pipe, words = self.pipe, condition.tensors["encoder_hidden_states"]
+        tokens, places = packed(xt, _PATCH)
+        words = condition.tensors["encoder_hidden_states"]
         out = network(
-            pipe._pack_latents(xt, b, c, h, w),
+            tokens,
             timestep=self.sigma(t, xt),
-            img_ids=pipe._prepare_latent_image_ids(b, h // 2, w // 2, xt.device, xt.dtype),
+            img_ids=places,
             txt_ids=xt.new_zeros(words.shape[1], 3),
             **self.read(xt, condition),
         ).sample
-        factor = downscaling(self.vae)
-        return pipe._unpack_latents(out, h * factor, w * factor, factor)
+        return unpacked(out, xt, _PATCH)
 
     def read(self, xt: Float[Tensor, "b c h w"], condition: Condition) -> Mapping[str, Any]:
         """What the network reads beside latents, time and places."""

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.autoencoders import downscaling
-from headwater.models.families.flows import JointFlow
+from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.lengths import padded, shortest
 from headwater.models.families.words import device_of
 
@@ -35,17 +34,16 @@ class QwenImage(JointFlow):
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"
-        b, c, h, w = xt.shape
         words, mask = shortest(condition)
+        (tokens, _), (b, _, h, w) = packed(xt, _PATCH), xt.shape
         out = network(
-            self.pipe._pack_latents(xt, b, c, h, w),
+            tokens,
             encoder_hidden_states=words,
             encoder_hidden_states_mask=mask,
             timestep=self.sigma(t, xt),
             img_shapes=[[(1, h // _PATCH, w // _PATCH)]] * b,
         ).sample
-        factor = downscaling(self.vae)
-        return self.pipe._unpack_latents(out, h * factor, w * factor, factor)[:, :, 0]
+        return unpacked(out, xt, _PATCH)
 
     def encoding_facts(self) -> Mapping[str, Any]:
         """And what is said around a prompt, and how much of it is dropped."""

@@ -10,14 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from headwater.errors import ModelError
+from headwater.models.families.autoencoders import autoencoder
 from headwater.models.families.words import text_encoders
 
 # Parts that what is asked about goes through, or that only look at finished pictures.
 _PARTS = {
-    "unet", "vae", "text_encoder", "tokenizer", "scheduler",
+    "unet", "vae", "vqvae", "movq", "text_encoder", "tokenizer", "scheduler",
     "safety_checker", "feature_extractor", "image_encoder",
 }  # fmt: skip
-_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+_AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL", "VQModel")
 
 # Settings of the network that ask for one more input -> what that is.
 _WANTS = {
@@ -25,7 +26,7 @@ _WANTS = {
     "num_class_embeds": "a class label",
     "addition_embed_type": "more than the prompt's encoding (SDXL's and Kolors' sizes, images)",
     "encoder_hid_dim_type": "an encoding that is projected first (images, or another encoder's)",
-    "time_cond_proj_dim": "a guidance embedding (latent consistency models)",
+    "time_cond_proj_dim": "a guidance embedding that its pipeline does not make",
 }
 
 
@@ -40,11 +41,6 @@ def require_supported(pipe: Any, handled: Sequence[str] = ()) -> None:
     """
     for reason in _reasons(pipe, handled):
         raise ModelError(f"{type(pipe).__name__} is not supported: {reason}")
-    if not hasattr(pipe.scheduler, "alphas_cumprod"):
-        raise ModelError(
-            f"{type(pipe.scheduler).__name__} has no alphas_cumprod: give the pipeline a "
-            "scheduler of the DDPM family, for instance DDIMScheduler"
-        )
 
 
 def _reasons(pipe: Any, handled: Sequence[str]) -> Iterator[str]:
@@ -74,14 +70,15 @@ def _parts_of(pipe: Any) -> list[str]:
 def _of_network(pipe: Any, handled: Sequence[str]) -> Iterator[str]:
     config: Any = pipe.unet.config
     for name, what in _WANTS.items():
-        if config.get(name) is not None and name not in handled:
+        made = name == "time_cond_proj_dim" and hasattr(pipe, "get_guidance_scale_embedding")
+        if config.get(name) is not None and name not in handled and not made:
             yield f"its network wants {what}: {name} is {config.get(name)!r}"
     if config.get("attention_type", "default") != "default":
         yield f"its network wants boxes: attention_type is {config.get('attention_type')!r}"
     if config.sample_size is None:
         yield "its network's configuration has no sample_size: write the size of its latents there"
     channels, out = config.in_channels, config.out_channels
-    if getattr(pipe, "vae", None) is None and channels not in (1, 3):
+    if autoencoder(pipe) is None and channels not in (1, 3):
         yield (
             f"its network reads {channels} channels and there is no autoencoder, so they are not "
             "those of a picture alone"
@@ -95,7 +92,7 @@ def _of_network(pipe: Any, handled: Sequence[str]) -> Iterator[str]:
 
 
 def _of_encoders(pipe: Any) -> Iterator[str]:
-    config, vae = pipe.unet.config, getattr(pipe, "vae", None)
+    config, vae = pipe.unet.config, autoencoder(pipe)
     reads = "cross_attention_dim" in config
     encoders = text_encoders(pipe)
     if reads and not encoders:

@@ -44,7 +44,8 @@ class Sdxl(Unet):
         assert condition is not None, "it reads words"
         tensors = dict(condition.tensors)
         words = tensors.pop("encoder_hidden_states")
-        return network(xt, t, encoder_hidden_states=words, added_cond_kwargs=tensors).sample
+        told = self.guidance(xt)
+        return network(xt, t, encoder_hidden_states=words, added_cond_kwargs=tensors, **told).sample
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same with each picture's own sizes."""

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.autoencoders import downscaling
+from headwater.models.families.autoencoders import autoencoder, downscaling
+from headwater.models.families.diffusions import diffusion_schedule
 from headwater.models.families.latents import Latents
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
-from headwater.models.schedule import Schedule, preserving
+from headwater.models.schedule import Schedule
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
 _KEYS_AND_VALUES = re.compile(UNET["attn2-kv"])
@@ -39,7 +42,7 @@ class Unet(Latents):
 
     def __init__(self, pipe: Any, resolution: int | None = None) -> None:
         require_supported(pipe, self.handled)
-        config, factor = pipe.unet.config, downscaling(getattr(pipe, "vae", None))
+        config, factor = pipe.unet.config, downscaling(autoencoder(pipe))
         own = config.sample_size
         height, width = (own, own) if isinstance(own, int) else own
         height, width = (resolution or own * factor for own in (height, width))
@@ -52,16 +55,23 @@ class Unet(Latents):
 
     def schedule(self) -> Schedule:
         """Of the pipeline's scheduler, whichever sampler that is."""
-        scheduler = self.pipe.scheduler
-        prediction = scheduler.config.get("prediction_type", "epsilon")
-        return preserving(scheduler.alphas_cumprod, prediction)
+        return diffusion_schedule(self.pipe)
 
     def forward(
         self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts; learned variances come after it."""
         given = {} if condition is None else condition.tensors
-        return network(xt, t, **given).sample[:, : xt.shape[1]]
+        return network(xt, t, **self.guidance(xt), **given).sample[:, : xt.shape[1]]
+
+    def guidance(self, xt: Tensor) -> dict[str, Tensor]:
+        """What a network is told that was distilled from a guided model (LCM); else nothing."""
+        scale = _guidance(self.pipe)
+        if scale is None:
+            return {}
+        less = torch.full((len(xt),), scale - 1)
+        width = self.pipe.unet.config.time_cond_proj_dim
+        return {"timestep_cond": self.pipe.get_guidance_scale_embedding(less, width).to(xt)}
 
     def _encode(self, pipe: Any, texts: list[str]) -> Condition:
         encoded = pipe.encode_prompt(texts, device_of(pipe), 1, False)[0]
@@ -70,9 +80,13 @@ class Unet(Latents):
     # --- identity --------------------------------------------------------------------------
 
     def network_facts(self) -> Mapping[str, Any]:
-        """What `enable_freeu` set: factors of backbone and skip features, block by block."""
-        blocks = dict(self.network.named_modules())
-        return {
+        """The guidance that it is told, and what `enable_freeu` set.
+
+        That is factors of backbone and skip features, block by block.
+        """
+        blocks, scale = dict(self.network.named_modules()), _guidance(self.pipe)
+        told = {} if scale is None else {"guidance": scale}
+        return told | {
             f"{name}.{factor}": vars(block)[factor]
             for name, block in blocks.items()
             for factor in ("s1", "s2", "b1", "b2")
@@ -86,3 +100,10 @@ class Unet(Latents):
         for name, module in network.named_modules():
             if type(module) is nn.Linear and _KEYS_AND_VALUES.search(name):
                 yield module
+
+
+def _guidance(pipe: Any) -> float | None:
+    """What the pipeline takes where nothing is said; None where its network is not told."""
+    if pipe.unet.config.get("time_cond_proj_dim") is None:
+        return None
+    return signature(pipe.__call__).parameters["guidance_scale"].default

@@ -1,0 +1,38 @@
+"""DiT: a diffusion transformer that reads a class instead of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from headwater.models.condition import Condition
+from headwater.models.families.cross.labels import Labels
+from headwater.models.families.diffusions import DiffusionTransformer, timesteps
+from headwater.models.families.sets import CLASSES
+
+
+class DiT(DiffusionTransformer):
+    """See `family.Family`."""
+
+    kind = "DiTTransformer2DModel"
+    parameter_sets = CLASSES
+
+    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+        super().__init__(pipe, resolution)
+        count = pipe.transformer.config.num_embeds_ada_norm
+        self.words = Labels(pipe.transformer, count, pipe.labels, empty=count)
+
+    def forward(
+        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise; learned variances come after it."""
+        assert condition is not None, "it reads classes"
+        out = network(xt, timestep=timesteps(xt, t), **condition.tensors).sample
+        return out[:, : xt.shape[1]]
+
+    def encoding_facts(self) -> Mapping[str, Any]:
+        """Labels too."""
+        return {**super().encoding_facts(), "labels": self.pipe.labels}
