@@ -67,9 +67,10 @@ def session_of(
     if _is_there(out, wanted, recipe, images.fingerprint):
         note(f"index {out}")
         return Session.open(out, device=options.get("device"), training_set=images)
+    denoiser = Denoiser.load(model, **options)
     _require_writable(out)
     note(f"index {out}, which is built once")
-    return Session(build_index(Denoiser.load(model, **options), images, out, note=note, **recipe))
+    return Session(build_index(denoiser, images, out, note=note, **recipe))
 
 
 def _name(dtype: torch.dtype | None) -> str:

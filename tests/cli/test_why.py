@@ -1,0 +1,89 @@
+"""`headwater why` and `headwater inspect`, as a new user would try them."""
+
+import json
+
+import pytest
+from support.command_line import PROMPT, assert_refused, headwater
+from support.original_names import save_single_file
+from support.tiny import tiny_folder
+
+from headwater import Denoiser
+
+peft = pytest.importorskip("peft")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("why")
+
+
+@pytest.fixture(scope="module")
+def photos(folder):
+    return tiny_folder(folder / "photos", 4)
+
+
+@pytest.fixture(scope="module")
+def lora(folder, tiny_model):
+    network = Denoiser.load(tiny_model).network
+    wanted = peft.LoraConfig(r=2, target_modules=["to_k"], init_lora_weights=False)
+    network.add_adapter(wanted)
+    network.save_lora_adapter(folder / "lora")
+    return folder / "lora"
+
+
+def asked(folder, *more):
+    return headwater("why", *more, "--concept", "star", "--out", folder / "out", "--guidance", 2)
+
+
+def test_a_prompt_from_nothing_and_again(folder, tiny_model, photos, lora):
+    """The index is built once; the second question loads it from where it lies."""
+    given = ("--model", tiny_model, "--lora", lora, "--data", photos)
+    first = asked(folder, PROMPT, *given)
+    assert first.code == 0, first.err
+    assert "which is built once" in first.err and "--parameters lora is taken" in first.err
+    assert "the picture of" in first.out and "'star' in" in first.out
+    assert (folder / "out" / "report.html").exists()
+    again = asked(folder, PROMPT, *given)
+    assert "built once" not in again.err and again.out == first.out
+    (index,) = (folder / "photos.headwater").iterdir()
+    assert str(index) in again.err
+    as_json = json.loads(asked(folder, PROMPT, *given, "--json").out)
+    assert [result["question"] for result in as_json["results"]] == ["image", "concept"]
+
+
+def test_a_picture_file(folder, tiny_model, photos):
+    file = photos / "train-00000.png"
+    given = ("--model", tiny_model, "--data", photos, "--prompt", "a star")
+    result = asked(folder, file, *given)
+    assert result.code == 0, result.err
+    assert "the picture of 'a star'" in result.out
+
+
+def test_what_why_refuses(folder, tiny_model, photos):
+    given = ("--model", tiny_model, "--data", photos)
+    assert_refused(asked(folder, "gone.png", *given), "there is no picture 'gone.png'")
+    assert_refused(asked(folder, "a fish", *given), "--concept 'star' is not in the prompt")
+    assert_refused(asked(folder, PROMPT, *given, "--top", 0), "--top 0 must be at least 1")
+    assert_refused(asked(folder, PROMPT, *given, "--dtype", "int8"), "--dtype 'int8' is not one of")
+    nowhere = ("--model", folder / "none", "--data", photos)
+    result = headwater("why", PROMPT, *nowhere, "--index", folder / "index")
+    assert_refused(result, "cannot load the model")
+    assert not (folder / "index").exists()
+
+
+def test_inspect_prints_what_index_would_take(folder, tiny_model, photos, lora):
+    result = headwater("inspect", tiny_model, photos, "--lora", lora)
+    assert (result.code, result.err) == (0, "")
+    facts = dict(line.split("  ", 1) for line in result.out.splitlines())
+    assert facts["--parameters lora"].strip().endswith(", taken by default")
+    assert facts["images"].strip() == "4" and str(lora) in facts["lora"]
+    as_json = json.loads(headwater("inspect", tiny_model, "--json").out)
+    assert as_json["family"] == "unet" and "images" not in as_json
+
+
+def test_inspect_of_other_forms_and_of_none(folder, tiny_model, lora):
+    file = save_single_file(Denoiser.load(tiny_model).pipe, folder / "model.safetensors")
+    assert "StableDiffusionPipeline" in headwater("inspect", file, "--base", tiny_model).out
+    assert_refused(headwater("inspect", folder / "none"), "there is no such file or folder")
+    assert_refused(headwater("inspect", tiny_model / "unet"), "it holds a network alone")
+    assert_refused(headwater("inspect", lora), "has no model_index.json")
