@@ -48,9 +48,9 @@ def inspect(
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
-    """What a model is, what of it would be attributed, and what its images are.
+    """What a model is, and what its training images are.
 
-    No weights are read, so it takes a moment.
+    And what of it would be attributed, and what never is. No weights are read, so it takes a moment.
     """
     precision = dtype_named(dtype)
     from headwater.quick.inspection import inspect_images, inspect_model

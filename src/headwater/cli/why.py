@@ -72,9 +72,9 @@ def why(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Which images taught the model, or its adapters, this picture, and each thing it shows?
+    """Which images taught the model this picture, and what it shows?
 
-    The index is built once, beside the images; a later question finds it there.
+    Or its adapters. The index is built once, beside the images; a later question finds it there.
     """
     precision = dtype_named(dtype)
     from headwater.quick.questions import questions
