@@ -50,7 +50,7 @@ def inspect(
 ) -> None:
     """What a model is, and what its training images are.
 
-    And what of it would be attributed, and what never is. No weights are read, so it takes a moment.
+    And what of it would be attributed, and what never is. No weights are read: it takes a moment.
     """
     precision = dtype_named(dtype)
     from headwater.quick.inspection import inspect_images, inspect_model
