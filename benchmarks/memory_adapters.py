@@ -1,9 +1,9 @@
 """How much memory does an index by adapters of a large transformer take, beside the model itself?
 
-A Flux-shaped transformer of 100 million random numbers with a LoRA of all attention, indexed by
-`headwater index --parameters lora --recompute --batch-size 1`; encoders and pictures are small, and
-the prompt has Flux's 512 tokens. Peak memory of that process, above what it holds with everything
-imported, over the bytes of the model's weights. Fails above 2x. CPU, Linux.
+A Flux-shaped transformer of 111 million random numbers with a LoRA of all queries, keys and values,
+indexed by `headwater index --parameters lora --recompute --batch-size 1`; encoders and pictures are
+small, and the prompt has Flux's 512 tokens. Peak memory of that process, above what it holds with
+everything imported, over the bytes of the model's weights. Fails above 2x. CPU, Linux.
 
     export OMP_NUM_THREADS=1
     python benchmarks/memory_adapters.py [--images 4] [--dtype bfloat16] [--keep] [--json]

@@ -90,7 +90,7 @@ def test_a_folder_of_ones_own(model, data, tmp_path):
         session_of(model, data, tmp_path / "index", SMALL | {"parameters": "all"})
 
 
-def test_a_build_that_was_interrupted_goes_on(model, data, monkeypatch):
+def test_a_build_that_was_interrupted_goes_on(model, data):
     index, _ = opened(model, data)
     manifest = index.path / "index.json"
     manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -77,15 +77,13 @@ def why(
     Or its adapters. The index is built once, beside the images; a later question finds it there.
     """
     precision = dtype_named(dtype)
-    from headwater.quick.questions import questions
-    from headwater.quick.questions import why as answers_of
+    from headwater.quick.questions import answers_of, questions
     from headwater.quick.sessions import session_of
 
-    asking: dict[str, Any] = dict(prompt=prompt, concepts=concept, seed=seed, guidance=guidance)
-    queries = questions(asked, **asking)
+    queries = questions(asked, prompt, concept, seed, guidance)
     output = Output(out or default_folder(queries, given), top, as_json)
     images = images_of(data, split, image_column, caption_column, limit)
     recipe = {} if parameters is None else {"parameters": parameters}
     loaded = dict(device=device, dtype=precision, **model_options(given))
     session = session_of(model, images, index, recipe, say, **loaded)
-    show(session, answers_of(session, asked, say, **asking), output, guidance)
+    show(session, answers_of(session, queries, say), output, guidance)

@@ -69,7 +69,18 @@ def why(
     Raises:
         QueryError: see `questions`; or the picture cannot be asked about.
     """
-    whole, *others = questions(asked, **options)
+    return answers_of(session, questions(asked, **options), note)
+
+
+def answers_of(
+    session: Session, asked: Sequence[Question], note: Callable[[str], None]
+) -> list[Attribution]:
+    """The answers to `questions`, without those that cannot be asked.
+
+    Raises:
+        QueryError: the picture, which is the first, cannot be asked about.
+    """
+    whole, *others = asked
     answers = [session.attribute(whole, note=note)]
     for question in others:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from headwater.models.families.sets import CROSS
 from headwater.models.schedule import Schedule, preserving
 
 
-class DiffusionTransformer(Latents):
+class DiffusionTransformer(Latents, ABC):
     """A transformer whose picture attends to itself, and then to words; see `family.Family`.
 
     Attributes:
@@ -46,9 +47,10 @@ class DiffusionTransformer(Latents):
         """Of the pipeline's scheduler, whichever sampler that is."""
         return self._schedule
 
+    @abstractmethod
     def encode(self, pipe: Any, texts: list[str]) -> Condition:
-        """What the network reads of texts, with its graph, where there is a text encoder."""
-        raise NotImplementedError
+        """What the network reads of texts, with its graph."""
+        ...
 
 
 def timesteps(xt: Tensor, t: int) -> Tensor:

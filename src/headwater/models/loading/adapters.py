@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning
-from headwater.models.loading.lycoris import is_lycoris, load_lycoris
-from headwater.models.loading.weights import Unreadable, require_no_pointers
+from headwater.models.loading.lycoris import is_factor, is_lycoris, load_lycoris
+from headwater.models.loading.weights import Unreadable, require_no_pointers, safetensors_in
 
 # Of the first adapter in the network's names; of others with their number.
 NAME = "lora"
@@ -123,11 +123,7 @@ def _of_peft(place: Path) -> bool:
 
 
 def _one_file(place: Path) -> Path:
-    if place.is_file():
-        if place.suffix != ".safetensors":
-            raise Unreadable("it is no safetensors file, and other formats can run code")
-        return place
-    files = sorted(place.glob("*.safetensors"))
+    files = safetensors_in(place)
     if place / _USUAL_FILE in files:
         return place / _USUAL_FILE
     if not files:
@@ -169,7 +165,7 @@ def _converted(pipe: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         found = pipe.lora_state_dict(dict(given), **config)
         return found[0] if isinstance(found, tuple) else found
 
-    numbers = {name: number for number, name in enumerate(tensors, 1) if not _is_factor(name)}
+    numbers = {name: number for number, name in enumerate(tensors, 1) if not is_factor(name)}
     marked = {
         name: torch.full(tensor.shape, float(numbers.get(name) or _rank(name, tensors)))
         for name, tensor in tensors.items()
@@ -186,10 +182,6 @@ def _converted(pipe: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             f"({_few(lost)}): merge them into a copy of the model and give that"
         )
     return named_by_diffusers(tensors)
-
-
-def _is_factor(name: str) -> bool:
-    return name.endswith(".alpha")
 
 
 def _rank(name: str, tensors: Mapping[str, Tensor]) -> int:
@@ -245,7 +237,7 @@ def _require_all(
     dropped = [
         name
         for name, tensor in tensors.items()
-        if not _is_factor(name) and key(tensor) not in loaded
+        if not is_factor(name) and key(tensor) not in loaded
     ]
     of_words = [name for name in dropped if _of_text_encoder(name)]
     if len(of_words) < len(dropped):

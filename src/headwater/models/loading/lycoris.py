@@ -22,7 +22,7 @@ _LOKR, _LOHA = ".lokr_", ".hada_"
 def is_lycoris(tensors: Mapping[str, Tensor]) -> bool:
     """Whether a file is of LyCORIS' names and kinds."""
     return all(
-        name.startswith(_PREFIXES) and (_LOKR in name or _LOHA in name or _is_factor(name))
+        name.startswith(_PREFIXES) and (_LOKR in name or _LOHA in name or is_factor(name))
         for name in tensors
     )
 
@@ -57,7 +57,8 @@ def load_lycoris(
     return _load_loha(network, named, adapter)
 
 
-def _is_factor(name: str) -> bool:
+def is_factor(name: str) -> bool:
+    """Whether a name is of a layer's alpha, which with the rank makes its scale."""
     return name.endswith(".alpha")
 
 
@@ -98,12 +99,12 @@ def _by_diffusers(pipe: Any, modules: Mapping[str, str], stems: set[str]) -> dic
 
 def _scaled(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """LoKr with its scale in the numbers, as diffusers wants it: alpha over rank, if it has one."""
-    out = {name: tensor for name, tensor in named.items() if not _is_factor(name)}
+    out = {name: tensor for name, tensor in named.items() if not is_factor(name)}
     for name, alpha in named.items():
         stem = name.removesuffix(".alpha")
         ranks = [named.get(f"{stem}.lokr_w{side}_b") for side in (1, 2)]
         rank = next((len(low) for low in ranks if low is not None), None)
-        if _is_factor(name) and rank is not None:
+        if is_factor(name) and rank is not None:
             first = f"{stem}.lokr_w1" if f"{stem}.lokr_w1" in out else f"{stem}.lokr_w1_a"
             out[first] = out[first] * (alpha.item() / rank)
     return out
@@ -128,7 +129,7 @@ def _load_loha(network: Any, named: Mapping[str, Tensor], adapter: str) -> dict[
         use_effective_conv2d=any(".hada_t1" in name for name in named),
     )
     peft.inject_adapter_in_model(config, network, adapter_name=adapter)
-    state = {name: tensor for name, tensor in named.items() if not _is_factor(name)}
+    state = {name: tensor for name, tensor in named.items() if not is_factor(name)}
     peft.set_peft_model_state_dict(network, dict(state), adapter_name=adapter)
     network._hf_peft_config_loaded = True  # as diffusers' own loader leaves it
     return state

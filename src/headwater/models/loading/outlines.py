@@ -12,7 +12,12 @@ from torch import nn
 from headwater.models.loading.folders import pipeline_of_folder
 from headwater.models.loading.hub import pipeline_folder
 from headwater.models.loading.single_files import description_of, is_whole, require_model_file
-from headwater.models.loading.weights import Unreadable, require_unquantised, variant_of
+from headwater.models.loading.weights import (
+    NETWORK_ALONE,
+    Unreadable,
+    require_unquantised,
+    variant_of,
+)
 
 
 def shape_of(kind: Any, folder: Path) -> nn.Module:
@@ -36,7 +41,7 @@ def outline_of_file(file: Path, base: str | None) -> Any:
     require_model_file(file)
     tensors = load_file(file)  # mapped, not read
     if not is_whole(tensors) and base is None:
-        raise Unreadable("it holds a network alone: give the pipeline that it is part of as --base")
+        raise Unreadable(NETWORK_ALONE)
     folder = description_of(tensors, base) if is_whole(tensors) else pipeline_folder(str(base))
     return pipeline_of_folder(folder, _empty)
 

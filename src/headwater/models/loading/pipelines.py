@@ -24,7 +24,7 @@ from headwater.models.loading.hub import from_hub, pipeline_folder
 from headwater.models.loading.outlines import outline_of_file, shape_of
 from headwater.models.loading.single_files import pipeline_of_file
 from headwater.models.loading.tokens import add_tokens
-from headwater.models.loading.weights import Unreadable, load_whole
+from headwater.models.loading.weights import NETWORK_ALONE, Unreadable, load_whole
 
 # What diffusers and transformers raise on folders that they cannot read.
 _UNREADABLE = (
@@ -104,7 +104,7 @@ def _opened(model: str, base: str | None, read: Read, of_file: Callable[..., Any
             raise Unreadable("it is a whole pipeline: leave --base out")
         return pipeline_of_folder(folder, read)
     if base is None:
-        raise Unreadable("it holds a network alone: give the pipeline that it is part of as --base")
+        raise Unreadable(NETWORK_ALONE)
     return pipeline_of_network(alone, pipeline_folder(base), read)
 
 

@@ -28,6 +28,7 @@ from headwater.models.loading.folders import (
 )
 from headwater.models.loading.hub import from_hub, pipeline_folder
 from headwater.models.loading.weights import (
+    NETWORK_ALONE,
     Unreadable,
     load_whole,
     named,
@@ -119,7 +120,7 @@ def description_of(tensors: Tensors, base: str | None) -> Path:
 def _of_network(file: Path, tensors: Tensors, base: str | None, dtype: torch.dtype) -> Any:
     """The pipeline `base` around the network of the file."""
     if base is None:
-        raise Unreadable("it holds a network alone: give the pipeline that it is part of as --base")
+        raise Unreadable(NETWORK_ALONE)
     folder = pipeline_folder(base)
     index = read_index(folder)
     part = next((name for name in NETWORKS if index.get(name)), "")
@@ -137,7 +138,7 @@ def _without_gaps(load: Callable[..., Any], dtype: torch.dtype) -> Any:
     """What is loaded in this type, which cannot be given to a network with gaps."""
     try:
         return load(torch_dtype=dtype)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # torch's, of tensors on the meta device
         raise Unreadable(
             "some of the network's tensors are not in the file: is --base of this model, and the "
             "file whole?"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from headwater.models.families.words import text_encoders, tokenizer_of
-from headwater.models.loading.weights import Unreadable, require_no_pointers
+from headwater.models.loading.weights import Unreadable, require_no_pointers, safetensors_in
 
 # What trainers of SDXL call the vectors of its two encoders: the token is the file's name.
 _OF_TWO = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
@@ -69,11 +69,7 @@ def _learned(pipe: Any, tensors: dict[str, Tensor], stem: str) -> list[tuple[str
 
 
 def _one_file(place: Path) -> Path:
-    if place.is_file():
-        if place.suffix != ".safetensors":
-            raise Unreadable("it is no safetensors file, and other formats can run code")
-        return place
-    files = sorted(place.glob("*.safetensors"))
+    files = safetensors_in(place)
     if len(files) != 1:
         raise Unreadable(f"it holds {len(files)} safetensors files: give one")
     return files[0]

@@ -27,6 +27,23 @@ class Unreadable(Exception):
     """Why a model cannot be loaded, and the mend; whoever catches it says which model it is."""
 
 
+# What is to be done with a file or folder that is no pipeline by itself.
+NETWORK_ALONE = "it holds a network alone: give the pipeline that it is part of as --base"
+
+
+def safetensors_in(place: Path) -> list[Path]:
+    """The file itself, or those of a folder, by name.
+
+    Raises:
+        Unreadable: it is a file of another format.
+    """
+    if not place.is_file():
+        return sorted(place.glob("*.safetensors"))
+    if place.suffix != ".safetensors":
+        raise Unreadable("it is no safetensors file, and other formats can run code")
+    return [place]
+
+
 def require_no_pointers(place: Path) -> None:
     """Refuse a file, or a folder with a file, that git-lfs has not fetched.
 

@@ -25,6 +25,11 @@ class DiT(DiffusionTransformer):
         count = pipe.transformer.config.num_embeds_ada_norm
         self.words = Labels(pipe.transformer, count, pipe.labels, empty=count)
 
+    def encode(self, pipe: Any, texts: list[str]) -> Condition:
+        """The classes that texts name."""
+        assert self.words is not None, "they are its words"
+        return self.words.encode(texts)
+
     def forward(
         self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
     ) -> Float[Tensor, "b c h w"]:
