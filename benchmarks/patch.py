@@ -35,7 +35,6 @@ from headwater.evaluation.retraining.config import CONTINUE, ModelConfig, Phase
 from headwater.evaluation.retraining.models import (
     EncodedData,
     encode_data,
-    tokenize_captions,
     train,
 )
 from headwater.methods import METHODS
@@ -92,10 +91,10 @@ def model_of_pairs(folder: Path, data: TrainingSet, steps: int) -> Path:
         x0 = torch.cat(
             [denoiser.encode_images([joined(*pair)]) for pair in tqdm(pairs, "encoding")]
         )
-        captions = [sample.caption for sample in data.samples] + [said(*pair) for pair in pairs]
-        both = EncodedData(torch.cat([single.x0, x0]), tokenize_captions(denoiser.pipe, captions))
+        captions = [[sample.caption] for sample in data.samples] + [[said(*p)] for p in pairs]
+        both = EncodedData(torch.cat([single.x0, x0]), captions)
         phase = Phase(steps, learning_rate=1e-3, weight="shapes-first")
-        config = ModelConfig((phase,), unet=None, text_encoder=CONTINUE)
+        config = ModelConfig((phase,), network=None, text_encoder=CONTINUE)
         train(denoiser.pipe, both, config, work)
         denoiser.pipe.save_pretrained(out)
         shutil.rmtree(work)

@@ -26,13 +26,14 @@ import torch
 
 from headwater import Denoiser, load_dataset
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.retraining.models import EncodedData, encode_data, new_pipeline, train
+from headwater.evaluation.retraining.models import EncodedData, encode_data, train
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.runtime.executor import Executor, run
 
 WARM_UP = 20  # steps
 PATIENCE = 300  # seconds
 MODELS = {
-    "reduced": {"unet": {"block_out_channels": (16, 32, 64)}, "text_encoder": None},
+    "reduced": {"network": {"block_out_channels": (16, 32, 64)}, "text_encoder": None},
     "bundled": {},
 }
 

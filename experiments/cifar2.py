@@ -37,7 +37,8 @@ from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import choose, lds, lds_interval, predicted_outputs
 from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import write_results
-from headwater.evaluation.retraining.models import encode_data, new_pipeline
+from headwater.evaluation.retraining.models import encode_data
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.outputs import NoiseSpec, denoising_losses
 from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
 from headwater.evaluation.studies.lds import write_pictures

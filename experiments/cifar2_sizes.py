@@ -32,7 +32,7 @@ REDUCED = Size(
     ModelConfig(
         phases=(Phase(1_500, batch=32, learning_rate=1e-3),),
         base="",
-        unet={
+        network={
             **_SHAPE,
             "sample_size": 16,
             "block_out_channels": (16, 32, 64),
@@ -52,7 +52,7 @@ FULL = Size(
     ModelConfig(
         phases=(Phase(7_800, batch=128, learning_rate=1e-4),),  # 200 epochs of everything
         base="",
-        unet={
+        network={
             **_SHAPE,
             "sample_size": 32,
             "block_out_channels": (128, 256, 256, 256),

@@ -125,12 +125,12 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
     config = ModelConfig(
         phases=(Phase(4_000, learning_rate=2e-3, weight="shapes-first"),),
         base=str(base),
-        unet={"block_out_channels": (16, 32, 64)},
+        network={"block_out_channels": (16, 32, 64)},
         ema_decay=0.998,
     )
     if given.full:
         phase = Phase(40_000, batch=64, weight="shapes-first")
-        config = ModelConfig((phase,), base=str(base), unet={})
+        config = ModelConfig((phase,), base=str(base), network={})
     study = study_of(out, config, data, encoder, device=given.device)
     task = Task("full", tuple(range(len(data))), kept=True)
     retrain(study, [task])

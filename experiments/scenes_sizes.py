@@ -12,7 +12,7 @@ from headwater.evaluation.retraining.config import ModelConfig, Phase
 
 REDUCED = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
-    unet={"block_out_channels": (16, 32, 64)},
+    network={"block_out_channels": (16, 32, 64)},
     text_encoder=None,
     ema_decay=0.998,
 )

@@ -10,7 +10,8 @@ from support.studies import captioned
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
 from headwater.errors import ModelError
-from headwater.evaluation.retraining.models import encode_data, new_pipeline, train
+from headwater.evaluation.retraining.models import encode_data, train
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.trainer import FitOptions, fit
 from headwater.methods import METHODS
 from headwater.models.sampling import draw
@@ -109,10 +110,11 @@ def test_training_goes_on_from_a_checkpoint(tiny_model, words, tmp_path):
 
 @pytest.fixture
 def room():
-    """Bytes of the GPU that this process may have, a fiftieth of it."""
+    """Bytes of the GPU that this process may have more than it holds, a fiftieth of it."""
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(0.02)
-    yield torch.cuda.mem_get_info()[1] // 50
+    whole = torch.cuda.mem_get_info()[1]
+    torch.cuda.set_per_process_memory_fraction(0.02 + torch.cuda.memory_reserved() / whole)
+    yield whole // 50
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 

@@ -18,7 +18,7 @@ def encode_tiny(tiny_model, tiny_images):
 
 
 def unconditional(steps=3, **more):
-    return ModelConfig((Phase(steps, batch=4),), base="", unet=PIXELS, **more)
+    return ModelConfig((Phase(steps, batch=4),), base="", network=PIXELS, **more)
 
 
 def captioned(tiny_model, steps=3, **more):

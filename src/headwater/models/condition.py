@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 
@@ -25,9 +26,9 @@ class Condition:
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
 
-    def __getitem__(self, rows: slice | Sequence[int]) -> Condition:
+    def __getitem__(self, rows: slice | Sequence[int] | Int[Tensor, " b"]) -> Condition:
         """These rows."""
-        rows = rows if isinstance(rows, slice) else list(rows)
+        rows = rows if isinstance(rows, (slice, Tensor)) else list(rows)
         return self._each(lambda tensor: tensor[rows])
 
     def to(

@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from headwater.errors import ModelError, ParameterError
+
+# Where on the schedule: all rows of a batch, or, as trainers draw it, each row by itself.
+Timestep = int | Int[Tensor, " b"]
 
 # Kind of prediction -> (p, q), of a and s, which are numbers or tensors.
 TARGETS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {

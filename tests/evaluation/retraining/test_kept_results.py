@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the experiments ar
 # As `experiments/scenes_sizes.py` has it.
 CONFIG = ModelConfig(
     phases=(Phase(1_500, learning_rate=2e-3, weight="shapes-first"),),
-    unet={"block_out_channels": (16, 32, 64)},
+    network={"block_out_channels": (16, 32, 64)},
     text_encoder=None,
     ema_decay=0.998,
 )

@@ -9,7 +9,8 @@ from support.tiny import tiny_pipeline
 from headwater import Denoiser, load_dataset
 from headwater.errors import MismatchError
 from headwater.evaluation.retraining.config import ModelConfig, Phase
-from headwater.evaluation.retraining.models import new_pipeline, train
+from headwater.evaluation.retraining.models import train
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.retrain import (
     Task,
     cached_encoding,
@@ -64,7 +65,7 @@ def test_an_encoding_is_kept_for_its_encoder(tiny_model, tiny_images, tmp_path, 
         "headwater.evaluation.retraining.retrain.encode_data", None
     )  # nothing is encode_data again
     kept = cached_encoding(tmp_path, denoiser, data)
-    assert torch.equal(kept.x0, words.x0) and torch.equal(kept.tokens, words.tokens)
+    assert torch.equal(kept.x0, words.x0) and kept.captions == words.captions
     other = Denoiser(new_pipeline(captioned(tiny_model), 1), "", "cpu")
     with pytest.raises(TypeError):  # by another encoder it is
         cached_encoding(tmp_path, other, data)
@@ -75,12 +76,12 @@ def test_a_network_that_training_begins_with_is_part_of_what_it_is_of(
 ):
     data, other = load_dataset(str(tiny_images)), tiny_pipeline(tmp_path / "other", seed=1)
     found = {}
-    for unet in (None, {}):
+    for network in (None, {}):
         for base in (tiny_model, other):  # of the same encoders
-            config = ModelConfig((Phase(1),), base=str(base), unet=unet, text_encoder=None)
+            config = ModelConfig((Phase(1),), base=str(base), network=network, text_encoder=None)
             encoder = Denoiser(new_pipeline(config, 0), "", "cpu")
             made = study_of(tmp_path, config, data, encoder)
-            found.setdefault(unet is None, set()).add(made.source)
+            found.setdefault(network is None, set()).add(made.source)
     assert len(found[True]) == 2 and len(found[False]) == 1
 
 

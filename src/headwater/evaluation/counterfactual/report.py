@@ -202,7 +202,7 @@ def _gradient_notes(plan: RemovalPlan) -> Iterator[str]:
 def _base_notes(plan: RemovalPlan) -> Iterator[str]:
     """What retrained models know from elsewhere."""
     parts = {
-        "network begins as": plan.config.unet,
+        "network begins as": plan.config.network,
         "text encoder is": plan.config.text_encoder,
     }
     for part, changed in parts.items():

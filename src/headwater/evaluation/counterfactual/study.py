@@ -36,7 +36,7 @@ from headwater.evaluation.counterfactual.regenerate import (
 from headwater.evaluation.ground_truth.concepts import Truth
 from headwater.evaluation.ground_truth.oracles import ORACLES, break_ties
 from headwater.evaluation.metrics.retrieval import recall_at, top_rows
-from headwater.evaluation.retraining.models import new_pipeline
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.retrain import (
     Measure,
     Measured,

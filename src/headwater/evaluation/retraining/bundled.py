@@ -27,7 +27,6 @@ from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import (
     EncodedData,
     save_pipeline,
-    tokenize_captions,
     train,
 )
 from headwater.evaluation.retraining.trainer import FitOptions, fit
@@ -155,8 +154,8 @@ def train_denoiser(pipe: Any, work: Path, config: ModelConfig, device: str, seed
     """Noise prediction, UNet and text encoder together, phase after phase."""
     shown = pictures("train")
     latents = encode(pipe.vae.to(device), draw_pictures(shown).to(device))
-    tokens = tokenize_captions(pipe, [picture.caption for picture in shown])
-    train(pipe, EncodedData(latents, tokens), config, work, seed=seed, device=device)
+    captions = [[picture.caption] for picture in shown]
+    train(pipe, EncodedData(latents, captions), config, work, seed=seed, device=device)
 
 
 def draw_pictures(sources: list[Picture]) -> Tensor:

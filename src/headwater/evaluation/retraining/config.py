@@ -2,38 +2,20 @@
 
 A configuration names a base pipeline, whose autoencoder, tokenizer and noise schedule are used as
 they are, and says how its network and text encoder differ; those begin with random weights of the
-seed. Without a base the model is unconditional and works on pixels.
+seed. The network may be of another family than the base's. Without a base the model is
+unconditional and works on pixels.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from headwater.errors import ModelError
-
-
-def even(alpha_bar: Tensor) -> Tensor:
-    """Every timestep counts alike, as usual."""
-    return torch.ones_like(alpha_bar)
-
-
-def shapes_first(alpha_bar: Tensor) -> Tensor:
-    """More weight where noise hides the shape, less where only texture is left to predict.
-
-    The loss of x0 rather than of eps, at most 5 times the usual one, times min-SNR with gamma 5.
-    """
-    snr = alpha_bar / (1 - alpha_bar)
-    return (1 / alpha_bar).clamp_max(5) * (5 / snr).clamp_max(1)
-
-
-WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {"even": even, "shapes-first": shapes_first}
+from headwater.evaluation.retraining.weights import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -80,8 +62,9 @@ class ModelConfig:
     Args:
         phases: its training, part after part.
         base: a pipeline as `Denoiser.load` takes it; "" for an unconditional model of pixels.
-        unet: what differs from the base's UNet, or, without a base, all that `UNet2DModel` takes;
-            None begins with the base's own weights.
+        family: of the network, a name of `networks.AROUND`; "" for the base's own.
+        network: what differs from the base's network, or, of another family, from its smallest; or,
+            without a base, all that `UNet2DModel` takes. None begins with the base's own weights.
         text_encoder: what differs from the base's; None keeps that as it is, weights and all, and
             `CONTINUE` begins with the base's weights and trains them on.
         caption_dropout: how often a caption is replaced by the empty one, for guidance.
@@ -91,7 +74,8 @@ class ModelConfig:
 
     phases: tuple[Phase, ...]
     base: str = "scenes"
-    unet: Mapping[str, Any] | None = field(default_factory=dict)
+    family: str = ""
+    network: Mapping[str, Any] | None = field(default_factory=dict)
     text_encoder: Mapping[str, Any] | str | None = field(default_factory=dict)
     caption_dropout: float = 0.1
     ema_decay: float = 0.9995
@@ -105,6 +89,11 @@ class ModelConfig:
             raise ValueError(f"text_encoder is {given!r}, and not an object, null or {CONTINUE!r}")
         if given == CONTINUE and not self.base:
             raise ValueError(f"without a base there is no text encoder to {CONTINUE}")
+        if self.family and (not self.base or self.network is None or given is not None):
+            raise ValueError(
+                f"a network of {self.family!r} reads the base's text encoder as it is, and begins "
+                "with random weights: give a base, network {} and text_encoder null"
+            )
 
     def facts(self) -> dict[str, Any]:
         """As JSON takes it."""

@@ -1,28 +1,32 @@
-"""Small diffusion models: made from a configuration, trained on any rows of a data set."""
+"""Small diffusion models, trained on any rows of a data set."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from diffusers.models.unets.unet_2d import UNet2DModel
-from diffusers.pipelines.ddim.pipeline_ddim import DDIMPipeline
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from headwater.data.training_set import TrainingSet, every_caption
+from headwater.data.training_set import TrainingSet
 from headwater.errors import ModelError
-from headwater.evaluation.retraining.config import WEIGHTS, ModelConfig
-from headwater.evaluation.retraining.trainer import FitOptions, Loss, fit
+from headwater.evaluation.retraining.config import ModelConfig
+from headwater.evaluation.retraining.trainer import FitOptions, fit
+from headwater.evaluation.retraining.weights import WEIGHTS
+from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
+from headwater.models.families import name_of
 from headwater.models.schedule import TARGETS
+
+# Of numbers of captions, what a network reads of them; None where it reads none.
+Reads = Callable[[Int[Tensor, " b"]], Condition | None]
 
 
 def save_pipeline(pipe: Any, out: Path) -> None:
@@ -40,31 +44,28 @@ class EncodedData:
 
     Attributes:
         x0: latents.
-        tokens: of each picture's caption, or captions, and at last of the empty one. None where
-            the model reads no captions.
-        counts: captions of each picture; None where each has one.
+        captions: of each picture one or more. None where the model reads no captions.
     """
 
     x0: Float[Tensor, "n c h w"]
-    tokens: Int[Tensor, "m l"] | None
-    counts: Int[Tensor, " n"] | None = None
+    captions: Sequence[Sequence[str]] | None
 
     def take(self, rows: Sequence[int]) -> EncodedData:
         """The same of these pictures, in this order."""
-        index, tokens, counts = torch.as_tensor(rows), self.tokens, self.counts
-        if tokens is None:
-            return EncodedData(self.x0[index], None)
-        if counts is None:
-            return EncodedData(self.x0[index], torch.cat([tokens[index], tokens[-1:]]))
-        own = tokens[:-1].split(counts.tolist())
-        taken = torch.cat([*(own[row] for row in index.tolist()), tokens[-1:]])
-        return EncodedData(self.x0[index], taken, counts[index])
+        own = None if self.captions is None else [self.captions[row] for row in rows]
+        return EncodedData(self.x0[torch.as_tensor(rows)], own)
 
-    def to(self, device: torch.device | str) -> EncodedData:
-        """The same on another device; `counts` stay, by which captions are drawn on the CPU."""
-        tokens = self.tokens
-        there = None if tokens is None else tokens.to(device)
-        return EncodedData(self.x0.to(device), there, self.counts)
+    @property
+    def texts(self) -> list[str]:
+        """All captions, picture by picture, and the empty one at last."""
+        return [*itertools.chain.from_iterable(self.captions or ()), ""]
+
+    @property
+    def counts(self) -> Int[Tensor, " n"]:
+        """How many captions each picture has; one where none are read."""
+        if self.captions is None:
+            return torch.ones(len(self.x0), dtype=torch.long)
+        return torch.tensor([len(own) for own in self.captions], dtype=torch.long)
 
 
 class TrainingBatch(NamedTuple):
@@ -74,7 +75,7 @@ class TrainingBatch(NamedTuple):
         rows: of the pictures.
         t: timesteps.
         eps: noise.
-        captions: rows of tokens: of each picture one of its captions, or the empty one.
+        captions: numbers among all captions: of each picture one of its own, or the empty one.
         mirrored: which pictures are.
     """
 
@@ -85,70 +86,22 @@ class TrainingBatch(NamedTuple):
     mirrored: Bool[Tensor, " b"]
 
 
-@dataclass(frozen=True)
-class NoiseSchedule:
-    """How much noise a timestep has, and how much its loss counts.
-
-    Attributes:
-        weight: a name of `WEIGHTS`.
-    """
-
-    alpha_bar: Float[Tensor, " t"]
-    weight: str = "even"
-
-
-def new_pipeline(config: ModelConfig, seed: int) -> Any:
-    """The pipeline that a configuration describes, with random weights of this seed.
-
-    Raises:
-        ModelError: no network or text encoder can be made of it, or the base cannot be loaded.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return _build(config)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ModelError(
-                f"no model can be made of the configuration's unet and text_encoder: {error}"
-            ) from None
-
-
-def _build(config: ModelConfig) -> Any:
-    if not config.base:
-        scheduler = DDIMScheduler(clip_sample=False, timestep_spacing="trailing")
-        return DDIMPipeline(UNet2DModel(**(config.unet or {})), scheduler)
-    pipe = Denoiser.load(config.base, "cpu").pipe
-    if config.unet is not None:
-        pipe.unet = type(pipe.unet).from_config({**pipe.unet.config, **config.unet})
-    if isinstance(config.text_encoder, Mapping):
-        kind = type(pipe.text_encoder)
-        changed = {**pipe.text_encoder.config.to_dict(), **config.text_encoder}
-        pipe.text_encoder = kind(type(pipe.text_encoder.config).from_dict(changed))
-    return pipe
-
-
 def encode_data(denoiser: Denoiser, data: TrainingSet, batch: int = 50) -> EncodedData:
-    """Latents and tokens of a data set."""
+    """Latents of a data set, with its captions."""
     rows = range(len(data))
     bar = tqdm(rows[::batch], desc="encoding", unit="batch", delay=2, leave=False)
     parts = [
         denoiser.encode_images([data.image(row) for row in rows[start : start + batch]]).cpu()
         for start in bar
     ]
-    captions = every_caption(data.samples)
-    tokens = tokenize_captions(denoiser.pipe, captions)
-    counts = torch.tensor([len(sample.all_captions) for sample in data.samples])
-    several = tokens is not None and len(captions) > len(data)
-    return EncodedData(torch.cat(parts), tokens, counts if several else None)
+    return EncodedData(torch.cat(parts), captions_of(denoiser, data))
 
 
-def tokenize_captions(pipe: Any, captions: Sequence[str]) -> Int[Tensor, "n1 l"] | None:
-    """Tokens of the captions, and of the empty one at the end; None of a pipeline without text."""
-    tokenizer = pipe.components.get("tokenizer")
-    if tokenizer is None:
+def captions_of(denoiser: Denoiser, data: TrainingSet) -> list[tuple[str, ...]] | None:
+    """Of each picture; None of a model that reads none."""
+    if not denoiser.conditional:
         return None
-    texts = [*captions, ""]
-    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return [sample.all_captions for sample in data.samples]
 
 
 def train(
@@ -164,21 +117,24 @@ def train(
 
     Two runs with one seed see the same batches, noise and dropouts. A run that was stopped goes on
     from the last checkpoint in the folder `work`.
+
+    Raises:
+        ModelError: the text encoder is to learn, and is not the one encoder of a UNet.
     """
-    data = data.to(device)
-    learned = {"unet": pipe.unet.to(device, memory_format=torch.channels_last)}
-    if data.tokens is not None:
-        pipe.text_encoder.to(device).requires_grad_(config.text_encoder is not None)
-        if config.text_encoder is not None:
-            learned["text_encoder"] = pipe.text_encoder
-    alpha_bar = pipe.scheduler.alphas_cumprod.to(device)
+    denoiser = Denoiser(pipe, device=device)
+    network: Any = denoiser.network
+    network.to(memory_format=torch.channels_last)
+    learned = {"network": network.requires_grad_(True)}
+    learns = config.text_encoder is not None and data.captions is not None
+    reads = reader(denoiser, data, learns)
+    if learns:
+        learned["text_encoder"] = pipe.text_encoder
     begun = 0
     for number, phase in enumerate(config.phases):
-        noise = NoiseSchedule(alpha_bar, phase.weight)
         fit(
             nn.ModuleDict(learned),
-            partial(draw_batch, data, len(alpha_bar), config, phase.batch),
-            _loss_of(pipe, data, noise),
+            partial(draw_batch, data, len(denoiser.schedule), config, phase.batch),
+            denoising_loss(denoiser, data, reads, phase.weight),
             work / f"{phase.name}-{number}.safetensors",
             FitOptions(
                 phase.steps,
@@ -190,11 +146,7 @@ def train(
             ),
         )
         begun += phase.last
-    pipe.unet.to(memory_format=torch.contiguous_format)
-
-
-def _loss_of(pipe: Any, data: EncodedData, noise: NoiseSchedule) -> Loss:
-    return lambda *drawn: denoising_loss(pipe, data, noise, TrainingBatch(*drawn))
+    network.to(memory_format=torch.contiguous_format)
 
 
 def draw_batch(
@@ -210,39 +162,74 @@ def draw_batch(
     eps = torch.randn(batch, *data.x0.shape[1:], generator=generator)
     dropped = torch.rand(batch, generator=generator) < config.caption_dropout
     mirrored = torch.rand(batch, generator=generator) < (0.5 if config.flip else 0)
-    empty = len(data.x0) if data.counts is None else int(data.counts.sum())
-    captions = _draw_captions(data, rows, generator).masked_fill(dropped, empty)
+    captions = _draw_captions(data.counts, rows, generator)
+    captions = captions.masked_fill(dropped, int(data.counts.sum()))
     return TrainingBatch(rows, t, eps.to(data.x0.dtype), captions, mirrored)
 
 
 def _draw_captions(
-    data: EncodedData, rows: Int[Tensor, " b"], generator: torch.Generator
+    counts: Int[Tensor, " n"], rows: Int[Tensor, " b"], generator: torch.Generator
 ) -> Int[Tensor, " b"]:
-    """For each picture the row of its caption's tokens; of several, one by chance."""
-    counts = data.counts
-    if counts is None:
+    """For each picture the number of its caption among all; of several, one by chance."""
+    if counts.max() == 1:
         return rows
     drawn = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
     return (counts.cumsum(0) - counts)[rows] + drawn
 
 
-def denoising_loss(
-    pipe: Any, data: EncodedData, noise: NoiseSchedule, batch: TrainingBatch
-) -> Float[Tensor, ""]:
-    """Weighted mean of (target - prediction)^2 over a batch.
+def reader(denoiser: Denoiser, data: EncodedData, learns: bool) -> Reads:
+    """What makes of captions, by their numbers, what the network reads.
 
-    The target is what the pipeline's scheduler takes its predictions for: eps, v or x0.
+    Args:
+        learns: whether the text encoder does, so that it has to be asked anew at each step.
+
+    Raises:
+        ModelError: it is to learn, and is not the one encoder of a UNet.
     """
-    x0 = data.x0[batch.rows]
-    x0 = torch.where(batch.mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
-    a = noise.alpha_bar[batch.t].view(-1, 1, 1, 1)
-    xt = a.sqrt() * x0 + (1 - a).sqrt() * batch.eps
-    if data.tokens is None:
-        predicted = pipe.unet(xt, batch.t).sample
-    else:
-        words = pipe.text_encoder(data.tokens[batch.captions])[0]
-        predicted = pipe.unet(xt, batch.t, words).sample
-    kind = pipe.scheduler.config.get("prediction_type", "epsilon")
-    p, q = TARGETS[kind](a.sqrt(), (1 - a).sqrt())
-    error = (predicted - (p * x0 + q * batch.eps)).square().mean((1, 2, 3))
-    return (WEIGHTS[noise.weight](noise.alpha_bar[batch.t]) * error).mean()
+    if data.captions is None:
+        return lambda rows: None
+    if not learns:
+        known = denoiser.encode_captions(data.texts)
+        return lambda rows: None if known is None else known[rows]
+    tokens = _tokens(denoiser, data.texts)
+    text_encoder = denoiser.pipe.text_encoder.requires_grad_(True)
+    return lambda rows: Condition({"encoder_hidden_states": text_encoder(tokens[rows])[0]})
+
+
+def _tokens(denoiser: Denoiser, texts: Sequence[str]) -> Int[Tensor, "m l"]:
+    if name_of(denoiser.family) != "unet":
+        raise ModelError(
+            f"the text encoder of a {type(denoiser.pipe).__name__} is not trained here: give "
+            "text_encoder null"
+        )
+    whole: dict[str, Any] = dict(padding="max_length", truncation=True, return_tensors="pt")
+    return denoiser.pipe.tokenizer(list(texts), **whole).input_ids.to(denoiser.device)
+
+
+def denoising_loss(
+    denoiser: Denoiser, data: EncodedData, reads: Reads, weight: str = "even"
+) -> Callable[..., Float[Tensor, ""]]:
+    """The loss of a batch that `draw_batch` drew: weighted mean of (target - prediction)^2.
+
+    The target is what the pipeline's scheduler takes its predictions for: eps, v, x0 or a flow.
+
+    Args:
+        weight: a name of `WEIGHTS`.
+    """
+    schedule, device = denoiser.schedule, denoiser.device
+    x0s = data.x0.to(device)
+    rates = torch.stack([schedule.a, schedule.s]).float().to(device)
+    weights = WEIGHTS[weight](schedule).float().to(device)
+
+    def loss(*drawn: Tensor) -> Tensor:
+        batch = TrainingBatch(*drawn)
+        x0 = x0s[batch.rows]
+        x0 = torch.where(batch.mirrored.view(-1, 1, 1, 1), x0.flip(-1), x0)
+        a, s = rates[:, batch.t].view(2, -1, 1, 1, 1)
+        xt = a * x0 + s * batch.eps
+        predicted = denoiser.family.forward(denoiser.network, xt, batch.t, reads(batch.captions))
+        p, q = TARGETS[schedule.prediction](a, s)
+        error = (predicted - (p * x0 + q * batch.eps)).square().mean((1, 2, 3))
+        return (weights[batch.t] * error).mean()
+
+    return loss

@@ -25,11 +25,12 @@ from headwater.errors import MismatchError
 from headwater.evaluation.retraining.config import ModelConfig
 from headwater.evaluation.retraining.models import (
     EncodedData,
+    captions_of,
     encode_data,
-    new_pipeline,
     save_pipeline,
     train,
 )
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.models.denoiser import Denoiser
 from headwater.runtime.executor import THIS_PROCESS, Executor, run
 from headwater.storage.cache import remember
@@ -222,7 +223,7 @@ def study_of(
         cached_encoding(folder / "encoded", encoder, data),
         encoding_source(encoder, data),
     )
-    if config.unet is None:
+    if config.network is None:
         source += f" {encoder.fingerprint()}"
     return Study(folder, config, encoded, source, measure, device)
 
@@ -233,12 +234,10 @@ def encoding_source(encoder: Denoiser, data: TrainingSet) -> str:
 
 
 def cached_encoding(folder: Path, encoder: Denoiser, data: TrainingSet) -> EncodedData:
-    """Latents and tokens of a data set, computed once for each encoder and kept in the folder."""
+    """A data set's latents, computed once for each encoder and kept in the folder; its captions."""
 
     def compute() -> dict[str, Tensor]:
-        encoded = encode_data(encoder, data)
-        parts = {"x0": encoded.x0, "tokens": encoded.tokens, "counts": encoded.counts}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {"x0": encode_data(encoder, data).x0}
 
     tensors = remember(folder, {"encoded": encoding_source(encoder, data)}, compute).tensors
-    return EncodedData(tensors["x0"], tensors.get("tokens"), tensors.get("counts"))
+    return EncodedData(tensors["x0"], captions_of(encoder, data))

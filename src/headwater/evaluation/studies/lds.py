@@ -22,7 +22,7 @@ from headwater.errors import QueryError
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
 from headwater.evaluation.retraining.config import ModelConfig
-from headwater.evaluation.retraining.models import new_pipeline
+from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.outputs import NOISE, NoiseSpec, denoising_losses
 from headwater.evaluation.retraining.retrain import (
     Measure,

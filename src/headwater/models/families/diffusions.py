@@ -15,7 +15,7 @@ from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import picture_size, require_plain
 from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS
-from headwater.models.schedule import Schedule, preserving
+from headwater.models.schedule import Schedule, Timestep, preserving
 
 
 class DiffusionTransformer(Latents, ABC):
@@ -53,9 +53,9 @@ class DiffusionTransformer(Latents, ABC):
         ...
 
 
-def timesteps(xt: Tensor, t: int) -> Tensor:
+def timesteps(xt: Tensor, t: Timestep) -> Tensor:
     """The timestep of each row, for networks that take no number."""
-    return torch.full((len(xt),), t, device=xt.device)
+    return t if isinstance(t, Tensor) else torch.full((len(xt),), t, device=xt.device)
 
 
 def diffusion_schedule(pipe: Any) -> Schedule:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from headwater.models.condition import Condition
 from headwater.models.fitting import Fit
-from headwater.models.schedule import Schedule
+from headwater.models.schedule import Schedule, Timestep
 
 # A module, and what it computes instead of its own `forward`; see `patches.swapped_forwards`.
 Replacement = tuple[nn.Module, Callable[..., Any]]
@@ -126,7 +126,7 @@ class Family(Protocol):
         self,
         network: nn.Module,
         xt: Float[Tensor, "b c *f h w"],
-        t: int,
+        t: Timestep,
         condition: Condition | None,
     ) -> Float[Tensor, "b c *f h w"]:
         """What the network predicts, without learned variances, with its graph.
@@ -134,7 +134,7 @@ class Family(Protocol):
         Args:
             network: the family's own, or a copy of it in another type.
             xt: in the network's type.
-            t: timestep.
+            t: timestep of all rows, or of each.
             condition: as `words.encode` makes it, in the network's type; None without words.
         """
         ...

@@ -17,7 +17,7 @@ from headwater.models.families.autoencoders import downscaling, latent_channels
 from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.families.words import PAIRS
-from headwater.models.schedule import Schedule, flow
+from headwater.models.schedule import Schedule, Timestep, flow
 
 # Parts that what is asked about goes through, besides tokenizers and text encoders; that only look
 # at finished pictures; and pictures in the place of prompts, which pipelines can do without.
@@ -45,6 +45,7 @@ class FlowTransformer(Latents, ABC):
         size = picture_size(pipe, resolution, patch, self.own_size(pipe))
         super().__init__(pipe, self.network_of(pipe), channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
+        self._sigmas = self._schedule.s
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
@@ -55,9 +56,13 @@ class FlowTransformer(Latents, ABC):
         """Of the scheduler, as trainers draw from it."""
         return self._schedule
 
-    def sigma(self, t: int, xt: Tensor) -> Tensor:
+    def sigma(self, t: Timestep, xt: Tensor) -> Tensor:
         """At a timestep, for each row; in float32 for networks in half precision too."""
         wide = torch.promote_types(xt.dtype, torch.float32)
+        if isinstance(t, Tensor):
+            # moved once: a step of training that is recorded on a GPU cannot reach the CPU
+            self._sigmas = self._sigmas.to(xt.device)
+            return self._sigmas[t].to(wide)
         return torch.full((len(xt),), self._schedule.rates(t)[1], device=xt.device, dtype=wide)
 
     def network_of(self, pipe: Any) -> nn.Module:

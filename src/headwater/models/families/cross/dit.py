@@ -12,6 +12,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.cross.labels import Labels
 from headwater.models.families.diffusions import DiffusionTransformer, timesteps
 from headwater.models.families.sets import CLASSES
+from headwater.models.schedule import Timestep
 
 
 class DiT(DiffusionTransformer):
@@ -31,7 +32,11 @@ class DiT(DiffusionTransformer):
         return self.words.encode(texts)
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The noise; learned variances come after it."""
         assert condition is not None, "it reads classes"

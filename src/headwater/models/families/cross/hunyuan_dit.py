@@ -21,6 +21,7 @@ from headwater.models.families.diffusions import DiffusionTransformer, timesteps
 from headwater.models.families.family import Replacement
 from headwater.models.families.words import device_of
 from headwater.models.fitting import Fit
+from headwater.models.schedule import Timestep
 
 _PLACES = 64  # latents of a side, at whose places the pipeline's waves stand
 
@@ -32,7 +33,11 @@ class HunyuanDiT(DiffusionTransformer):
     token_limits = {"tokenizer": 77, "tokenizer_2": 256}  # noqa: RUF012 - constants of the pipeline
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The noise; learned variances come after it."""
         assert condition is not None, "it reads words"

@@ -21,6 +21,7 @@ from headwater.models.families.diffusions import DiffusionTransformer, timesteps
 from headwater.models.families.family import Replacement
 from headwater.models.families.words import device_of, limited
 from headwater.models.fitting import Fit
+from headwater.models.schedule import Timestep
 
 
 class PixArt(DiffusionTransformer):
@@ -33,7 +34,11 @@ class PixArt(DiffusionTransformer):
         super().__init__(limited(pipe, {"tokenizer": most}), resolution)
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The noise; learned variances come after it."""
         assert condition is not None, "it reads words"

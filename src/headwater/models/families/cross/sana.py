@@ -20,6 +20,7 @@ from headwater.models.condition import Condition, joined
 from headwater.models.families.autoencoders import downscaling
 from headwater.models.families.flows import CrossFlow
 from headwater.models.families.words import device_of, with_tokenizers
+from headwater.models.schedule import Timestep
 
 
 class Sana(CrossFlow):
@@ -49,7 +50,11 @@ class Sana(CrossFlow):
         return config.in_channels, config.patch_size
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at 1000 sigma, in the network's own scale; learned variances come after it."""
         assert condition is not None, "it reads words"

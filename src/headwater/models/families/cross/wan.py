@@ -16,6 +16,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.flows import CrossFlow
 from headwater.models.families.words import device_of
 from headwater.models.fingerprint import config_facts
+from headwater.models.schedule import Timestep
 
 _TOKENS = 512  # what the pipeline pads a prompt to; its network reads the zeros too
 
@@ -47,7 +48,7 @@ class Wan(CrossFlow):
         self,
         network: nn.Module,
         xt: Float[Tensor, "b c f h w"],
-        t: int,
+        t: Timestep,
         condition: Condition | None,
     ) -> Float[Tensor, "b c f h w"]:
         """The flow at 1000 sigma, of any number of frames; UniPC would round that down."""
@@ -55,6 +56,7 @@ class Wan(CrossFlow):
         sigma, boundary = self.sigma(t, xt), _boundary(self.pipe)
         if boundary is not None:
             parts: Any = network
+            assert isinstance(t, int), "rows of several timesteps are of two networks"
             network = parts["high" if self.schedule().rates(t)[1] >= boundary else "low"]
         return network(xt, timestep=1000 * sigma, **condition.tensors).sample
 

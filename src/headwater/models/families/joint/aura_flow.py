@@ -12,6 +12,7 @@ from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow
 from headwater.models.families.words import device_of
+from headwater.models.schedule import Timestep
 
 
 class AuraFlow(JointFlow):
@@ -35,7 +36,11 @@ class AuraFlow(JointFlow):
         return config.in_channels, config.patch_size
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma."""
         assert condition is not None, "it reads words"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.words import device_of
+from headwater.models.schedule import Timestep
 
 GUIDANCE = 3.5
 _PATCH = 2  # latents are packed two by two
@@ -32,7 +33,11 @@ class Flux(JointFlow):
         return config.in_channels // _PATCH**2, _PATCH
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"

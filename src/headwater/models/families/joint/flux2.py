@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.words import chat_preface, device_of, tokenizer_of
+from headwater.models.schedule import Timestep
 
 # What is told to a network distilled from a guided one: what the pipeline takes if nothing is said.
 GUIDANCE = 4.0
@@ -44,7 +45,11 @@ class Flux2(JointFlow):
         )
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents in a row."""
         assert condition is not None, "it reads words"

@@ -17,6 +17,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow
 from headwater.models.families.sets import REFINED
 from headwater.models.families.words import device_of
+from headwater.models.schedule import Timestep
 
 
 class Lumina2(JointFlow):
@@ -35,7 +36,11 @@ class Lumina2(JointFlow):
         return f"{self.pipe.system_prompt} <Prompt Start>"
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, which the network knows turned around: it predicts x0 - e at 1 - s."""
         assert condition is not None, "it reads words"

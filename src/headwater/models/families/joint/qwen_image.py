@@ -15,6 +15,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow, packed, unpacked
 from headwater.models.families.lengths import padded, shortest
 from headwater.models.families.words import device_of
+from headwater.models.schedule import Timestep
 
 _PATCH = 2  # latents are packed two by two
 
@@ -30,7 +31,11 @@ class QwenImage(JointFlow):
         return config.in_channels // _PATCH**2, _PATCH
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, of latents packed two by two."""
         assert condition is not None, "it reads words"

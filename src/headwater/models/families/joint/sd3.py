@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.flows import JointFlow
 from headwater.models.families.words import device_of
+from headwater.models.schedule import Timestep
 
 
 class Sd3(JointFlow):
@@ -23,7 +24,11 @@ class Sd3(JointFlow):
         return config.in_channels, config.patch_size
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at 1000 sigma."""
         assert condition is not None, "it reads words"

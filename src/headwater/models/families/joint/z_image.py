@@ -13,6 +13,7 @@ from headwater.models.families.flows import JointFlow
 from headwater.models.families.lengths import padded, unpadded
 from headwater.models.families.sets import REFINED
 from headwater.models.families.words import chat_preface, device_of
+from headwater.models.schedule import Timestep
 
 _PATCH = 2  # its forward's default, one frame deep
 _TOKENS = 512  # of a prompt in its chat template, as the pipeline reads it
@@ -36,7 +37,11 @@ class ZImage(JointFlow):
         return chat_preface(self.pipe.tokenizer)
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """The flow at sigma, which the network knows turned around: it predicts x0 - e at 1 - s."""
         assert condition is not None, "it reads words"

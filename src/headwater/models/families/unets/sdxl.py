@@ -20,6 +20,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.unets.unet import Unet
 from headwater.models.families.words import device_of
 from headwater.models.fitting import Fit
+from headwater.models.schedule import Timestep
 
 # What the pipelines take where nothing is said.
 _AESTHETIC_SCORE = 6.0
@@ -38,7 +39,11 @@ class Sdxl(Unet):
         return kind == "text_time" and getattr(pipe, "text_encoder_2", None) is not None
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts."""
         assert condition is not None, "it reads words"

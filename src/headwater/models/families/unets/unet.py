@@ -22,7 +22,7 @@ from headwater.models.families.latents import Latents
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
-from headwater.models.schedule import Schedule
+from headwater.models.schedule import Schedule, Timestep
 
 _NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
 _KEYS_AND_VALUES = re.compile(UNET["attn2-kv"])
@@ -58,7 +58,11 @@ class Unet(Latents):
         return diffusion_schedule(self.pipe)
 
     def forward(
-        self, network: nn.Module, xt: Float[Tensor, "b c h w"], t: int, condition: Condition | None
+        self,
+        network: nn.Module,
+        xt: Float[Tensor, "b c h w"],
+        t: Timestep,
+        condition: Condition | None,
     ) -> Float[Tensor, "b c h w"]:
         """What the network predicts; learned variances come after it."""
         given = {} if condition is None else condition.tensors
