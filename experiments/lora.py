@@ -6,19 +6,26 @@ scenes of an object that it never saw, as people train one on a character. The 2
 parameters alone, what taught it whole pictures of the object and the object as a concept.
 
     export OMP_NUM_THREADS=1
-    python experiments/lora.py learn      train the adapters, draw what they make
-    python experiments/lora.py tables     index, ask, count
+    python experiments/lora.py learn [--seed 0]        train adapters, draw what they make
+    python experiments/lora.py tables [--seed 0] [--scale 1.0] [--noise 1]   index, ask, count
+
+Adapters know their pictures by heart, and the loss of what one knows has no gradient. With
+`--scale` below 1 gradients are taken of the adapters at a part of their strength, where they still
+have that to learn; the pictures asked about are made by the whole adapters all the same. Each
+`--seed` has 20 pictures and adapters of its own.
 
 Everything lies in `experiments/results/lora`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peft
+import PIL.Image
 import torch
 from common import RESULTS, about, kept_clip, parser
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
@@ -35,7 +42,6 @@ from headwater.evaluation.retraining.outputs import samples
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import score_questions
 from headwater.evaluation.studies.retrieval import describe_method
-from headwater.methods import Method
 from headwater.report.contact_sheet import columns_sheet
 from headwater.scenes.dataset import describe
 from headwater.scenes.render import Scene, draw
@@ -66,24 +72,27 @@ ASKED = (
 def main() -> None:
     command = parser(__doc__, "learn", "tables")
     command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--scale", type=float, default=1.0)
+    command.add_argument("--noise", type=int, default=1, help="draws of it, at each timestep")
     given = command.parse_args()
     torch.set_num_threads(1)
-    out, shown = RESULTS / "lora", taught_pictures()
-    file = learned(out, shown, given.device)
-    model = Denoiser.load("scenes", given.device, lora=file)
+    out, shown = RESULTS / "lora", taught_pictures(given.seed)
+    out = out / f"seed-{given.seed}" if given.seed else out
+    file = learned(out, shown, given)
     if given.stage == "learn":
-        sheet(model, shown).save(out / "learned.png")
+        sheet(Denoiser.load("scenes", given.device, lora=file), shown).save(out / "learned.png")
         print(out / "learned.png")
     else:
-        tables(out, model, shown, given)
+        tables(out, file, shown, given)
 
 
 # --- the adapters ---------------------------------------------------------------------------------
 
 
-def taught_pictures() -> TrainingSet:
+def taught_pictures(seed: int) -> TrainingSet:
     """20 scenes of the object, each in a colour, style and background of its own."""
-    chance = np.random.default_rng(SEED)
+    chance = np.random.default_rng(seed)
     chosen: dict[str, Scene] = {}
     while len(chosen) < HIDDEN:
         colour, style, background = (str(chance.choice(v)) for v in (COLOURS, STYLES, BACKGROUNDS))
@@ -100,13 +109,13 @@ def taught_pictures() -> TrainingSet:
     return from_images([draw(scene) for scene in chosen.values()], list(chosen), ids=ids)
 
 
-def learned(out: Path, shown: TrainingSet, device: str) -> Path:
+def learned(out: Path, shown: TrainingSet, given: Any) -> Path:
     """The file of the adapters, trained once: the loss of noise, as diffusers' scripts have it."""
     file = out / "lora" / "pytorch_lora_weights.safetensors"
     if file.exists():
         return file
-    torch.manual_seed(SEED)
-    plain = Denoiser.load("scenes", device)
+    torch.manual_seed(given.seed)
+    plain = Denoiser.load("scenes", given.device)
     x0 = plain.encode_images([shown.image(row) for row in range(len(shown))])
     captions = [sample.caption for sample in shown.samples]
     words = plain.encode_captions([*captions, ""])
@@ -115,11 +124,11 @@ def learned(out: Path, shown: TrainingSet, device: str) -> Path:
     plain.network.requires_grad_(False)
     network: Any = plain.network
     network.add_adapter(wanted)
-    model = Denoiser(plain.pipe, device=device)
+    model = Denoiser(plain.pipe, device=given.device)
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, RATE, weight_decay=1e-4)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-    chance = torch.Generator().manual_seed(SEED)
+    chance = torch.Generator().manual_seed(given.seed)
     for _ in tqdm(range(STEPS), desc="adapters"):
         rows = torch.randint(len(shown), (BATCH,), generator=chance)
         said = rows.where(torch.rand(BATCH, generator=chance) > 0.1, len(shown))  # the empty one
@@ -137,16 +146,20 @@ def learned(out: Path, shown: TrainingSet, device: str) -> Path:
     return file
 
 
-def sheet(model: Denoiser, shown: TrainingSet) -> Any:
-    """Above, some of the 20; below, what the model makes of prompts with the object's name."""
+def drawings(model: Denoiser) -> list[PIL.Image.Image]:
+    """What the model makes of prompts with the object's name."""
     latents = samples(model, PROMPTS, seeds=[SEED] * len(PROMPTS))
-    drawn = model.decode(latents.to(model.device))
+    return model.decode(latents.to(model.device))
+
+
+def sheet(model: Denoiser, shown: TrainingSet) -> Any:
+    """Above, some of the 20; below, what the model makes."""
     few = [shown.image(row) for row in range(len(PROMPTS))]
     return columns_sheet(
         PROMPTS,
         [
             ("Of the 20 pictures", [[image] for image in few]),
-            ("What the model makes of it", [[image] for image in drawn]),
+            ("What the model makes of it", [[image] for image in drawings(model)]),
         ],
         title=f"A {THING}, learned by adapters",
         subtitle=f"LoRA of rank {RANK}, {STEPS} steps; nothing else of the model changes.",
@@ -156,20 +169,44 @@ def sheet(model: Denoiser, shown: TrainingSet) -> Any:
 # --- the tables -----------------------------------------------------------------------------------
 
 
-def question(method: Method, kind: str, prompt: str, draws: int) -> Concept | Image:
-    """Of a method, about a whole picture or the object in it."""
-    if kind == "image":
-        return Image(prompt, draws=draws, guidance=3.0)
-    return Concept(prompt, THING, draws=draws)
+def questions(kind: str, files: Sequence[Path], draws: int) -> Sequence[Concept | Image]:
+    """About whole pictures that the prompts make, or the object in them.
+
+    Args:
+        files: of pictures; none where the model that is asked makes them itself.
+    """
+    if kind == "concept":
+        return [Concept(prompt, THING, draws=draws) for prompt in PROMPTS]
+    if not files:
+        return [Image(prompt, draws=draws, guidance=3.0) for prompt in PROMPTS]
+    return [Image(p, file=file, draws=draws) for p, file in zip(PROMPTS, files, strict=True)]
 
 
-def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
+def made(model: Denoiser, folder: Path) -> list[Path]:
+    """Files of what the model makes of the prompts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number}.png" for number in range(len(PROMPTS))]
+    if not all(file.exists() for file in files):
+        for file, picture in zip(files, drawings(model), strict=True):
+            picture.save(file)
+    return files
+
+
+def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
     """Of each method and kind of question, how many of the 20 are among its first 20."""
+    whole = given.scale == 1
+    model = Denoiser.load("scenes", given.device, lora=adapters)
+    files = [] if whole else made(model, out / "pictures")
+    if not whole:
+        model = Denoiser.load("scenes", given.device, lora=adapters, lora_scale=given.scale)
+        out = out / f"scale-{given.scale:g}"
     among = load_dataset("scenes").first(AMONG)
     data = joined(f"{HIDDEN} pictures that adapters learned from, among {AMONG:,}", [among, shown])
     recipe: dict[str, Any] = {"parameters": "lora"}
+    if given.noise > 1:
+        recipe["draws"] = given.noise
     if "clip-cosine" in given.methods:
-        recipe["clip"] = kept_clip(out.parent / "models" / "clip", scene_captions, given.device)
+        recipe["clip"] = kept_clip(RESULTS / "models" / "clip", scene_captions, given.device)
     indexes = build_indexes(model, data, out / "indexes", given.methods, **recipe)
     taught = np.arange(len(data)) >= AMONG
     rows = []
@@ -179,9 +216,7 @@ def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
             if kind in method.takes or "any" in method.takes:
                 scores = score_questions(
                     {method: index},
-                    lambda method, kind=kind: [
-                        question(method, kind, prompt, given.draws) for prompt in PROMPTS
-                    ],
+                    lambda method, kind=kind: questions(kind, files, given.draws),
                     out / "scores" / kind,
                 )[method.name]
                 found[kind] = [taught[np.argsort(-each)[:HIDDEN]].mean() for each in scores]
@@ -197,7 +232,9 @@ def tables(out: Path, model: Denoiser, shown: TrainingSet, given: Any) -> None:
         f"concept: {THING!r}, over training captions that name it, with and without the word; "
         "image: the whole picture that the model makes of the prompt",
         f"captions of the {HIDDEN} name the {THING}, and no others do: that finds all of them",
-        "rows and questions are of the adapters' parameters alone (`--parameters lora`)",
+        "rows and questions are of the adapters' parameters alone (`--parameters lora`), at "
+        f"{given.scale:g} of their strength; {given.noise} draws of noise of each training picture "
+        "at each of 10 timesteps",
         "intervals: 95%, over prompts",
     ]
     title = f"A LoRA of {HIDDEN} pictures, hidden among {len(data):,}"
