@@ -9,6 +9,8 @@ import typer
 from headwater.cli.options import (
     Base,
     CaptionColumn,
+    ClipSkip,
+    DistilledGuidance,
     Dtype,
     ImageColumn,
     Json,
@@ -41,6 +43,8 @@ def inspect(
     lora_scale: LoraScale = None,
     token: Token = None,
     resolution: Resolution = None,
+    clip_skip: ClipSkip = None,
+    distilled_guidance: DistilledGuidance = None,
     dtype: Dtype = "float32",
     split: Split = "train",
     image_column: ImageColumn = None,

@@ -58,6 +58,13 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Resolution = Annotated[
     int | None, typer.Option(help="Height and width of pictures; default the model's own.")
 ]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(help="Layer of CLIP that is read, as trainers count: 1 is the last."),
+]
+DistilledGuidance = Annotated[
+    float | None, typer.Option(help="Told to a network that wants it (Flux.1-dev), as in training.")
+]
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]

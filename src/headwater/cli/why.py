@@ -11,7 +11,9 @@ from headwater.cli.options import (
     GUIDANCE,
     Base,
     CaptionColumn,
+    ClipSkip,
     Device,
+    DistilledGuidance,
     Dtype,
     Guidance,
     ImageColumn,
@@ -51,6 +53,8 @@ def why(
     base: Base = None,
     token: Token = None,
     resolution: Resolution = None,
+    clip_skip: ClipSkip = None,
+    distilled_guidance: DistilledGuidance = None,
     prompt: Annotated[str, typer.Option(help="Of a picture file: what it is of.")] = "",
     concept: Annotated[
         list[str] | None,

@@ -27,7 +27,7 @@ from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
 from headwater.models.fitting import fit_of, fitted
 from headwater.models.loading.hub import place
-from headwater.models.loading.options import ModelOptions, normal
+from headwater.models.loading.options import READINGS, ModelOptions, normal
 from headwater.models.loading.pipelines import load_pipeline
 from headwater.runtime.memory import usable_device
 
@@ -61,7 +61,7 @@ class Denoiser:
     ) -> None:
         _require_dtype(dtype)
         self.source, self.options = source, normal(options)
-        self.family = family_of(pipe, self.options.get("resolution"))
+        self.family = family_of(pipe, **{name: self.options.get(name) for name in READINGS})
         self.device = usable_device(device)
         self.dtype = dtype
         # A trajectory adds up many small steps, which half precision would lose.

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import downscaling, latent_channels
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.families.words import PAIRS
@@ -39,10 +40,10 @@ class FlowTransformer(Latents, ABC):
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         channels, patch = self.layout(pipe.transformer.config)
         require_plain(pipe, channels, self.handled)
-        size = picture_size(pipe, resolution, patch, self.own_size(pipe))
+        size = picture_size(pipe, reading.resolution, patch, self.own_size(pipe))
         super().__init__(pipe, self.network_of(pipe), channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
 
@@ -139,6 +140,20 @@ def flow_schedule(pipe: Any) -> Schedule:
         shift = config.get("shift") or config.get("flow_shift") or 1.0
         sigmas = shift * sigmas / (1 + (shift - 1) * sigmas)
     return flow(sigmas)
+
+
+def told_guidance(pipe: Any, reading: Reading, usual: float) -> float | None:
+    """What a transformer is told that was distilled from a guided one; None for any other.
+
+    Raises:
+        ModelError: it is any other, and was to be told.
+    """
+    asked = reading.distilled_guidance
+    if pipe.transformer.config.guidance_embeds:
+        return usual if asked is None else asked
+    if asked is not None:
+        raise reading.refused(pipe, "distilled_guidance")
+    return None
 
 
 def picture_size(

@@ -5,7 +5,7 @@ What most families have in common beside their network; each says how that is dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -40,6 +40,7 @@ class Latents:
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
     mixed: ClassVar[Sequence[str]] = ()
+    readings: ClassVar[Collection[str]] = ()
     # Of latents, where the network reads videos: a picture is a video of one frame.
     frames: ClassVar[tuple[int, ...]] = ()
 

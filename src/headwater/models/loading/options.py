@@ -24,6 +24,9 @@ class ModelOptions(TypedDict, total=False):
         token: textual-inversion files, whose tokens prompts may hold then; as NAME=FILE under
             another name.
         resolution: height and width of pictures in pixels.
+        clip_skip: the layer of the text encoder that is read, as trainers count: 1 is the last.
+            Stable Diffusion XL reads the second last anyway.
+        distilled_guidance: the guidance that a network distilled from a guided one is told of.
     """
 
     base: str | Path | None
@@ -31,6 +34,12 @@ class ModelOptions(TypedDict, total=False):
     lora_scale: float | Sequence[float] | None
     token: Places | None
     resolution: int | None
+    clip_skip: int | None
+    distilled_guidance: float | None
+
+
+# Those that a family reads (`families.family.Reading`); adapters and tokens are in the pipeline.
+READINGS = ("resolution", "clip_skip", "distilled_guidance")
 
 
 def normal(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +63,8 @@ def normal(options: Mapping[str, Any]) -> dict[str, Any]:
             given[name] = [_placed(str(source)) for source in several(given[name])]
     if "lora_scale" in given:
         given["lora_scale"] = [float(scale) for scale in several(given["lora_scale"])]
+    if "distilled_guidance" in given:
+        given["distilled_guidance"] = float(given["distilled_guidance"])
     counts = len(given.get("lora_scale", ())), len(given.get("lora", ()))
     if counts[0] not in (0, counts[1]):
         raise ParameterError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.cross.labels import Labels
 from headwater.models.families.diffusions import DiffusionTransformer, timesteps
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.sets import CLASSES
 
 
@@ -20,8 +21,8 @@ class DiT(DiffusionTransformer):
     kind = "DiTTransformer2DModel"
     parameter_sets = CLASSES
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
+        super().__init__(pipe, reading)
         count = pipe.transformer.config.num_embeds_ada_norm
         self.words = Labels(pipe.transformer, count, pipe.labels, empty=count)
 
