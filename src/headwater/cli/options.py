@@ -58,6 +58,10 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Resolution = Annotated[
     int | None, typer.Option(help="Height and width of pictures; default the model's own.")
 ]
+Resize = Annotated[
+    str | None,
+    typer.Option(help="How pictures are resized: bicubic (default), lanczos, bilinear or area."),
+]
 ClipSkip = Annotated[
     int | None,
     typer.Option(help="Layer of CLIP that is read, as trainers count: 1 is the last."),

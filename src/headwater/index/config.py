@@ -31,7 +31,7 @@ from headwater.models.denoiser import Denoiser
 Machine = Extractor | Embedder
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 DEFAULT_DIM = 8192
 DEFAULT_PROJECTION = "count-sketch"
 

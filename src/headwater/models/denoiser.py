@@ -25,7 +25,7 @@ from headwater.gradients.parameters import first_match, select
 from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
-from headwater.models.fitting import fit_of, fitted
+from headwater.models.fitting import RESIZE, fit_of, fitted
 from headwater.models.loading.hub import place
 from headwater.models.loading.options import READINGS, ModelOptions, normal
 from headwater.models.loading.pipelines import load_pipeline
@@ -167,7 +167,8 @@ class Denoiser:
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c *f h w"]:
         """x0 of pictures, scaled and centre-cropped to the model's own size. Nothing is random."""
-        parts = [fitted(image, self.image_size) for image in images]
+        size, resize = self.image_size, self.options.get("resize", RESIZE)
+        parts = [fitted(image.convert("RGB"), size, resize) for image in images]
         stack = np.stack([np.asarray(part, np.float32) for part in parts])
         pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
         return self.family.to_latents(pixels)
@@ -243,6 +244,7 @@ class Denoiser:
         for name, part in self.family.encoders.items():
             digest.add_module(name, part)
         digest.add("encoding", self.family.encoding_facts())
+        digest.add("resize", self.options.get("resize", RESIZE))
 
 
 def _require_dtype(dtype: Any) -> None:

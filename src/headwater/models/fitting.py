@@ -1,10 +1,24 @@
-"""Pictures on their way to a model's size: scaled, then cut in the middle."""
+"""Pictures on their way to a model's size: resized, then cut in the middle, as in training."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import Image
+
+# Of pictures that are made smaller; "area", OpenCV's, makes larger ones by Lanczos as kohya does.
+RESIZES = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.LANCZOS,
+}
+# None of the others is far from it: 36 dB or more, where Lanczos and bilinear differ by 33.
+RESIZE = "bicubic"
+# Pixels that a whole picture is not resized to, as a long strip would be: its middle is, which is
+# the same but for Pillow's rounding between rows and columns.
+_TOO_MANY = 64_000_000
 
 
 class Fit(NamedTuple):
@@ -12,7 +26,7 @@ class Fit(NamedTuple):
 
     Attributes:
         original: as it came.
-        cut: what was cut off above and at the left, after scaling.
+        cut: what was cut off above and at the left, after resizing.
         size: what is left.
     """
 
@@ -21,20 +35,65 @@ class Fit(NamedTuple):
     size: tuple[int, int]
 
 
-def fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at this (height, width): the largest middle part of its shape."""
-    height, width = size
-    return ImageOps.fit(image.convert("RGB"), (width, height))
-
-
 def fit_of(image: Image.Image, size: tuple[int, int]) -> Fit:
     """What `fitted` does to it.
 
     >>> fit_of(Image.new("RGB", (300, 100)), (50, 50))
     Fit(original=(100, 300), cut=(0, 50), size=(50, 50))
     """
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    over = image.height * scale - height, image.width * scale - width
-    cut = round(over[0] / 2), round(over[1] / 2)
+    rows, columns = _covering(image, size)
+    cut = (rows - size[0]) // 2, (columns - size[1]) // 2
     return Fit((image.height, image.width), cut, size)
+
+
+def fitted(image: Image.Image, size: tuple[int, int], resize: str = RESIZE) -> Image.Image:
+    """The picture at this (height, width): the largest middle part of its shape.
+
+    Args:
+        resize: a name of `RESIZES`.
+    """
+    if (image.height, image.width) == size:
+        return image
+    (height, width), (rows, columns) = size, _covering(image, size)
+    top, left = fit_of(image, size).cut
+    down, across = image.height / rows, image.width / columns
+    box = (
+        left * across,
+        top * down,
+        min((left + width) * across, float(image.width)),
+        min((top + height) * down, float(image.height)),
+    )
+    if resize == "area" and down >= 1 and across >= 1:
+        return _means_of_areas(image, box, size)
+    if rows * columns > _TOO_MANY:
+        return image.resize((width, height), RESIZES[resize], box)
+    whole = image.resize((columns, rows), RESIZES[resize])
+    return whole.crop((left, top, left + width, top + height))
+
+
+def _covering(image: Image.Image, size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of the whole picture, at the smallest scale that covers `size`."""
+    scale = max(size[0] / image.height, size[1] / image.width)
+    return int(image.height * scale + 0.5), int(image.width * scale + 0.5)
+
+
+def _means_of_areas(
+    image: Image.Image, box: tuple[float, float, float, float], size: tuple[int, int]
+) -> Image.Image:
+    """Each new pixel the mean of what it covers, as OpenCV's INTER_AREA has it."""
+    left, top, right, bottom = box
+    rows = _means(np.asarray(image), top, bottom, size[0])
+    both = _means(rows.swapaxes(0, 1), left, right, size[1]).swapaxes(0, 1)
+    return Image.fromarray(both.round().astype(np.uint8))
+
+
+def _means(pixels: np.ndarray, start: float, stop: float, count: int) -> np.ndarray:
+    """Means along the first axis, over equal stretches; a pixel counts by what lies in each."""
+    edges = np.linspace(start, stop, count + 1)
+    sums = np.zeros(
+        (len(pixels) + 1, *pixels.shape[1:]), np.uint32 if pixels.dtype == np.uint8 else np.float64
+    )
+    np.cumsum(pixels, 0, out=sums[1:])
+    whole = np.minimum(edges.astype(int), len(pixels) - 1)
+    part = (edges - whole).reshape(-1, *[1] * (pixels.ndim - 1))
+    return np.diff(sums[whole] + part * pixels[whole], axis=0) / (edges[1] - edges[0])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from headwater.errors import ParameterError
+from headwater.models.fitting import RESIZE, RESIZES
 from headwater.models.loading.hub import place
 
 Places = str | Path | Sequence[str | Path]
@@ -24,6 +25,7 @@ class ModelOptions(TypedDict, total=False):
         token: textual-inversion files, whose tokens prompts may hold then; as NAME=FILE under
             another name.
         resolution: height and width of pictures in pixels.
+        resize: how pictures are made larger or smaller, a name of `fitting.RESIZES`.
         clip_skip: the layer of the text encoder that is read, as trainers count: 1 is the last.
             Stable Diffusion XL reads the second last anyway.
         distilled_guidance: the guidance that a network distilled from a guided one is told of.
@@ -34,6 +36,7 @@ class ModelOptions(TypedDict, total=False):
     lora_scale: float | Sequence[float] | None
     token: Places | None
     resolution: int | None
+    resize: str | None
     clip_skip: int | None
     distilled_guidance: float | None
 
@@ -46,7 +49,7 @@ def normal(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same as JSON takes them, with places that a later process finds; without what is None.
 
     Raises:
-        ParameterError: `lora_scale` is of no `lora`, or not one for each.
+        ParameterError: `lora_scale` is of no `lora`, or not one for each; `resize` is none.
         TypeError: there is no such option.
 
     >>> normal({"lora": "someone/theirs", "lora_scale": 0.5, "base": None})
@@ -65,6 +68,8 @@ def normal(options: Mapping[str, Any]) -> dict[str, Any]:
         given["lora_scale"] = [float(scale) for scale in several(given["lora_scale"])]
     if "distilled_guidance" in given:
         given["distilled_guidance"] = float(given["distilled_guidance"])
+    if given.get("resize", RESIZE) not in RESIZES:
+        raise ParameterError(f"--resize {given['resize']!r} is not one of {', '.join(RESIZES)}")
     counts = len(given.get("lora_scale", ())), len(given.get("lora", ()))
     if counts[0] not in (0, counts[1]):
         raise ParameterError(
