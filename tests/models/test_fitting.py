@@ -6,7 +6,14 @@ from PIL import Image
 
 from headwater import Denoiser
 from headwater.errors import ParameterError
-from headwater.models.fitting import RESIZES, _means_of_areas, fit_of, fitted
+from headwater.models.fitting import (
+    RESIZES,
+    _means_of_areas,
+    bucket_of,
+    buckets_named,
+    fit_of,
+    fitted,
+)
 
 # (height, width) of a picture, and to what.
 SIZES = [((31, 47), (16, 16)), ((90, 20), (16, 24)), ((12, 9), (16, 16)), ((17, 40), (17, 23))]
@@ -79,3 +86,32 @@ def test_a_model_is_shown_pictures_so(tiny_model):
         )
     with pytest.raises(ParameterError, match=r"^--resize 'nearest' is not one of bicubic, bilin"):
         Denoiser(usual.pipe, resize="nearest")
+
+
+# --- aspect buckets -------------------------------------------------------------------------------
+
+# (width, height) of kohya's trainer for 512 pixels, as it is installed.
+KOHYA = [
+    (256, 832), (256, 896), (256, 960), (256, 1024), (320, 704), (320, 768), (384, 640), (448, 576),
+    (512, 512), (576, 448), (640, 384), (704, 320), (768, 320), (832, 256), (896, 256), (960, 256),
+    (1024, 256),
+]  # fmt: skip
+
+
+def test_buckets_are_kohyas():
+    found = buckets_named("64", (512, 512))
+    assert [size[::-1] for size in found] == KOHYA
+    assert buckets_named("64:256:1024", (512, 512)) == found
+    assert (832, 1216) in buckets_named("64", (1024, 1024))
+    assert (768, 1360) in buckets_named("1024x1024,768x1360", (1024, 1024))
+    assert buckets_named(None, (512, 512)) == ()
+
+
+def test_a_picture_has_the_bucket_of_the_nearest_shape():
+    """By width / height; one of its own size, whatever else is as near."""
+    found = buckets_named("64", (512, 512))
+    assert bucket_of((3000, 4000), found) == (448, 576)  # 1.286 of 1.333
+    assert bucket_of((4000, 3000), found) == (576, 448)
+    assert bucket_of((100, 9000), found) == (256, 1024)
+    assert bucket_of((256, 832), found) == (256, 832)
+    assert bucket_of((300, 300), ()) is None

@@ -10,6 +10,7 @@ import typer
 
 from headwater.cli.options import (
     Base,
+    Buckets,
     CaptionColumn,
     ClipFolder,
     ClipSkip,
@@ -81,6 +82,7 @@ def index(
     lora_scale: LoraScale = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
     resize: Resize = None,
     clip_skip: ClipSkip = None,
     distilled_guidance: DistilledGuidance = None,

@@ -8,6 +8,7 @@ import typer
 
 from headwater.cli.options import (
     Base,
+    Buckets,
     CaptionColumn,
     ClipSkip,
     DistilledGuidance,
@@ -44,6 +45,7 @@ def inspect(
     lora_scale: LoraScale = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
     resize: Resize = None,
     clip_skip: ClipSkip = None,
     distilled_guidance: DistilledGuidance = None,

@@ -56,7 +56,12 @@ Parameters = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Resolution = Annotated[
-    int | None, typer.Option(help="Height and width of pictures; default the model's own.")
+    str | None,
+    typer.Option(help="Of pictures: SIDE or HEIGHTxWIDTH; default the model's own."),
+]
+Buckets = Annotated[
+    str | None,
+    typer.Option(help="Aspect buckets of training: STEP (64 is kohya's), STEP:LEAST:MOST, sizes."),
 ]
 Resize = Annotated[
     str | None,

@@ -10,6 +10,7 @@ import typer
 from headwater.cli.options import (
     GUIDANCE,
     Base,
+    Buckets,
     CaptionColumn,
     ClipSkip,
     Device,
@@ -54,6 +55,7 @@ def why(
     base: Base = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
     resize: Resize = None,
     clip_skip: ClipSkip = None,
     distilled_guidance: DistilledGuidance = None,

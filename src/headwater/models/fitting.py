@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from headwater.errors import ParameterError
 
 # Of pictures that are made smaller; "area", OpenCV's, makes larger ones by Lanczos as kohya does.
 RESIZES = {
@@ -97,3 +101,66 @@ def _means(pixels: np.ndarray, start: float, stop: float, count: int) -> np.ndar
     whole = np.minimum(edges.astype(int), len(pixels) - 1)
     part = (edges - whole).reshape(-1, *[1] * (pixels.ndim - 1))
     return np.diff(sums[whole] + part * pixels[whole], axis=0) / (edges[1] - edges[0])
+
+
+# --- aspect buckets -------------------------------------------------------------------------------
+
+
+def buckets_named(asked: str | None, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each bucket in pixels, in the order in which kohya's trainer has them.
+
+    Args:
+        asked: STEP or STEP:LEAST:MOST, for all sizes of at most the area of `size` whose sides are
+            multiples of a step between two lengths, as kohya's trainer makes them (by default half
+            and twice the side of a square of that area); or a list HEIGHTxWIDTH,HEIGHTxWIDTH.
+        size: (height, width) of the model.
+
+    Raises:
+        ParameterError: it is none of these, or there are no such buckets.
+
+    >>> buckets_named("64:256:1024", (256, 512))
+    ((448, 256), (512, 256), (320, 320), (384, 320), (320, 384), (256, 448), (256, 512))
+    >>> buckets_named("384x640,512x512", (512, 512))
+    ((512, 512), (384, 640))
+    """
+    if asked is None:
+        return ()
+    try:
+        if "x" in asked:
+            pairs = [part.split("x") for part in asked.split(",")]
+            found = {(int(height), int(width)) for height, width in pairs}
+        else:
+            numbers = [int(number) for number in asked.split(":")]
+            found = _buckets(size[0] * size[1], *numbers) if min(numbers) > 0 else set()
+    except (ValueError, TypeError):
+        found = set()
+    if not found or min(map(min, found)) < 1:
+        raise ParameterError(
+            f"--buckets {asked!r} must be STEP or STEP:LEAST:MOST, with sizes between these (64: "
+            "is kohya's), or sizes HEIGHTxWIDTH,HEIGHTxWIDTH"
+        )
+    return tuple(sorted(found, key=lambda bucket: bucket[::-1]))
+
+
+def _buckets(
+    area: int, step: int, least: int | None = None, most: int | None = None
+) -> set[tuple[int, int]]:
+    side = isqrt(area)
+    least, most = least or side // 2, most or 2 * side
+    square = side // step * step
+    found = {(square, square)}
+    for width in range(least, most + 1, step):
+        height = min(most, area // width // step * step)
+        if height >= least:
+            found |= {(height, width), (width, height)}
+    return found
+
+
+def bucket_of(size: tuple[int, int], buckets: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """The bucket that a picture of this (height, width) is trained in; None where there are none.
+
+    Itself, or the one whose width / height is nearest.
+    """
+    if size in buckets:
+        return size
+    return min(buckets, key=lambda b: abs(b[1] / b[0] - size[1] / size[0]), default=None)

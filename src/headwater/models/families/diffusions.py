@@ -35,7 +35,7 @@ class DiffusionTransformer(Latents, ABC):
         config = pipe.transformer.config
         require_plain(pipe, config.in_channels)
         side = config.sample_size * downscaling(pipe.vae)
-        size = picture_size(pipe, reading.resolution, config.patch_size, (side, side))
+        size = picture_size(pipe, reading, config.patch_size, (side, side))
         super().__init__(pipe, pipe.transformer, config.in_channels, size, self.encode)
         self._schedule = diffusion_schedule(pipe)
 

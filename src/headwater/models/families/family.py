@@ -28,9 +28,18 @@ Replacement = tuple[nn.Module, Callable[..., Any]]
 class Reading:
     """How a pipeline is read, where that is not as it was saved; see `ModelOptions`."""
 
-    resolution: int | None = None
+    resolution: int | Sequence[int] | None = None
     clip_skip: int | None = None
     distilled_guidance: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, if it is not the pipeline's own."""
+        if self.resolution is None:
+            return None
+        sides = self.resolution
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return height, width
 
     def refused(self, pipe: Any, name: str) -> ModelError:
         """What to raise where something of it was given, and means nothing to this pipeline."""

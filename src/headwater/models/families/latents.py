@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwater.errors import ModelError
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import autoencoder, decoded, downscaling, encoded
@@ -24,6 +25,19 @@ from headwater.models.families.words import (
     tokenizers_facts,
 )
 from headwater.models.fitting import Fit
+
+
+def require_multiples(pipe: Any, size: tuple[int, int], of: int) -> None:
+    """Refuse pictures whose (height, width) latents or tokens do not cover.
+
+    Raises:
+        ModelError: a side is no multiple of what one covers.
+    """
+    if any(side % of for side in size):
+        raise ModelError(
+            f"pictures of {size[0]} x {size[1]} pixels (--resolution, --buckets): "
+            f"{type(pipe).__name__} takes multiples of {of}"
+        )
 
 
 class Latents:

@@ -23,12 +23,13 @@ class AuraFlow(JointFlow):
 
     def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         super().__init__(pipe, reading)
-        config, side = pipe.transformer.config, self.latent_shape[1]
+        config, side = pipe.transformer.config, max(self.latent_shape[1:])
         most = isqrt(config.pos_embed_max_size) * config.patch_size
+        largest = max(self.image_size)
         if side > most:  # the network would read places of other rows
             raise ModelError(
-                f"{type(pipe).__name__} has places for {most * self.image_size[0] // side} pixels "
-                f"at most: --resolution {self.image_size[0]} is too large"
+                f"{type(pipe).__name__} has places for {most * largest // side} pixels "
+                f"at most: {largest} (--resolution, --buckets) are too many"
             )
 
     def layout(self, config: Any) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import autoencoder, downscaling
 from headwater.models.families.diffusions import diffusion_schedule
 from headwater.models.families.family import AS_SAVED, Reading
-from headwater.models.families.latents import Latents
+from headwater.models.families.latents import Latents, require_multiples
 from headwater.models.families.sets import UNET
 from headwater.models.families.unets.clip_skip import layers_skipped, read_early
 from headwater.models.families.unets.limits import require_supported
@@ -52,8 +52,9 @@ class Unet(Latents):
         config, factor = pipe.unet.config, downscaling(autoencoder(pipe))
         own = config.sample_size
         height, width = (own, own) if isinstance(own, int) else own
-        height, width = (reading.resolution or own * factor for own in (height, width))
-        super().__init__(pipe, pipe.unet, config.in_channels, (height, width), self._encode)
+        size = reading.size or (height * factor, width * factor)
+        require_multiples(pipe, size, factor)
+        super().__init__(pipe, pipe.unet, config.in_channels, size, self._encode)
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
