@@ -30,6 +30,7 @@ from headwater.cli.options import (
     Resolution,
     Split,
     Token,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -91,6 +92,7 @@ def index(
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     device: Device = None,
     engine: EngineName = "local",
@@ -124,7 +126,7 @@ def index(
     from headwater.runtime.executor import Executor
 
     workers = Executor(engine, jobs)
-    images = images_of(data, split, image_column, caption_column, limit)
+    images = images_of(data, split, image_column, caption_column, limit, trigger)
     denoiser = Denoiser.load(model, device, precision, **model_options(given))
     recipe: dict[str, Any] = dict(
         method=method,

@@ -24,6 +24,7 @@ from headwater.cli.options import (
     Resolution,
     Split,
     Token,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -53,6 +54,7 @@ def inspect(
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +67,7 @@ def inspect(
 
     facts, denoiser = inspect_model(model, precision, **model_options(given))
     if data is not None:
-        images = images_of(data, split, image_column, caption_column, limit)
+        images = images_of(data, split, image_column, caption_column, limit, trigger)
         facts |= inspect_images(images, denoiser)
     if as_json:
         print(json_line(facts))

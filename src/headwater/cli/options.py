@@ -93,6 +93,9 @@ CaptionColumn = Annotated[
         "description."
     ),
 ]
+Trigger = Annotated[
+    str | None, typer.Option(help="Word that the trainer put before each caption, or words.")
+]
 Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
 Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
@@ -151,12 +154,17 @@ def images_of(
     image_column: str | None,
     caption_column: str | None,
     limit: int | None,
+    trigger: str | None = None,
 ) -> TrainingSet:
     """The images that a command names, by its options of these names."""
     from headwater.data.sources import load_dataset
 
     images = load_dataset(
-        data, split=split, image_column=image_column, caption_column=caption_column
+        data,
+        split=split,
+        image_column=image_column,
+        caption_column=caption_column,
+        trigger=trigger,
     )
     return images if limit is None else images.first(limit)
 

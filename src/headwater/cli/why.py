@@ -31,6 +31,7 @@ from headwater.cli.options import (
     Split,
     Token,
     Top,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -71,6 +72,7 @@ def why(
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     seed: Seed = 0,
     guidance: Guidance = GUIDANCE,
@@ -90,7 +92,7 @@ def why(
 
     queries = questions(asked, prompt, concept, seed, guidance)
     output = Output(out or default_folder(queries, given), top, as_json)
-    images = images_of(data, split, image_column, caption_column, limit)
+    images = images_of(data, split, image_column, caption_column, limit, trigger)
     recipe = {} if parameters is None else {"parameters": parameters}
     loaded = dict(device=device, dtype=precision, **model_options(given))
     session = session_of(model, images, index, recipe, say, **loaded)
