@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -19,6 +20,7 @@ from PIL import Image
 from support.pictures import encoded, loaded, message, noise, same
 
 import headwater
+from headwater.data.captions import with_trigger
 from headwater.data.memory import from_images
 from headwater.data.sources import load_dataset
 from headwater.data.tables.hugging_face import from_hf_dataset
@@ -31,6 +33,36 @@ datasets.disable_progress_bars()
 
 CAPTIONS = ["a cat", "", "a red dog", "two birds", "a cat"]
 IMAGES = [noise(seed) for seed in range(5)]
+
+
+# --- a trigger word -------------------------------------------------------------------------------
+
+
+def test_captions_as_a_trainer_made_them(tmp_path):
+    """Before each, but where it stands already; and found again by what the index keeps."""
+    said = {"a": "a cat", "b": "photo of [trigger], smiling", "c": "sks sits", "d": "", "e": None}
+    for seed, (name, caption) in enumerate(said.items()):
+        noise(seed).save(tmp_path / f"{name}.png")
+        if caption is not None:
+            (tmp_path / f"{name}.txt").write_text(caption)
+    data = load_dataset(tmp_path, trigger="sks")
+    assert [s.caption for s in data.samples] == [
+        "sks a cat", "photo of sks, smiling", "sks sits", "sks", "sks",
+    ]  # fmt: skip
+    plain = load_dataset(tmp_path)
+    assert data.fingerprint != plain.fingerprint and data.options == {"trigger": "sks"}
+    assert load_dataset(data.source, **data.options).fingerprint == data.fingerprint
+    assert same(data.first(2).image(1), plain.image(1))
+    assert load_dataset(tmp_path, trigger="").fingerprint == plain.fingerprint
+
+
+def test_several_captions_have_it_each():
+    data = with_trigger(load_dataset("scenes").take([3]), "sks,")
+    several = replace(data.samples[0], captions=("a star", "two stars"), repeats=4)
+    both = with_trigger(replace(data, samples=[several]), "ohwx")
+    assert both.samples[0].all_captions == ("ohwx a star", "ohwx two stars")
+    assert both.samples[0].repeats == 4 and data.samples[0].caption.startswith("sks, a ")
+    assert load_dataset("scenes", trigger="x").options == {"trigger": "x"}
 
 
 # --- the bundled scenes ------------------------------------------------------------------------

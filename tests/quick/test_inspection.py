@@ -101,3 +101,14 @@ def test_repeats_are_said(tiny_model):
     denoiser = inspect_model(tiny_model)[1]
     assert inspect_images(often, denoiser)["repeats"] == "1 images once, 1 images 10 times"
     assert "repeats" not in inspect_images(data, denoiser)
+
+
+def test_which_buckets_pictures_are_in(tiny_model):
+    """And what is then cut off."""
+    _, denoiser = inspect_model(tiny_model, buckets="16x16,16x24,24x16", resolution=16)
+    shapes = [(20, 20), (16, 24), (32, 48), (20, 40)]
+    data = from_images([Image.new("RGB", shape[::-1]) for shape in shapes], ["a"] * 4)
+    facts = inspect_images(data, denoiser)
+    assert facts["buckets used"] == "16 x 24 (3), 16 x 16 (1)"
+    assert facts["cut off"] == "0% of the middle picture, 25% of the worst"
+    assert "buckets used" not in inspect_images(data, Denoiser.load(tiny_model))

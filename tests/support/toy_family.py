@@ -23,11 +23,12 @@ class Toy:
     default_parameters = ("last", "all")
     forgotten_parameters = ("all",)
     mixed = ()
+    readings = ()
     latent_shape = (3, 8, 8)
     image_size = (8, 8)
     words = None
 
-    def __init__(self, pipe, resolution=None):
+    def __init__(self, pipe, reading=None):
         self.pipe, self.network, self.encoders = pipe, pipe.toy, {}
 
     @classmethod

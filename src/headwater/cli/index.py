@@ -10,9 +10,12 @@ import typer
 
 from headwater.cli.options import (
     Base,
+    Buckets,
     CaptionColumn,
     ClipFolder,
+    ClipSkip,
     Device,
+    DistilledGuidance,
     Dtype,
     EngineName,
     ImageColumn,
@@ -23,9 +26,11 @@ from headwater.cli.options import (
     ModelName,
     Options,
     Parameters,
+    Resize,
     Resolution,
     Split,
     Token,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -78,11 +83,16 @@ def index(
     lora_scale: LoraScale = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
+    resize: Resize = None,
+    clip_skip: ClipSkip = None,
+    distilled_guidance: DistilledGuidance = None,
     dtype: Dtype = "float32",
     batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     device: Device = None,
     engine: EngineName = "local",
@@ -116,7 +126,7 @@ def index(
     from headwater.runtime.executor import Executor
 
     workers = Executor(engine, jobs)
-    images = images_of(data, split, image_column, caption_column, limit)
+    images = images_of(data, split, image_column, caption_column, limit, trigger)
     denoiser = Denoiser.load(model, device, precision, **model_options(given))
     recipe: dict[str, Any] = dict(
         method=method,

@@ -8,7 +8,10 @@ import typer
 
 from headwater.cli.options import (
     Base,
+    Buckets,
     CaptionColumn,
+    ClipSkip,
+    DistilledGuidance,
     Dtype,
     ImageColumn,
     Json,
@@ -17,9 +20,11 @@ from headwater.cli.options import (
     LoraScale,
     ModelName,
     Options,
+    Resize,
     Resolution,
     Split,
     Token,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -41,10 +46,15 @@ def inspect(
     lora_scale: LoraScale = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
+    resize: Resize = None,
+    clip_skip: ClipSkip = None,
+    distilled_guidance: DistilledGuidance = None,
     dtype: Dtype = "float32",
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     as_json: Json = False,
 ) -> None:
@@ -57,7 +67,7 @@ def inspect(
 
     facts, denoiser = inspect_model(model, precision, **model_options(given))
     if data is not None:
-        images = images_of(data, split, image_column, caption_column, limit)
+        images = images_of(data, split, image_column, caption_column, limit, trigger)
         facts |= inspect_images(images, denoiser)
     if as_json:
         print(json_line(facts))

@@ -56,7 +56,23 @@ Parameters = Annotated[
 ]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Resolution = Annotated[
-    int | None, typer.Option(help="Height and width of pictures; default the model's own.")
+    str | None,
+    typer.Option(help="Of pictures: SIDE or HEIGHTxWIDTH; default the model's own."),
+]
+Buckets = Annotated[
+    str | None,
+    typer.Option(help="Aspect buckets of training: STEP (64 is kohya's), STEP:LEAST:MOST, sizes."),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(help="How pictures are resized: bicubic (default), lanczos, bilinear or area."),
+]
+ClipSkip = Annotated[
+    int | None,
+    typer.Option(help="Layer of CLIP that is read, as trainers count: 1 is the last."),
+]
+DistilledGuidance = Annotated[
+    float | None, typer.Option(help="Told to a network that wants it (Flux.1-dev), as in training.")
 ]
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
@@ -76,6 +92,9 @@ CaptionColumn = Annotated[
         help="Of the same, or a key of metadata files; default caption, text, prompt or "
         "description."
     ),
+]
+Trigger = Annotated[
+    str | None, typer.Option(help="Word that the trainer put before each caption, or words.")
 ]
 Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
@@ -135,12 +154,17 @@ def images_of(
     image_column: str | None,
     caption_column: str | None,
     limit: int | None,
+    trigger: str | None = None,
 ) -> TrainingSet:
     """The images that a command names, by its options of these names."""
     from headwater.data.sources import load_dataset
 
     images = load_dataset(
-        data, split=split, image_column=image_column, caption_column=caption_column
+        data,
+        split=split,
+        image_column=image_column,
+        caption_column=caption_column,
+        trigger=trigger,
     )
     return images if limit is None else images.first(limit)
 

@@ -10,8 +10,11 @@ import typer
 from headwater.cli.options import (
     GUIDANCE,
     Base,
+    Buckets,
     CaptionColumn,
+    ClipSkip,
     Device,
+    DistilledGuidance,
     Dtype,
     Guidance,
     ImageColumn,
@@ -22,11 +25,13 @@ from headwater.cli.options import (
     Options,
     Out,
     Parameters,
+    Resize,
     Resolution,
     Seed,
     Split,
     Token,
     Top,
+    Trigger,
     dtype_named,
     images_of,
     model_options,
@@ -51,6 +56,10 @@ def why(
     base: Base = None,
     token: Token = None,
     resolution: Resolution = None,
+    buckets: Buckets = None,
+    resize: Resize = None,
+    clip_skip: ClipSkip = None,
+    distilled_guidance: DistilledGuidance = None,
     prompt: Annotated[str, typer.Option(help="Of a picture file: what it is of.")] = "",
     concept: Annotated[
         list[str] | None,
@@ -63,6 +72,7 @@ def why(
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
+    trigger: Trigger = None,
     limit: Limit = None,
     seed: Seed = 0,
     guidance: Guidance = GUIDANCE,
@@ -82,7 +92,7 @@ def why(
 
     queries = questions(asked, prompt, concept, seed, guidance)
     output = Output(out or default_folder(queries, given), top, as_json)
-    images = images_of(data, split, image_column, caption_column, limit)
+    images = images_of(data, split, image_column, caption_column, limit, trigger)
     recipe = {} if parameters is None else {"parameters": parameters}
     loaded = dict(device=device, dtype=precision, **model_options(given))
     session = session_of(model, images, index, recipe, say, **loaded)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from headwater.data.training_set import is_unicode
+from headwater.data.training_set import (
+    TrainingSet,
+    is_unicode,
+    make_sample,
+    make_training_set,
+)
 from headwater.errors import DatasetError, HeadwaterWarning
 
 # Names of columns, and of keys of metadata files, in the order in which they are looked for.
@@ -58,6 +64,29 @@ class CaptionReader:
                 f"such as {self._example}; write text, or name another key as --caption-column"
             )
             warnings.warn(text, HeadwaterWarning, stacklevel=3)
+
+
+def with_trigger(data: TrainingSet, word: str) -> TrainingSet:
+    """The images with captions as a trainer made them, and a fingerprint of their own.
+
+    The word goes before each caption that does not hold it, and in the place of `[trigger]` and
+    `[name]`: what ai-toolkit does with its `trigger_word`, and kohya's trainer, but for `[trigger]`
+    and captions that hold it, with a `caption_prefix`.
+
+    Args:
+        word: or words.
+    """
+
+    def prefixed(caption: str) -> str:
+        text = caption.replace("[trigger]", word).replace("[name]", word)
+        return text if word in text else f"{word} {text}".strip()
+
+    samples = [
+        make_sample(s.id, [prefixed(text) for text in s.all_captions], s.uri, s.repeats)
+        for s in data.samples
+    ]
+    made = make_training_set(data.source, samples, data.contents, data.open_image)
+    return replace(made, options={**data.options, "trigger": word})
 
 
 def lines_of(text: str) -> list[str]:

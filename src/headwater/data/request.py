@@ -15,7 +15,8 @@ from headwater.errors import DatasetError, first_line
 class Request:
     """A source, as it was given, and which part of it is wanted.
 
-    Without `captions` folders and parquet files leave them unread.
+    Without `captions` folders and parquet files leave them unread. `trigger` is what a trainer put
+    before each of them.
     """
 
     source: str | os.PathLike[str]
@@ -23,6 +24,7 @@ class Request:
     image_column: str | None = None
     caption_column: str | None = None
     captions: bool = True
+    trigger: str | None = None
 
     @property
     def options(self) -> dict[str, str]:
@@ -31,6 +33,7 @@ class Request:
             "split": None if self.split == "train" else self.split,
             "image_column": self.image_column,
             "caption_column": self.caption_column,
+            "trigger": self.trigger or None,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from headwater.data.captions import with_trigger
 from headwater.data.folders.archives import (
     is_archive,
     is_archive_folder,
@@ -44,6 +45,7 @@ def load_dataset(
     split: str = "train",
     image_column: str | None = None,
     caption_column: str | None = None,
+    trigger: str | None = None,
 ) -> TrainingSet:
     """Open "scenes" (or "scenes:validation"), what is on disk under this path, or a hub name.
 
@@ -52,13 +54,14 @@ def load_dataset(
     too. The split of a folder is told by names of folders and files, see `splits`; "all" takes
     every split. Columns are found by their
     usual names if they are not given; `caption_column` also names the key in metadata files of
-    image folders, see `metadata`. What lies there and is not taken is said in a `HeadwaterWarning`.
+    image folders, see `metadata`; `trigger` is what the trainer put before each caption, see
+    `captions.with_trigger`. What lies there and is not taken is said in a `HeadwaterWarning`.
 
     Raises:
         DatasetError: there is no such source, split or column, or no image, or no unique ids.
     """
     _require_name(source)
-    return _open(Request(source, split, image_column, caption_column))
+    return _open(Request(source, split, image_column, caption_column, trigger=trigger))
 
 
 def load_pictures(source: str, **options: Any) -> TrainingSet:
@@ -74,9 +77,9 @@ def _open(request: Request) -> TrainingSet:
         opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
     except PermissionError as error:
         raise DatasetError(f"cannot read {error.filename}: make it readable") from error
-    if opened.source.startswith("scenes"):  # which names its split itself
-        return opened
-    return replace(opened, options=request.options)
+    if not opened.source.startswith("scenes"):  # which names its split itself
+        opened = replace(opened, options=request.options)
+    return with_trigger(opened, request.trigger) if request.trigger else opened
 
 
 def _require_name(source: object) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import PIL.Image
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,15 +61,34 @@ def encoded_batch(
     captions: Sequence[Sequence[str]],
     ids: Sequence[str] = (),
     kept: Path | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Batch:
-    """Images with one or several captions each, encoded; `kept` is a folder that keeps that."""
+    """Images with one or several captions each, encoded.
+
+    Args:
+        kept: a folder that keeps what is encoded.
+        size: (height, width) of pictures in pixels; None for the model's own.
+    """
     counts = [len(own) for own in captions]
     texts = [text for own in captions for text in own]
-    x0, condition = encode(denoiser, images, texts, kept)
+    x0, condition = encode(denoiser, images, texts, kept, size)
     if condition is not None:
         shown = [image for image, count in zip(images, counts, strict=True) for _ in range(count)]
-        condition = denoiser.placed(condition, shown)
+        condition = denoiser.placed(condition, shown, size)
     return Batch(x0, condition, ids, counts if max(counts) > 1 else ())
+
+
+def training_batches(
+    denoiser: Denoiser,
+    images: Sequence[PIL.Image.Image],
+    captions: Sequence[Sequence[str]],
+    ids: Sequence[str],
+    kept: Path | None = None,
+) -> Iterator[tuple[list[int], Batch]]:
+    """Training images as they were trained, a batch for each bucket: which they are, and these."""
+    for size, rows in denoiser.by_size(images).items():
+        shown, texts = [images[row] for row in rows], [captions[row] for row in rows]
+        yield rows, encoded_batch(denoiser, shown, texts, [ids[row] for row in rows], kept, size)
 
 
 def _hash(text: str) -> int:
@@ -81,3 +101,23 @@ class Rows:
 
     features: Float[Tensor, "b k"]
     residuals: Float[Tensor, "b p"] | None = None
+
+
+def rows_joined(parts: Sequence[Rows], places: Sequence[int]) -> Rows:
+    """Rows of several batches as one, each in its place.
+
+    Args:
+        places: of the rows, one part after the other.
+    """
+    residuals = [part.residuals for part in parts if part.residuals is not None]
+    return Rows(
+        in_order(torch.cat([part.features for part in parts]), places),
+        in_order(torch.cat(residuals), places) if residuals else None,
+    )
+
+
+def in_order(rows: Float[Tensor, "b ..."], places: Sequence[int]) -> Float[Tensor, "b ..."]:
+    """Rows put in their places; the same tensor where they are."""
+    if list(places) == list(range(len(places))):
+        return rows
+    return rows[torch.tensor(places, device=rows.device).argsort()]

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from headwater.features.batch import Batch, Rows, encoded_batch
+from headwater.features.batch import Batch, Rows, rows_joined, training_batches
 from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
 from headwater.gradients.layers import widened
@@ -83,9 +83,13 @@ class Extractor:
     ) -> Rows:
         """Features of training samples; `encodings` is a folder that keeps what is encoded.
 
-        Of several captions of an image one is drawn at each probe.
+        Of several captions of an image one is drawn at each probe. Each bucket is a batch.
         """
-        return self.train_rows(encoded_batch(self.denoiser, images, captions, ids, encodings))
+        parts, places = [], []
+        for rows, batch in training_batches(self.denoiser, images, captions, ids, encodings):
+            parts.append(self.train_rows(batch))
+            places += rows
+        return rows_joined(parts, places)
 
     def train_rows(self, batch: Batch) -> Rows:
         """Features of training samples, on the denoiser's device."""

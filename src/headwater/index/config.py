@@ -31,7 +31,7 @@ from headwater.models.denoiser import Denoiser
 Machine = Extractor | Embedder
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
-FEATURES_VERSION = 3
+FEATURES_VERSION = 4
 DEFAULT_DIM = 8192
 DEFAULT_PROJECTION = "count-sketch"
 
@@ -151,7 +151,7 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     if train.gradient:
         _require_options(denoiser, row, given.draws, given.inversion_guidance)
         return Recipe(**rest, **_of_gradients(denoiser, given))
-    refuse_ignored(row, **given.given_of_gradients())
+    refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
     if train.path == "pixels":
         return Recipe(**rest, **_NO_GRADIENT, dim=math.prod(denoiser.latent_shape))
     if given.clip is None:

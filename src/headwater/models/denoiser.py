@@ -25,9 +25,9 @@ from headwater.gradients.parameters import first_match, select
 from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
-from headwater.models.fitting import fit_of, fitted
+from headwater.models.fitting import RESIZE, bucket_of, buckets_named, fit_of, fitted
 from headwater.models.loading.hub import place
-from headwater.models.loading.options import ModelOptions, normal
+from headwater.models.loading.options import READINGS, ModelOptions, normal
 from headwater.models.loading.pipelines import load_pipeline
 from headwater.runtime.memory import usable_device
 
@@ -49,6 +49,7 @@ class Denoiser:
 
     Attributes:
         options: as JSON takes them, without what is None.
+        buckets: (height, width) of each in pixels; empty where all pictures are of one size.
     """
 
     def __init__(
@@ -61,7 +62,11 @@ class Denoiser:
     ) -> None:
         _require_dtype(dtype)
         self.source, self.options = source, normal(options)
-        self.family = family_of(pipe, self.options.get("resolution"))
+        read = {name: self.options.get(name) for name in READINGS}
+        self.family = family_of(pipe, **read)
+        self.buckets = buckets_named(self.options.get("buckets"), self.family.image_size)
+        for size in self.buckets:  # which the family may refuse
+            family_of(pipe, **read | {"resolution": size})
         self.device = usable_device(device)
         self.dtype = dtype
         # A trajectory adds up many small steps, which half precision would lose.
@@ -165,9 +170,16 @@ class Denoiser:
         return self.family.image_size
 
     @torch.no_grad()
-    def encode_images(self, images: Sequence[Image.Image]) -> Float[Tensor, "b c *f h w"]:
-        """x0 of pictures, scaled and centre-cropped to the model's own size. Nothing is random."""
-        parts = [fitted(image, self.image_size) for image in images]
+    def encode_images(
+        self, images: Sequence[Image.Image], size: tuple[int, int] | None = None
+    ) -> Float[Tensor, "b c *f h w"]:
+        """x0 of pictures, scaled and centre-cropped. Nothing is random.
+
+        Args:
+            size: (height, width) in pixels; None for the model's own.
+        """
+        size, resize = size or self.image_size, self.options.get("resize", RESIZE)
+        parts = [fitted(image.convert("RGB"), size, resize) for image in images]
         stack = np.stack([np.asarray(part, np.float32) for part in parts])
         pixels = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
         return self.family.to_latents(pixels)
@@ -190,9 +202,25 @@ class Denoiser:
             return None
         return encoded_once(captions, words.encode).to(dtype=self.dtype)
 
-    def placed(self, condition: Condition, images: Sequence[Image.Image]) -> Condition:
-        """The conditions of captions as those of these pictures, a row for each."""
-        fits = [fit_of(image, self.image_size) for image in images]
+    def by_size(self, images: Sequence[Image.Image]) -> dict[tuple[int, int], list[int]]:
+        """(height, width) in pixels -> which of these training pictures were trained at it.
+
+        Without buckets that is the model's own size for all.
+        """
+        found: dict[tuple[int, int], list[int]] = {}
+        for row, image in enumerate(images):
+            size = bucket_of((image.height, image.width), self.buckets) or self.image_size
+            found.setdefault(size, []).append(row)
+        return found
+
+    def placed(
+        self,
+        condition: Condition,
+        images: Sequence[Image.Image],
+        size: tuple[int, int] | None = None,
+    ) -> Condition:
+        """The conditions of captions as those of these pictures at this size, a row for each."""
+        fits = [fit_of(image, size or self.image_size) for image in images]
         return self.family.placed(condition, fits)
 
     def cut_prompts(self, prompts: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -243,6 +271,9 @@ class Denoiser:
         for name, part in self.family.encoders.items():
             digest.add_module(name, part)
         digest.add("encoding", self.family.encoding_facts())
+        digest.add("resize", self.options.get("resize", RESIZE))
+        if self.buckets:
+            digest.add("buckets", self.buckets)
 
 
 def _require_dtype(dtype: Any) -> None:

@@ -21,20 +21,25 @@ def encode(
     images: Sequence[Image.Image],
     captions: Sequence[str],
     kept: Path | None = None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Float[Tensor, "b c *f h w"], Condition | None]:
     """(x0, condition) of images, and of captions: as many as there are images, or more.
 
     With `kept`, a folder, each is looked up there by its content and by the weights that encode
     it, and written there if it is new. A file that is damaged counts as new.
+
+    Args:
+        size: (height, width) of pictures in pixels; None for the model's own.
     """
     if kept is None:
-        return denoiser.encode_images(images), denoiser.encode_captions(captions)
+        return denoiser.encode_images(images, size), denoiser.encode_captions(captions)
     folder = kept / denoiser.encoders_fingerprint()[:32]
     pixels = [np.asarray(image.convert("RGB")) for image in images]
-    keys = [hashlib.sha256(f"{p.shape}".encode() + p.tobytes()).hexdigest() for p in pixels]
+    at = "" if size in (None, denoiser.image_size) else f" at {size}"
+    keys = [hashlib.sha256(f"{p.shape}{at}".encode() + p.tobytes()).hexdigest() for p in pixels]
 
     def encode_images(new: Sequence[int]) -> Condition:
-        return Condition({"x0": denoiser.encode_images([images[i] for i in new])})
+        return Condition({"x0": denoiser.encode_images([images[i] for i in new], size)})
 
     x0 = _looked_up(folder / "latents", keys, encode_images).tensors["x0"]
     if not denoiser.conditional:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ImageOps
 from torch import Tensor
 
 from headwater.data.images import on_black, read_image
 from headwater.errors import QueryError
 from headwater.models.denoiser import Denoiser
+from headwater.models.fitting import fitted
 from headwater.models.sampling import Picture
 from headwater.storage.files import sha256_of
 
@@ -67,11 +67,9 @@ def latent_mask(
             f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
             f"{size[0]}x{size[1]}: paint it over the picture itself"
         )
-    height, width = denoiser.image_size
-    fitted = np.asarray(ImageOps.fit(mask, (width, height)), np.float32) / 255
-    pixels = torch.from_numpy(fitted)[None, None]
+    pixels = torch.from_numpy(np.asarray(fitted(mask, denoiser.image_size), np.float32) / 255)
     rows, columns = denoiser.latent_shape[-2:]
-    whole = torch.nn.functional.adaptive_avg_pool2d(pixels, (rows, columns))
+    whole = torch.nn.functional.adaptive_avg_pool2d(pixels[None, None], (rows, columns))
     if not whole.any():
         raise QueryError(f"--mask {str(file)!r} is black all over: paint what counts in white")
     return whole.to(denoiser.device, denoiser.latent_dtype)

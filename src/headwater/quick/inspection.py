@@ -17,10 +17,12 @@ from headwater.gradients.layers import size
 from headwater.gradients.parameters import COMMON_SETS, left_out
 from headwater.models.denoiser import Denoiser
 from headwater.models.families import name_of
+from headwater.models.fitting import bucket_of
 from headwater.models.loading.options import normal
 from headwater.models.loading.pipelines import outline
 
-_SHOWN = 4  # sizes of pictures
+Size = tuple[int, int]  # (height, width)
+_SHOWN, _BUCKETS_SHOWN = 4, 40  # sizes of pictures
 _PREDICTIONS = {
     "epsilon": "noise", "v_prediction": "v", "sample": "the sample", "flow": "a flow",
 }  # fmt: skip
@@ -110,7 +112,8 @@ def inspect_images(data: TrainingSet, denoiser: Denoiser) -> dict[str, Any]:
         "captions": _captions(data, denoiser),
         **_repeats(data),
         "sizes": _counted(whole) + looked,
-        "cut off": _cut(whole, denoiser.image_size),
+        **_buckets(whole, denoiser, looked),
+        "cut off": _cut(whole, [_seen(size, denoiser) for size in whole]),
         **({"damaged": f"{len(damaged)}{looked}, such as {damaged[0]}"} if damaged else {}),
     }
 
@@ -134,9 +137,9 @@ def _captions(data: TrainingSet, denoiser: Denoiser) -> str:
     return ", ".join(parts)
 
 
-def _counted(sizes: list[tuple[int, int]]) -> str:
+def _counted(sizes: list[Size], most: int = _SHOWN) -> str:
     """The most frequent sizes (height x width), and how many of each."""
-    counts = Counter(sizes).most_common(_SHOWN)
+    counts = Counter(sizes).most_common(most)
     if len(set(sizes)) == 1:
         height, width = sizes[0]
         return f"{height} x {width} (all)"
@@ -145,10 +148,23 @@ def _counted(sizes: list[tuple[int, int]]) -> str:
     return ", ".join(shown) + (f" and {more:,} other sizes" if more else "")
 
 
-def _cut(sizes: list[tuple[int, int]], to: tuple[int, int]) -> str:
-    """How much of pictures is lost where they are cut to the model's shape."""
-    shape = to[1] / to[0]
-    lost = [1 - min(shape / (w / h), (w / h) / shape) for h, w in sizes]
+def _buckets(sizes: list[Size], denoiser: Denoiser, looked: str) -> dict[str, str]:
+    """How many pictures would be seen at which size, where there are several."""
+    if not denoiser.buckets:
+        return {}
+    used = _counted([_seen(size, denoiser) for size in sizes], _BUCKETS_SHOWN)
+    return {"buckets used": used + looked}
+
+
+def _seen(size: Size, denoiser: Denoiser) -> Size:
+    """(height, width) at which the model sees a picture of this one."""
+    return bucket_of(size, denoiser.buckets) or denoiser.image_size
+
+
+def _cut(sizes: list[Size], seen: list[Size]) -> str:
+    """How much of pictures is lost where they are cut to the shape that is seen."""
+    shapes = [(w / h, width / height) for (h, w), (height, width) in zip(sizes, seen, strict=True)]
+    lost = [1 - min(own / cut, cut / own) for own, cut in shapes]
     if not lost or max(lost) < 0.005:
         return "nothing"
     return f"{median(lost):.0%} of the middle picture, {max(lost):.0%} of the worst"

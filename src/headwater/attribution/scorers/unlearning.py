@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import PIL.Image
@@ -39,7 +39,7 @@ from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
-from headwater.features.batch import Batch, encoded_batch
+from headwater.features.batch import Batch, in_order, training_batches
 from headwater.features.spec import DRAWS
 from headwater.methods import Method
 from headwater.models.denoiser import Denoiser
@@ -192,7 +192,11 @@ def training_losses(
     with reading(resources.index.pictures) as reader:
 
         def compute(rows: Sequence[int]) -> Tensor:
-            return losses(loss, _training_batch(resources, reader.image, rows)).cpu()
+            parts, places = [], []
+            for own, images in _training_batches(resources, reader.image, rows):
+                parts.append(losses(loss, images))
+                places += own
+            return in_order(torch.cat(parts), places).cpu()
 
         return torch.cat(list(in_batches(batch, range(len(resources.index)), compute, title)))
 
@@ -210,21 +214,23 @@ def fisher_information(
     batch = BatchSize(batch_size, device=loss.denoiser.device)
 
     def compute(part: Sequence[int]) -> dict[str, Tensor]:
-        images = _training_batch(resources, index.pictures.image, part)
-        return gradient_sums(loss, layers, images, torch.square)
+        return added(
+            gradient_sums(loss, layers, images, torch.square)
+            for _, images in _training_batches(resources, index.pictures.image, part)
+        )
 
     total = added(in_batches(batch, sorted(rows), compute, "Fisher information"))
     return {name: (sum_ / len(rows) / len(loss.timesteps)).cpu() for name, sum_ in total.items()}
 
 
-def _training_batch(
+def _training_batches(
     resources: Resources, image: Callable[[int], PIL.Image.Image], rows: Sequence[int]
-) -> Batch:
+) -> Iterator[tuple[list[int], Batch]]:
     index = resources.index
     samples = [index.samples[row] for row in rows]
     images = [image(index.positions[row]) for row in rows]
-    captions = [sample.all_captions for sample in samples]
-    return encoded_batch(resources.denoiser, images, captions, [sample.id for sample in samples])
+    captions, ids = [s.all_captions for s in samples], [s.id for s in samples]
+    return training_batches(resources.denoiser, images, captions, ids)
 
 
 def _remember(

@@ -35,17 +35,26 @@ FAMILIES = {
 }
 
 
-def family_of(pipe: Any, resolution: int | None = None) -> Family:
+def family_of(pipe: Any, **options: Any) -> Family:
     """The family of a pipeline, bound to it.
+
+    Args:
+        options: of a `Reading`; None is as the pipeline was saved.
 
     Raises:
         ModelError: it is no pipeline, of no family in the table, or the family refuses it.
     """
+    from headwater.models.families.family import Reading
+
+    reading = Reading(**options)
     for place in FAMILIES.values():
         module, _, name = place.partition(":")
         family: type[Family] = getattr(import_module(module), name)
         if family.takes(pipe):
-            return family(pipe, resolution)
+            for option, value in options.items():
+                if value is not None and option not in ("resolution", *family.readings):
+                    raise reading.refused(pipe, option)
+            return family(pipe, reading)
     raise ModelError(_refusal(pipe))
 
 

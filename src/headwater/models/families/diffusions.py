@@ -12,6 +12,7 @@ from torch import Tensor
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import downscaling
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.flows import picture_size, require_plain
 from headwater.models.families.latents import Latents
 from headwater.models.families.sets import CROSS
@@ -30,11 +31,11 @@ class DiffusionTransformer(Latents, ABC):
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         config = pipe.transformer.config
         require_plain(pipe, config.in_channels)
         side = config.sample_size * downscaling(pipe.vae)
-        size = picture_size(pipe, resolution, config.patch_size, (side, side))
+        size = picture_size(pipe, reading, config.patch_size, (side, side))
         super().__init__(pipe, pipe.transformer, config.in_channels, size, self.encode)
         self._schedule = diffusion_schedule(pipe)
 

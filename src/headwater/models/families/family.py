@@ -9,17 +9,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.fitting import Fit
 from headwater.models.schedule import Schedule, Timestep
 
 # A module, and what it computes instead of its own `forward`; see `patches.swapped_forwards`.
 Replacement = tuple[nn.Module, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a pipeline is read, where that is not as it was saved; see `ModelOptions`."""
+
+    resolution: int | Sequence[int] | None = None
+    clip_skip: int | None = None
+    distilled_guidance: float | None = None
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, if it is not the pipeline's own."""
+        if self.resolution is None:
+            return None
+        sides = self.resolution
+        height, width = (sides, sides) if isinstance(sides, int) else sides
+        return height, width
+
+    def refused(self, pipe: Any, name: str) -> ModelError:
+        """What to raise where something of it was given, and means nothing to this pipeline."""
+        return ModelError(
+            f"--{name.replace('_', '-')} {getattr(self, name)} is for {_READERS[name]}, and "
+            f"this {type(pipe).__name__} is none: leave it out"
+        )
+
+
+AS_SAVED = Reading()
+_READERS = {
+    "clip_skip": "pipelines whose prompts CLIP reads layer by layer (Stable Diffusion 1, 2, XL)",
+    "distilled_guidance": "pipelines whose network is told of it (Flux.1-dev, Flux.2-dev, LCM)",
+}
 
 
 @runtime_checkable
@@ -74,6 +108,7 @@ class Family(Protocol):
             "all" are every family's.
         default_parameters: sets in order of preference; the first that matches a layer is taken.
         forgotten_parameters: the same, for the weights that unlearning moves.
+        readings: names of what of a `Reading` it takes, besides the resolution.
         mixed: names of the network's modules that take a batch as one sequence, so that no sample
             has a row of its own there: they are not attributed.
         pipe: the pipeline that it was made from.
@@ -89,6 +124,7 @@ class Family(Protocol):
     default_parameters: ClassVar[Sequence[str]]
     forgotten_parameters: ClassVar[Sequence[str]]
     mixed: ClassVar[Sequence[str]]
+    readings: ClassVar[Collection[str]]
     pipe: Any
     network: nn.Module
     encoders: Mapping[str, nn.Module]
@@ -96,14 +132,14 @@ class Family(Protocol):
     image_size: tuple[int, int]
     words: Words | None
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         """Bind a pipeline that the family `takes`.
 
         Args:
-            resolution: height and width of pictures in pixels; None for the model's own.
+            reading: how, if not as it was saved.
 
         Raises:
-            ModelError: the network cannot have this resolution; or it is of this family, but wants
+            ModelError: the network cannot be read so; or it is of this family, but wants
                 what a question cannot give, or what would fail later, or would give numbers that
                 mean nothing.
         """

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import downscaling, latent_channels
-from headwater.models.families.latents import Latents
+from headwater.models.families.family import AS_SAVED, Reading
+from headwater.models.families.latents import Latents, require_multiples
 from headwater.models.families.sets import CROSS, JOINT
 from headwater.models.families.words import PAIRS
 from headwater.models.schedule import Schedule, Timestep, flow
@@ -39,10 +40,10 @@ class FlowTransformer(Latents, ABC):
     default_parameters = ("words", "attention", "all")
     forgotten_parameters = ("words", "attention", "all")
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         channels, patch = self.layout(pipe.transformer.config)
         require_plain(pipe, channels, self.handled)
-        size = picture_size(pipe, resolution, patch, self.own_size(pipe))
+        size = picture_size(pipe, reading, patch, self.own_size(pipe))
         super().__init__(pipe, self.network_of(pipe), channels, size, self.encode)
         self._schedule = flow_schedule(pipe)
         self._sigmas = self._schedule.s
@@ -146,10 +147,24 @@ def flow_schedule(pipe: Any) -> Schedule:
     return flow(sigmas)
 
 
+def told_guidance(pipe: Any, reading: Reading, usual: float) -> float | None:
+    """What a transformer is told that was distilled from a guided one; None for any other.
+
+    Raises:
+        ModelError: it is any other, and was to be told.
+    """
+    asked = reading.distilled_guidance
+    if pipe.transformer.config.get("guidance_embeds"):
+        return usual if asked is None else asked
+    if asked is not None:
+        raise reading.refused(pipe, "distilled_guidance")
+    return None
+
+
 def picture_size(
-    pipe: Any, resolution: int | None, patch: int, own: tuple[int, int] | None = None
+    pipe: Any, reading: Reading, patch: int, own: tuple[int, int] | None = None
 ) -> tuple[int, int]:
-    """(height, width) in pixels: the pipeline's own, or a square of this resolution.
+    """(height, width) in pixels: as it is read, or the pipeline's own.
 
     Args:
         patch: height and width of a token in latents.
@@ -158,16 +173,13 @@ def picture_size(
     Raises:
         ModelError: it is no multiple of what a token covers.
     """
-    factor = downscaling(pipe.vae)
-    if own is not None and resolution is None:
-        return own
-    usual = pipe.transformer.config.get("sample_size") or _USUAL
-    side = resolution or getattr(pipe, "default_sample_size", usual) * pipe.vae_scale_factor
-    if side % (factor * patch):
-        raise ModelError(
-            f"--resolution {side}: {type(pipe).__name__} takes multiples of {factor * patch}"
-        )
-    return side, side
+    size = reading.size or own
+    if size is None:
+        usual = pipe.transformer.config.get("sample_size") or _USUAL
+        side = getattr(pipe, "default_sample_size", usual) * pipe.vae_scale_factor
+        size = side, side
+    require_multiples(pipe, size, downscaling(pipe.vae) * patch)
+    return size
 
 
 def packed(

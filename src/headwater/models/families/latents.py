@@ -5,12 +5,13 @@ What most families have in common beside their network; each says how that is dr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwater.errors import ModelError
 from headwater.gradients.layers import widened
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import autoencoder, decoded, downscaling, encoded
@@ -24,6 +25,19 @@ from headwater.models.families.words import (
     tokenizers_facts,
 )
 from headwater.models.fitting import Fit
+
+
+def require_multiples(pipe: Any, size: tuple[int, int], of: int) -> None:
+    """Refuse pictures whose (height, width) latents or tokens do not cover.
+
+    Raises:
+        ModelError: a side is no multiple of what one covers.
+    """
+    if any(side % of for side in size):
+        raise ModelError(
+            f"pictures of {size[0]} x {size[1]} pixels (--resolution, --buckets): "
+            f"{type(pipe).__name__} takes multiples of {of}"
+        )
 
 
 class Latents:
@@ -40,6 +54,7 @@ class Latents:
     # What the pipeline reads at most where it does not ask the tokenizer, by name.
     token_limits: ClassVar[Mapping[str, int]] = {}
     mixed: ClassVar[Sequence[str]] = ()
+    readings: ClassVar[Collection[str]] = ()
     # Of latents, where the network reads videos: a picture is a video of one frame.
     frames: ClassVar[tuple[int, ...]] = ()
 

@@ -5,14 +5,18 @@ Nothing is imported here, so that a command line can list the names in a moment.
 
 from __future__ import annotations
 
-# Of UNet2DConditionModel and UNet2DModel, by diffusers' names.
+# UNet2DModel has its self-attention bare.
+_ATTENTION = r"\.attn[12]\.|\.attentions\.\d+\.(to_[qkv]|to_out|group_norm)(\.|$)"
+
+# Of UNet2DConditionModel and UNet2DModel: by diffusers' names, and by meaning, as other families.
 UNET = {
     "attn2": r"\.attn2\.",
     "attn2-kv": r"\.attn2\.to_[kv](\.|$)",
     "attn2-qo": r"\.attn2\.to_(q|out)(\.|$)",  # no words but in to_out's input
-    # UNet2DModel has its self-attention bare
-    "attn": r"\.attn[12]\.|\.attentions\.\d+\.(to_[qkv]|to_out|group_norm)(\.|$)",
+    "attn": _ATTENTION,
     "up_blocks": r"^up_blocks\.",
+    "words": r"\.attn2\.to_[kv](\.|$)",
+    "attention": _ATTENTION,
 }
 # Of transformers in which words and picture attend to each other (MMDiT). What is called `attn2`
 # there, in Stable Diffusion 3.5 medium, is a second attention of the picture to itself.

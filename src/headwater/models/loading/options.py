@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from headwater.errors import ParameterError
+from headwater.models.fitting import RESIZE, RESIZES
 from headwater.models.loading.hub import place
 
 Places = str | Path | Sequence[str | Path]
@@ -23,21 +24,35 @@ class ModelOptions(TypedDict, total=False):
         lora_scale: a factor for each of them.
         token: textual-inversion files, whose tokens prompts may hold then; as NAME=FILE under
             another name.
-        resolution: height and width of pictures in pixels.
+        resolution: height and width of pictures in pixels, one number or both.
+        buckets: the sizes that pictures were trained at, see `fitting.buckets_named`.
+        resize: how pictures are made larger or smaller, a name of `fitting.RESIZES`.
+        clip_skip: the layer of the text encoder that is read, as trainers count: 1 is the last.
+            Stable Diffusion XL reads the second last anyway.
+        distilled_guidance: the guidance that a network distilled from a guided one is told of.
     """
 
     base: str | Path | None
     lora: Places | None
     lora_scale: float | Sequence[float] | None
     token: Places | None
-    resolution: int | None
+    resolution: int | str | Sequence[int] | None
+    buckets: int | str | None
+    resize: str | None
+    clip_skip: int | None
+    distilled_guidance: float | None
+
+
+# Those that a family reads (`families.family.Reading`); adapters and tokens are in the pipeline.
+READINGS = ("resolution", "clip_skip", "distilled_guidance")
 
 
 def normal(options: Mapping[str, Any]) -> dict[str, Any]:
     """The same as JSON takes them, with places that a later process finds; without what is None.
 
     Raises:
-        ParameterError: `lora_scale` is of no `lora`, or not one for each.
+        ParameterError: `lora_scale` is of no `lora`, or not one for each; `resize` or `resolution`
+            is none.
         TypeError: there is no such option.
 
     >>> normal({"lora": "someone/theirs", "lora_scale": 0.5, "base": None})
@@ -54,6 +69,14 @@ def normal(options: Mapping[str, Any]) -> dict[str, Any]:
             given[name] = [_placed(str(source)) for source in several(given[name])]
     if "lora_scale" in given:
         given["lora_scale"] = [float(scale) for scale in several(given["lora_scale"])]
+    if "resolution" in given:
+        given["resolution"] = _sides(given["resolution"])
+    if "buckets" in given:
+        given["buckets"] = str(given["buckets"])
+    if "distilled_guidance" in given:
+        given["distilled_guidance"] = float(given["distilled_guidance"])
+    if given.get("resize", RESIZE) not in RESIZES:
+        raise ParameterError(f"--resize {given['resize']!r} is not one of {', '.join(RESIZES)}")
     counts = len(given.get("lora_scale", ())), len(given.get("lora", ()))
     if counts[0] not in (0, counts[1]):
         raise ParameterError(
@@ -67,6 +90,22 @@ def _placed(source: str) -> str:
     """Of FILE or NAME=FILE."""
     name, equals, file = source.rpartition("=")
     return name + equals + place(file)
+
+
+def _sides(resolution: int | str | Sequence[int]) -> int | list[int]:
+    """Of 512, "512", "512x768" or (512, 768): height and width; one number where both are that."""
+    try:
+        text = isinstance(resolution, str)
+        sides = resolution.split("x") if text else several(resolution)  # pyright: ignore
+        height, *rest = map(int, sides)
+        (width,) = rest or [height]
+    except ValueError:
+        height = width = 0
+    if min(height, width) < 1:
+        raise ParameterError(
+            f"--resolution {resolution!r} must be a number of pixels, or HEIGHTxWIDTH"
+        )
+    return height if height == width else [height, width]
 
 
 def several(value: Any) -> list[Any]:

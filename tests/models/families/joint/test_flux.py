@@ -6,6 +6,7 @@ from support.pipeline_calls import first_call
 from support.tiny_joint import flux
 
 from headwater import Denoiser
+from headwater.errors import ModelError
 from headwater.models.families.flows import packed, unpacked
 from headwater.models.families.joint.flux import GUIDANCE, Flux
 
@@ -56,3 +57,26 @@ def test_words_are_those_of_the_double_blocks(denoiser):
 
 def test_its_own_size_is_the_pipelines(denoiser):
     assert Denoiser(denoiser.pipe).image_size == (256, 256)  # 128 latents of two pixels
+
+
+def test_it_is_told_another_guidance(denoiser):
+    """As the pipeline tells it."""
+    pipe = denoiser.pipe
+    if not denoiser.network.config.guidance_embeds:
+        with pytest.raises(
+            ModelError, match=r"^--distilled-guidance 1.0 is for pipelines whose network"
+        ):
+            Denoiser(pipe, resolution=16, distilled_guidance=1)
+        return
+    told = Denoiser(pipe, resolution=16, distilled_guidance=1)
+    given, out = first_call(pipe, told.network, PROMPT, height=16, width=16, guidance_scale=1.0)
+    xt = pipe._unpack_latents(given["hidden_states"], 16, 16, 2)
+    with torch.no_grad():
+        ours = told.predict(xt, 999, told.encode_captions([PROMPT]))
+        usual = denoiser.predict(xt, 999, told.encode_captions([PROMPT]))
+    torch.testing.assert_close(ours, pipe._unpack_latents(out, 16, 16, 2), rtol=1e-5, atol=1e-6)
+    assert (ours - usual).abs().max() > 1e-5
+    assert (
+        told.family.network_facts() == {"guidance": 1.0} and told.options["distilled_guidance"] == 1
+    )
+    assert told.fingerprint() != denoiser.fingerprint()

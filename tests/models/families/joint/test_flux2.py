@@ -10,6 +10,7 @@ from support.tiny_joint import klein
 from support.tiny_language import LIMIT
 
 from headwater import Denoiser
+from headwater.errors import ModelError
 from headwater.models.families.joint.flux2 import GUIDANCE, Flux2
 
 PROMPT = "a red star"
@@ -74,18 +75,24 @@ def test_a_row_says_the_same_in_every_batch(denoiser):
     assert (rows[0] - rows[1]).abs().max() > 1e-4
 
 
-def test_the_guidance_it_reads_is_part_of_the_model(denoiser, tmp_path, monkeypatch):
+def test_the_guidance_it_reads_is_part_of_the_model(denoiser, tmp_path):
     """Of a distilled network; klein's has none."""
     assert denoiser.family.network_facts() == {}
     guided = Denoiser.load(klein(tmp_path, guided=True), resolution=16)
     assert guided.family.network_facts() == {"guidance": GUIDANCE}
     condition = guided.encode_captions([PROMPT])
-    xt, before = torch.randn(1, *guided.latent_shape), guided.fingerprint()
+    xt, other = (
+        torch.randn(1, *guided.latent_shape),
+        Denoiser(guided.pipe, resolution=16, distilled_guidance=1.0),
+    )
     with torch.no_grad():
-        ours = guided.predict(xt, 499, condition)
-        monkeypatch.setattr("headwater.models.families.joint.flux2.GUIDANCE", 1.0)
-        assert (guided.predict(xt, 499, condition) - ours).abs().max() > 1e-5
-    assert Denoiser(guided.pipe, resolution=16).fingerprint() != before
+        ours, others = (each.predict(xt, 499, condition) for each in (guided, other))
+    assert (others - ours).abs().max() > 1e-5
+    assert other.fingerprint() != guided.fingerprint()
+    with pytest.raises(
+        ModelError, match=r"^--distilled-guidance 1.0 is for pipelines whose network"
+    ):
+        Denoiser(denoiser.pipe, resolution=16, distilled_guidance=1.0)
 
 
 @pytest.fixture(scope="module")

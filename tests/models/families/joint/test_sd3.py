@@ -74,7 +74,7 @@ def test_resolutions(tmp_path, resolution, right):
         assert denoiser.predict(xt, 9, denoiser.encode_captions([PROMPT])).shape == xt.shape
         assert denoiser.fingerprint() != Denoiser.load(folder).fingerprint()
     else:
-        with pytest.raises(ModelError, match=r"--resolution 18: .* takes multiples of 4"):
+        with pytest.raises(ModelError, match=r"pictures of 18 x 18 .* takes multiples of 4"):
             Denoiser.load(folder, resolution=resolution)
 
 

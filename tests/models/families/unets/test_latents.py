@@ -53,6 +53,12 @@ def test_the_guidance_is_that_of_the_pipeline(consistent):
     assert other.fingerprint() != Denoiser(pipe).fingerprint()
 
 
+def test_it_is_told_another(consistent):
+    told = Denoiser(consistent.pipe, distilled_guidance=2)
+    as_called(told, guidance_scale=2.0)
+    assert told.family.network_facts() == {"guidance": 2.0}
+
+
 def test_the_larger_is_told_too(tmp_path):
     pipe = Denoiser.load(sdxl(tmp_path)).pipe
     torch.manual_seed(0)

@@ -230,3 +230,13 @@ def test_keys_and_values_of_captions_are_what_is_kept(tiny_model):
     kept = list(denoiser.family.kept_projections(denoiser.network))
     assert kept == list(denoiser.layers("attn2-kv").values())
     assert all(type(layer) is nn.Linear for layer in kept)
+
+
+def test_sets_are_named_by_meaning_too(tiny_model, tmp_path):
+    """And a network that reads no words has none."""
+    denoiser = Denoiser.load(tiny_model)
+    assert denoiser.layers("words") == denoiser.layers("attn2-kv")
+    assert denoiser.layers("attention") == denoiser.layers("attn")
+    assert denoiser.default_parameters() == "attn2"
+    with pytest.raises(ParameterError, match="'words' matches no layer"):
+        Denoiser.load(tiny_unconditional(tmp_path)).layers("words")

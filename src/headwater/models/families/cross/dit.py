@@ -8,9 +8,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from headwater.errors import ModelError
 from headwater.models.condition import Condition
 from headwater.models.families.cross.labels import Labels
 from headwater.models.families.diffusions import DiffusionTransformer, timesteps
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.sets import CLASSES
 from headwater.models.schedule import Timestep
 
@@ -21,8 +23,14 @@ class DiT(DiffusionTransformer):
     kind = "DiTTransformer2DModel"
     parameter_sets = CLASSES
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
+        super().__init__(pipe, reading)
+        height, width = self.image_size
+        if height != width:  # its network takes tokens for those of a square
+            raise ModelError(
+                f"pictures of {height} x {width} pixels (--resolution, --buckets): "
+                f"{type(pipe).__name__} takes squares alone"
+            )
         count = pipe.transformer.config.num_embeds_ada_norm
         self.words = Labels(pipe.transformer, count, pipe.labels, empty=count)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from headwater.models.condition import Condition
 from headwater.models.families.diffusions import DiffusionTransformer, timesteps
-from headwater.models.families.family import Replacement
+from headwater.models.families.family import AS_SAVED, Reading, Replacement
 from headwater.models.families.words import device_of, limited
 from headwater.models.fitting import Fit
 from headwater.models.schedule import Timestep
@@ -29,9 +29,9 @@ class PixArt(DiffusionTransformer):
 
     kind = "PixArtTransformer2DModel"
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         most = signature(pipe.encode_prompt).parameters["max_sequence_length"].default
-        super().__init__(limited(pipe, {"tokenizer": most}), resolution)
+        super().__init__(limited(pipe, {"tokenizer": most}), reading)
 
     def forward(
         self,

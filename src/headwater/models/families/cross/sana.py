@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from headwater.errors import ModelError
 from headwater.models.condition import Condition, joined
 from headwater.models.families.autoencoders import downscaling
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.flows import CrossFlow
 from headwater.models.families.words import device_of, with_tokenizers
 from headwater.models.schedule import Timestep
@@ -30,7 +31,7 @@ class Sana(CrossFlow):
     # of 300 places two are left to the instruction
     token_limits = {"tokenizer": 299}  # noqa: RUF012 - a constant of the pipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         if pipe.transformer.config.get("guidance_embeds"):
             raise ModelError(
                 f"{type(pipe).__name__} is not supported: its network was distilled to few steps "
@@ -38,7 +39,7 @@ class Sana(CrossFlow):
             )
         tokenizer = copy.copy(pipe.tokenizer)
         tokenizer.padding_side = "right"  # as the pipeline sets it when it is first called
-        super().__init__(with_tokenizers(pipe, {"tokenizer": tokenizer}), resolution)
+        super().__init__(with_tokenizers(pipe, {"tokenizer": tokenizer}), reading)
 
     def own_size(self, pipe: Any) -> tuple[int, int] | None:
         """As its configuration says."""

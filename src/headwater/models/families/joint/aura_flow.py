@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from headwater.errors import ModelError
 from headwater.models.condition import Condition
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.flows import JointFlow
 from headwater.models.families.words import device_of
 from headwater.models.schedule import Timestep
@@ -21,14 +22,15 @@ class AuraFlow(JointFlow):
     kind = "AuraFlowTransformer2DModel"
     token_limits = {"tokenizer": 256}  # noqa: RUF012 - a constant of the pipeline
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
-        super().__init__(pipe, resolution)
-        config, side = pipe.transformer.config, self.latent_shape[1]
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
+        super().__init__(pipe, reading)
+        config, side = pipe.transformer.config, max(self.latent_shape[1:])
         most = isqrt(config.pos_embed_max_size) * config.patch_size
+        largest = max(self.image_size)
         if side > most:  # the network would read places of other rows
             raise ModelError(
-                f"{type(pipe).__name__} has places for {most * self.image_size[0] // side} pixels "
-                f"at most: --resolution {self.image_size[0]} is too large"
+                f"{type(pipe).__name__} has places for {most * largest // side} pixels "
+                f"at most: {largest} (--resolution, --buckets) are too many"
             )
 
     def layout(self, config: Any) -> tuple[int, int]:

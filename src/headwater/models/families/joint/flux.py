@@ -1,7 +1,8 @@
 """Flux.1: a flow transformer of packed latents; of `dev`, distilled from a guided model.
 
 The distilled network reads the guidance that it imitates. Trainers hand it one number throughout;
-ours is what the pipeline takes where nothing is said, and is part of the model's fingerprint.
+ours is what the pipeline takes where nothing is said, or `--distilled-guidance`, and is part of the
+model's fingerprint.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.flows import JointFlow, packed, unpacked
+from headwater.models.families.family import AS_SAVED, Reading
+from headwater.models.families.flows import JointFlow, packed, told_guidance, unpacked
 from headwater.models.families.words import device_of
 from headwater.models.schedule import Timestep
 
@@ -27,6 +29,12 @@ class Flux(JointFlow):
 
     kind = "FluxTransformer2DModel"
     token_limits = {"tokenizer_2": 512}  # noqa: RUF012 - a constant of the pipeline
+
+    readings = ("distilled_guidance",)
+
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
+        super().__init__(pipe, reading)
+        self.guidance = told_guidance(pipe, reading, GUIDANCE)
 
     def layout(self, config: Any) -> tuple[int, int]:
         """Tokens are latents two by two."""
@@ -54,14 +62,13 @@ class Flux(JointFlow):
 
     def read(self, xt: Float[Tensor, "b c h w"], condition: Condition) -> Mapping[str, Any]:
         """What the network reads beside latents, time and places."""
-        guided = bool(self.network_facts())
-        guidance = torch.full((len(xt),), GUIDANCE, device=xt.device) if guided else None
+        scale = self.guidance
+        guidance = None if scale is None else torch.full((len(xt),), scale, device=xt.device)
         return {"guidance": guidance, **condition.tensors}
 
     def network_facts(self) -> Mapping[str, Any]:
         """The guidance that a distilled network is told of."""
-        guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
-        return {"guidance": GUIDANCE} if guided else {}
+        return {} if self.guidance is None else {"guidance": self.guidance}
 
     def encode(self, pipe: Any, texts: list[str]) -> Condition:
         """T5's words, and CLIP's pooled encoding."""

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.models.condition import Condition
-from headwater.models.families.flows import JointFlow, packed, unpacked
+from headwater.models.families.family import AS_SAVED, Reading
+from headwater.models.families.flows import JointFlow, packed, told_guidance, unpacked
 from headwater.models.families.words import chat_preface, device_of, tokenizer_of
 from headwater.models.schedule import Timestep
 
@@ -28,6 +29,12 @@ class Flux2(JointFlow):
 
     kind = "Flux2Transformer2DModel"
     token_limits = {"tokenizer": 512}  # noqa: RUF012 - a constant of the pipeline
+
+    readings = ("distilled_guidance",)
+
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
+        super().__init__(pipe, reading)
+        self.guidance = told_guidance(pipe, reading, GUIDANCE)
 
     def layout(self, config: Any) -> tuple[int, int]:
         """Each latent is a token."""
@@ -54,12 +61,12 @@ class Flux2(JointFlow):
         """The flow at sigma, of latents in a row."""
         assert condition is not None, "it reads words"
         (tokens, _), pipe, words = packed(xt, 1), self.pipe, condition.tensors["words"]
-        guided = bool(self.network_facts())
+        scale = self.guidance
         out = network(
             tokens,
             encoder_hidden_states=words,
             timestep=self.sigma(t, xt),
-            guidance=torch.full((len(xt),), GUIDANCE, device=xt.device) if guided else None,
+            guidance=None if scale is None else torch.full((len(xt),), scale, device=xt.device),
             img_ids=pipe._prepare_latent_ids(xt[:1]).to(xt.device),
             txt_ids=pipe._prepare_text_ids(words[:1]).to(xt.device),
         ).sample
@@ -67,8 +74,7 @@ class Flux2(JointFlow):
 
     def network_facts(self) -> Mapping[str, Any]:
         """The guidance that a distilled network is told of."""
-        guided = self.network.config.guidance_embeds  # pyright: ignore - of diffusers' network
-        return {"guidance": GUIDANCE} if guided else {}
+        return {} if self.guidance is None else {"guidance": self.guidance}
 
     def encoding_facts(self) -> Mapping[str, Any]:
         """And dev's message."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from headwater.errors import ModelError
 from headwater.models.families.cross.labels import Labels
+from headwater.models.families.family import AS_SAVED, Reading
 from headwater.models.families.unets.unet import Unet
 
 
@@ -16,14 +17,14 @@ class ClassUnet(Unet):
 
     handled = ("class_embed_type", "num_class_embeds")
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         config = pipe.unet.config
         if config.class_embed_type not in (None, "timestep"):
             raise ModelError(
                 f"{type(pipe).__name__} is not supported: its network wants an embedding for a "
                 f"class: class_embed_type is {config.class_embed_type!r}"
             )
-        super().__init__(pipe, resolution)
+        super().__init__(pipe, reading)
         # of "timestep" any number is a class, and this is the largest that tensors hold
         count = config.num_class_embeds if config.class_embed_type is None else sys.maxsize
         self._labels = dict(getattr(pipe, "labels", {}))

@@ -29,6 +29,7 @@ _AESTHETIC_SCORE = 6.0
 class Sdxl(Unet):
     """See `family.Family`."""
 
+    usual_layer = 2
     handled = ("addition_embed_type", "text_encoder_2", "tokenizer_2")
 
     @classmethod
@@ -61,7 +62,10 @@ class Sdxl(Unet):
     def _encode(self, pipe: Any, texts: list[str]) -> Condition:
         """Both encodings; the empty prompt is zeros where the pipeline says so, as in training."""
         words, _, pooled, _ = pipe.encode_prompt(
-            prompt=texts, device=device_of(pipe), do_classifier_free_guidance=False
+            prompt=texts,
+            device=device_of(pipe),
+            do_classifier_free_guidance=False,
+            clip_skip=self._skipped or None,
         )
         if pipe.config.get("force_zeros_for_empty_prompt", True):
             said = torch.tensor([bool(text) for text in texts], device=words.device)

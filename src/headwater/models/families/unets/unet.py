@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from headwater.models.condition import Condition
 from headwater.models.families.autoencoders import autoencoder, downscaling
 from headwater.models.families.diffusions import diffusion_schedule
-from headwater.models.families.latents import Latents
+from headwater.models.families.family import AS_SAVED, Reading
+from headwater.models.families.latents import Latents, require_multiples
 from headwater.models.families.sets import UNET
+from headwater.models.families.unets.clip_skip import layers_skipped, read_early
 from headwater.models.families.unets.limits import require_supported
 from headwater.models.families.words import device_of
 from headwater.models.schedule import Schedule, Timestep
@@ -39,14 +41,20 @@ class Unet(Latents):
 
     # Parts and settings that the family takes besides those of Stable Diffusion 1.
     handled: ClassVar[Sequence[str]] = ()
+    readings = ("clip_skip", "distilled_guidance")
+    # The layer of its text encoders that is read where nothing is said, 1 being the last.
+    usual_layer: ClassVar[int] = 1
 
-    def __init__(self, pipe: Any, resolution: int | None = None) -> None:
+    def __init__(self, pipe: Any, reading: Reading = AS_SAVED) -> None:
         require_supported(pipe, self.handled)
+        self._skipped = layers_skipped(pipe, reading, self.usual_layer)
+        self._guidance = _guidance(pipe, reading)
         config, factor = pipe.unet.config, downscaling(autoencoder(pipe))
         own = config.sample_size
         height, width = (own, own) if isinstance(own, int) else own
-        height, width = (resolution or own * factor for own in (height, width))
-        super().__init__(pipe, pipe.unet, config.in_channels, (height, width), self._encode)
+        size = reading.size or (height * factor, width * factor)
+        require_multiples(pipe, size, factor)
+        super().__init__(pipe, pipe.unet, config.in_channels, size, self._encode)
 
     @classmethod
     def takes(cls, pipe: Any) -> bool:
@@ -70,26 +78,31 @@ class Unet(Latents):
 
     def guidance(self, xt: Tensor) -> dict[str, Tensor]:
         """What a network is told that was distilled from a guided model (LCM); else nothing."""
-        scale = _guidance(self.pipe)
-        if scale is None:
+        if self._guidance is None:
             return {}
-        less = torch.full((len(xt),), scale - 1)
+        less = torch.full((len(xt),), self._guidance - 1)
         width = self.pipe.unet.config.time_cond_proj_dim
         return {"timestep_cond": self.pipe.get_guidance_scale_embedding(less, width).to(xt)}
 
     def _encode(self, pipe: Any, texts: list[str]) -> Condition:
-        encoded = pipe.encode_prompt(texts, device_of(pipe), 1, False)[0]
+        with read_early(pipe.text_encoder, self._skipped):
+            encoded = pipe.encode_prompt(texts, device_of(pipe), 1, False)[0]
         return Condition({"encoder_hidden_states": encoded})
 
     # --- identity --------------------------------------------------------------------------
+
+    def encoding_facts(self) -> Mapping[str, Any]:
+        """And how many layers of text encoders are skipped, if any."""
+        skipped = {"clip_skip": self._skipped} if self._skipped else {}
+        return {**super().encoding_facts(), **skipped}
 
     def network_facts(self) -> Mapping[str, Any]:
         """The guidance that it is told, and what `enable_freeu` set.
 
         That is factors of backbone and skip features, block by block.
         """
-        blocks, scale = dict(self.network.named_modules()), _guidance(self.pipe)
-        told = {} if scale is None else {"guidance": scale}
+        blocks = dict(self.network.named_modules())
+        told = {} if self._guidance is None else {"guidance": self._guidance}
         return told | {
             f"{name}.{factor}": vars(block)[factor]
             for name, block in blocks.items()
@@ -106,8 +119,13 @@ class Unet(Latents):
                 yield module
 
 
-def _guidance(pipe: Any) -> float | None:
-    """What the pipeline takes where nothing is said; None where its network is not told."""
+def _guidance(pipe: Any, reading: Reading) -> float | None:
+    """What its network is told: as read, or what the pipeline takes; None where it is not told."""
+    asked = reading.distilled_guidance
     if pipe.unet.config.get("time_cond_proj_dim") is None:
+        if asked is not None:
+            raise reading.refused(pipe, "distilled_guidance")
         return None
+    if asked is not None:
+        return asked
     return signature(pipe.__call__).parameters["guidance_scale"].default
