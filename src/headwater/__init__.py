@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from headwater.index.index import Index
     from headwater.methods import METHODS
     from headwater.models.denoiser import Denoiser
-    from headwater.queries.concept import Concept
+    from headwater.queries.concept import Concept, preset
     from headwater.queries.image import Image
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.preference import Preference, load_pairs
@@ -42,6 +42,7 @@ _HOME = {
     "Index": "index.index",
     "Session": "attribution.session",
     "Concept": "queries.concept",
+    "preset": "queries.concept",
     "Image": "queries.image",
     "Local": "queries.local_concept",
     "whole_picture": "queries.local_concept",
@@ -70,6 +71,7 @@ __all__ = [
     "Index",
     "Session",
     "Concept",
+    "preset",
     "Image",
     "Local",
     "whole_picture",

@@ -57,6 +57,7 @@ def places(tmp_path_factory, tiny_model) -> dict[str, Path]:
 FILE = "image {trak} {file} --out {out} "
 DRAWN = "image {trak} --prompt 'a star' --out {out} "
 STAR = f"concept {{concept}} '{PROMPT}' --concept star --out {{out}} "
+PRESET = "concept {concept} --out {out} --preset "
 WORDS = STAR.replace("{concept}", "{clip}")
 INDEX = "index {model} {images} {out} "
 OF_GRADIENTS = "is of how gradients are made, and pixel-dot makes none: leave it out"
@@ -194,6 +195,35 @@ REFUSED = {
     "device of clip": (
         FILE + "--clip {openai} --device foo",
         "cannot compute on --device 'foo': ",
+    ),
+    "no such preset": (PRESET + "marios", "there is no --preset 'marios': 'mario' is near"),
+    "no preset near": (
+        PRESET + "x",
+        "there is no --preset 'x': there are mario, mickey-mouse, s",
+    ),
+    "a preset and a prompt": (
+        f"concept {{concept}} '{PROMPT}' --preset mario --out {{out}}",
+        "PROMPT does not go with --preset: leave it out",
+    ),
+    "a preset and a concept": (
+        PRESET + "mario --concept Mario",
+        "--concept and --preset are different questions: give one of them",
+    ),
+    **{
+        f"a preset and {option}": (
+            f"{PRESET} mario {option} {value}",
+            f"{option} does not go with --preset: leave it out",
+        )
+        for option, value in {"--minus": "x", "--base": "x", "--context": "bare"}.items()
+    },
+    "a preset both ways": (PRESET + "hug --swap", "--swap does not go with --preset: leave it"),
+    "a preset of words": (
+        PRESET.replace("{concept}", "{clip}") + "mario",
+        "--preset does not go with clip-dot: leave it out",
+    ),
+    "a concept of nothing": (
+        "concept {concept} --concept star --out {out}",
+        "--concept goes with a prompt: give PROMPT",
     ),
     "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
     "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
@@ -376,6 +406,28 @@ def test_swap_asks_for_the_want_of_a_concept(places, tmp_path):
     assert top(swapped) == pytest.approx({id: -score for id, score in top(plain).items()}, rel=1e-4)
     assert swapped["results"][0]["query"]["contexts"] == [["a red in hatched style", PROMPT]]
     assert swapped["results"][0]["context"].endswith("c+ and c- exchanged")
+
+
+def test_a_case_study_is_asked_as_the_paper_asks_it(places, tmp_path):
+    """In its one prompt, under its own base; here it equals the question spelt out."""
+    command = ("concept", places["concept"], "--draws", 2, "--json")
+    said = headwater(*command, "--preset", "distorted-hands", "--out", tmp_path / "preset")
+    assert said.code == 0, said.err  # the small model does not read all of its words, and says so
+    answer = json.loads(said.out)
+    study, lack = answer["results"]
+    plus, minus = study["plus"], study["minus"]
+    assert (lack["plus"], lack["minus"]) == (minus, plus)
+    assert study["query"]["base"] == lack["query"]["base"] == "hands"
+    assert (tmp_path / "preset/the-lack-of-distorted-hands/top.png").is_file()
+    spelt = ("--concept", "distorted hands", "--minus", minus, "--base", "hands", "--fresh")
+    alone = json.loads(headwater(*command, plus, *spelt, "--out", tmp_path / "own").out)
+    assert alone["results"][0]["query"]["contexts"] == study["query"]["contexts"]
+    assert top(alone) == top(answer) and not study["reused_query_gradient"]
+
+
+def test_help_lists_the_case_studies():
+    said = "".join(headwater("concept", "--help").out.split())
+    assert all(name in said for name in ("mickey-mouse", "nudity", "shake-hands"))
 
 
 def test_draws_auto_says_what_it_spent(places, tmp_path, monkeypatch):

@@ -42,8 +42,9 @@ _DRAWS = str(DRAWS)
 def concept(
     given: Options,
     index: IndexFolder,
-    prompt: own.Prompt,
+    prompt: own.Prompt = None,
     concept: own.Concepts = None,
+    preset: own.Preset = None,
     reward: own.Reward = None,
     reward_text: own.RewardText = None,
     local: own.Local = None,
@@ -67,14 +68,14 @@ def concept(
 ) -> None:
     """Which training images taught the model this concept?
 
-    It is asked for by words of a prompt, by a picture that shows it (--local), or by a score of
-    pictures (--reward, --reward-text).
+    It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
+    pictures (--reward, --reward-text), or as the paper does (--preset).
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     options = asking(method, damping, candidates, fresh)
     _require_one_question(asked)
     session = open_session(index, device, clip)
-    if concept and local is None:
+    if (concept and local is None) or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)
@@ -89,7 +90,12 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
     """
     words, local, reward = given["concept"], given["local"], given["reward"]
     ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
+    ways |= {"--preset": given["preset"]}
     way = _only_one(ways if words and local else ways | {"--local": local})
+    if given["preset"] is None and given["prompt"] is None:
+        raise QueryError(f"{way} goes with a prompt: give PROMPT")
+    if given["preset"] is not None:
+        _refuse({"PROMPT": given["prompt"] is not None}, way)
     if given["mask"] is not None and local is None:
         raise QueryError("--mask is a part of the picture of --local: give that too")
     if given["minus"] is not None and len(words or ()) > 1:
@@ -104,11 +110,13 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
 
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:
     """The questions of `headwater concept`."""
-    from headwater.queries.concept import Concept
+    from headwater.queries.concept import Concept, preset
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
+    if given["preset"] is not None:
+        return preset(given["preset"], draws, seed)
     names = ("minus", "base", "context", "swap")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
@@ -229,7 +237,8 @@ def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     index = session.index
     method = choose(given["method"], index.recipe.method, index.methods(), "concept")
     if method.scorer == "similarity":
-        _refuse(_of_words(given) | {"--draws": given["draws"] != DRAWS}, method.name)
+        of_trajectories = {"--preset": given["preset"], "--draws": given["draws"] != DRAWS}
+        _refuse(_of_words(given) | of_trajectories, method.name)
 
 
 def _refuse(options: Mapping[str, Any], by: str) -> None:

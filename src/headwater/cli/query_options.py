@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-Prompt = Annotated[str, typer.Argument(help="The prompt that holds the concept.")]
+from headwater.queries.words.presets import PRESETS
+
+Prompt = Annotated[
+    str | None, typer.Argument(help="The prompt that holds the concept.", metavar="PROMPT")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A case study of the Concept-TRAK paper, instead of PROMPT: {', '.join(PRESETS)}."
+    ),
+]
 Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="Words of the prompt; may be repeated.")
 ]
