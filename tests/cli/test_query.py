@@ -221,6 +221,10 @@ REFUSED = {
         PRESET.replace("{concept}", "{clip}") + "mario",
         "--preset does not go with clip-dot: leave it out",
     ),
+    "nothing of a prompt": (
+        "concept {concept} 'Pikachu in the style of Pablo Picasso' --out {out}",
+        "or --local; the prompt names 'Pikachu', 'Pablo Picasso'",
+    ),
     "a concept of nothing": (
         "concept {concept} --concept star --out {out}",
         "--concept goes with a prompt: give PROMPT",

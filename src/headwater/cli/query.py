@@ -29,6 +29,7 @@ from headwater.cli.options import (
 from headwater.cli.output import Output, answer, answer_journey, default_folder
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS
+from headwater.queries.words.content import content_words
 
 if TYPE_CHECKING:
     from headwater.attribution.session import Session
@@ -91,7 +92,7 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
     words, local, reward = given["concept"], given["local"], given["reward"]
     ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
     ways |= {"--preset": given["preset"]}
-    way = _only_one(ways if words and local else ways | {"--local": local})
+    way = _only_one(ways if words and local else ways | {"--local": local}, given["prompt"])
     if given["preset"] is None and given["prompt"] is None:
         raise QueryError(f"{way} goes with a prompt: give PROMPT")
     if given["preset"] is not None:
@@ -210,11 +211,13 @@ def _scorer(session: Session, given: Mapping[str, Any]) -> Scorer:
     return similarity_to(given["reward_text"] or "", session.clip())
 
 
-def _only_one(options: Mapping[str, Any]) -> str:
-    """The one option of these that is given."""
+def _only_one(options: Mapping[str, Any], prompt: str | None) -> str:
+    """The one option of these that is given; a refusal says what the prompt names."""
     given = [name for name, value in options.items() if value]
     if not given:
-        raise QueryError(f"nothing is asked for: give {' or '.join(options)}")
+        named = ", ".join(map(repr, content_words(prompt or "")))
+        hint = f"; the prompt names {named}" if named else ""
+        raise QueryError(f"nothing is asked for: give {' or '.join(options)}{hint}")
     if len(given) > 1:
         raise QueryError(f"{' and '.join(given)} are different questions: give one of them")
     return given[0]
