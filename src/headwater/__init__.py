@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headwater.queries.reward import Reward, Scorer
     from headwater.quick.questions import why
     from headwater.quick.sessions import session_of
+    from headwater.report.concept_trak import write_concept_trak
     from headwater.report.export import write_answers
     from headwater.report.trajectory import write_journey
 
@@ -56,6 +57,7 @@ _HOME = {
     "Attribution": "attribution.result",
     "Ranked": "attribution.result",
     "write_answers": "report.export",
+    "write_concept_trak": "report.concept_trak",
     "write_journey": "report.trajectory",
     "METHODS": "methods",
 }
@@ -85,6 +87,7 @@ __all__ = [
     "Attribution",
     "Ranked",
     "write_answers",
+    "write_concept_trak",
     "write_journey",
     "METHODS",
 ]

@@ -196,6 +196,11 @@ REFUSED = {
         FILE + "--clip {openai} --device foo",
         "cannot compute on --device 'foo': ",
     ),
+    "layout": (STAR + "--layout x", "--layout 'x' is none of headwater, concept-trak"),
+    "layout of a journey": (
+        DRAWN + "--journey --layout concept-trak",
+        "--layout does not go with --journey: leave it out",
+    ),
     "no such preset": (PRESET + "marios", "there is no --preset 'marios': 'mario' is near"),
     "no preset near": (
         PRESET + "x",
@@ -427,6 +432,16 @@ def test_a_case_study_is_asked_as_the_paper_asks_it(places, tmp_path):
     alone = json.loads(headwater(*command, plus, *spelt, "--out", tmp_path / "own").out)
     assert alone["results"][0]["query"]["contexts"] == study["query"]["contexts"]
     assert top(alone) == top(answer) and not study["reused_query_gradient"]
+
+
+def test_the_published_layout(places, tmp_path):
+    command = ("concept", places["concept"], PROMPT, "--concept", "star", "--draws", 2)
+    result = headwater(*command, "--layout", "concept-trak", "--out", tmp_path, "--guidance", 1)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == f"Folders: {tmp_path}"
+    (folder,) = tmp_path.iterdir()
+    assert "-target_star-attn2-kv-dps-" in folder.name
+    assert (folder / "topk-prompts-lambda_1.0e+00.txt").read_text().startswith("TopK\n0\ttrain\t")
 
 
 def test_help_lists_the_case_studies():

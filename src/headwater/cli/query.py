@@ -16,6 +16,7 @@ from headwater.cli.options import (
     Guidance,
     IndexFolder,
     Json,
+    Layout,
     Method,
     Options,
     Out,
@@ -64,6 +65,7 @@ def concept(
     swap: own.Swap = False,
     device: Device = None,
     out: Out = None,
+    layout: Layout = "headwater",
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +82,7 @@ def concept(
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)
-    answer(session, queries, Output(folder, top, as_json), guidance, options)
+    answer(session, queries, Output(folder, top, as_json, layout), guidance, options)
 
 
 def _require_one_question(given: Mapping[str, Any]) -> None:
@@ -149,6 +151,7 @@ def image(
     clip: ClipFolder = None,
     device: Device = None,
     out: Out = None,
+    layout: Layout = "headwater",
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
@@ -168,8 +171,9 @@ def image(
     looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
     session = open_session(index, device, clip)
-    output = Output(out or default_folder([query], given), top, as_json)
+    output = Output(out or default_folder([query], given), top, as_json, layout)
     if journey:
+        _refuse({"--layout": layout != "headwater"}, "--journey")
         answer_journey(session, query, output, looks, options)
     else:
         answer(session, [query], output, guidance, options)

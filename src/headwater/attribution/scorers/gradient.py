@@ -9,6 +9,7 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import (
     Scoring,
     ScoringOptions,
+    mean_feature,
     release_checkpoint,
     score_rows,
 )
@@ -42,7 +43,13 @@ def score(
         )
     remarks = dict.fromkeys(remark for part in drawn[0] for remark in part.remarks)
     return Scoring(
-        scored, drawer.describe(draws.stop), draws.stop, drawer.once, cached, tuple(remarks)
+        scored,
+        drawer.describe(draws.stop),
+        draws.stop,
+        drawer.once,
+        cached,
+        tuple(remarks),
+        mean_feature([torch.cat([part.rows for part in parts]) for parts in drawn]),
     )
 
 
