@@ -275,7 +275,9 @@ def test_methods_in_json():
     }
     assert rows["concept-trak"]["units per image"] == 31  # and one back to the input, one to begin
     assert rows["pixel-dot"]["units per image"] == 0 and rows["random"]["train"] == "-"
-    assert set(rows["concept-trak-a"]["queries"]) == {"concept", "local", "reward", "preference"}
+    assert set(rows["concept-trak-a"]["queries"]) == {
+        "concept", "local", "reward", "preference", "feature",
+    }  # fmt: skip
 
 
 def test_methods_in_a_terminal():
@@ -293,6 +295,7 @@ def test_methods_in_a_terminal():
         ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
         ["reward", "generation/reward", "32x30"],
         ["preference", "inversion/preference", "62", "a", "pair"],
+        ["feature", "feature", "-"],
         ["image", "inversion/dps", "31"],
         ["patch", "noising/concept", "32x30"],
     ]

@@ -47,6 +47,7 @@ def concept(
     prompt: own.Prompt = None,
     concept: own.Concepts = None,
     preset: own.Preset = None,
+    feature: own.Feature = None,
     reward: own.Reward = None,
     reward_text: own.RewardText = None,
     local: own.Local = None,
@@ -72,7 +73,8 @@ def concept(
     """Which training images taught the model this concept?
 
     It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
-    pictures (--reward, --reward-text), or as the paper does (--preset).
+    pictures (--reward, --reward-text), as the paper does (--preset), or by a feature that was
+    computed elsewhere (--feature).
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     options = asking(method, damping, candidates, fresh)
@@ -93,12 +95,15 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
     """
     words, local, reward = given["concept"], given["local"], given["reward"]
     ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
-    ways |= {"--preset": given["preset"]}
+    ways |= {"--preset": given["preset"], "--feature": given["feature"]}
     way = _only_one(ways if words and local else ways | {"--local": local}, given["prompt"])
-    if given["preset"] is None and given["prompt"] is None:
-        raise QueryError(f"{way} goes with a prompt: give PROMPT")
-    if given["preset"] is not None:
+    if way in ("--preset", "--feature"):
         _refuse({"PROMPT": given["prompt"] is not None}, way)
+    elif given["prompt"] is None:
+        raise QueryError(f"{way} goes with a prompt: give PROMPT")
+    if way == "--feature":
+        made = {"--draws": given["draws"] != DRAWS, "--seed": given["seed"] != 0}
+        _refuse(made | {"--guidance": given["guidance"] != GUIDANCE}, way)
     if given["mask"] is not None and local is None:
         raise QueryError("--mask is a part of the picture of --local: give that too")
     if given["minus"] is not None and len(words or ()) > 1:
@@ -114,10 +119,13 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:
     """The questions of `headwater concept`."""
     from headwater.queries.concept import Concept, preset
+    from headwater.queries.feature import Feature
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
+    if given["feature"] is not None:
+        return [Feature(given["feature"])]
     if given["preset"] is not None:
         return preset(given["preset"], draws, seed)
     names = ("minus", "base", "context", "swap")

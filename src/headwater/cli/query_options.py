@@ -21,6 +21,14 @@ Preset = Annotated[
 Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="Words of the prompt; may be repeated.")
 ]
+Feature = Annotated[
+    Path | None,
+    typer.Option(
+        help="An .npy file, instead of PROMPT: a question's feature, such as the concept_grad.npy "
+        "of the published Concept-TRAK code.",
+        metavar="FILE",
+    ),
+]
 Reward = Annotated[
     str | None,
     typer.Option(help="module:function of images, differentiable; instead of --concept."),

@@ -22,7 +22,6 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution, Ranked
 from headwater.errors import StoreError
 from headwater.methods import measure
-from headwater.queries.image import shown
 from headwater.report.contact_sheet import contact_sheet
 from headwater.report.export import (
     PER_QUESTION,
@@ -65,7 +64,7 @@ def write_concept_trak(
         StoreError: `out` cannot be written.
     """
     out, first = Path(out), attributions[0]
-    picture = resources.picture(shown(first.query, guidance))
+    picture = resources.picture_of(first.query, guidance)
     origin = shared_provenance(first, making_of(picture, first.query))
     for attribution, name in zip(attributions, folders(attributions), strict=True):
         folder = out / name

@@ -24,7 +24,6 @@ from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.methods import measure
-from headwater.queries.image import shown
 from headwater.report.contact_sheet import Entry, contact_sheet
 from headwater.report.figures import draw_figures
 from headwater.report.html import Answer, html_report
@@ -95,7 +94,7 @@ def write_answers(
         StoreError: `out` cannot be written.
     """
     out, first = Path(out), attributions[0]
-    picture = resources.picture(shown(first.query, guidance))
+    picture = resources.picture_of(first.query, guidance)
     write_picture(out, picture)
     origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []

@@ -6,6 +6,7 @@ import torch
 
 from headwater.attribution.bootstrap import certainty
 from headwater.attribution.resources import Resources
+from headwater.attribution.scorers import feature
 from headwater.attribution.scorers.scoring import (
     Scoring,
     ScoringOptions,
@@ -18,6 +19,7 @@ from headwater.features.extractor import Extractor
 from headwater.features.spec import MOST_DRAWS
 from headwater.methods import Method
 from headwater.queries.draws import DrawnRows, draw_rows
+from headwater.queries.feature import Feature
 from headwater.queries.query import Drawer, Question, Setting
 
 # `draws=None` doubles the draws from the first to the most until the top ten is this stable.
@@ -28,6 +30,8 @@ def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
     """The method's rule on the question's rows, of as many draws as it asks for or needs."""
+    if isinstance(query, Feature):
+        return feature.score(resources, method, query, options)
     drawer = query.drawer(setting_of(resources, method, query))
     drawn: list[list[DrawnRows]] = [[] for _ in resources.members]
     for draws in _parts(query.draws, drawer):
