@@ -16,8 +16,8 @@ What `run_download.sh` of the published Concept-TRAK code leaves is read as it i
     laion_latents.npy, laion_text_embeddings.npy    the same encoded; not read
 
 The list of 400 queries, `all_tasks.json`, is no part of it: it comes with the code of the benchmark
-(Attribute by Unlearning, `custom_diffusion/tasks/`). Tokens of textual inversion, `models-ti/` and
-`synth-ti/` there, are made by that code and not published.
+(Attribute by Unlearning, `custom_diffusion/tasks/`). Nor are tokens of textual inversion and their
+pictures, `models-ti/` and `synth-ti/` of that code, which makes them.
 
 Read here are that list and `json/`. Exemplars of one's own are asked about in the same way:
 `experiments/exemplars.py`.
