@@ -103,6 +103,7 @@ def test_contexts_are_no_negative_prompt(session, tmp_path):
         (name,) = folders([answer])
         found[answer.query.kind] = json.loads((tmp_path / name / "metrics.json").read_text())
         assert ("-target_background-" in name) == (answer is words)
+        assert ("-test_gs_1.0-eta_0.0-" in name) == (answer is words)  # an inversion draws nothing
     assert len(found["concept"]["headwater"]["query"]["contexts"]) > 1
     assert found["concept"]["negative_prompt"] is None
     assert (found["image"]["prompt"], found["image"]["negative_prompt"]) == ("a star", "")

@@ -56,6 +56,8 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
     match first.kind:
         case "preference":
             return first.title
+        case "feature":
+            return f"feature {about}"
         case "step":
             return f"step {given['step']} {about}"
         case "image" | "patch" as kind:

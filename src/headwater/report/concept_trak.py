@@ -21,7 +21,7 @@ from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution, Ranked
 from headwater.errors import StoreError
-from headwater.methods import measure
+from headwater.methods import measure, method_named
 from headwater.report.contact_sheet import contact_sheet
 from headwater.report.export import (
     PER_QUESTION,
@@ -137,7 +137,10 @@ def _metrics(attribution: Attribution, top: int, origin: dict[str, Any]) -> dict
     query, facts = attribution.query, attribution.provenance["query"]
     pairs = facts.get("contexts", [])
     prompt, minus = pairs[0] if len(pairs) == 1 else (query.prompt, None if pairs else "")
-    ranked = attribution.top(top)
+    rows = attribution.index.positions
+    ranked = [
+        {"row": rows[each.row], "id": each.id, "score": each.score} for each in attribution.top(top)
+    ]
     return {
         "mode": "free_query",
         "prompt": prompt,
@@ -151,7 +154,7 @@ def _metrics(attribution: Attribution, top: int, origin: dict[str, Any]) -> dict
             **query.facts(),
             "method": attribution.method,
             "asked": attribution.asked,
-            "top": [{"row": each.row, "id": each.id, "score": each.score} for each in ranked],
+            "top": ranked,
             **{name: attribution.provenance[name] for name in PER_QUESTION},
             "provenance": origin,
         },
@@ -174,9 +177,11 @@ def _name(attribution: Attribution) -> str:
     target = f"-target_{_slug(query.title, 32)}" if query.kind != "image" else ""
     of_rows = (recipe.parameters, recipe.train_delta or recipe.train_path)
     side = "-".join(_slug(each, 32) for each in of_rows if each)
+    asked = method_named(attribution.method).asks(query.kind)
+    drawn = asked is not None and asked.path == "generation"
     made = (
         f"{_slug(about, 48)}-{digest}{target}-{side}-train_gs_{recipe.inversion_guidance}"
-        f"-test_gs_1.0-eta_0.0-seed_{query.seed}"
+        f"{'-test_gs_1.0-eta_0.0' if drawn else ''}-seed_{query.seed}"
     )
     norm = "-norm" if recipe.normalise == "probe" else ""
     return f"{made}{norm}{'-ddim' if recipe.train_path == 'inversion' else ''}"
