@@ -1,8 +1,8 @@
 """Rows that the published Concept-TRAK code wrote (`train_grad-*.npy`), as an index.
 
 The folder becomes the index: `index.json` and `samples.parquet` are written beside the files, and
-no row is copied. How they were projected only that program knows (a mask that a CUDA generator
-drew), so they are asked by features that it projected alike (`concept_grad.npy`), which
+no row is copied. How they were projected cannot be repeated here (dattri's random mask, drawn on
+a GPU), so they are asked by features that were projected alike (`concept_grad.npy`), which
 `queries.feature` reads. Rows and these have one sign there, and the score is the same as its own
 but for a factor: its kernel is a sum over images, ours a mean.
 """
