@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     from headwater.data.training_set import Sample, TrainingSet
     from headwater.index.build import build_index
     from headwater.index.index import Index
+    from headwater.index.published import import_rows
     from headwater.methods import METHODS
     from headwater.models.denoiser import Denoiser
-    from headwater.queries.concept import Concept
+    from headwater.queries.concept import Concept, preset
+    from headwater.queries.feature import Feature
     from headwater.queries.image import Image
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
     from headwater.quick.questions import why
     from headwater.quick.sessions import session_of
+    from headwater.report.concept_trak import write_concept_trak
     from headwater.report.export import write_answers
     from headwater.report.trajectory import write_journey
 
@@ -39,9 +42,12 @@ _HOME = {
     "from_images": "data.memory",
     "from_hf_dataset": "data.tables.hugging_face",
     "build_index": "index.build",
+    "import_rows": "index.published",
     "Index": "index.index",
     "Session": "attribution.session",
     "Concept": "queries.concept",
+    "preset": "queries.concept",
+    "Feature": "queries.feature",
     "Image": "queries.image",
     "Local": "queries.local_concept",
     "whole_picture": "queries.local_concept",
@@ -55,6 +61,7 @@ _HOME = {
     "Attribution": "attribution.result",
     "Ranked": "attribution.result",
     "write_answers": "report.export",
+    "write_concept_trak": "report.concept_trak",
     "write_journey": "report.trajectory",
     "METHODS": "methods",
 }
@@ -67,9 +74,12 @@ __all__ = [
     "from_images",
     "from_hf_dataset",
     "build_index",
+    "import_rows",
     "Index",
     "Session",
     "Concept",
+    "preset",
+    "Feature",
     "Image",
     "Local",
     "whole_picture",
@@ -83,6 +93,7 @@ __all__ = [
     "Attribution",
     "Ranked",
     "write_answers",
+    "write_concept_trak",
     "write_journey",
     "METHODS",
 ]

@@ -2,8 +2,7 @@
 
 A method is one row, with all that is said of it anywhere. Paths are generators of
 `features.probes`, deltas functions of `features.guidance`, rules rows of `attribution.scores`; the
-scorer, a name of `attribution.scorers`, joins them. Methods whose train sides are the same share an
-index.
+scorer, a name of `attribution.scorers`, joins them. Methods of equal train sides share an index.
 """
 
 from __future__ import annotations
@@ -144,6 +143,7 @@ QUESTIONS = {
     "local": "a concept as one image shows it (--local)",
     "reward": "any score of images (--reward)",
     "preference": "pairs of better and worse images",
+    "feature": "a feature that was computed elsewhere (--feature)",
 }
 # What these questions ask, whatever they are compared with.
 OWN = {
@@ -151,8 +151,10 @@ OWN = {
     "local": Side("generation", "concept"),
     "reward": Side("generation", "reward"),
     "preference": Side("inversion", "preference"),
+    "feature": Side("feature"),
 }
 _PICTURE = ("image", "patch")
+_NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
 
 # Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
 # back; a concept's draws are pictures, made in 25 steps with guidance.
@@ -162,8 +164,6 @@ _UNLEARNING = (
     ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
 )
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
-
-_NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
 
 
 def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options: Any) -> Method:

@@ -24,7 +24,7 @@ MISTYPED = {
     "no command": ("indx", "no such command 'indx'. Did you mean 'index'; see headwater --help"),
     "no such option": ("--loud", "no such option: --loud; see headwater --help"),
     "no argument": ("index", "missing argument 'model'; see headwater index --help"),
-    "one argument": ("concept here", "missing argument 'prompt'; see headwater concept --help"),
+    "one argument": ("preference here", "missing argument 'pairs'; see headwater preference --hel"),
     "too many": ("info here there", "unexpected extra argument(s) (there); see headwater info --h"),
     "unknown": ("index a b c --tiemsteps 2", "no such option: --tiemsteps (Possible options: --ti"),
     "where": ("image a --loud", "; see headwater image --help"),

@@ -57,6 +57,7 @@ def places(tmp_path_factory, tiny_model) -> dict[str, Path]:
 FILE = "image {trak} {file} --out {out} "
 DRAWN = "image {trak} --prompt 'a star' --out {out} "
 STAR = f"concept {{concept}} '{PROMPT}' --concept star --out {{out}} "
+PRESET = "concept {concept} --out {out} --preset "
 WORDS = STAR.replace("{concept}", "{clip}")
 INDEX = "index {model} {images} {out} "
 OF_GRADIENTS = "is of how gradients are made, and pixel-dot makes none: leave it out"
@@ -195,6 +196,44 @@ REFUSED = {
         FILE + "--clip {openai} --device foo",
         "cannot compute on --device 'foo': ",
     ),
+    "layout": (STAR + "--layout x", "--layout 'x' is none of headwater, concept-trak"),
+    "layout of a journey": (
+        DRAWN + "--journey --layout concept-trak",
+        "--layout does not go with --journey: leave it out",
+    ),
+    "no such preset": (PRESET + "marios", "there is no --preset 'marios': 'mario' is near"),
+    "no preset near": (
+        PRESET + "x",
+        "there is no --preset 'x': there are mario, mickey-mouse, s",
+    ),
+    "a preset and a prompt": (
+        f"concept {{concept}} '{PROMPT}' --preset mario --out {{out}}",
+        "PROMPT does not go with --preset: leave it out",
+    ),
+    "a preset and a concept": (
+        PRESET + "mario --concept Mario",
+        "--concept and --preset are different questions: give one of them",
+    ),
+    **{
+        f"a preset and {option}": (
+            f"{PRESET} mario {option} {value}",
+            f"{option} does not go with --preset: leave it out",
+        )
+        for option, value in {"--minus": "x", "--base": "x", "--context": "bare"}.items()
+    },
+    "a preset both ways": (PRESET + "hug --swap", "--swap does not go with --preset: leave it"),
+    "a preset of words": (
+        PRESET.replace("{concept}", "{clip}") + "mario",
+        "--preset does not go with clip-dot: leave it out",
+    ),
+    "nothing of a prompt": (
+        "concept {concept} 'Pikachu in the style of Pablo Picasso' --out {out}",
+        "or --local; the prompt names 'Pikachu', 'Pablo Picasso'",
+    ),
+    "a concept of nothing": (
+        "concept {concept} --concept star --out {out}",
+        "--concept goes with a prompt: give PROMPT",
+    ),
     "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
     "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
     "no module": (DRAWN + "--journey --judge a9:b", "--judge: cannot import the module 'a9' (Modu"),
@@ -236,7 +275,9 @@ def test_methods_in_json():
     }
     assert rows["concept-trak"]["units per image"] == 31  # and one back to the input, one to begin
     assert rows["pixel-dot"]["units per image"] == 0 and rows["random"]["train"] == "-"
-    assert set(rows["concept-trak-a"]["queries"]) == {"concept", "local", "reward", "preference"}
+    assert set(rows["concept-trak-a"]["queries"]) == {
+        "concept", "local", "reward", "preference", "feature",
+    }  # fmt: skip
 
 
 def test_methods_in_a_terminal():
@@ -254,6 +295,7 @@ def test_methods_in_a_terminal():
         ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
         ["reward", "generation/reward", "32x30"],
         ["preference", "inversion/preference", "62", "a", "pair"],
+        ["feature", "feature", "-"],
         ["image", "inversion/dps", "31"],
         ["patch", "noising/concept", "32x30"],
     ]
@@ -376,6 +418,38 @@ def test_swap_asks_for_the_want_of_a_concept(places, tmp_path):
     assert top(swapped) == pytest.approx({id: -score for id, score in top(plain).items()}, rel=1e-4)
     assert swapped["results"][0]["query"]["contexts"] == [["a red in hatched style", PROMPT]]
     assert swapped["results"][0]["context"].endswith("c+ and c- exchanged")
+
+
+def test_a_case_study_is_asked_as_the_paper_asks_it(places, tmp_path):
+    """In its one prompt, under its own base; here it equals the question spelt out."""
+    command = ("concept", places["concept"], "--draws", 2, "--json")
+    said = headwater(*command, "--preset", "distorted-hands", "--out", tmp_path / "preset")
+    assert said.code == 0, said.err  # the small model does not read all of its words, and says so
+    answer = json.loads(said.out)
+    study, lack = answer["results"]
+    plus, minus = study["plus"], study["minus"]
+    assert (lack["plus"], lack["minus"]) == (minus, plus)
+    assert study["query"]["base"] == lack["query"]["base"] == "hands"
+    assert (tmp_path / "preset/the-lack-of-distorted-hands/top.png").is_file()
+    spelt = ("--concept", "distorted hands", "--minus", minus, "--base", "hands", "--fresh")
+    alone = json.loads(headwater(*command, plus, *spelt, "--out", tmp_path / "own").out)
+    assert alone["results"][0]["query"]["contexts"] == study["query"]["contexts"]
+    assert top(alone) == top(answer) and not study["reused_query_gradient"]
+
+
+def test_the_published_layout(places, tmp_path):
+    command = ("concept", places["concept"], PROMPT, "--concept", "star", "--draws", 2)
+    result = headwater(*command, "--layout", "concept-trak", "--out", tmp_path, "--guidance", 1)
+    assert result.code == 0, result.err
+    assert result.out.splitlines()[-1] == f"Folders: {tmp_path}"
+    (folder,) = tmp_path.iterdir()
+    assert "-target_star-attn2-kv-dps-" in folder.name
+    assert (folder / "topk-prompts-lambda_1.0e+00.txt").read_text().startswith("TopK\n0\ttrain\t")
+
+
+def test_help_lists_the_case_studies():
+    said = "".join(headwater("concept", "--help").out.split())
+    assert all(name in said for name in ("mickey-mouse", "nudity", "shake-hands"))
 
 
 def test_draws_auto_says_what_it_spent(places, tmp_path, monkeypatch):

@@ -91,6 +91,7 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
         None if among is None else tuple(among),
         unsure,
         scoring.remarks,
+        None if scoring.feature is None else scoring.feature.numpy(),
     )
 
 

@@ -68,14 +68,16 @@ def _to_picture(entry: cache.Entry) -> Picture:
 # --- in the folder of an answer -------------------------------------------------------------------
 
 
-def write_picture(out: Path, picture: Picture) -> None:
-    """`query.png` and `query.safetensors` in the folder `out`, which is made.
+def write_picture(out: Path, picture: Picture | None) -> None:
+    """`query.png` and `query.safetensors`, if there is one, in the folder `out`, which is made.
 
     Raises:
         StoreError: it cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        if picture is None:
+            return
         write_image(out / "query.png", picture.image)
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
@@ -85,8 +87,10 @@ def write_picture(out: Path, picture: Picture) -> None:
     write_tensors(out / "query.safetensors", latents, {})
 
 
-def making_of(picture: Picture, query: Question) -> dict[str, Any]:
-    """What the picture of a question was made from, for provenance."""
+def making_of(picture: Picture | None, query: Question) -> dict[str, Any]:
+    """What the picture of a question was made from, for provenance; nothing where it has none."""
+    if picture is None:
+        return {}
     if picture.noise is None:
         return {"file": str(getattr(query, "file", ""))}
     return {"guidance": picture.guidance, "steps": picture.steps, "seed": query.seed}

@@ -21,7 +21,8 @@ from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
 from headwater.queries.draws import RowCache
-from headwater.queries.query import Pictured
+from headwater.queries.image import shown
+from headwater.queries.query import Pictured, Question
 from headwater.runtime.memory import usable_device
 from headwater.storage import cache
 
@@ -127,6 +128,15 @@ class Resources:
             picture = remember_picture(self.queries, facts, lambda: pictured.picture(self.denoiser))
             self._pictures[key] = picture
         return self._pictures[key]
+
+    def picture_of(self, query: Question, guidance: float) -> Picture | None:
+        """The picture that stands for a question; None for one that does not ask the model.
+
+        Args:
+            guidance: of the one that the model makes for a question without a picture.
+        """
+        pictured = shown(query, guidance)
+        return None if pictured is None else self.picture(pictured)
 
     def spectrum(self) -> Spectrum:
         """The kernel's eigendecomposition, computed once for these shards."""

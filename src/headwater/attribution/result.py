@@ -49,6 +49,8 @@ class Attribution:
             above one of them, whatever it scores.
         unsure: why there is no certainty, in words; "" where there is.
         remarks: what a reader must know of the question, sentence by sentence.
+        feature: the question's own, the mean over its draws, to be compared with rows of the index;
+            None where it has none, or one for each of several models.
     """
 
     query: Question
@@ -62,6 +64,7 @@ class Attribution:
     among: tuple[int, ...] | None = None
     unsure: str = ""
     remarks: tuple[str, ...] = ()
+    feature: Float[np.ndarray, " k"] | None = None
 
     @property
     def competing(self) -> Int[np.ndarray, " m"]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from headwater.cli.evaluation.commands import app as evaluate
+from headwater.cli.imports import import_rows
 from headwater.cli.index import index
 from headwater.cli.info import info
 from headwater.cli.inspect import inspect
@@ -146,6 +147,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
+app.command("import")(import_rows)
 for command in (demo, why, inspect, index, concept, image, preference, methods, info):
     app.command()(command)
 app.add_typer(evaluate, name="evaluate")

@@ -100,6 +100,12 @@ Limit = Annotated[int | None, typer.Option(help="Only the first N images.")]
 Seed = Annotated[int, typer.Option(help="Seed of the picture and of the draws.")]
 Top = Annotated[int, typer.Option(help="How many proponents and opponents.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the answer.")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="headwater, or concept-trak: files as the published code of that names them."
+    ),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Compute the query's gradient again.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 

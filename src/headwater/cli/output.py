@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 
 # What a command line says of how an answer is computed and shown, not of what is asked.
-_ASIDE = ("out", "top", "as_json", "fresh", "device", "judge")
+_ASIDE = ("out", "top", "as_json", "fresh", "device", "judge", "layout")
+# How an answer may be laid out, and where to look at it then, in its folder.
+LAYOUTS = {"headwater": "Report: {}/report.html", "concept-trak": "Folders: {}"}
 # Letters of the words in a folder's name.
 LONGEST = 48
 
@@ -54,6 +56,8 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
     match first.kind:
         case "preference":
             return first.title
+        case "feature":
+            return f"feature {about}"
         case "step":
             return f"step {given['step']} {about}"
         case "image" | "patch" as kind:
@@ -64,19 +68,22 @@ def _words(queries: Sequence[Question], given: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Output:
-    """Where an answer goes, how many entries it shows, and whether JSON is printed.
+    """Where an answer goes, how many entries it shows, whether JSON is printed, and its layout.
 
     Raises:
-        ParameterError: fewer than one entry.
+        ParameterError: fewer than one entry, or no such layout.
     """
 
     folder: Path
     top: int
     as_json: bool
+    layout: str = "headwater"
 
     def __post_init__(self) -> None:
         if self.top < 1:
             raise ParameterError(f"--top {self.top} must be at least 1")
+        if self.layout not in LAYOUTS:
+            raise ParameterError(f"--layout {self.layout!r} is none of {', '.join(LAYOUTS)}")
 
 
 def answer(
@@ -104,15 +111,20 @@ def show(
     session: Session, attributions: Sequence[Attribution], output: Output, guidance: float
 ) -> None:
     """Write the folder of answers, print a table of each or JSON."""
-    from headwater.report.export import write_answers
+    from headwater.report import concept_trak, export
 
-    written = write_answers(session, attributions, output.folder, guidance=guidance, top=output.top)
-    _save_tokens(session, attributions, output.folder)
+    write, folders = {
+        "headwater": (export.write_answers, export.folders),
+        "concept-trak": (concept_trak.write_concept_trak, concept_trak.folders),
+    }[output.layout]
+    written = write(session, attributions, output.folder, guidance=guidance, top=output.top)
+    for attribution, folder in zip(attributions, folders(attributions), strict=True):
+        _save_token(session, attribution, output.folder / folder)
     tables = [
         table(attribution, result["top"])
         for attribution, result in zip(attributions, written["results"], strict=True)
     ]
-    _print(written, tables, output.as_json)
+    _print(written, tables, output)
 
 
 def answer_journey(
@@ -127,27 +139,25 @@ def answer_journey(
 
     attributions = session.attribute_steps(query, note=say, **options)
     written = write_journey(session, query, attributions, output.folder, output.top, judge)
-    _print(written, [journey_table(written)], output.as_json)
+    _print(written, [journey_table(written)], output)
 
 
-def _print(answer: Mapping[str, Any], tables: Sequence[str], as_json: bool) -> None:
-    if as_json:
+def _print(answer: Mapping[str, Any], tables: Sequence[str], output: Output) -> None:
+    if output.as_json:
         print(json_line(answer))
     else:
-        report = printable(str(Path(answer["out"]) / "report.html"))
-        print(*tables, f"\nReport: {report}", sep="\n")
+        where = LAYOUTS[output.layout].format(printable(str(answer["out"])))
+        print(*tables, f"\n{where}", sep="\n")
 
 
-def _save_tokens(session: Session, attributions: Sequence[Attribution], out: Path) -> None:
-    """Beside the answers, the tokens that were learned for them."""
+def _save_token(session: Session, attribution: Attribution, folder: Path) -> None:
+    """Beside the answer, the token that was learned for it, if one was."""
     from headwater.attribution.scorers.gradient import setting_of
     from headwater.methods import method_named
     from headwater.models.textual_inversion import save_token
     from headwater.queries.local_concept import Local
-    from headwater.report.export import folders
 
-    for attribution, folder in zip(attributions, folders(attributions), strict=True):
-        query, method = attribution.query, method_named(attribution.method)
-        if isinstance(query, Local) and "learned" in attribution.provenance["query"]:
-            drawer = query.drawer(setting_of(session, method, query))
-            save_token(out / folder / "token.safetensors", drawer.token(session.denoiser))
+    query, method = attribution.query, method_named(attribution.method)
+    if isinstance(query, Local) and "learned" in attribution.provenance["query"]:
+        drawer = query.drawer(setting_of(session, method, query))
+        save_token(folder / "token.safetensors", drawer.token(session.denoiser))

@@ -16,6 +16,7 @@ from headwater.cli.options import (
     Guidance,
     IndexFolder,
     Json,
+    Layout,
     Method,
     Options,
     Out,
@@ -29,6 +30,7 @@ from headwater.cli.options import (
 from headwater.cli.output import Output, answer, answer_journey, default_folder
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS
+from headwater.queries.words.content import content_words
 
 if TYPE_CHECKING:
     from headwater.attribution.session import Session
@@ -42,8 +44,10 @@ _DRAWS = str(DRAWS)
 def concept(
     given: Options,
     index: IndexFolder,
-    prompt: own.Prompt,
+    prompt: own.Prompt = None,
     concept: own.Concepts = None,
+    preset: own.Preset = None,
+    feature: own.Feature = None,
     reward: own.Reward = None,
     reward_text: own.RewardText = None,
     local: own.Local = None,
@@ -62,23 +66,25 @@ def concept(
     swap: own.Swap = False,
     device: Device = None,
     out: Out = None,
+    layout: Layout = "headwater",
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
     """Which training images taught the model this concept?
 
-    It is asked for by words of a prompt, by a picture that shows it (--local), or by a score of
-    pictures (--reward, --reward-text).
+    It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
+    pictures (--reward, --reward-text), as the paper does (--preset), or by a feature that was
+    computed elsewhere (--feature).
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     options = asking(method, damping, candidates, fresh)
     _require_one_question(asked)
     session = open_session(index, device, clip)
-    if concept and local is None:
+    if (concept and local is None) or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)
-    answer(session, queries, Output(folder, top, as_json), guidance, options)
+    answer(session, queries, Output(folder, top, as_json, layout), guidance, options)
 
 
 def _require_one_question(given: Mapping[str, Any]) -> None:
@@ -89,7 +95,15 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
     """
     words, local, reward = given["concept"], given["local"], given["reward"]
     ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
-    way = _only_one(ways if words and local else ways | {"--local": local})
+    ways |= {"--preset": given["preset"], "--feature": given["feature"]}
+    way = _only_one(ways if words and local else ways | {"--local": local}, given["prompt"])
+    if way in ("--preset", "--feature"):
+        _refuse({"PROMPT": given["prompt"] is not None}, way)
+    elif given["prompt"] is None:
+        raise QueryError(f"{way} goes with a prompt: give PROMPT")
+    if way == "--feature":
+        made = {"--draws": given["draws"] != DRAWS, "--seed": given["seed"] != 0}
+        _refuse(made | {"--guidance": given["guidance"] != GUIDANCE}, way)
     if given["mask"] is not None and local is None:
         raise QueryError("--mask is a part of the picture of --local: give that too")
     if given["minus"] is not None and len(words or ()) > 1:
@@ -104,11 +118,16 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
 
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:
     """The questions of `headwater concept`."""
-    from headwater.queries.concept import Concept
+    from headwater.queries.concept import Concept, preset
+    from headwater.queries.feature import Feature
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
+    if given["feature"] is not None:
+        return [Feature(given["feature"])]
+    if given["preset"] is not None:
+        return preset(given["preset"], draws, seed)
     names = ("minus", "base", "context", "swap")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
@@ -140,6 +159,7 @@ def image(
     clip: ClipFolder = None,
     device: Device = None,
     out: Out = None,
+    layout: Layout = "headwater",
     fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
@@ -159,8 +179,9 @@ def image(
     looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
     session = open_session(index, device, clip)
-    output = Output(out or default_folder([query], given), top, as_json)
+    output = Output(out or default_folder([query], given), top, as_json, layout)
     if journey:
+        _refuse({"--layout": layout != "headwater"}, "--journey")
         answer_journey(session, query, output, looks, options)
     else:
         answer(session, [query], output, guidance, options)
@@ -202,11 +223,13 @@ def _scorer(session: Session, given: Mapping[str, Any]) -> Scorer:
     return similarity_to(given["reward_text"] or "", session.clip())
 
 
-def _only_one(options: Mapping[str, Any]) -> str:
-    """The one option of these that is given."""
+def _only_one(options: Mapping[str, Any], prompt: str | None) -> str:
+    """The one option of these that is given; a refusal says what the prompt names."""
     given = [name for name, value in options.items() if value]
     if not given:
-        raise QueryError(f"nothing is asked for: give {' or '.join(options)}")
+        named = ", ".join(map(repr, content_words(prompt or "")))
+        hint = f"; the prompt names {named}" if named else ""
+        raise QueryError(f"nothing is asked for: give {' or '.join(options)}{hint}")
     if len(given) > 1:
         raise QueryError(f"{' and '.join(given)} are different questions: give one of them")
     return given[0]
@@ -229,7 +252,8 @@ def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     index = session.index
     method = choose(given["method"], index.recipe.method, index.methods(), "concept")
     if method.scorer == "similarity":
-        _refuse(_of_words(given) | {"--draws": given["draws"] != DRAWS}, method.name)
+        of_trajectories = {"--preset": given["preset"], "--draws": given["draws"] != DRAWS}
+        _refuse(_of_words(given) | of_trajectories, method.name)
 
 
 def _refuse(options: Mapping[str, Any], by: str) -> None:

@@ -7,9 +7,27 @@ from typing import Annotated
 
 import typer
 
-Prompt = Annotated[str, typer.Argument(help="The prompt that holds the concept.")]
+from headwater.queries.words.presets import PRESETS
+
+Prompt = Annotated[
+    str | None, typer.Argument(help="The prompt that holds the concept.", metavar="PROMPT")
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A case study of the Concept-TRAK paper, instead of PROMPT: {', '.join(PRESETS)}."
+    ),
+]
 Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="Words of the prompt; may be repeated.")
+]
+Feature = Annotated[
+    Path | None,
+    typer.Option(
+        help="An .npy file, instead of PROMPT: a question's feature, such as the concept_grad.npy "
+        "of the published Concept-TRAK code.",
+        metavar="FILE",
+    ),
 ]
 Reward = Annotated[
     str | None,

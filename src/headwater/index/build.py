@@ -35,7 +35,7 @@ from headwater.index.config import (
 from headwater.index.index import Index
 from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
-from headwater.index.samples import RowSamples, write_samples
+from headwater.index.samples import RowSamples, data_facts, write_samples
 from headwater.index.workers import BuildOptions, Missing, run_as, write_shards
 from headwater.methods import method_named
 from headwater.models.clip import Clip
@@ -242,12 +242,7 @@ def _new_manifest(
             **({} if clip is None else {"clip_source": clip.source}),
             "options": denoiser.options,
         },
-        data={
-            "source": data.source,
-            "options": dict(data.options),
-            "fingerprint": data.fingerprint,
-            "rows": len(data),
-        },
+        data=data_facts(data),
         versions={name: metadata.version(name) for name in packages}
         | {"python": platform.python_version(), "device": denoiser.device.type},
         shard_rows=default_shard_rows(len(data)),

@@ -34,6 +34,8 @@ Machine = Extractor | Embedder
 FEATURES_VERSION = 4
 DEFAULT_DIM = 8192
 DEFAULT_PROJECTION = "count-sketch"
+# Of rows that another program projected, in a way that cannot be repeated here.
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)

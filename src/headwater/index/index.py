@@ -21,7 +21,7 @@ from headwater.errors import (
     MismatchError,
     StoreError,
 )
-from headwater.index.config import FEATURES_VERSION, Recipe
+from headwater.index.config import FEATURES_VERSION, UNKNOWN, Recipe
 from headwater.index.samples import RowSamples, read_samples
 from headwater.methods import method_named, served_by
 from headwater.models.clip import Clip
@@ -237,10 +237,16 @@ def load_denoiser(index: Index) -> Denoiser:
 
     Raises:
         ModelError: it cannot be loaded any more.
-        StoreError: it was in memory, and is not handed over.
+        StoreError: it was in memory, and is not handed over; or it cannot be asked, see
+            `index.published`.
         MismatchError: it has changed since.
     """
     model, denoiser = index.manifest.model, index.handed.denoiser
+    if index.recipe.projection == UNKNOWN:
+        raise StoreError(
+            f"the rows of {index.path} were projected by another program, and a question to the "
+            "model cannot be projected alike: ask with --feature, a file of that program"
+        )
     if denoiser is None and not model["source"]:
         raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
     denoiser = denoiser or Denoiser.load(

@@ -1,16 +1,16 @@
-"""`samples.parquet`: which image of the data set each row of an index is of."""
+"""`samples.parquet`: which image of the data set each row of an index is of; and which set."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from headwater.data.training_set import Sample
+from headwater.data.training_set import Sample, TrainingSet
 from headwater.errors import StoreError, first_line
 from headwater.storage.files import sha256_of, write_table
 from headwater.storage.manifest import Manifest
@@ -23,6 +23,16 @@ class RowSamples(NamedTuple):
 
     samples: Sequence[Sample] = ()
     positions: Sequence[int] = ()
+
+
+def data_facts(data: TrainingSet) -> dict[str, Any]:
+    """What `index.json` says of the images."""
+    return {
+        "source": data.source,
+        "options": dict(data.options),
+        "fingerprint": data.fingerprint,
+        "rows": len(data),
+    }
 
 
 def write_samples(folder: Path, rows: RowSamples) -> None:

@@ -21,6 +21,7 @@ from headwater.queries.query import (
     require_draws,
     require_text,
 )
+from headwater.queries.words.presets import preset_named
 from headwater.queries.words.prompts import contains, without
 from headwater.queries.words.token_limit import lost_words, require_read
 from headwater.queries.words.word_forms import inflections
@@ -120,6 +121,26 @@ class Concept(Question):
         """
         contexts = choose_contexts(self, setting.captions)
         return ConceptDrawer(self, contexts, setting.side.delta)
+
+
+def preset(name: str, draws: int | None = DRAWS, seed: int = 0) -> list[Concept]:
+    """A case study of the Concept-TRAK paper, in its one prompt: `words.presets.PRESETS`.
+
+    Where the paper asks in both directions, a second question asks for the lack of the concept.
+
+    Args:
+        draws, seed: as of `Concept`. The paper takes 1,024 points of trajectories.
+
+    Raises:
+        QueryError: there is none of that name.
+
+    >>> [question.title for question in preset("distorted-hands")]
+    ['distorted hands', 'the lack of distorted hands']
+    """
+    row = preset_named(name)
+    same: Any = dict(minus=row.minus, base=row.base, context="prompt", draws=draws, seed=seed)
+    directions = (False, True) if row.both else (False,)
+    return [Concept(row.plus, row.concept, **same, swap=swap) for swap in directions]
 
 
 @dataclass(frozen=True)

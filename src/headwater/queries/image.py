@@ -19,6 +19,7 @@ from headwater.features.spec import DRAWS, ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture, draw, seeded_noise
 from headwater.queries.draws import encode_prompts
+from headwater.queries.feature import Feature
 from headwater.queries.picture_files import (
     file_contents,
     file_digest,
@@ -281,8 +282,13 @@ class PictureDrawer:
         return None if mask is None else latent_mask(denoiser, mask, self.picture.image.size)
 
 
-def shown(query: Question, guidance: float) -> Pictured:
-    """What stands for a question in an answer: its own picture, or one that the model makes."""
+def shown(query: Question, guidance: float) -> Pictured | None:
+    """What stands for a question in an answer: its own picture, or one that the model makes.
+
+    None where the model is not asked.
+    """
+    if isinstance(query, Feature):
+        return None
     if isinstance(query, Pictured):
         return query
     return Image(query.prompt, seed=query.seed, guidance=guidance)

@@ -24,7 +24,6 @@ from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.methods import measure
-from headwater.queries.image import shown
 from headwater.report.contact_sheet import Entry, contact_sheet
 from headwater.report.figures import draw_figures
 from headwater.report.html import Answer, html_report
@@ -32,7 +31,7 @@ from headwater.report.wording import WORDING, said_candidates
 from headwater.storage.files import write_image, write_table, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
-_PER_QUESTION = ("query", "reused_query_gradient", "seconds")
+PER_QUESTION = ("query", "reused_query_gradient", "seconds")
 
 # Near-copies are looked for among so many times as many images as an answer shows.
 DEEP = 10
@@ -95,7 +94,7 @@ def write_answers(
         StoreError: `out` cannot be written.
     """
     out, first = Path(out), attributions[0]
-    picture = resources.picture(shown(first.query, guidance))
+    picture = resources.picture_of(first.query, guidance)
     write_picture(out, picture)
     origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []
@@ -136,7 +135,7 @@ def shared_provenance(first: Attribution, making: Mapping[str, Any]) -> dict[str
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "headwater": metadata.version("headwater"),
         "torch": torch.__version__,
-        **{k: v for k, v in first.provenance.items() if k not in _PER_QUESTION},
+        **{k: v for k, v in first.provenance.items() if k not in PER_QUESTION},
         "picture": dict(making),
     }
 
@@ -157,7 +156,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
         "bottom": [_entry(entry) for entry in shown.bottom],
         "certainty": None if sure is None else _sure(sure),
         **({"top by damping": sweep} if sweep else {}),
-        **{name: attribution.provenance[name] for name in _PER_QUESTION},
+        **{name: attribution.provenance[name] for name in PER_QUESTION},
     }
 
 
@@ -263,12 +262,20 @@ def slug(text: str) -> str:
 
 def folders(attributions: Sequence[Attribution]) -> list[str]:
     """A folder name for each question, numbered where two would be the same."""
-    names: list[str] = []
-    for attribution in attributions:
-        slugged, number = slug(attribution.query.title), 1
-        name = slugged
-        while name in names:  # a title may end in a number too
+    return distinct_names([slug(attribution.query.title) for attribution in attributions])
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, numbered from 2 where one was there before.
+
+    >>> distinct_names(["star", "moon", "star"])
+    ['star', 'moon', 'star-2']
+    """
+    made: list[str] = []
+    for name in names:
+        numbered, number = name, 1
+        while numbered in made:  # a name may end in a number too
             number += 1
-            name = f"{slugged}-{number}"
-        names.append(name)
-    return names
+            numbered = f"{name}-{number}"
+        made.append(numbered)
+    return made

@@ -8,7 +8,7 @@ from PIL import ImageChops, ImageFilter
 from headwater.attribution.resources import Resources
 from headwater.data.images import flatten, scale
 from headwater.methods import method_named
-from headwater.queries.image import shown
+from headwater.queries.feature import Feature
 from headwater.queries.query import Question
 from headwater.report.contact_sheet import ACCENT
 
@@ -21,11 +21,17 @@ def draw_figures(
 ) -> list[tuple[str, PIL.Image.Image]]:
     """Pictures with a caption each; a question without parts has one and no caption.
 
+    Of a feature that is given, the one that lies beside its file, if one does.
+
     Args:
         method: its name; of a step, one that noises the finished picture shows that.
         guidance: of the picture that stands for a question without one.
     """
-    picture = resources.picture(shown(query, guidance))
+    if isinstance(query, Feature):
+        beside = query.picture_beside()
+        return [] if beside is None else [("", beside)]
+    picture = resources.picture_of(query, guidance)
+    assert picture is not None
     side = method_named(method).query
     return [
         (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -40,6 +41,18 @@ def write_image(path: Path, image: Image.Image) -> None:
     """Write a PNG file atomically."""
     with renamed(path) as part:
         image.save(part, format="PNG")
+
+
+def write_jpeg(path: Path, image: Image.Image) -> None:
+    """Write a JPEG file atomically."""
+    with renamed(path) as part:
+        image.save(part, format="JPEG", quality=90)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an `.npy` file atomically."""
+    with renamed(path) as part, part.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.errors import StoreError
+from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.files import (
     checksum_of,
     has_checksum,
@@ -138,7 +139,7 @@ _MEND = "run the same `headwater index` command again to rebuild it"
 
 
 def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k"]]:
-    """Feature rows, shard by shard, as float32. Each file's checksum is verified first.
+    """Feature rows, some at a time, as float32. Each file's checksum is verified first.
 
     Raises:
         StoreError: a shard is missing, truncated or changed.
@@ -149,6 +150,9 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
             raise StoreError(f"{path} is missing: {_MEND}")
         if not _is_same(path, shard):
             raise StoreError(f"{path} is damaged (its checksum differs from index.json): {_MEND}")
+        if path.suffix == ".npy":
+            yield from row_blocks(open_rows(path, manifest.recipe["dim"]))
+            continue
         try:
             with safe_open(path, "pt") as file:
                 yield file.get_tensor("features").float() * file.get_tensor("scale")[:, None]
@@ -170,6 +174,8 @@ def read_residuals(folder: Path, shards: Sequence[Shard]) -> Float[Tensor, "n p"
 def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
     parts = []
     for shard in shards:
+        if shard.file.endswith(".npy"):  # rows alone
+            continue
         try:
             with safe_open(folder / shard.file, "pt") as file:
                 if name in file.keys() and shard.rows:

@@ -53,6 +53,31 @@ def test_every_metadata_file_is_read(tmp_path, write):
         assert again.fingerprint == data.fingerprint
 
 
+def test_a_line_for_each_file_of_images(tmp_path):
+    """As the AbC benchmark lays out its pool; only a line feed ends a line there."""
+    write_pictures(tmp_path, "images/b.png", "images/a10.png", "images/a9.jpg")
+    lines = ["a cat\u2028 on a mat ", "", "a dog"]
+    (tmp_path / "captions.txt").write_text("\n".join(lines) + "\n")
+    data, said = loaded(tmp_path)
+    assert [sample.id for sample in data.samples] == [
+        "images/a10.png",
+        "images/a9.jpg",
+        "images/b.png",
+    ]
+    assert [sample.caption for sample in data.samples] == ["a cat\u2028 on a mat", "", "a dog"]
+    assert not said
+
+
+@pytest.mark.parametrize("images", ["images", "pictures"])
+def test_lines_that_belong_to_no_images_are_not_read(tmp_path, images):
+    write_pictures(tmp_path, f"{images}/a.png", f"{images}/b.png")
+    (tmp_path / "captions.txt").write_text("image,caption\na.png,a cat\nb.png,a dog\n")
+    data, said = loaded(tmp_path)
+    assert [sample.caption for sample in data.samples] == ["", ""]
+    beside = "2 files in images/" if images == "images" else "no images/"
+    assert f"captions.txt is not read: it has 3 line(s), and beside it is {beside}" in str(said)
+
+
 @pytest.mark.parametrize("key", ["text", "caption", "prompt", "description", "captions"])
 def test_usual_keys_are_read(tmp_path, key):
     write_pictures(tmp_path, "a.png")

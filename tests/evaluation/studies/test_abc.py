@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.pictures import write_pictures
 
 from headwater import Concept, Denoiser, Index, load_dataset
 from headwater.errors import MethodError, QueryError
@@ -71,6 +72,20 @@ def test_queries_are_read_with_their_exemplars(folder):
     assert turtle.exemplars == () and turtle.category == "turtle"
     assert turtle.minus == "A turtle on a rock"
     assert ardon.minus == "The beauty of stillness in the style of art"
+
+
+def test_the_folder_as_it_is_downloaded(folder):
+    """With its pool, and without the list of queries, which comes with the code."""
+    assert read_queries(folder) == read_queries(folder / "all_tasks.json")
+    write_pictures(folder / "laion_subset", "images/00000.png", "images/00001.png")
+    (folder / "laion_subset/captions.txt").write_text("a boat\na red house\n")
+    pool = load_dataset(folder / "laion_subset")
+    assert [sample.caption for sample in pool.samples] == ["a boat", "a red house"]
+    (folder / "all_tasks.json").unlink()
+    with pytest.raises(
+        QueryError, match=r"there is no .*all_tasks.json: copy it there from the co"
+    ):
+        read_queries(folder)
 
 
 def test_the_task_file_may_lie_elsewhere(folder, tmp_path):

@@ -17,7 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwater.attribution.resources import Resources
-from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, score_rows
+from headwater.attribution.scorers.scoring import (
+    Scoring,
+    ScoringOptions,
+    mean_feature,
+    score_rows,
+)
 from headwater.data.training_set import Sample, every_caption
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
@@ -41,7 +46,8 @@ def score(
     images = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
     facts = {"captions that name it": count}
     description = Description(f"by {images}, against the rest", facts)
-    return Scoring(score_rows(resources, method, psi, options.dampings), description, once=ONCE)
+    scored = score_rows(resources, method, psi, options.dampings)
+    return Scoring(scored, description, once=ONCE, feature=mean_feature(psi))
 
 
 def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tensor, " n"]:

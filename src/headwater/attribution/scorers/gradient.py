@@ -6,9 +6,11 @@ import torch
 
 from headwater.attribution.bootstrap import certainty
 from headwater.attribution.resources import Resources
+from headwater.attribution.scorers import feature
 from headwater.attribution.scorers.scoring import (
     Scoring,
     ScoringOptions,
+    mean_feature,
     release_checkpoint,
     score_rows,
 )
@@ -17,6 +19,7 @@ from headwater.features.extractor import Extractor
 from headwater.features.spec import MOST_DRAWS
 from headwater.methods import Method
 from headwater.queries.draws import DrawnRows, draw_rows
+from headwater.queries.feature import Feature
 from headwater.queries.query import Drawer, Question, Setting
 
 # `draws=None` doubles the draws from the first to the most until the top ten is this stable.
@@ -27,6 +30,8 @@ def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
     """The method's rule on the question's rows, of as many draws as it asks for or needs."""
+    if isinstance(query, Feature):
+        return feature.score(resources, method, query, options)
     drawer = query.drawer(setting_of(resources, method, query))
     drawn: list[list[DrawnRows]] = [[] for _ in resources.members]
     for draws in _parts(query.draws, drawer):
@@ -42,7 +47,13 @@ def score(
         )
     remarks = dict.fromkeys(remark for part in drawn[0] for remark in part.remarks)
     return Scoring(
-        scored, drawer.describe(draws.stop), draws.stop, drawer.once, cached, tuple(remarks)
+        scored,
+        drawer.describe(draws.stop),
+        draws.stop,
+        drawer.once,
+        cached,
+        tuple(remarks),
+        mean_feature([torch.cat([part.rows for part in parts]) for parts in drawn]),
     )
 
 

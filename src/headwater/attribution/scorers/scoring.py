@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from jaxtyping import Float
 from torch import Tensor
 
 from headwater.attribution.resources import Resources
@@ -40,6 +41,8 @@ class Scoring:
         once: why the answer does not come draw by draw; "" where it does.
         cached: whether the query's gradient was there already.
         remarks: what a reader must know of the question, sentence by sentence.
+        feature: the question's own, the mean over draws; None where several models were asked, or
+            none was.
     """
 
     scored: dict[float, Scored]
@@ -48,6 +51,7 @@ class Scoring:
     once: str = ""
     cached: bool = False
     remarks: tuple[str, ...] = ()
+    feature: Float[Tensor, " k"] | None = None
 
 
 Scorer = Callable[[Resources, Method, Question, ScoringOptions], Scoring]
@@ -69,6 +73,11 @@ def score_rows(
             scored[ratio].append(rule.score(replace(kernel, damping=ratio), rows))
         release_checkpoint(resources, member)
     return {ratio: mean_over_checkpoints(each) for ratio, each in scored.items()}
+
+
+def mean_feature(psi: Sequence[Tensor]) -> Float[Tensor, " k"] | None:
+    """The mean of the query rows of one model, [q, k]; None where there are several models."""
+    return psi[0].mean(0) if len(psi) == 1 else None
 
 
 def release_checkpoint(resources: Resources, member: Resources) -> None:

@@ -6,6 +6,8 @@ Read are, in this order, and the first that has a caption for an image counts:
   `file_name`, and captions under one of `captions.KEYS`;
 - `meta_lat.json`, `meta_clean.json`, `meta_cap_dd.json`, `meta_cap.json` of kohya's scripts, from
   the last of its steps to the first: `{image: {"caption": ..., "tags": ...}}`, joined as there;
+- `captions.txt` beside a folder `images/`, as the AbC benchmark has it: a line for each file in
+  there, in the order of their names. With another number of lines it is something else;
 - a file with the image's name and `.txt` or `.caption`. Each of its lines is one caption: kohya's
   scripts train on the first line, or draw one where wildcards are on.
 """
@@ -188,12 +190,27 @@ def _joined(row: Mapping[str, Any], key: str | None) -> Any:
     return f"{caption},{tags}" if both else tags if caption is None else caption
 
 
+def _lines(file: Path, key: str | None) -> Iterator[Named]:
+    """The lines of `captions.txt`, if there are as many as files in `images/`."""
+    folder = file.parent / "images"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    names = [name for name in names if not name.startswith(".")]
+    lines = _text(file).removesuffix("\n").split("\n")
+    if len(names) != len(lines):
+        there = f"{len(names)} files in images/" if folder.is_dir() else "no images/"
+        _warn(f"{file} is not read: it has {len(lines)} line(s), and beside it is {there}")
+        return
+    for number, (name, line) in enumerate(zip(names, lines, strict=True), 1):
+        yield Named(f"images/{name}", {key or KEYS[0]: line.strip()}, f"{file} line {number}")
+
+
 _KOHYA = ("meta_lat.json", "meta_clean.json", "meta_cap_dd.json", "meta_cap.json")
 _METADATA: dict[str, Callable[[Path, str | None], Iterator[Named]]] = {
     "metadata.jsonl": _named,
     "metadata.csv": _named,
     "metadata.parquet": _named,
     **dict.fromkeys(_KOHYA, _kohya),
+    "captions.txt": _lines,
 }
 METADATA_FILES = tuple(_METADATA)
 

@@ -4,17 +4,22 @@ A model is taught something that it never saw, from a few exemplars, and makes p
 is known which images taught it that. Hidden in a pool of images that did not, they must come first.
 Concept-TRAK (5.1, D.1) keeps the model as it is and learns a token alone, by textual inversion.
 
-What is published is laid out like this, under one folder:
+What `run_download.sh` of the published Concept-TRAK code leaves is read as it is (`data/abc`):
 
-    all_tasks.json            a list of 400 queries, see `read_queries`; may lie elsewhere
     json/CASE.json            for each test case a list of concepts, whose `exemplar` is a list of
                               paths that begin with `dataset/`, which stands for the folder
     exemplar/.../images/...   the exemplars
     synth/.../samples/*.png   the queries' pictures, made by fine-tuned models
     models/.../               these models, each with the token's embedding
-    laion_subset/             the pool, 100,000 images
+    laion_subset/             the pool, 100,000 images: `images/`, and `captions.txt` with a line
+                              for each, which `load_dataset` reads
+    laion_latents.npy, laion_text_embeddings.npy    the same encoded; not read
 
-Of these only the first two are read here. Exemplars of one's own are asked about in the same way:
+The list of 400 queries, `all_tasks.json`, is no part of it: it comes with the code of the benchmark
+(Attribute by Unlearning, `custom_diffusion/tasks/`). Nor are tokens of textual inversion and their
+pictures, `models-ti/` and `synth-ti/` of that code, which makes them.
+
+Read here are that list and `json/`. Exemplars of one's own are asked about in the same way:
 `experiments/exemplars.py`.
 """
 
@@ -79,11 +84,19 @@ def read_queries(path: Path, folder: Path | None = None) -> list[Query]:
     `json/CASE.json`), `model_path` (whose last part names the concept), `train_prompt`, `category`.
 
     Args:
+        path: the file, or the benchmark's folder with `all_tasks.json` in it.
         folder: the benchmark's; default where the file lies.
 
     Raises:
         QueryError: unreadable, or an entry is not made like that.
     """
+    if path.is_dir():
+        path = path / "all_tasks.json"
+        if not path.is_file():
+            raise QueryError(
+                f"there is no {path}: copy it there from the code of the benchmark, its data come "
+                "without it"
+            )
     folder = path.parent if folder is None else folder
     entries = _read(path)
     cases = {

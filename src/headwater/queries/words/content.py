@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 from headwater.queries.words.scripts import is_unspaced
 
@@ -23,6 +24,8 @@ _FUNCTION_WORDS = frozenset(
 _PARTS = re.compile(r"[,;:.!?|()\[\]{}\"\n]+|\s-\s|--+")
 # A weight of a tag, as web interfaces write it: (star:1.2).
 _WEIGHT = re.compile(r":\s*\d+(\.\d+)?\s*(?=\))")
+# Of "in the style of Picasso", what names nothing.
+_STYLE_OF = re.compile(r"\bin (?:the |a )?(?:art )?(?:style|manner) (?:of|by)\b", re.IGNORECASE)
 _TAG = 3  # words of the longest tag that is one thing
 
 
@@ -30,27 +33,42 @@ def content_words(prompt: str) -> list[str]:
     """What a prompt names, each once, in its order.
 
     A part between commas of up to three words is one thing (`blue hair`), unless it has a function
-    word; of others each word is, without function words and numbers. Nothing of a prompt in a
-    script without spaces, whose words no rule finds.
+    word; of others each word is, without function words and numbers, and without the style of `in
+    the style of`; words with capitals that follow each other are a name, and one thing. Nothing of
+    a prompt in a script without spaces, whose words no rule finds.
 
     >>> content_words("a red star in hatched style on a striped background")
     ['red', 'star', 'hatched', 'style', 'striped', 'background']
     >>> content_words("1girl, solo, blue hair, (smile:1.2), a photo of sks dog")
     ['1girl', 'solo', 'blue hair', 'smile', 'photo', 'sks', 'dog']
+    >>> content_words("Pikachu in the style of Pablo Picasso")
+    ['Pikachu', 'Pablo Picasso']
     """
     if any(is_unspaced(character) for character in prompt):
         return []
-    parts = [part.split() for part in _PARTS.split(_WEIGHT.sub("", prompt))]
+    plain = _STYLE_OF.sub("of", _WEIGHT.sub("", prompt))
+    parts = [part.split() for part in _PARTS.split(plain)]
     several = sum(map(bool, parts)) > 1
     found: list[str] = []
     for words in parts:
         if several and len(words) <= _TAG and all(map(_names, words)):
             found.append(" ".join(words))
         else:
-            found.extend(word for word in words if _names(word))
+            found.extend(name for name in _joined_names(words) if _names(name))
     return [words for words in dict.fromkeys(found) if words]
 
 
-def _names(word: str) -> bool:
-    """Whether a word alone could be what a picture shows."""
-    return word.casefold() not in _FUNCTION_WORDS and any(map(str.isalpha, word))
+def _joined_names(words: list[str]) -> list[str]:
+    """The words, those of a name (`Pablo Picasso`) as one; where all have capitals, none is one."""
+    if all(word[:1].isupper() for word in words):
+        return words
+    joined: list[str] = []
+    for capital, run in groupby(words, lambda word: word[:1].isupper() and _names(word)):
+        together = list(run)
+        joined.extend([" ".join(together)] if capital else together)
+    return joined
+
+
+def _names(words: str) -> bool:
+    """Whether these alone could be what a picture shows."""
+    return words.casefold() not in _FUNCTION_WORDS and any(map(str.isalpha, words))

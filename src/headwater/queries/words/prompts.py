@@ -21,13 +21,16 @@ _HOLE = "\0"
 _PREPOSITION = r"(?:in|on|at|with|by|of|and|or|from|under|over|near|as|like|wearing|holding)"
 _ARTICLE = r"(?:a|an|the)"
 _STOP = r"[,.;:!?，、。；：！？|)\]}>」』】）》]"
+_IN_THE_STYLE_OF = (
+    rf"\b(?:in|with|by)\s+(?:{_ARTICLE}\s+)?(?:art\s+)?(?:style|manner|art)\s+(?:of|by)\s+"
+)
 # What may follow a hole that nothing fills any more.
 _NOTHING = rf"(?=\s*(?:$|{_STOP}|{_PREPOSITION}\b))"
 
 # Applied once, in this order, around the hole that the words leave, and nowhere else.
 _GRAMMAR = (
-    # "Pikachu in the style of Picasso" -> "Pikachu"
-    (rf"\b(?:in|with|by)\s+(?:{_ARTICLE}\s+)?(?:style|manner|art)\s+(?:of|by)\s+{_HOLE}", _HOLE),
+    # "Pikachu in the style of Picasso" -> "Pikachu"; of "in the style of graffiti art" art stays
+    (rf"{_IN_THE_STYLE_OF}(?:{_ARTICLE}\s+{_HOLE}{_NOTHING}|{_HOLE}(?!\s+art\b))", _HOLE),
     # "a star in hatched style" -> "a star"
     (rf"\b(?:in|with)\s+(?:{_ARTICLE}\s+)?{_HOLE}\s+(?:style|manner)\b", _HOLE),
     # "a star on a hill" without "star" -> "on a hill"
