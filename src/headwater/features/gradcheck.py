@@ -18,7 +18,8 @@ from torch import Tensor
 
 from headwater.errors import SelfCheckError
 from headwater.features.short_twin import short_twin
-from headwater.gradients.layers import parameters_of, size
+from headwater.gradients.bare import Bare
+from headwater.gradients.layers import attributable, layers_named, parameters_of, size
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
@@ -50,7 +51,8 @@ def self_check(
     """
     try:
         twin = _twin(denoiser)
-        every = [name for name in layers if name in dict(twin.network.named_modules())]
+        there = dict(attributable(twin.network))
+        every = [name for name in layers if name in there]
         if not every:
             return "self-check left out: none of these layers is in the first block of its kind"
         names = _spread(twin, every)
@@ -94,7 +96,7 @@ def self_check(
 
 def _spread(denoiser: Denoiser, names: Sequence[str]) -> list[str]:
     """The layers to check: all, or as many, spread over the network, as are `AT_MOST` numbers."""
-    sizes = [size(denoiser.network.get_submodule(name)) for name in names]
+    sizes = [size(layer) for layer in layers_named(denoiser.network, names).values()]
     stride = -(-sum(sizes) // AT_MOST)
     chosen = [
         name for name, d in zip(names[::stride], sizes[::stride], strict=True) if d <= AT_MOST
@@ -123,8 +125,10 @@ def _require_gradients(denoiser: Denoiser, names: Iterable[str], x0, condition) 
     def listener(name: str):
         return lambda *_: None if torch.is_grad_enabled() else silent.append(name)
 
-    modules = {name: denoiser.network.get_submodule(name) for name in names}
-    handles = [m.register_forward_hook(listener(name)) for name, m in modules.items()]
+    handles = [
+        (layer.owner if isinstance(layer, Bare) else layer).register_forward_hook(listener(name))
+        for name, layer in layers_named(denoiser.network, names).items()
+    ]
     xt, t, c, _ = _asked(denoiser, x0[:1], None if condition is None else condition[:1])
     try:
         with torch.enable_grad():
@@ -153,7 +157,7 @@ def _asked(denoiser: Denoiser, x0: Tensor, condition: Condition | None):
 
 def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
-    layers = {name: denoiser.network.get_submodule(name) for name in names}
+    layers = layers_named(denoiser.network, names)
     with for_gradients(denoiser, list(layers.values())), Tape(layers) as tape:
         out = denoiser.predict(xt.requires_grad_(), t, c)
         found = {name: rows.to(x0.device) for name, rows in tape.gradients(out, delta)}
@@ -164,7 +168,7 @@ def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
 
 def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     xt, t, c, delta = _asked(denoiser, x0, condition)
-    layers = {name: denoiser.network.get_submodule(name) for name in names}
+    layers = layers_named(denoiser.network, names)
     denoiser.network.eval().requires_grad_(False)
     weights = {name: parameters_of(layer) for name, layer in layers.items()}
     flat = [weight.requires_grad_() for own in weights.values() for weight in own]

@@ -9,7 +9,7 @@ g = sum over places of gy x^T, for projections that never form it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from headwater.gradients.adapters import adapter_factors, factor_gradients
+from headwater.gradients.bare import Bare, bare, bare_parameters
 from headwater.gradients.convolutions import convolution, patches, transposed_convolution
 from headwater.gradients.norms import group_norm, is_norm, layer_norm, own_norm
 
@@ -71,6 +72,7 @@ GRADIENTS: dict[type[nn.Module], Gradient] = {
     nn.LayerNorm: layer_norm,
     nn.RMSNorm: own_norm,
     nn.Embedding: embedding,
+    Bare: bare,
 }
 
 
@@ -148,14 +150,27 @@ def widened(x: Tensor) -> Tensor:
 def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tuple[str, nn.Module]]:
     """(name, layer) of every layer that `gradient_of` has a function for, in network order.
 
+    Parameters that stand in no layer are `Bare`, after the module that holds them.
+
     Args:
         mixed: names of modules that take a batch as one sequence, where no sample has a row of its
             own; neither they nor what is inside them (adapters) are attributed.
     """
-    for name, layer in network.named_modules():
-        inside = any(name == part or name.startswith(f"{part}.") for part in mixed)
-        if gradient_of(layer) is not None and not inside:
-            yield name, layer
+    for name, module in network.named_modules():
+        for each, layer in ((name, module), *bare_parameters(name, module)):
+            inside = any(each == part or each.startswith(f"{part}.") for part in mixed)
+            if gradient_of(layer) is not None and not inside:
+                yield each, layer
+
+
+def layers_named(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """The layers of these names, which `attributable` gave, of a network or a copy of it.
+
+    Raises:
+        KeyError: there is none of a name.
+    """
+    every = dict(attributable(network))
+    return {name: every[name] for name in names}
 
 
 def parameters_of(layer: nn.Module) -> list[nn.Parameter]:

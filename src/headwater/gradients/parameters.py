@@ -98,7 +98,7 @@ def left_out(
             holds a chosen one too. None stands for all layers.
         mixed: as in `attributable`.
     """
-    known = {name for name, _ in attributable(network, mixed)}
+    known = dict(attributable(network, mixed))
     chosen = known if layers is None else set(layers)
     holds_known, holds_chosen = set(_ancestors(known)), set(_ancestors(chosen))
     found = []
@@ -109,11 +109,10 @@ def left_out(
     return found
 
 
-def _unknown(network: nn.Module, known: set[str]) -> Iterator[LeftOut]:
+def _unknown(network: nn.Module, known: Mapping[str, nn.Module]) -> Iterator[LeftOut]:
     """What the modules that are not `known` hold: as a whole where no modules are inside them."""
-    modules = dict(network.named_modules())
-    inside = {id(factor) for name in known for factor in parameters_of(modules[name])}
-    for name, module in modules.items():
+    inside = {id(parameter) for layer in known.values() for parameter in parameters_of(layer)}
+    for name, module in network.named_modules():
         own = {
             key: parameter
             for key, parameter in module.named_parameters(recurse=False)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.errors import ParameterError
+from headwater.gradients.bare import Bare
 
 if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
@@ -221,7 +222,8 @@ def compiled(
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
 
-    parts = list(_without(network, set(layers)))
+    held = {layer.owner if isinstance(layer, Bare) else layer for layer in layers}
+    parts = list(_without(network, held))
     for part in parts:
         part.compile(backend=backend)
     try:
