@@ -1,5 +1,6 @@
 """Copies of large networks: shorter, by the same names, and checked as the whole would be."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -66,6 +67,12 @@ def test_the_check_passes_on_one(name, short, tmp_path):
         assert {each.split(".")[1] for each in there if each.startswith("transformer_b")} == set(
             "03"
         )
+
+
+def test_the_share_of_what_is_left_out_is_that_of_these_blocks(short, tmp_path):
+    denoiser = Denoiser.load(z_image(tmp_path / "model"), resolution=16)
+    denoiser.network.layers.append(copy.deepcopy(denoiser.network.layers[0]))
+    assert checked(denoiser, denoiser.layers("all")).endswith("in the first block of each kind")
 
 
 def test_a_layer_that_is_wrong_in_every_block_is_named(short, tmp_path):

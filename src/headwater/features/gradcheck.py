@@ -10,7 +10,8 @@ under `torch.no_grad` has a gradient in neither, and is looked for by itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from headwater.errors import SelfCheckError
 from headwater.features.short_twin import short_twin
 from headwater.gradients.bare import Bare
 from headwater.gradients.layers import attributable, layers_named, parameters_of, size
+from headwater.gradients.parameters import LeftOut, left_out
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
@@ -45,6 +47,9 @@ def self_check(
 ) -> str:
     """Compare per-sample gradients with autograd's, and say in one line how close they are.
 
+    Where these are all layers that have gradients, the line ends in what share of the gradient's
+    norm parameters have that stand in none of them.
+
     Raises:
         SelfCheckError: names the layer that is wrong or has no gradients, or the precision that is
             too low.
@@ -57,10 +62,11 @@ def self_check(
             return "self-check left out: none of these layers is in the first block of its kind"
         names = _spread(twin, every)
         _require_gradients(twin, every, x0, condition)
-        rough = _by_engine(twin, names, x0, condition)
+        rough = _all_by_engine(twin, names, x0, condition)
         _widen(twin)
-        exact = _by_engine(twin, names, x0, condition)
+        exact = _all_by_engine(twin, names, x0, condition)
         brute = _by_autograd(twin, names, x0, condition)
+        lost = _left_out(denoiser, twin, every, x0, condition)
         del twin
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
@@ -90,7 +96,7 @@ def self_check(
     count = f"{len(names)} of {len(every)}" if len(names) < len(every) else f"{len(every)}"
     return (
         f"self-check: {count} layers exact to {errors[worst]:.0e} against float64 autograd, "
-        f"{dtype} within {near:.0e}"
+        f"{dtype} within {near:.0e}{lost}"
     )
 
 
@@ -155,28 +161,72 @@ def _asked(denoiser: Denoiser, x0: Tensor, condition: Condition | None):
     return denoiser.schedule.noised(x0, point, t), t, c, unit_rms(delta)[0]
 
 
-def _by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
+def _by_engine(denoiser: Denoiser, names, x0, condition) -> Iterator[tuple[str, Tensor]]:
+    """(layer, a row for each sample), one after the other; none of a layer that was not called."""
     xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = layers_named(denoiser.network, names)
     with for_gradients(denoiser, list(layers.values())), Tape(layers) as tape:
         out = denoiser.predict(xt.requires_grad_(), t, c)
-        found = {name: rows.to(x0.device) for name, rows in tape.gradients(out, delta)}
-    for name in found.keys() ^ layers.keys():  # a layer that was not called
-        found[name] = x0.new_zeros(len(x0), size(layers[name]))
+        yield from tape.gradients(out, delta)
+
+
+def _all_by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
+    found = {name: rows.to(x0.device) for name, rows in _by_engine(denoiser, names, x0, condition)}
+    for name, layer in layers_named(denoiser.network, names).items():
+        if name not in found:
+            found[name] = x0.new_zeros(len(x0), size(layer))
     return found
 
 
 def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
-    xt, t, c, delta = _asked(denoiser, x0, condition)
     layers = layers_named(denoiser.network, names)
-    denoiser.network.eval().requires_grad_(False)
     weights = {name: parameters_of(layer) for name, layer in layers.items()}
-    flat = [weight.requires_grad_() for own in weights.values() for weight in own]
+    flat = [weight for own in weights.values() for weight in own]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    for found in _sample_by_sample(denoiser, flat, x0, condition):
+        parts = iter(found)
+        for name, own in weights.items():
+            rows[name].append(torch.cat([next(parts).flatten() for _ in own]))
+    return {name: torch.stack(parts).to(x0.device) for name, parts in rows.items()}
+
+
+def _sample_by_sample(
+    denoiser: Denoiser, weights: Sequence[Tensor], x0, condition
+) -> Iterator[list[Tensor]]:
+    """The gradients by these weights, a list for each sample."""
+    xt, t, c, delta = _asked(denoiser, x0, condition)
+    denoiser.network.eval().requires_grad_(False)
+    for weight in weights:
+        weight.requires_grad_()
     for i in range(len(xt)):
         out = denoiser.predict(xt[i : i + 1], t, None if c is None else c[i : i + 1])
-        found = iter(torch.autograd.grad(out, flat, delta[i : i + 1], allow_unused=True))
-        for name, own in weights.items():
-            parts = [torch.zeros_like(w) if g is None else g for w, g in zip(own, found)]  # noqa: B905 - `found` goes on
-            rows[name].append(torch.cat([part.flatten() for part in parts]))
-    return {name: torch.stack(parts).to(x0.device) for name, parts in rows.items()}
+        found = torch.autograd.grad(out, weights, delta[i : i + 1], allow_unused=True)
+        yield [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+
+
+def _left_out(denoiser: Denoiser, twin: Denoiser, names: Sequence[str], x0, condition) -> str:
+    """What no layer attributes, in words, with its share of the gradient's norm on the twin."""
+    mixed = denoiser.family.mixed
+    lost = left_out(denoiser.network, mixed=mixed)
+    if not lost or dict(attributable(twin.network, mixed)).keys() - set(names):
+        return ""
+    few = ", ".join(part.name for part in lost[:2]) + (", ..." if len(lost) > 2 else "")
+    said = f"; left out: {sum(part.numel for part in lost):,} numbers ({few})"
+    here = {name: p for name, p in twin.network.named_parameters() if _is_of(name, lost)}
+    if sum(parameter.numel() for parameter in here.values()) > AT_MOST:
+        return said
+    inside = _sum_of_squares(rows for _, rows in _by_engine(twin, names, x0, condition))
+    rows = _sample_by_sample(twin, list(here.values()), x0, condition)
+    outside = _sum_of_squares(chain.from_iterable(rows))
+    share = (outside / max(inside + outside, torch.finfo(torch.float64).tiny)) ** 0.5
+    short = len(dict(twin.network.named_modules())) < len(dict(denoiser.network.named_modules()))
+    blocks = ", in the first block of each kind" if short else ""
+    return f"{said}, {share:.1%} of the gradient's norm{blocks}"
+
+
+def _sum_of_squares(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.square().sum().item() for tensor in tensors)
+
+
+def _is_of(name: str, lost: Iterable[LeftOut]) -> bool:
+    return any(name == part.name or name.startswith(f"{part.name}.") for part in lost)
