@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from headwater.gradients.adapters import adapter_factors, factor_gradients
 from headwater.gradients.bare import Bare, bare, bare_parameters
 from headwater.gradients.convolutions import convolution, patches, transposed_convolution
+from headwater.gradients.dora import is_dora, magnitude, uses_bias_of
 from headwater.gradients.norms import group_norm, is_norm, layer_norm, own_norm
 
 # One call of a layer in a forward pass: its input, and the gradient of its output.
@@ -92,6 +93,8 @@ def gradient_of(layer: nn.Module) -> Gradient | None:
     for kind in type(layer).__mro__:
         if kind in GRADIENTS:
             return GRADIENTS[kind]
+        if is_dora(kind):
+            return magnitude
         if is_norm(kind):  # before a base of torch's, whose arithmetic it may override
             return own_norm
     return None
@@ -150,15 +153,18 @@ def widened(x: Tensor) -> Tensor:
 def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tuple[str, nn.Module]]:
     """(name, layer) of every layer that `gradient_of` has a function for, in network order.
 
-    Parameters that stand in no layer are `Bare`, after the module that holds them.
+    Parameters that stand in no layer are `Bare`, after the module that holds them. A layer whose
+    bias another module uses (DoRA) is none of them.
 
     Args:
         mixed: names of modules that take a batch as one sequence, where no sample has a row of its
             own; neither they nor what is inside them (adapters) are attributed.
     """
+    without = list(mixed)
     for name, module in network.named_modules():
+        without += [f"{name}.{part}" for part in [uses_bias_of(module)] if part]
         for each, layer in ((name, module), *bare_parameters(name, module)):
-            inside = any(each == part or each.startswith(f"{part}.") for part in mixed)
+            inside = any(each == part or each.startswith(f"{part}.") for part in without)
             if gradient_of(layer) is not None and not inside:
                 yield each, layer
 

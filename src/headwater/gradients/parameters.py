@@ -14,7 +14,7 @@ from headwater.gradients.adapters import adapter_factors
 from headwater.gradients.layers import attributable, parameters_of, size
 
 # Sets that any network may have, besides those of its family. Matched with `re.search`.
-COMMON_SETS = {"lora": r"\.lora_[AB]\.|\.(lokr|hada)_", "all": r""}
+COMMON_SETS = {"lora": r"\.lora_([AB]|magnitude_vector)\.|\.(lokr|hada)_", "all": r""}
 
 
 def select(

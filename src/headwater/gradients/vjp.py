@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from headwater.errors import ParameterError
 from headwater.gradients.bare import Bare, Use, Watch
+from headwater.gradients.dora import is_dora, is_identity, slope
 from headwater.gradients.layers import Call, per_sample, widened
 
 TINY = torch.finfo(torch.float32).tiny
@@ -49,7 +50,8 @@ class Tape:
             if isinstance(module, Bare):
                 self._handles += self._watched(name, module)
             else:
-                self._handles.append(module.register_forward_hook(self._hook(name)))
+                hook = self._hook(name)
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,15 +61,21 @@ class Tape:
         self._seen.clear()
 
     def _hook(self, name: str):
-        def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+        ) -> None:
             if get_ident() != self._thread or not torch.is_grad_enabled():
+                return
+            if ".lora_A." in name and is_identity(args[0]):
                 return
             if not out.requires_grad:
                 out.requires_grad_()
             if torch._C._current_graph_task_id() != -1:  # within a backward pass
                 return
             # The edge, not the tensor: later in-place changes of `out` must not move it.
-            self._seen.append((name, args[0].detach(), get_gradient_edge(out)))
+            dora = is_dora(type(module))
+            x = slope(module, args, kwargs) if dora else args[0].detach()
+            self._seen.append((name, x, get_gradient_edge(out)))
 
         return hook
 

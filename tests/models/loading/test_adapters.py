@@ -232,6 +232,19 @@ def test_a_folder_that_peft_saved(tmp_path, tiny_model, changes):
     assert denoiser.layers("lora").keys() and denoiser.options["lora"] == [str(tmp_path / "lora")]
 
 
+def test_a_dora_that_peft_saved_is_attributed_with_its_magnitudes(tmp_path, tiny_model):
+    pipe = trained_by_peft(tmp_path / "lora", tiny_model, use_dora=True)
+    denoiser = Denoiser.load(tiny_model, lora=tmp_path / "lora", dtype=torch.float64)
+    layers = denoiser.layers("lora")
+    magnitudes = [name for name in layers if name.endswith(".lora_magnitude_vector.lora")]
+    assert len(layers) == 3 * len(magnitudes) > 0
+    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(["a", "b"])
+    errors = layer_errors(denoiser, layers, xt, 499, condition)
+    assert errors.keys() == layers.keys() and max(errors.values()) < 1e-8
+    exact = Denoiser(pipe, dtype=torch.float64).predict(xt, 499, condition)
+    torch.testing.assert_close(denoiser.predict(xt, 499, condition), exact)
+
+
 def test_what_peft_saved_of_something_else(tmp_path, tiny_model):
     trained_by_peft(tmp_path / "lora", tiny_model)
     file = tmp_path / "lora" / "adapter_config.json"

@@ -259,21 +259,13 @@ def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str, adapter: 
     encoders = [part for name, part in parts.items() if name != "network"]
     names = [name for name, _ in _adapter_tensors(encoders, adapter)]
     layers = {name.partition(".lora_")[0] for name in names}
-    magnitudes = [
-        name
-        for name, _ in _adapter_tensors([parts["network"]], adapter)
-        if ".lora_magnitude_vector" in name
-    ]
-    for count, what in (
-        (len(layers), "layers of the text encoder"),
-        (len(magnitudes), "magnitudes (DoRA)"),
-    ):
-        if count:
-            warnings.warn(
-                f"--lora {source!r}: {count} {what} in it are used, and never attributed",
-                HeadwaterWarning,
-                stacklevel=2,
-            )
+    if layers:
+        warnings.warn(
+            f"--lora {source!r}: {len(layers)} layers of the text encoder in it are used, and "
+            "never attributed",
+            HeadwaterWarning,
+            stacklevel=2,
+        )
 
 
 def _adapter_tensors(modules: Iterable[nn.Module], adapter: str) -> Iterator[tuple[str, Tensor]]:
