@@ -10,7 +10,7 @@ from torch._C import _len_torch_function_stack
 
 from headwater.errors import ParameterError
 from headwater.gradients.bare import Bare
-from headwater.gradients.layers import layers_named, size
+from headwater.gradients.layers import size
 from headwater.gradients.parameters import left_out, select
 from headwater.gradients.vjp import Tape
 from headwater.models.patches import compiled, frozen
@@ -120,7 +120,7 @@ def test_passes_without_gradient_and_of_other_threads_are_not_recorded():
 def test_they_are_chosen_by_name_and_counted():
     network = network_of(*USES["twice"])
     assert list(select(network, "table")) == [TABLE] and left_out(network) == []
-    (layer,) = layers_named(network, [TABLE]).values()
+    (layer,) = select(network, TABLE).values()
     assert isinstance(layer, Bare) and layer.weight is network[0].scale_shift_table
     assert size(layer) == 4 and layer.owner is network[0]
     assert [part.name for part in left_out(network, mixed=[TABLE])] == [TABLE]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -18,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headwater.errors import SelfCheckError
-from headwater.features.short_twin import short_twin
+from headwater.features.short_twin import LARGE, short_twin
 from headwater.gradients.bare import Bare
-from headwater.gradients.layers import attributable, layers_named, parameters_of, size
+from headwater.gradients.layers import attributable, parameters_of, size
 from headwater.gradients.parameters import LeftOut, left_out
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.models.condition import Condition
@@ -55,9 +56,11 @@ def self_check(
             too low.
     """
     try:
-        twin = _twin(denoiser)
-        there = dict(attributable(twin.network))
+        layers = list(layers)
+        twin = _twin(denoiser, layers)
+        there = dict(attributable(twin.network)) | twin.adapters
         every = [name for name in layers if name in there]
+        condition = _of_twin(twin, condition)
         if not every:
             return "self-check left out: none of these layers is in the first block of its kind"
         names = _spread(twin, every)
@@ -102,7 +105,7 @@ def self_check(
 
 def _spread(denoiser: Denoiser, names: Sequence[str]) -> list[str]:
     """The layers to check: all, or as many, spread over the network, as are `AT_MOST` numbers."""
-    sizes = [size(layer) for layer in layers_named(denoiser.network, names).values()]
+    sizes = [size(layer) for layer in denoiser.layers_named(names).values()]
     stride = -(-sum(sizes) // AT_MOST)
     chosen = [
         name for name, d in zip(names[::stride], sizes[::stride], strict=True) if d <= AT_MOST
@@ -110,21 +113,44 @@ def _spread(denoiser: Denoiser, names: Sequence[str]) -> list[str]:
     return chosen or list(names[:1])
 
 
-def _twin(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser with a copy of its network, of large ones a short one."""
-    twin = copy.copy(denoiser)
+def _twin(denoiser: Denoiser, layers: Sequence[str]) -> Denoiser:
+    """The same denoiser with a copy of its network, of large ones a short one.
+
+    With copies of the encoders too, where layers of theirs are among these; if they are not large.
+    """
+    twin, encoders = copy.copy(denoiser), denoiser.word_encoders()
+    twin.adapters, twin.words_have_graph = {}, False
+    wanted = bool(denoiser.adapters.keys() & set(layers))
+    numbers = (p.numel() for part in encoders.values() for p in part.parameters())
+    if wanted and sum(numbers) <= LARGE:
+        pipe = copy.copy(denoiser.pipe)
+        for name, part in encoders.items():
+            setattr(pipe, name, copy.deepcopy(part))
+        own = denoiser.source, denoiser.device, denoiser.dtype
+        twin = Denoiser(pipe, *own, **denoiser.options).with_graph_of_words()
     twin.network = short_twin(denoiser.network)
     return twin
+
+
+def _of_twin(twin: Denoiser, condition: Condition | None) -> Condition | None:
+    """The condition as the twin would encode it again, if it has encoders of its own."""
+    words = twin.family.words
+    if condition is None or words is None:
+        return condition
+    texts = condition.texts if twin.words_have_graph else ()
+    return replace(condition, texts=texts, encode=words.encode)
 
 
 def _widen(twin: Denoiser) -> None:
     """To float64, on a device that has that type."""
     twin.device = torch.device("cpu") if twin.device.type == "mps" else twin.device
-    torch.nn.Module.to(twin.network, twin.device, torch.float64)  # as in Denoiser
+    encoders = twin.word_encoders().values() if twin.words_have_graph else ()
+    for part in (twin.network, *encoders):
+        torch.nn.Module.to(part, twin.device, torch.float64)  # as in Denoiser
     twin.dtype = twin.latent_dtype = torch.float64
 
 
-def _require_gradients(denoiser: Denoiser, names: Iterable[str], x0, condition) -> None:
+def _require_gradients(denoiser: Denoiser, names: Sequence[str], x0, condition) -> None:
     """Refuse layers that the network calls under `torch.no_grad`."""
     silent: list[str] = []
 
@@ -133,7 +159,7 @@ def _require_gradients(denoiser: Denoiser, names: Iterable[str], x0, condition) 
 
     handles = [
         (layer.owner if isinstance(layer, Bare) else layer).register_forward_hook(listener(name))
-        for name, layer in layers_named(denoiser.network, names).items()
+        for name, layer in denoiser.layers_named(names).items()
     ]
     xt, t, c, _ = _asked(denoiser, x0[:1], None if condition is None else condition[:1])
     try:
@@ -164,7 +190,7 @@ def _asked(denoiser: Denoiser, x0: Tensor, condition: Condition | None):
 def _by_engine(denoiser: Denoiser, names, x0, condition) -> Iterator[tuple[str, Tensor]]:
     """(layer, a row for each sample), one after the other; none of a layer that was not called."""
     xt, t, c, delta = _asked(denoiser, x0, condition)
-    layers = layers_named(denoiser.network, names)
+    layers = denoiser.layers_named(names)
     with for_gradients(denoiser, list(layers.values())), Tape(layers) as tape:
         out = denoiser.predict(xt.requires_grad_(), t, c)
         yield from tape.gradients(out, delta)
@@ -172,14 +198,14 @@ def _by_engine(denoiser: Denoiser, names, x0, condition) -> Iterator[tuple[str, 
 
 def _all_by_engine(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
     found = {name: rows.to(x0.device) for name, rows in _by_engine(denoiser, names, x0, condition)}
-    for name, layer in layers_named(denoiser.network, names).items():
+    for name, layer in denoiser.layers_named(names).items():
         if name not in found:
             found[name] = x0.new_zeros(len(x0), size(layer))
     return found
 
 
 def _by_autograd(denoiser: Denoiser, names, x0, condition) -> dict[str, Tensor]:
-    layers = layers_named(denoiser.network, names)
+    layers = denoiser.layers_named(names)
     weights = {name: parameters_of(layer) for name, layer in layers.items()}
     flat = [weight for own in weights.values() for weight in own]
     rows: dict[str, list[Tensor]] = {name: [] for name in names}

@@ -9,7 +9,7 @@ g = sum over places of gy x^T, for projections that never form it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -167,16 +167,6 @@ def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tupl
             inside = any(each == part or each.startswith(f"{part}.") for part in without)
             if gradient_of(layer) is not None and not inside:
                 yield each, layer
-
-
-def layers_named(network: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """The layers of these names, which `attributable` gave, of a network or a copy of it.
-
-    Raises:
-        KeyError: there is none of a name.
-    """
-    every = dict(attributable(network))
-    return {name: every[name] for name in names}
 
 
 def parameters_of(layer: nn.Module) -> list[nn.Parameter]:

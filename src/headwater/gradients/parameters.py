@@ -22,18 +22,20 @@ def select(
     parameters: str,
     sets: Mapping[str, str] | None = None,
     mixed: Sequence[str] = (),
+    more: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, nn.Module]:
     """The layers of the network that `parameters` names, in the network's order.
 
     Args:
         sets: name -> regular expression, besides `COMMON_SETS`.
         mixed: as in `attributable`.
+        more: layers by name that may be chosen too, after those of the network.
 
     Raises:
         ParameterError: the expression is not one, or matches no layer that can be attributed.
     """
     sets = {**(sets or {}), **COMMON_SETS}
-    layers = dict(attributable(network, mixed))
+    layers = {**dict(attributable(network, mixed)), **(more or {})}
     try:
         pattern = re.compile(sets.get(parameters, parameters))
     except re.error as error:
@@ -49,17 +51,32 @@ def select(
     return chosen
 
 
+def adapters_of(prefix: str, network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a network's adapters, each under the prefix, a dot and its name."""
+    pattern = re.compile(COMMON_SETS["lora"])
+    return {
+        f"{prefix}.{name}": layer
+        for name, layer in attributable(network)
+        if pattern.search(_label(name, layer))
+    }
+
+
 def first_match(
-    network: nn.Module, names: Sequence[str], sets: Mapping[str, str] | None = None
+    network: nn.Module,
+    names: Sequence[str],
+    sets: Mapping[str, str] | None = None,
+    more: Mapping[str, nn.Module] | None = None,
 ) -> str:
     """The first of these names that the network has layers of, or the last.
 
     Args:
         names: of sets, or regular expressions.
         sets: as in `select`.
+        more: as in `select`.
     """
     known = {**(sets or {}), **COMMON_SETS}
-    labels = [_label(name, layer) for name, layer in attributable(network)]
+    every = {**dict(attributable(network)), **(more or {})}
+    labels = [_label(name, layer) for name, layer in every.items()]
     for name in names:
         pattern = re.compile(known.get(name, name))
         if any(pattern.search(label) for label in labels):

@@ -22,7 +22,7 @@ from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
 from headwater.features.loss_weights import loss_weights, require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
-from headwater.gradients.layers import layers_named, size
+from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection, require_dim
 from headwater.methods import Method, method_named
 from headwater.models.clip import Clip
@@ -263,7 +263,9 @@ def extractor(denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None) -> M
 
 def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
     """The same for rows that are gradients."""
-    layers = layers_named(denoiser.network, recipe.layers)
+    layers = denoiser.layers_named(recipe.layers)
+    if layers.keys() & denoiser.adapters.keys():
+        denoiser = denoiser.with_graph_of_words()
     weights = loss_weights(recipe.loss_weights, denoiser.schedule, recipe.timesteps)
     return Extractor(
         denoiser,

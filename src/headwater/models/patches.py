@@ -34,7 +34,12 @@ def for_gradients(denoiser: Denoiser, layers: Sequence[nn.Module]) -> Iterator[N
     """All that follows at once, for a model that is asked for the gradients of these layers."""
     network = denoiser.network
     faster = denoiser.family.faster(network, layers)
-    with frozen(network), captions_kept(denoiser), swapped_forwards(faster):
+    encoders = denoiser.word_encoders().values() if denoiser.words_have_graph else ()
+    with ExitStack() as stack:
+        for part in (network, *encoders):
+            stack.enter_context(frozen(part))
+        stack.enter_context(captions_kept(denoiser))
+        stack.enter_context(swapped_forwards(faster))
         yield
 
 
