@@ -9,7 +9,7 @@ g = sum over places of gy x^T, for projections that never form it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -112,10 +112,7 @@ def per_sample(layer: nn.Module, calls: Sequence[Call]) -> Float[Tensor, "b d"]:
     if gradient is None:
         raise KeyError(f"{type(layer).__name__} is no kind of layer with per-sample gradients")
     count = len(parameters_of(layer))
-    first, *more = (widened(_joined(gradient(layer, x, gy)[:count])) for x, gy in calls)
-    for rows in more:
-        first = first + rows
-    return first
+    return summed(_joined(gradient(layer, x, gy)[:count]) for x, gy in calls)
 
 
 def _joined(parts: Sequence[Float[Tensor, "b _"]]) -> Float[Tensor, "b d"]:
@@ -136,13 +133,27 @@ def factors(
 
     x has a last column of ones where the layer has a bias. For layers that are `is_outer_product`.
     """
-    if isinstance(layer, nn.Linear):
-        x, gy = _tokens(x), _tokens(gy)
-    else:
-        x, gy = patches(layer, x).transpose(1, 2), gy.flatten(2).transpose(1, 2)
+    x, gy = sides(layer, x, gy)
     if layer.bias is not None:
         x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
     return x, gy
+
+
+def sides(
+    layer: Any, x: Tensor, gy: Tensor
+) -> tuple[Float[Tensor, "b t i"], Float[Tensor, "b t o"]]:
+    """The same without a column for the bias."""
+    if isinstance(layer, nn.Linear):
+        return _tokens(x), _tokens(gy)
+    return patches(layer, x).transpose(1, 2), gy.flatten(2).transpose(1, 2)
+
+
+def summed(parts: Iterable[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
+    """The sum over calls, in float32 or better."""
+    first, *more = map(widened, parts)
+    for part in more:
+        first = first + part
+    return first
 
 
 def widened(x: Tensor) -> Tensor:
