@@ -2,18 +2,22 @@
 
 import pytest
 import torch
+from support.tiny_joint import z_image
 from torch import nn
 
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import SelfCheckError
+from headwater.features import gradcheck
 from headwater.features.gradcheck import self_check
+from headwater.gradients.parameters import left_out
 
 LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q"
+WORDS = ["a red star", "a fish"]
 
 
 def checked(denoiser, parameters="attn2"):
     x0 = torch.randn(2, *denoiser.latent_shape)
-    condition = denoiser.encode_captions(["a red star", "a fish"])
+    condition = denoiser.encode_captions(WORDS)
     return self_check(denoiser, denoiser.layers(parameters), x0, condition)
 
 
@@ -78,6 +82,32 @@ def test_it_runs_before_a_long_run_only(tmp_path, tiny_model, tiny_images, monke
     with pytest.raises(SelfCheckError):
         build_index(denoiser, data, tmp_path / "long", timesteps=2, dim=64)
     assert not (tmp_path / "long").exists()
+
+
+def test_what_no_layer_attributes_is_said_with_its_share(tmp_path):
+    """Of the gradients' norm, here by autograd to every parameter at once."""
+    denoiser = Denoiser.load(z_image(tmp_path), torch.device("cpu"), torch.float64, resolution=16)
+    torch.manual_seed(0)
+    said = checked(denoiser, "all")
+    torch.manual_seed(0)
+    x0 = torch.randn(2, *denoiser.latent_shape)
+    xt, t, c, delta = gradcheck._asked(denoiser, x0, denoiser.encode_captions(WORDS))
+    assert c is not None
+    lost = {part.name for part in left_out(denoiser.network, mixed=denoiser.family.mixed)}
+    squares = {True: 0.0, False: 0.0}
+    weights = dict(denoiser.network.named_parameters())
+    for i in range(2):
+        out = denoiser.predict(xt[[i]], t, c[[i]])
+        found = torch.autograd.grad(out, list(weights.values()), delta[[i]], allow_unused=True)
+        for name, gradient in zip(weights, found, strict=True):
+            if gradient is not None:
+                among = name in lost or name.rpartition(".")[0] in lost
+                squares[among] += gradient.square().sum().item()
+    share = (squares[True] / sum(squares.values())) ** 0.5
+    assert 0.01 < share < 0.99
+    named = "left out: 592 numbers (x_pad_token, cap_pad_token, ...)"
+    assert said.endswith(f"; {named}, {share:.1%} of the gradient's norm")
+    assert "left out" not in checked(denoiser, "attention")
 
 
 def test_a_layer_without_gradients_is_named(tiny_model, monkeypatch):

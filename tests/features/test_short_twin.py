@@ -1,5 +1,6 @@
 """Copies of large networks: shorter, by the same names, and checked as the whole would be."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from headwater import Denoiser
 from headwater.errors import SelfCheckError
 from headwater.features import gradcheck
 from headwater.features.short_twin import short_twin
+from headwater.gradients.layers import attributable
 
 BUILDERS = {
     "sd3": partial(sd3, layers=4),
@@ -58,13 +60,19 @@ def test_the_check_passes_on_one(name, short, tmp_path):
     denoiser = Denoiser.load(BUILDERS[name](tmp_path / "model"), resolution=16)
     layers = denoiser.layers("all")
     twin = short_twin(denoiser.network, 0)
-    there = [each for each in layers if each in dict(twin.named_modules())]
+    there = dict(attributable(twin)).keys() & layers.keys()
     said = checked(denoiser, layers)
     assert said.startswith(f"self-check: {len(there)} layers exact")
     if name == "sd3":
         assert {each.split(".")[1] for each in there if each.startswith("transformer_b")} == set(
             "03"
         )
+
+
+def test_the_share_of_what_is_left_out_is_that_of_these_blocks(short, tmp_path):
+    denoiser = Denoiser.load(z_image(tmp_path / "model"), resolution=16)
+    denoiser.network.layers.append(copy.deepcopy(denoiser.network.layers[0]))
+    assert checked(denoiser, denoiser.layers("all")).endswith("in the first block of each kind")
 
 
 def test_a_layer_that_is_wrong_in_every_block_is_named(short, tmp_path):

@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.scale_shift_table = nn.Parameter(torch.ones(6, 2))
+        self.table = nn.Parameter(torch.ones(6, 2))
         self.attention = nn.ModuleDict({"to_k": nn.Linear(2, 2), "norm": Scaled()})
         self.ff = nn.ModuleDict({"out": nn.Linear(2, 2), "none": nn.SiLU()})
 
@@ -76,7 +76,7 @@ class Network(nn.Module):
 
 def block(i):
     return [
-        (f"blocks.{i}.scale_shift_table", "Block", 12),
+        (f"blocks.{i}.table", "Block", 12),
         (f"blocks.{i}.attention.norm", "Scaled", 5),
     ]
 

@@ -94,10 +94,7 @@ def test_the_layers_of_a_video_transformer():
     assert in_float32 == {"blocks.0.norm2"}
     for name in exact:
         assert_exact(ours[name].double(), exact[name], 1e-6 if name in in_float32 else 1e-9)
-    assert [part.name for part in left_out(network)] == [
-        "scale_shift_table",
-        "blocks.0.scale_shift_table",
-    ]
+    assert left_out(network) == [] and "blocks.0.scale_shift_table" in exact
 
 
 class Twice(nn.Module):

@@ -58,11 +58,11 @@ def test_all_parameters_but_those_of_no_known_kind(tiny_model):
     denoiser, given = Denoiser.load(tiny_model), {"parameters": "all"}
     recipe = plan(denoiser, parameters="all")
     assert notes_on_parameters(denoiser, recipe, given) == [taken(denoiser, recipe)]
-    denoiser.network.register_parameter("scale_shift_table", Parameter(torch.zeros(6, 8)))
+    denoiser.network.register_parameter("prompt_table", Parameter(torch.zeros(6, 8)))
     whole = sum(parameter.numel() for parameter in denoiser.network.parameters())
     assert notes_on_parameters(denoiser, recipe, given)[1:] == [
         f"--parameters all leaves out 48 of {whole:,} numbers, which stand in no layer with "
-        "gradients of each sample, such as scale_shift_table (UNet2DConditionModel)"
+        "gradients of each sample, such as prompt_table (UNet2DConditionModel)"
     ]
 
 

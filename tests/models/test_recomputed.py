@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.tiny import tiny_pipeline
+from support.tiny_cross import pixart
 from support.tiny_joint import flux, sd3
 
 from headwater import Denoiser, build_index, load_dataset
@@ -11,7 +12,7 @@ from headwater.features.batch import Batch
 from headwater.index.config import gradient_extractor, plan
 from headwater.models.patches import recomputed
 
-BUILDERS = {"unet": tiny_pipeline, "sd3": sd3, "flux": flux}
+BUILDERS = {"unet": tiny_pipeline, "sd3": sd3, "flux": flux, "pixart": pixart}
 
 
 @pytest.fixture(scope="module", params=BUILDERS)

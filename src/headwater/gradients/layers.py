@@ -9,7 +9,7 @@ g = sum over places of gy x^T, for projections that never form it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from headwater.gradients.adapters import adapter_factors, factor_gradients
+from headwater.gradients.bare import Bare, bare, bare_parameters
 from headwater.gradients.convolutions import convolution, patches, transposed_convolution
+from headwater.gradients.dora import is_dora, magnitude, uses_bias_of
 from headwater.gradients.norms import group_norm, is_norm, layer_norm, own_norm
 
 # One call of a layer in a forward pass: its input, and the gradient of its output.
@@ -71,6 +73,7 @@ GRADIENTS: dict[type[nn.Module], Gradient] = {
     nn.LayerNorm: layer_norm,
     nn.RMSNorm: own_norm,
     nn.Embedding: embedding,
+    Bare: bare,
 }
 
 
@@ -90,6 +93,8 @@ def gradient_of(layer: nn.Module) -> Gradient | None:
     for kind in type(layer).__mro__:
         if kind in GRADIENTS:
             return GRADIENTS[kind]
+        if is_dora(kind):
+            return magnitude
         if is_norm(kind):  # before a base of torch's, whose arithmetic it may override
             return own_norm
     return None
@@ -107,10 +112,7 @@ def per_sample(layer: nn.Module, calls: Sequence[Call]) -> Float[Tensor, "b d"]:
     if gradient is None:
         raise KeyError(f"{type(layer).__name__} is no kind of layer with per-sample gradients")
     count = len(parameters_of(layer))
-    first, *more = (widened(_joined(gradient(layer, x, gy)[:count])) for x, gy in calls)
-    for rows in more:
-        first = first + rows
-    return first
+    return summed(_joined(gradient(layer, x, gy)[:count]) for x, gy in calls)
 
 
 def _joined(parts: Sequence[Float[Tensor, "b _"]]) -> Float[Tensor, "b d"]:
@@ -131,13 +133,27 @@ def factors(
 
     x has a last column of ones where the layer has a bias. For layers that are `is_outer_product`.
     """
-    if isinstance(layer, nn.Linear):
-        x, gy = _tokens(x), _tokens(gy)
-    else:
-        x, gy = patches(layer, x).transpose(1, 2), gy.flatten(2).transpose(1, 2)
+    x, gy = sides(layer, x, gy)
     if layer.bias is not None:
         x = torch.cat([x, torch.ones_like(x[..., :1])], 2)
     return x, gy
+
+
+def sides(
+    layer: Any, x: Tensor, gy: Tensor
+) -> tuple[Float[Tensor, "b t i"], Float[Tensor, "b t o"]]:
+    """The same without a column for the bias."""
+    if isinstance(layer, nn.Linear):
+        return _tokens(x), _tokens(gy)
+    return patches(layer, x).transpose(1, 2), gy.flatten(2).transpose(1, 2)
+
+
+def summed(parts: Iterable[Float[Tensor, "b n"]]) -> Float[Tensor, "b n"]:
+    """The sum over calls, in float32 or better."""
+    first, *more = map(widened, parts)
+    for part in more:
+        first = first + part
+    return first
 
 
 def widened(x: Tensor) -> Tensor:
@@ -148,14 +164,20 @@ def widened(x: Tensor) -> Tensor:
 def attributable(network: nn.Module, mixed: Sequence[str] = ()) -> Iterator[tuple[str, nn.Module]]:
     """(name, layer) of every layer that `gradient_of` has a function for, in network order.
 
+    Parameters that stand in no layer are `Bare`, after the module that holds them. A layer whose
+    bias another module uses (DoRA) is none of them.
+
     Args:
         mixed: names of modules that take a batch as one sequence, where no sample has a row of its
             own; neither they nor what is inside them (adapters) are attributed.
     """
-    for name, layer in network.named_modules():
-        inside = any(name == part or name.startswith(f"{part}.") for part in mixed)
-        if gradient_of(layer) is not None and not inside:
-            yield name, layer
+    without = list(mixed)
+    for name, module in network.named_modules():
+        without += [f"{name}.{part}" for part in [uses_bias_of(module)] if part]
+        for each, layer in ((name, module), *bare_parameters(name, module)):
+            inside = any(each == part or each.startswith(f"{part}.") for part in without)
+            if gradient_of(layer) is not None and not inside:
+                yield each, layer
 
 
 def parameters_of(layer: nn.Module) -> list[nn.Parameter]:

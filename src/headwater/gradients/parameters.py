@@ -14,7 +14,7 @@ from headwater.gradients.adapters import adapter_factors
 from headwater.gradients.layers import attributable, parameters_of, size
 
 # Sets that any network may have, besides those of its family. Matched with `re.search`.
-COMMON_SETS = {"lora": r"\.lora_[AB]\.|\.(lokr|hada)_", "all": r""}
+COMMON_SETS = {"lora": r"\.lora_([AB]|magnitude_vector)\.|\.(lokr|hada)_", "all": r""}
 
 
 def select(
@@ -22,18 +22,20 @@ def select(
     parameters: str,
     sets: Mapping[str, str] | None = None,
     mixed: Sequence[str] = (),
+    more: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, nn.Module]:
     """The layers of the network that `parameters` names, in the network's order.
 
     Args:
         sets: name -> regular expression, besides `COMMON_SETS`.
         mixed: as in `attributable`.
+        more: layers by name that may be chosen too, after those of the network.
 
     Raises:
         ParameterError: the expression is not one, or matches no layer that can be attributed.
     """
     sets = {**(sets or {}), **COMMON_SETS}
-    layers = dict(attributable(network, mixed))
+    layers = {**dict(attributable(network, mixed)), **(more or {})}
     try:
         pattern = re.compile(sets.get(parameters, parameters))
     except re.error as error:
@@ -49,17 +51,32 @@ def select(
     return chosen
 
 
+def adapters_of(prefix: str, network: nn.Module) -> dict[str, nn.Module]:
+    """The layers of a network's adapters, each under the prefix, a dot and its name."""
+    pattern = re.compile(COMMON_SETS["lora"])
+    return {
+        f"{prefix}.{name}": layer
+        for name, layer in attributable(network)
+        if pattern.search(_label(name, layer))
+    }
+
+
 def first_match(
-    network: nn.Module, names: Sequence[str], sets: Mapping[str, str] | None = None
+    network: nn.Module,
+    names: Sequence[str],
+    sets: Mapping[str, str] | None = None,
+    more: Mapping[str, nn.Module] | None = None,
 ) -> str:
     """The first of these names that the network has layers of, or the last.
 
     Args:
         names: of sets, or regular expressions.
         sets: as in `select`.
+        more: as in `select`.
     """
     known = {**(sets or {}), **COMMON_SETS}
-    labels = [_label(name, layer) for name, layer in attributable(network)]
+    every = {**dict(attributable(network)), **(more or {})}
+    labels = [_label(name, layer) for name, layer in every.items()]
     for name in names:
         pattern = re.compile(known.get(name, name))
         if any(pattern.search(label) for label in labels):
@@ -98,7 +115,7 @@ def left_out(
             holds a chosen one too. None stands for all layers.
         mixed: as in `attributable`.
     """
-    known = {name for name, _ in attributable(network, mixed)}
+    known = dict(attributable(network, mixed))
     chosen = known if layers is None else set(layers)
     holds_known, holds_chosen = set(_ancestors(known)), set(_ancestors(chosen))
     found = []
@@ -109,11 +126,10 @@ def left_out(
     return found
 
 
-def _unknown(network: nn.Module, known: set[str]) -> Iterator[LeftOut]:
+def _unknown(network: nn.Module, known: Mapping[str, nn.Module]) -> Iterator[LeftOut]:
     """What the modules that are not `known` hold: as a whole where no modules are inside them."""
-    modules = dict(network.named_modules())
-    inside = {id(factor) for name in known for factor in parameters_of(modules[name])}
-    for name, module in modules.items():
+    inside = {id(parameter) for layer in known.values() for parameter in parameters_of(layer)}
+    for name, module in network.named_modules():
         own = {
             key: parameter
             for key, parameter in module.named_parameters(recurse=False)

@@ -12,19 +12,20 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.errors import ParameterError
+from headwater.gradients.blocks import block_sizes, blocks, rows_at_once
+from headwater.gradients.count_sketch import Place, add_around, sketched
 from headwater.gradients.layers import Call, factors, is_outer_product, per_sample, size, widened
 
 # Adds the projection of a layer's gradient (of its calls) to rows of features, in place, and
 # returns the gradient's norms: f(out [b, k], calls) -> [b].
 Adder = Callable[[Tensor, Sequence[Call]], Tensor]
-# The same for a gradient that has been formed: f(out [b, k], rows [b, d]).
-Place = Callable[[Tensor, Tensor], None]
 Layers = Mapping[str, nn.Module]
 
 
@@ -88,43 +89,30 @@ def _formed(layer: nn.Module, place: Place) -> Adder:
     return add
 
 
-def _count_sketch(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
-    """Coordinate j is added to feature h(j) with sign s(j) (Charikar et al. 2002).
+def _streamed(layer: nn.Module, places: Sequence[Place]) -> Adder:
+    """The same block by block; a place for each of the layer's blocks."""
+    if len(places) == 1:
+        return _formed(layer, places[0])
 
-    h is balanced: coordinates are shuffled, laid out in rows of k, and the rows are added up. That
-    is as unbiased as a free h, because the signs are free; its variance, about ||a||^2 ||b||^2 / k,
-    is no larger; and a gather with a sum over rows adds in one order on every device, where
-    scattered additions do not.
-    """
+    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
+        norms = []
+        for place, rows in zip(places, blocks(layer, calls), strict=True):
+            place(out, rows)
+            norms.append(torch.linalg.vector_norm(rows, dim=1))
+        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
+
+    return add
+
+
+def _count_sketch(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+    """Coordinate j is added to feature h(j) with sign s(j) (Charikar et al. 2002)."""
     return {
-        name: _formed(layer, _sketched(size(layer), dim, layer_seed(seed, name), device))
-        for name, layer in layers.items()
+        name: _sketch(layer, dim, layer_seed(seed, name), device) for name, layer in layers.items()
     }
 
 
-def _sketched(d: int, dim: int, seed: int, device: torch.device) -> Place:
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(d, generator=generator, dtype=torch.int32).to(device)
-    sign = (2 * torch.randint(2, (d,), generator=generator, dtype=torch.int8) - 1).to(device)
-    sign = sign[order].float()  # in the order of the shuffled coordinates
-    # A layer smaller than k, and the rest of a larger one, starts where chance says.
-    start = int(torch.randint(dim, (), generator=generator))
-
-    def place(out: Tensor, rows: Tensor) -> None:
-        shuffled = rows.index_select(1, order).mul_(sign)
-        whole = d // dim * dim
-        if whole:
-            out += shuffled[:, :whole].unflatten(1, (-1, dim)).sum(1)
-        _add_around(out, shuffled[:, whole:], start)
-
-    return place
-
-
-def _add_around(out: Tensor, values: Tensor, start: int) -> None:
-    """Add at most k values to the features from `start` on, going on at 0 after the last."""
-    fits = min(values.shape[1], out.shape[1] - start)
-    out[:, start : start + fits] += values[:, :fits]
-    out[:, : values.shape[1] - fits] += values[:, fits:]
+def _sketch(layer: nn.Module, dim: int, seed: int, device: torch.device) -> Adder:
+    return _streamed(layer, sketched(block_sizes(layer), dim, seed, device))
 
 
 def _mask(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
@@ -135,16 +123,25 @@ def _mask(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str
         generator = torch.Generator().manual_seed(layer_seed(seed, name))
         chosen = torch.randperm(size(layer), generator=generator)[: shares[name]].to(device)
         scale = math.sqrt(size(layer) / shares[name])
-        adders[name] = _formed(layer, _kept(chosen, start, scale))
+        adders[name] = _streamed(layer, _kept(chosen, start, scale, block_sizes(layer)))
         start += shares[name]
     return adders
 
 
-def _kept(chosen: Tensor, start: int, scale: float) -> Place:
-    def place(out: Tensor, rows: Tensor) -> None:
-        out[:, start : start + len(chosen)] += rows.index_select(1, chosen) * scale
+def _kept(chosen: Tensor, start: int, scale: float, sizes: Sequence[int]) -> list[Place]:
+    """The chosen coordinates, times the scale, in features from `start` on; block by block."""
 
-    return place
+    def kept(coordinates: Tensor, features: Tensor) -> Place:
+        def place(out: Tensor, rows: Tensor) -> None:
+            out[:, features] += rows.index_select(1, coordinates) * scale
+
+        return place
+
+    places = []
+    for first, end in pairwise(accumulate(sizes, initial=0)):
+        (inside,) = ((chosen >= first) & (chosen < end)).nonzero(as_tuple=True)
+        places.append(kept(chosen[inside] - first, inside + start))
+    return places
 
 
 def _shares(sizes: Mapping[str, int], dim: int) -> dict[str, int]:
@@ -168,7 +165,7 @@ def _identity(layers: Layers, dim: int, seed: int, device: torch.device) -> dict
     adders, start = {}, 0
     for name, layer in layers.items():
         every = torch.arange(size(layer), device=device)
-        adders[name] = _formed(layer, _kept(every, start, 1.0))
+        adders[name] = _streamed(layer, _kept(every, start, 1.0, block_sizes(layer)))
         start += size(layer)
     return adders
 
@@ -212,7 +209,7 @@ def _factored(layers: Layers, dim: int, seed: int, device: torch.device) -> dict
     return {
         name: _two_sided(layer, dim, layer_seed(seed, name), device)
         if is_outer_product(layer)
-        else _formed(layer, _sketched(size(layer), dim, layer_seed(seed, name), device))
+        else _sketch(layer, dim, layer_seed(seed, name), device)
         for name, layer in layers.items()
     }
 
@@ -232,19 +229,24 @@ def _two_sided(layer: nn.Module, dim: int, seed: int, device: torch.device) -> A
         pairs = [factors(layer, x, gy) for x, gy in calls]
         x, gy = (torch.cat(side, 1) for side in zip(*pairs, strict=True))  # [b, t, i], [b, t, o]
         projected = (gy @ left.to(gy)).transpose(1, 2) @ (x @ right.to(x))  # [b, p, q]
-        _add_around(out, projected.flatten(1).to(out.dtype), start)
+        add_around(out, projected.flatten(1).to(out.dtype), start)
         return _norm_of_sum(widened(x), widened(gy))
 
     return add
 
 
 def _norm_of_sum(x: Float[Tensor, "b t i"], gy: Float[Tensor, "b t o"]) -> Float[Tensor, "..."]:
-    """||sum over t of gy_t x_t^T||, exact: by the t x t inner products, or by forming it."""
+    """||sum over t of gy_t x_t^T||, exact: by the t x t inner products, or by forming it.
+
+    Not all of it at once: in blocks of rows.
+    """
     t, i, o = x.shape[1], x.shape[2], gy.shape[2]
     if t * (i + o) < i * o:
         square = ((x @ x.transpose(1, 2)) * (gy @ gy.transpose(1, 2))).sum((1, 2))
         return square.clamp_min(0).sqrt()
-    return torch.linalg.vector_norm(gy.transpose(1, 2) @ x, dim=(1, 2))
+    parts = gy.transpose(1, 2).split(rows_at_once(i), dim=1)
+    norms = [torch.linalg.vector_norm(part @ x, dim=(1, 2)) for part in parts]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
 PROJECTIONS = {

@@ -4,7 +4,7 @@ A layer sees delta only through gy = d<out, delta>/dy, the gradient of its outpu
 x that gives the gradient of each sample (for y = W x + b the sum over tokens of gy x^T, and of gy;
 `layers.py` has the others). So a forward hook keeps each layer's input and the graph edge of its
 output, one `torch.autograd.grad` brings all gy, and the layers are combined, used and dropped one
-after the other.
+after the other. Of a parameter that stands in no layer (`bare.py`) it is its copies' gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.hooks import RemovableHandle
 
+from headwater.errors import ParameterError
+from headwater.gradients.bare import Bare, Use, Watch
+from headwater.gradients.dora import is_dora, is_identity, slope
 from headwater.gradients.layers import Call, per_sample, widened
 
 TINY = torch.finfo(torch.float32).tiny
@@ -38,12 +41,17 @@ class Tape:
         self.modules = dict(modules)
         self._handles: list[RemovableHandle] = []
         self._thread = get_ident()
-        self._seen: list[tuple[str, Tensor, GradientEdge]] = []
+        self._seen: list[tuple[str, Tensor | Use, GradientEdge]] = []
+        self._watches: list[Watch] = []
 
     def __enter__(self) -> Tape:
         self._thread = get_ident()  # others may use the network meanwhile, under their own tapes
         for name, module in self.modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
+            if isinstance(module, Bare):
+                self._handles += self._watched(name, module)
+            else:
+                hook = self._hook(name)
+                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,17 +61,45 @@ class Tape:
         self._seen.clear()
 
     def _hook(self, name: str):
-        def hook(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
+        def hook(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
+        ) -> None:
             if get_ident() != self._thread or not torch.is_grad_enabled():
+                return
+            if ".lora_A." in name and is_identity(args[0]):
                 return
             if not out.requires_grad:
                 out.requires_grad_()
             if torch._C._current_graph_task_id() != -1:  # within a backward pass
                 return
             # The edge, not the tensor: later in-place changes of `out` must not move it.
-            self._seen.append((name, args[0].detach(), get_gradient_edge(out)))
+            dora = is_dora(type(module))
+            x = slope(module, args, kwargs) if dora else args[0].detach()
+            self._seen.append((name, x, get_gradient_edge(out)))
 
         return hook
+
+    def _watched(self, name: str, layer: Bare) -> Iterator[RemovableHandle]:
+        """Watch a parameter while the module that uses it runs, within its forward alone.
+
+        A mode that stood open while a generator waits would be everybody's.
+        """
+
+        def record(use: Use) -> None:
+            if torch._C._current_graph_task_id() == -1:
+                self._seen.append((name, use, get_gradient_edge(use.copies)))
+
+        def begin(*_: object) -> None:
+            if get_ident() == self._thread:
+                self._watches.append(Watch(layer, record))
+                self._watches[-1].__enter__()
+
+        def end(*_: object) -> None:
+            if get_ident() == self._thread:
+                self._watches.pop().__exit__(None, None, None)
+
+        yield layer.owner.register_forward_pre_hook(begin)
+        yield layer.owner.register_forward_hook(end, always_call=True)
 
     def calls(
         self, out: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
@@ -80,8 +116,12 @@ class Tape:
             return
         upstream = torch.autograd.grad(out, edges, grad_outputs=delta, allow_unused=True)
         for (name, x, _), gy in zip(seen, upstream, strict=True):
-            if gy is not None:
-                found.setdefault(name, []).append((x, gy))
+            if gy is None:
+                continue
+            if isinstance(x, Use):
+                _require_rows(name, gy, out)
+                x, gy = x.leaf, x.pulled_back(gy)
+            found.setdefault(name, []).append((x, gy))
         del seen, edges, upstream  # so that a layer's tensors go once it has been dealt with
         while found:
             name = next(iter(found))
@@ -93,6 +133,14 @@ class Tape:
         """Yield (layer, per-sample gradient), numbers in the order of the layer's parameters."""
         for name, calls in self.calls(out, delta):
             yield name, per_sample(self.modules[name], calls)
+
+
+def _require_rows(name: str, gy: Tensor, out: Tensor) -> None:
+    if len(gy) != len(out):
+        raise ParameterError(
+            f"the model uses its parameter {name} where a batch of {len(out)} has {len(gy)} rows, "
+            "so that no sample has a gradient of its own: leave it out with --parameters"
+        )
 
 
 def unit_rms(delta: Float[Tensor, "b ..."]) -> tuple[Float[Tensor, "b ..."], Float[Tensor, " b"]]:

@@ -265,8 +265,9 @@ def extractor(denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None) -> M
 
 def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
     """The same for rows that are gradients."""
-    modules = dict(denoiser.network.named_modules())
-    layers: Any = {name: modules[name] for name in recipe.layers}
+    layers = denoiser.layers_named(recipe.layers)
+    if layers.keys() & denoiser.adapters.keys():
+        denoiser = denoiser.with_graph_of_words()
     weights = loss_weights(recipe.loss_weights, denoiser.schedule, recipe.timesteps)
     return Extractor(
         denoiser,

@@ -35,7 +35,9 @@ def notes_on_parameters(
         )
     elif denoiser.family.mixed:
         family = denoiser.family
-        every = select(denoiser.network, recipe.parameters, family.parameter_sets)
+        every = select(
+            denoiser.network, recipe.parameters, family.parameter_sets, more=denoiser.adapters
+        )
         mixed = [name for name in every if name not in recipe.layers]
         if recipe.layers and mixed:
             notes.append(

@@ -8,8 +8,10 @@ their family's file (`families/`); this one drives any of them.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from headwater.errors import HeadwaterWarning, ParameterError
-from headwater.gradients.parameters import first_match, select
+from headwater.gradients.layers import attributable
+from headwater.gradients.parameters import adapters_of, first_match, select
 from headwater.models.condition import Condition, joined
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
@@ -50,6 +53,8 @@ class Denoiser:
     Attributes:
         options: as JSON takes them, without what is None.
         buckets: (height, width) of each in pixels; empty where all pictures are of one size.
+        adapters: layers of adapters in what encodes prompts, by the encoder's name and theirs.
+        words_have_graph: whether conditions are encoded once more where a graph is asked for.
     """
 
     def __init__(
@@ -76,6 +81,12 @@ class Denoiser:
         for part in (self.network, *self.family.encoders.values()):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
             nn.Module.to(part, self.device, _bearable(part, dtype))
+        self.words_have_graph = False
+        self.adapters: dict[str, nn.Module] = {
+            name: layer
+            for part, encoder in self.word_encoders().items()
+            for name, layer in adapters_of(part, encoder).items()
+        }
         self._fingerprint: str | None = None
         self._encoders_fingerprint: str | None = None
 
@@ -121,8 +132,11 @@ class Denoiser:
     ) -> Float[Tensor, "b c *f h w"]:
         """The network's output at timestep t, with its graph where gradients are on.
 
-        The network sees xt in its own type; the output comes back in xt's.
+        The network sees xt in its own type; the output comes back in xt's. The graph begins at
+        the condition's texts where `with_graph_of_words` encoded them.
         """
+        if condition is not None and torch.is_grad_enabled():
+            condition = condition.with_graph()
         return self.family.forward(self.network, xt.to(self.dtype), t, condition).to(xt.dtype)
 
     # --- its layers ------------------------------------------------------------------------
@@ -136,16 +150,39 @@ class Denoiser:
             ParameterError: the expression is not one, or matches no layer that can be attributed.
         """
         name = self.default_parameters() if parameters is None else parameters
-        return select(self.network, name, self.family.parameter_sets, self.family.mixed)
+        family = self.family
+        return select(self.network, name, family.parameter_sets, family.mixed, self.adapters)
+
+    def layers_named(self, names: Sequence[str]) -> dict[str, nn.Module]:
+        """The layers of these names, which `layers` gave.
+
+        Raises:
+            KeyError: there is none of a name.
+        """
+        every = {**dict(attributable(self.network)), **self.adapters}
+        return {name: every[name] for name in names}
 
     def default_parameters(self) -> str:
         """The first of the usual sets that the network has layers of."""
-        return first_match(self.network, self.usual_parameters(), self.family.parameter_sets)
+        sets = self.family.parameter_sets
+        return first_match(self.network, self.usual_parameters(), sets, self.adapters)
 
     def usual_parameters(self) -> Sequence[str]:
         """Sets in order of preference: the adapters it was loaded with, then the family's."""
         own = ("lora",) if "lora" in self.options else ()
         return (*own, *self.family.default_parameters)
+
+    def word_encoders(self) -> dict[str, nn.Module]:
+        """Of the encoders those that read words, by name."""
+        words = self.family.words
+        read = () if words is None else words.encoders
+        return {name: part for name, part in self.family.encoders.items() if part in read}
+
+    def with_graph_of_words(self) -> Denoiser:
+        """The same, whose predictions have a graph to what encodes prompts."""
+        twin = copy.copy(self)
+        twin.words_have_graph = True
+        return twin
 
     # --- in and out ------------------------------------------------------------------------
 
@@ -200,7 +237,19 @@ class Denoiser:
         words = self.family.words
         if words is None:
             return None
-        return encoded_once(captions, words.encode).to(dtype=self.dtype)
+        condition = encoded_once(captions, words.encode).to(dtype=self.dtype)
+        return self.remembered(condition, captions, words.encode)
+
+    def remembered(
+        self,
+        condition: Condition,
+        texts: Sequence[str],
+        encode: Callable[[Sequence[str]], Condition],
+    ) -> Condition:
+        """The condition of these texts, with what its graph is made from where that is wanted."""
+        if not self.words_have_graph:
+            return condition
+        return replace(condition, texts=tuple(texts), encode=encode)
 
     def by_size(self, images: Sequence[Image.Image]) -> dict[tuple[int, int], list[int]]:
         """(height, width) in pixels -> which of these training pictures were trained at it.

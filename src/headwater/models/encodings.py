@@ -51,8 +51,10 @@ def encode(
         assert encoded is not None
         return encoded
 
-    condition = _looked_up(folder / "conditions", keys, encode_captions)
-    return x0.to(denoiser.device), condition.to(denoiser.device)
+    condition = _looked_up(folder / "conditions", keys, encode_captions).to(denoiser.device)
+    words = denoiser.family.words
+    assert words is not None, "it is conditional"
+    return x0.to(denoiser.device), denoiser.remembered(condition, captions, words.encode)
 
 
 def _looked_up(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from headwater.errors import ParameterError
+from headwater.gradients.bare import Bare
 
 if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
@@ -33,7 +34,12 @@ def for_gradients(denoiser: Denoiser, layers: Sequence[nn.Module]) -> Iterator[N
     """All that follows at once, for a model that is asked for the gradients of these layers."""
     network = denoiser.network
     faster = denoiser.family.faster(network, layers)
-    with frozen(network), captions_kept(denoiser), swapped_forwards(faster):
+    encoders = denoiser.word_encoders().values() if denoiser.words_have_graph else ()
+    with ExitStack() as stack:
+        for part in (network, *encoders):
+            stack.enter_context(frozen(part))
+        stack.enter_context(captions_kept(denoiser))
+        stack.enter_context(swapped_forwards(faster))
         yield
 
 
@@ -221,7 +227,8 @@ def compiled(
     import torch._dynamo.config as dynamo
     import torch._functorch.config as functorch
 
-    parts = list(_without(network, set(layers)))
+    held = {layer.owner if isinstance(layer, Bare) else layer for layer in layers}
+    parts = list(_without(network, held))
     for part in parts:
         part.compile(backend=backend)
     try:

@@ -65,8 +65,13 @@ def _words(denoiser: Denoiser) -> Words:
 def encode(denoiser: Denoiser, token: Token, prompts: Sequence[str]) -> Condition:
     """Conditions for prompts that may hold the token."""
     embedding = token.embedding.to(denoiser.device)
-    with _words(denoiser).reader(token.name, embedding) as read:
-        return encoded_once(prompts, read).to(dtype=denoiser.dtype)
+
+    def again(texts: Sequence[str]) -> Condition:
+        with _words(denoiser).reader(token.name, embedding) as read:
+            return read(texts)
+
+    condition = encoded_once(prompts, again).to(dtype=denoiser.dtype)
+    return denoiser.remembered(condition, prompts, again)
 
 
 def initial(denoiser: Denoiser, words: str) -> Float[Tensor, " e"]:

@@ -186,7 +186,7 @@ def test_keys_of_another_text_encoder_are_left_out_with_a_word(tmp_path, tiny_mo
     assert loaded.fingerprint() == Denoiser.load(tiny_model, lora=lora).fingerprint()
 
 
-def test_layers_of_the_text_encoder_are_used_and_said_not_to_be_attributed(tmp_path, tiny_model):
+def test_layers_of_the_text_encoder_are_used_and_attributed(tmp_path, tiny_model):
     from diffusers import StableDiffusionPipeline
     from peft.utils import get_peft_model_state_dict
 
@@ -195,8 +195,8 @@ def test_layers_of_the_text_encoder_are_used_and_said_not_to_be_attributed(tmp_p
     pipe.text_encoder.add_adapter(peft.LoraConfig(**wanted, init_lora_weights=False))
     unet, words = (get_peft_model_state_dict(part) for part in (pipe.unet, pipe.text_encoder))
     StableDiffusionPipeline.save_lora_weights(tmp_path, unet, words)
-    with pytest.warns(HeadwaterWarning, match="2 layers of the text encoder in it are used, and n"):
-        loaded = Denoiser.load(tiny_model, lora=tmp_path)
+    loaded = Denoiser.load(tiny_model, lora=tmp_path)
+    assert len(loaded.adapters) == 2 * 2 and loaded.adapters.keys() < loaded.layers().keys()
     both = (loaded, Denoiser(pipe))
     ours, theirs = (words_of(each.encode_captions(["a red star"])) for each in both)
     torch.testing.assert_close(ours, theirs)
@@ -230,6 +230,19 @@ def test_a_folder_that_peft_saved(tmp_path, tiny_model, changes):
         ours, theirs = (each.predict(xt, 500, c) for each in (denoiser, exact))
     torch.testing.assert_close(ours, theirs)
     assert denoiser.layers("lora").keys() and denoiser.options["lora"] == [str(tmp_path / "lora")]
+
+
+def test_a_dora_that_peft_saved_is_attributed_with_its_magnitudes(tmp_path, tiny_model):
+    pipe = trained_by_peft(tmp_path / "lora", tiny_model, use_dora=True)
+    denoiser = Denoiser.load(tiny_model, lora=tmp_path / "lora", dtype=torch.float64)
+    layers = denoiser.layers("lora")
+    magnitudes = [name for name in layers if name.endswith(".lora_magnitude_vector.lora")]
+    assert len(layers) == 3 * len(magnitudes) > 0
+    xt, condition = torch.randn(2, 4, 8, 8).double(), denoiser.encode_captions(["a", "b"])
+    errors = layer_errors(denoiser, layers, xt, 499, condition)
+    assert errors.keys() == layers.keys() and max(errors.values()) < 1e-8
+    exact = Denoiser(pipe, dtype=torch.float64).predict(xt, 499, condition)
+    torch.testing.assert_close(denoiser.predict(xt, 499, condition), exact)
 
 
 def test_what_peft_saved_of_something_else(tmp_path, tiny_model):
@@ -328,7 +341,6 @@ def as_it_is(name):
     return name
 
 
-@pytest.mark.filterwarnings("ignore:.*never attributed")
 def test_what_sd_scripts_saved_of_stable_diffusion(tmp_path, tiny_model):
     """The model is the one with the products in its weights, times alpha over rank."""
     pipe = Denoiser.load(tiny_model).pipe
@@ -339,11 +351,10 @@ def test_what_sd_scripts_saved_of_stable_diffusion(tmp_path, tiny_model):
     }
     added = save_by_kohya(file, parts)
     loaded = Denoiser.load(tiny_model, lora=file)
-    assert len(loaded.layers("lora")) == 2 * len(OF_UNET)
+    assert len(loaded.layers("lora")) == 2 * len(OF_UNET + OF_WORDS)
     same(loaded, merged(pipe, added))
 
 
-@pytest.mark.filterwarnings("ignore:.*never attributed")
 def test_what_sd_scripts_saved_of_sdxl(tmp_path):
     """Its blocks by the numbers that Stable Diffusion XL was published with; two encoders."""
     model = sdxl(tmp_path / "sdxl")

@@ -22,7 +22,7 @@ from headwater.features.batch import Batch
 from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
 from headwater.gradients.layers import parameters_of
-from headwater.gradients.parameters import first_match
+from headwater.gradients.parameters import first_match, select
 from headwater.gradients.vjp import TINY, Tape, unit_rms
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import captions_kept, frozen
@@ -119,7 +119,7 @@ def gradient_sums(
 
 
 def layers_of(denoiser: Denoiser, parameters: str | None = None) -> dict[str, nn.Module]:
-    """The layers whose weights are changed.
+    """The network's layers whose weights are changed.
 
     Raises:
         ParameterError: `parameters` matches none.
@@ -128,7 +128,7 @@ def layers_of(denoiser: Denoiser, parameters: str | None = None) -> dict[str, nn
     chosen = parameters or first_match(
         denoiser.network, family.forgotten_parameters, family.parameter_sets
     )
-    return denoiser.layers(chosen)
+    return select(denoiser.network, chosen, family.parameter_sets, family.mixed)
 
 
 # --- forgetting -----------------------------------------------------------------------------------

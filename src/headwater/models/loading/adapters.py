@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headwater.errors import HeadwaterWarning
+from headwater.gradients.layers import parameters_of
+from headwater.gradients.parameters import adapters_of
 from headwater.models.loading.lycoris import is_factor, is_lycoris, load_lycoris
 from headwater.models.loading.weights import Unreadable, require_no_pointers, safetensors_in
 
@@ -256,24 +258,19 @@ def _require_all(
 
 
 def _warn_of_unattributed(parts: Mapping[str, nn.Module], source: str, adapter: str) -> None:
-    encoders = [part for name, part in parts.items() if name != "network"]
-    names = [name for name, _ in _adapter_tensors(encoders, adapter)]
-    layers = {name.partition(".lora_")[0] for name in names}
-    magnitudes = [
-        name
-        for name, _ in _adapter_tensors([parts["network"]], adapter)
-        if ".lora_magnitude_vector" in name
-    ]
-    for count, what in (
-        (len(layers), "layers of the text encoder"),
-        (len(magnitudes), "magnitudes (DoRA)"),
-    ):
-        if count:
-            warnings.warn(
-                f"--lora {source!r}: {count} {what} in it are used, and never attributed",
-                HeadwaterWarning,
-                stacklevel=2,
-            )
+    lost: list[str] = []
+    for name, part in parts.items():
+        tensors = {} if name == "network" else dict(_adapter_tensors([part], adapter))
+        layers = adapters_of(name, part).values()
+        known = {id(parameter) for layer in layers for parameter in parameters_of(layer)}
+        lost += [f"{name}.{key}" for key in tensors if id(part.get_parameter(key)) not in known]
+    if lost:
+        warnings.warn(
+            f"--lora {source!r}: {len(lost)} tensors of text encoders in it are used, and never "
+            f"attributed ({_few(lost)})",
+            HeadwaterWarning,
+            stacklevel=2,
+        )
 
 
 def _adapter_tensors(modules: Iterable[nn.Module], adapter: str) -> Iterator[tuple[str, Tensor]]:

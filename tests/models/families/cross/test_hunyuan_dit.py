@@ -96,8 +96,8 @@ def test_words_are_keys_and_values_of_attention_to_them(denoiser):
     assert set(denoiser.layers()) == {f"blocks.0.attn2.to_{x}" for x in "kv"}
     attention = {name.split(".")[2] for name in denoiser.layers("attention")}
     assert attention == {"attn1", "attn2"}
-    bare = ["text_embedding_padding", "time_extra_emb.pooler.positional_embedding"]
-    assert [each.name for each in left_out(denoiser.network)] == bare
+    pooled = ["time_extra_emb.pooler.positional_embedding"]  # where a batch is the second axis
+    assert [each.name for each in left_out(denoiser.network)] == pooled
 
 
 def test_a_copy_for_the_self_check_has_all_blocks(tmp_path):

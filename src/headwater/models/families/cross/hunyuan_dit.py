@@ -8,6 +8,7 @@ at the model's own size, uncut.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,7 +50,7 @@ class HunyuanDiT(DiffusionTransformer):
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same with each picture's own sizes, if the network reads them."""
-        return Condition({**condition.tensors, **self._sizes(fits, condition)})
+        return replace(condition, tensors={**condition.tensors, **self._sizes(fits, condition)})
 
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[Replacement]:
         """Gates; and what takes a batch of prompts as one, or never calls its layers."""

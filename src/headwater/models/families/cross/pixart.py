@@ -8,6 +8,7 @@ the model's own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -49,7 +50,7 @@ class PixArt(DiffusionTransformer):
 
     def placed(self, condition: Condition, fits: Sequence[Fit]) -> Condition:
         """The same with each picture's own size and shape, if the network reads them."""
-        return Condition({**condition.tensors, **self._sizes(fits, condition)})
+        return replace(condition, tensors={**condition.tensors, **self._sizes(fits, condition)})
 
     def faster(self, network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[Replacement]:
         """Gates, and sizes embedded picture by picture, so that each has a row of its own."""

@@ -10,6 +10,7 @@ model's own size, uncut.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ class Sdxl(Unet):
         """The same with each picture's own sizes."""
         own = condition.tensors["time_ids"]
         ids = torch.tensor([self._time_ids(fit) for fit in fits])
-        return Condition({**condition.tensors, "time_ids": ids.to(own)})
+        return replace(condition, tensors={**condition.tensors, "time_ids": ids.to(own)})
 
     def _encode(self, pipe: Any, texts: list[str]) -> Condition:
         """Both encodings; the empty prompt is zeros where the pipeline says so, as in training."""
