@@ -11,7 +11,7 @@ from support.conditions import words_of
 from support.tiny import tiny_pipeline, tiny_unconditional
 
 from headwater import Denoiser
-from headwater.errors import HeadwaterWarning, ModelError
+from headwater.errors import ModelError
 from headwater.scenes.dataset import pictures
 
 
@@ -41,12 +41,6 @@ def test_captions_are_encoded_as_the_pipeline_does(denoiser):
     torch.testing.assert_close(ours[0], theirs[0])
     torch.testing.assert_close(ours[1], empty[0])
     assert torch.equal(ours[0], ours[2])
-
-
-def test_captions_too_long_are_named_with_the_words_they_lose(denoiser):
-    long = "a red star " * 30 + "beyond"
-    with pytest.warns(HeadwaterWarning, match=r"1 caption\(s\) longer than the \d+ tokens.*red"):
-        denoiser.warn_of_lost_words(["a red star", long])
 
 
 def test_images_of_any_size_are_fitted(denoiser):

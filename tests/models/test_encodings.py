@@ -6,7 +6,8 @@ from support.conditions import words_of
 from support.tiny import tiny_unconditional
 
 from headwater import Denoiser
-from headwater.models.encodings import encode
+from headwater.errors import HeadwaterWarning
+from headwater.models.encodings import encode, warn_of_lost_words
 from headwater.scenes.dataset import pictures
 
 SHOWN = pictures("validation")[:4]
@@ -24,9 +25,9 @@ def counted(denoiser, monkeypatch):
     for what in calls:
         real = getattr(denoiser, f"encode_{what}")
 
-        def encoder(items, real=real, what=what):
+        def encoder(items, *size, real=real, what=what):
             calls[what].append(len(items))
-            return real(items)
+            return real(items, *size)
 
         monkeypatch.setattr(denoiser, f"encode_{what}", encoder)
     return calls
@@ -81,3 +82,9 @@ def test_a_model_without_captions(tmp_path):
     x0, condition = encode(denoiser, IMAGES, [""] * 4, tmp_path / "kept")
     assert condition is None
     torch.testing.assert_close(x0, denoiser.encode_images(IMAGES))
+
+
+def test_captions_too_long_are_named_with_the_words_they_lose(tiny_model):
+    denoiser, long = Denoiser.load(tiny_model, "cpu"), "a red star " * 30 + "beyond"
+    with pytest.warns(HeadwaterWarning, match=r"1 caption\(s\) longer than the \d+ tokens.*red"):
+        warn_of_lost_words(denoiser, ["a red star", long])

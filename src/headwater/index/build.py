@@ -40,7 +40,7 @@ from headwater.index.workers import BuildOptions, Missing, run_as, write_shards
 from headwater.methods import method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.models.encodings import encode
+from headwater.models.encodings import encode, warn_of_lost_words
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS
 from headwater.storage.manifest import (
@@ -160,7 +160,7 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
-    denoiser.warn_of_lost_words(every_caption(data.samples))
+    warn_of_lost_words(denoiser, every_caption(data.samples))
     if denoiser.conditional:
         _speak_of_captions(data, job.note)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]

@@ -75,3 +75,13 @@ def joined(parts: Sequence[Condition]) -> Condition:
     first = parts[0]
     tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in first.tensors}
     return Condition(tensors, tuple(text for part in parts for text in part.texts), first.encode)
+
+
+def encoded_once(
+    texts: Sequence[str], encode: Callable[[Sequence[str]], Condition], batch: int = 64
+) -> Condition:
+    """What `encode` makes of texts, each different one once, so many at a time."""
+    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    rows = list(unique)
+    encoded = joined([encode(rows[i : i + batch]) for i in range(0, len(rows), batch)])
+    return encoded[[unique[text] for text in texts]]

@@ -9,7 +9,6 @@ their family's file (`families/`); this one drives any of them.
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +21,16 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from headwater.errors import HeadwaterWarning, ParameterError
 from headwater.gradients.layers import attributable
 from headwater.gradients.parameters import adapters_of, first_match, select
-from headwater.models.condition import Condition, joined
+from headwater.models.condition import Condition, encoded_once
 from headwater.models.families import family_of
 from headwater.models.fingerprint import Digest
 from headwater.models.fitting import RESIZE, bucket_of, buckets_named, fit_of, fitted
 from headwater.models.loading.hub import place
 from headwater.models.loading.options import READINGS, ModelOptions, normal
 from headwater.models.loading.pipelines import load_pipeline
+from headwater.models.loading.precision import bearable, require_dtype
 from headwater.runtime.memory import usable_device
 
 
@@ -65,7 +64,7 @@ class Denoiser:
         dtype: torch.dtype = torch.float32,
         **options: Unpack[ModelOptions],
     ) -> None:
-        _require_dtype(dtype)
+        require_dtype(dtype)
         self.source, self.options = source, normal(options)
         read = {name: self.options.get(name) for name in READINGS}
         self.family = family_of(pipe, **read)
@@ -80,7 +79,7 @@ class Denoiser:
         self.schedule = self.family.schedule()
         for part in (self.network, *self.family.encoders.values()):
             # diffusers' own `to` warns of casts; attribution needs one type throughout
-            nn.Module.to(part, self.device, _bearable(part, dtype))
+            nn.Module.to(part, self.device, bearable(part, dtype))
         self.words_have_graph = False
         self.adapters: dict[str, nn.Module] = {
             name: layer
@@ -114,7 +113,7 @@ class Denoiser:
             ParameterError: `dtype` is no floating-point type of torch, or scales and adapters are
                 not as many.
         """
-        _require_dtype(dtype)
+        require_dtype(dtype)
         known = normal(options)
         return cls(load_pipeline(model, dtype, known), place(model), device, dtype, **known)
 
@@ -276,18 +275,6 @@ class Denoiser:
         """(words read, words lost) of each prompt that is longer than the text encoder takes."""
         return {} if self.family.words is None else self.family.words.cut(prompts)
 
-    def warn_of_lost_words(self, captions: Sequence[str]) -> None:
-        """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
-        cut = self.cut_prompts(captions)
-        if cut and self.family.words is not None:
-            caption, (_, words) = next(iter(cut.items()))
-            warnings.warn(
-                f"{len(cut)} caption(s) longer than the {self.family.words.token_limit} tokens "
-                f"that the text encoder takes; {caption[:60]!r} lost the words {words[:60]!r}",
-                HeadwaterWarning,
-                stacklevel=2,
-            )
-
     # --- identity --------------------------------------------------------------------------
 
     def fingerprint(self) -> str:
@@ -323,29 +310,3 @@ class Denoiser:
         digest.add("resize", self.options.get("resize", RESIZE))
         if self.buckets:
             digest.add("buckets", self.buckets)
-
-
-def _require_dtype(dtype: Any) -> None:
-    if not isinstance(dtype, torch.dtype):
-        known = isinstance(getattr(torch, str(dtype), None), torch.dtype)
-        mend = f"torch.{dtype}" if known else "torch.float32"
-        raise ParameterError(f"dtype {dtype!r} is a {type(dtype).__name__}: give {mend}")
-    if not dtype.is_floating_point:
-        raise ParameterError(f"dtype {dtype} is no floating-point type: give torch.float32")
-
-
-def _bearable(part: Any, dtype: torch.dtype) -> torch.dtype:
-    """The type, or float32 for an autoencoder whose numbers float16 does not hold (SDXL's)."""
-    config = getattr(part, "config", None)
-    too_large = dtype == torch.float16 and getattr(config, "force_upcast", False)
-    return torch.float32 if too_large else dtype
-
-
-def encoded_once(
-    texts: Sequence[str], encode: Callable[[Sequence[str]], Condition], batch: int = 64
-) -> Condition:
-    """What `encode` makes of texts, each different one once, so many at a time."""
-    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    rows = list(unique)
-    encoded = joined([encode(rows[i : i + batch]) for i in range(0, len(rows), batch)])
-    return encoded[[unique[text] for text in texts]]

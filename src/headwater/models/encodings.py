@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from headwater.errors import HeadwaterWarning
 from headwater.models.condition import Condition, joined
 from headwater.models.denoiser import Denoiser
 from headwater.storage.files import read_tensors, write_tensors
@@ -55,6 +57,19 @@ def encode(
     words = denoiser.family.words
     assert words is not None, "it is conditional"
     return x0.to(denoiser.device), denoiser.remembered(condition, captions, words.encode)
+
+
+def warn_of_lost_words(denoiser: Denoiser, captions: Sequence[str]) -> None:
+    """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
+    cut, words = denoiser.cut_prompts(captions), denoiser.family.words
+    if cut and words is not None:
+        caption, (_, lost) = next(iter(cut.items()))
+        warnings.warn(
+            f"{len(cut)} caption(s) longer than the {words.token_limit} tokens that the text "
+            f"encoder takes; {caption[:60]!r} lost the words {lost[:60]!r}",
+            HeadwaterWarning,
+            stacklevel=2,
+        )
 
 
 def _looked_up(

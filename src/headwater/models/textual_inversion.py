@@ -26,8 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.gradients.vjp import TINY, unit_rms
-from headwater.models.condition import Condition
-from headwater.models.denoiser import Denoiser, encoded_once
+from headwater.models.condition import Condition, encoded_once
+from headwater.models.denoiser import Denoiser
 from headwater.models.families.family import Words
 from headwater.models.patches import frozen
 from headwater.models.sampling import seeded_noise
