@@ -427,7 +427,7 @@ def test_several_adapters_and_their_factors(tmp_path, tiny_model):
     assert plain.fingerprint() != loaded.fingerprint()
     with pytest.raises(ParameterError, match=r"--lora-scale is given 1 time\(s\) and --lora 2"):
         Denoiser.load(tiny_model, lora=[first, second], lora_scale=0.5)
-    with pytest.raises(TypeError, match="'loras' is no option of a model: base, clip_skip"):
+    with pytest.raises(TypeError, match="'loras' is no option of a model: base, buckets"):
         Denoiser.load(tiny_model, loras=[first])
 
 

@@ -1,8 +1,8 @@
 """Single files, as trainers and galleries hold them: a whole pipeline's weights, or a network's.
 
-What such a file does not say (configurations, tokenizers) is in a folder, --base, or on the hub. A
-library leaves what a file lacks without numbers, and drops what it has no place for; both are
-refused.
+What such a file does not say (configurations, tokenizers) is in a folder, --base, bundled, or on
+the hub. A library leaves what a file lacks without numbers, and drops what it has no place for;
+both are refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from headwater.errors import first_line
+from headwater.models.loading.bundled import bundled
 from headwater.models.loading.folders import (
     NETWORKS,
     absent,
@@ -59,7 +60,7 @@ def pipeline_of_file(file: Path, base: str | None, dtype: torch.dtype) -> Any:
     Args:
         base: of a whole pipeline's file the folder or hub name of one of the same kind, for its
             configurations and tokenizers (None for the one that diffusers knows for such a file,
-            which is on the hub); of a network's file the pipeline around it.
+            which is bundled or on the hub); of a network's file the pipeline around it.
         dtype: of the weights.
 
     Raises:
@@ -108,6 +109,9 @@ def description_of(tensors: Tensors, base: str | None) -> Path:
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
 
     name = fetch_diffusers_config(tensors)["pretrained_model_name_or_path"]
+    own = bundled(name, tensors)
+    if own is not None:
+        return own
     try:
         return from_hub(name, *_DESCRIPTION)
     except Unreadable as reason:
