@@ -10,6 +10,7 @@ after the other. Of a parameter that stands in no layer (`bare.py`) it is its co
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from threading import get_ident
 from typing import Any
 
@@ -42,7 +43,7 @@ class Tape:
         self._handles: list[RemovableHandle] = []
         self._thread = get_ident()
         self._seen: list[tuple[str, Tensor | Use, GradientEdge]] = []
-        self._watches: list[Watch] = []
+        self._watches: list[AbstractContextManager[object]] = []
 
     def __enter__(self) -> Tape:
         self._thread = get_ident()  # others may use the network meanwhile, under their own tapes
@@ -91,7 +92,8 @@ class Tape:
 
         def begin(*_: object) -> None:
             if get_ident() == self._thread:
-                self._watches.append(Watch(layer, record))
+                graph = torch.is_grad_enabled()
+                self._watches.append(Watch(layer, record) if graph else nullcontext())
                 self._watches[-1].__enter__()
 
         def end(*_: object) -> None:
