@@ -28,7 +28,11 @@ def import_rows(
     caption_column: CaptionColumn = None,
     limit: Limit = None,
 ) -> None:
-    """Make an index of rows that the published Concept-TRAK code wrote (train_grad-*.npy)."""
+    """Rows of the published Concept-TRAK code, as an index.
+
+    They stay as they are, train_grad-0.npy and on; beside them lies what makes them an index, which
+    `headwater concept --feature` asks.
+    """
     from headwater.index.published import import_rows
 
     images = images_of(data, split, image_column, caption_column, limit)

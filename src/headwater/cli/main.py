@@ -147,9 +147,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-app.command("import")(import_rows)
 for command in (demo, why, inspect, index, concept, image, preference, methods, info):
     app.command()(command)
+app.command("import")(import_rows)
 app.add_typer(evaluate, name="evaluate")
 
 
