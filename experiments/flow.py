@@ -51,8 +51,8 @@ CONFIG = ModelConfig(
 )
 # Set -> what `--parameters` is for each model. Words: keys and values of what is read.
 SETS: dict[str, dict[str, str]] = {
-    "words": {"flow": "words", "unet": "attn2-kv"},
-    "attention": {"flow": "attention", "unet": "attn"},
+    "words": {"flow": "words", "unet": "words"},
+    "attention": {"flow": "attention", "unet": "attention"},
     "image": {"flow": r"\.attn\.to_", "unet": r"\.attn1\."},
     "all": {"flow": "all", "unet": "all"},
 }
