@@ -24,9 +24,9 @@ def counted(denoiser, monkeypatch):
     for what in calls:
         real = getattr(denoiser, f"encode_{what}")
 
-        def encoder(items, real=real, what=what):
+        def encoder(items, *size, real=real, what=what):
             calls[what].append(len(items))
-            return real(items)
+            return real(items, *size)
 
         monkeypatch.setattr(denoiser, f"encode_{what}", encoder)
     return calls
