@@ -95,8 +95,7 @@ def _placed(source: str) -> str:
 def _sides(resolution: int | str | Sequence[int]) -> int | list[int]:
     """Of 512, "512", "512x768" or (512, 768): height and width; one number where both are that."""
     try:
-        text = isinstance(resolution, str)
-        sides = resolution.split("x") if text else several(resolution)  # pyright: ignore
+        sides = resolution.split("x") if isinstance(resolution, str) else several(resolution)
         height, *rest = map(int, sides)
         (width,) = rest or [height]
     except ValueError:

@@ -31,10 +31,11 @@ def layers_skipped(pipe: Any, reading: Reading, usual: int) -> int:
     if layer is None:
         return 0
     encoders: list[Any] = list(text_encoders(pipe).values())
-    counts = [encoder.config.num_hidden_layers for encoder in encoders]
-    reads = signature(pipe.encode_prompt).parameters if counts else {}
-    if "clip_skip" not in reads:
+    of_clip = [encoder for encoder in encoders if type(encoder).__name__.startswith("CLIPText")]
+    reads = signature(pipe.encode_prompt).parameters if encoders else {}
+    if of_clip != encoders or "clip_skip" not in reads:
         raise reading.refused(pipe, "clip_skip")
+    counts = [encoder.config.num_hidden_layers for encoder in encoders]
     if not usual <= layer <= min(counts):
         raise ModelError(
             f"--clip-skip {layer}: {type(pipe).__name__} takes {usual}, as it is read anyway, up "
