@@ -225,6 +225,11 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
             **describe_method(method, index),
             **{f"found, {kind}": interval(each) for kind, each in found.items()},
         })  # fmt: skip
+    for method, index in indexes.items():
+        if method.name == "gradient-dot":
+            norms = torch.cat([block.float().norm(dim=1) for block in index.blocks()]).numpy()
+            found = float(taught[np.argsort(-norms)[:HIDDEN]].mean())
+            rows.append({"method": "its rows' norms, no question", "found, image": found})
     notes = [
         f"found: the share of the {HIDDEN} pictures that are among the {HIDDEN} highest of "
         f"{len(data):,}; mean over {len(PROMPTS)} prompts of other combinations; "
