@@ -15,7 +15,7 @@ from support.tiny import as_calls
 
 import headwater
 from headwater.attribution.kernel import Kernel, spectrum
-from headwater.evaluation.retraining.config import shapes_first
+from headwater.evaluation.retraining.weights import shapes_first
 from headwater.index.config import extractor
 from headwater.models.sampling import seeded_noise
 from headwater.queries.words.prompts import without
@@ -40,7 +40,7 @@ def weights(session):
 
 
 def weight(denoiser, t):
-    return shapes_first(denoiser.schedule.alpha_bar[t : t + 1]).item()
+    return shapes_first(denoiser.schedule)[t].item()
 
 
 def denoising_gradient(session, rows, draws):

@@ -171,24 +171,24 @@ GRADIENT = {
 
 @pytest.mark.parametrize("method", GRADIENT.values())
 def test_a_row_does_not_depend_on_its_batch(tiny_model, method):
-    """Batches of 1, 3 and 8 and a shuffled order give the same rows, to 1e-4."""
+    """Batches of 1, 2 and 5 and a shuffled order give the same rows, to 1e-4."""
     denoiser = Denoiser.load(tiny_model)
-    machine = extractor(denoiser, plan(denoiser, method=method, timesteps=4, dim=256))
-    shown = pictures("validation")[:8]
+    machine = extractor(denoiser, plan(denoiser, method=method, timesteps=2, dim=256))
+    shown = pictures("validation")[:5]
     ids, captions = [p.id for p in shown], [p.caption for p in shown]
     x0 = denoiser.encode_images([p.draw() for p in shown])
     condition = denoiser.encode_captions(captions)
 
     def rows(order, size):
-        parts = [order[i : i + size] for i in range(0, 8, size)]
+        parts = [order[i : i + size] for i in range(0, 5, size)]
         found = torch.cat([
             machine.train_rows(Batch(x0[p], condition[p], [ids[i] for i in p])).features
             for p in parts
         ])  # fmt: skip
         return found[torch.tensor(order).argsort()]
 
-    together = rows(list(range(8)), 8)
-    for order, batch in ((list(range(8)), 1), (list(range(8)), 3), ([5, 2, 7, 0, 1, 6, 3, 4], 3)):
+    together = rows(list(range(5)), 5)
+    for order, batch in ((list(range(5)), 1), ([3, 2, 0, 4, 1], 2)):
         error = (rows(order, batch) - together).norm(dim=1) / together.norm(dim=1)
         assert error.max() <= 1e-4, (order, batch)
 
@@ -222,7 +222,7 @@ def test_half_precision_stays_near_float64(denoiser, tiny_model, delta, dtype, e
     """Per probe, over seven orders of magnitude of the input, with no loss scale anywhere."""
     half = Denoiser.load(tiny_model, dtype=dtype)
     train = Side("noising", delta)
-    for magnitude in (1e-4, 1, 1e3):
+    for magnitude in (1e-4, 1e3):
         x0 = magnitude * torch.randn(2, *denoiser.latent_shape)
         rows = []
         for each in (denoiser, half):
@@ -269,11 +269,10 @@ def test_keys_and_values_are_projected_once_for_a_caption(denoiser):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it
-@pytest.mark.parametrize("delta", ["dps", "dsm"])
-def test_compiled_parts_give_the_same_rows(tiny_model, delta):
+def test_compiled_parts_give_the_same_rows(tiny_model):
     """Without the C++ compiler: what is captured, and twice backward, is the same."""
     denoiser = Denoiser.load(tiny_model)
-    machine = unprojected(denoiser, (99, 999), "probe", Side("noising", delta))
+    machine = unprojected(denoiser, (99, 999), "probe", Side("noising", "dps"))
     x0, condition = torch.randn(2, *denoiser.latent_shape), denoiser.encode_captions(CAPTIONS[:2])
     eager = machine.train_rows(Batch(x0, condition, ["a", "b"])).features
     layers = list(machine.layers.values())

@@ -219,6 +219,6 @@ def test_a_model_that_reads_no_prompts(tiny_images, tmp_path):
         "layers_per_block": 1,
     }
     unet |= {"down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]}
-    path.write_text(json.dumps({"base": "", "unet": unet, "phases": [{"steps": 1}]}))
+    path.write_text(json.dumps({"base": "", "network": unet, "phases": [{"steps": 1}]}))
     result = headwater(*command(path, tiny_images, "scenes", tmp_path / "out"))
     assert result.code == 2 and "the configuration's model reads no prompts" in result.err

@@ -177,7 +177,7 @@ def test_what_cannot_be_studied(config, tiny_images, tmp_path, options, said):
 
 def test_a_model_without_prompts_has_no_concepts(tiny_images, truth, tmp_path):
     config, out = tmp_path / "model.json", tmp_path / "out"
-    config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
+    config.write_text(json.dumps({"base": "", "network": PIXELS, "phases": [{"steps": 1}]}))
     command = ["evaluate", "concept-lds", config, tiny_images, truth, out, *MANY]
     result = headwater(*command, "--held-out", 12, "--methods", "concept-trak")
     assert_refused(result, "the configuration's model reads no prompts")
@@ -185,7 +185,7 @@ def test_a_model_without_prompts_has_no_concepts(tiny_images, truth, tmp_path):
 
 def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, tmp_path):
     config, out = tmp_path / "model.json", tmp_path / "out"
-    config.write_text(json.dumps({"base": "", "unet": PIXELS, "phases": [{"steps": 1}]}))
+    config.write_text(json.dumps({"base": "", "network": PIXELS, "phases": [{"steps": 1}]}))
     command = ["evaluate", "lds", config, tiny_images, out, *MANY, "--methods", "trak,random"]
     refused = headwater(*command, "--parameters", "attn2")
     assert_refused(refused, "--parameters 'attn2' matches no layer")

@@ -20,6 +20,7 @@ def test_configurations_are_files(tmp_path):
         "[]": "list indices must be integers",
         '{"phases": []}': "phases is empty",
         '{"phases": [{"steps": 1}], "colour": 1}': "colour",
+        '{"phases": [{"steps": 1}], "unet": {}}': "what was `unet` is called `network`",
         '{"phases": [{"step": 1}]}': "step",
         '{"phases": [{"steps": 1}], "text_encoder": "new"}': "text_encoder is 'new'",
         '{"phases": [{"steps": 1}], "base": "", "text_encoder": "continue"}': "there is no text",

@@ -108,6 +108,8 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
+        if "unet" in facts:
+            raise ValueError("what was `unet` is called `network`")
         phases = tuple(Phase(**each) for each in facts["phases"])
         return ModelConfig(**{**facts, "phases": phases})
     except KeyError as error:
