@@ -131,11 +131,11 @@ def test_proponents_raise_a_concept_and_opponents_lower_it(session):
     effects = []
     for word in ("star", "hatched", "red", "wavy", "neon", "blue"):
         measure = concept_measure(session, word)
-        answer = session.attribute(headwater.Concept(word, concept=word))
+        answer = session.attribute(headwater.Concept(word, concept=word, draws=16))
         chance = random.Random(word).sample(range(len(session.index)), 20)
         chosen = ([e.row for e in answer.top(20)], chance, [e.row for e in answer.bottom(20)])
         effects.append([
-            after_step(session, denoising_gradient(session, rows, draws=2), measure)
+            after_step(session, denoising_gradient(session, rows, draws=1), measure)
             for rows in chosen
         ])  # fmt: skip
     top, chance, bottom = np.mean(effects, 0)

@@ -565,8 +565,8 @@ def encoded(encoding: str, *args: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, env=env)
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_an_answer_on_a_stdout_that_cannot_hold_it(asked, tmp_path, encoding):
+def test_an_answer_on_a_stdout_that_cannot_hold_it(asked, tmp_path):
+    encoding = "cp1252"  # of a terminal of Windows
     prompt = "a red star \N{BLACK STAR}"
     ask = ["concept", asked.index, prompt, "--concept", "star", "--context", "bare", "--draws", 2]
     table = encoded(encoding, *ask, "--out", tmp_path / "table")

@@ -23,7 +23,7 @@ TWO = Executor(jobs=2)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("engine") / "images", 150)  # three shards
+    return tiny_folder(tmp_path_factory.mktemp("engine") / "images", 110)  # three shards
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_workers_of_the_command_write_the_same_index(tmp_path, tiny_model, image
     made = shell("index", tiny_model, images, out, *options)
     assert made.code == 0, made.err
     assert engine == "ray" or REMARKS.fullmatch(made.err)  # of itself Ray may say something
-    assert made.out == f"150 rows of 64 features in {out}\n"
+    assert made.out == f"110 rows of 64 features in {out}\n"
     assert files(out) == files(alone)
 
 
