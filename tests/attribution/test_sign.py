@@ -135,7 +135,7 @@ def test_proponents_raise_a_concept_and_opponents_lower_it(session):
         chance = random.Random(word).sample(range(len(session.index)), 20)
         chosen = ([e.row for e in answer.top(20)], chance, [e.row for e in answer.bottom(20)])
         effects.append([
-            after_step(session, denoising_gradient(session, rows, draws=1), measure)
+            after_step(session, denoising_gradient(session, rows, draws=2), measure)
             for rows in chosen
         ])  # fmt: skip
     top, chance, bottom = np.mean(effects, 0)
