@@ -18,6 +18,7 @@ from headwater import (
     load_dataset,
 )
 from headwater.features import extractor as extractor_module
+from headwater.features import gradcheck
 from headwater.features.gradcheck import self_check
 from headwater.gradients.layers import parameters_of
 from headwater.gradients.vjp import Tape
@@ -93,7 +94,7 @@ def test_rows_are_those_of_autograd_through_encoder_and_network(exact):
                 assert own == [None] and ".layers.1." in name
 
 
-def test_the_self_check_sees_them_and_leaves_the_encoders_as_they_were(denoiser):
+def test_the_self_check_sees_them_and_leaves_the_encoders_as_they_were(denoiser, monkeypatch):
     own = denoiser.with_graph_of_words()
     x0, before = torch.randn(2, *own.latent_shape), own.fingerprint()
     said = self_check(own, own.layers(), x0, own.encode_captions(TEXTS[:2]))
@@ -101,6 +102,9 @@ def test_the_self_check_sees_them_and_leaves_the_encoders_as_they_were(denoiser)
     assert next(own.pipe.text_encoder.parameters()).dtype == torch.float32
     own._fingerprint = None
     assert own.fingerprint() == before
+    monkeypatch.setattr(gradcheck, "LARGE", 0)
+    said = self_check(own, own.layers(), x0, own.encode_captions(TEXTS[:2]))
+    assert said.endswith(f"; {len(own.adapters)} layers of large text encoders are not checked")
 
 
 def test_conditions_remember_their_texts_where_a_graph_is_wanted(denoiser, tmp_path):
