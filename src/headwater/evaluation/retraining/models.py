@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ class EncodedData:
         """All captions, picture by picture, and the empty one at last."""
         return [*itertools.chain.from_iterable(self.captions or ()), ""]
 
-    @property
+    @cached_property  # each step of a training asks
     def counts(self) -> Int[Tensor, " n"]:
         """How many captions each picture has; one where none are read."""
         if self.captions is None:
