@@ -54,7 +54,7 @@ def _written(name: str) -> Path:
     folder = Path(mkdtemp(prefix="headwater-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     file, _, tokenizers = _BUNDLED[name]
-    for path, content in json.loads((_FILES / file).read_text()).items():
+    for path, content in json.loads((_FILES / file).read_text("utf-8")).items():
         _write(folder / path, json.dumps(content))
     merges = gzip.decompress((_FILES / "clip_merges.txt.gz").read_bytes()).decode()
     for part, padding in tokenizers.items():
