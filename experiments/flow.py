@@ -1,12 +1,12 @@
 """A flow transformer of the scenes: are concepts' pictures found as by the bundled UNet?
 
-A transformer of Stable Diffusion 3's kind (3.6 million parameters, straight paths, words and
+A transformer of Stable Diffusion 3's kind (3.5 million parameters, straight paths, words and
 picture attending to each other) is trained on the bundled model's 2,000 pictures, around the
 bundled autoencoder and text encoder, which stay as they are. It and the bundled UNet (2.7 million)
 are asked for the 30 concepts by Concept-TRAK, over gradients of several sets of parameters.
 
     export OMP_NUM_THREADS=1
-    python experiments/flow.py learn                       train it (a GPU: 5 minutes)
+    python experiments/flow.py learn                       train it (for a GPU)
     python experiments/flow.py ask --model flow|unet --parameters words|attention|image|all
     python experiments/flow.py tables                      of all that was asked, one table
 

@@ -6,8 +6,8 @@ scenes of an object that it never saw, as people train one on a character. The 2
 parameters alone, what taught it whole pictures of the object and the object as a concept.
 
     export OMP_NUM_THREADS=1
-    python experiments/lora.py learn [--seed 0]        train adapters, draw what they make
-    python experiments/lora.py tables [--seed 0] [--scale 1.0] [--noise 1]   index, ask, count
+    python experiments/lora.py learn [--seed 0]     train adapters, draw what they make
+    python experiments/lora.py tables [--seed 0] [--scale 1.0] [--noise 1]     index, ask, count
 
 Adapters know their pictures by heart, and the loss of what one knows has no gradient. With
 `--scale` below 1 gradients are taken of the adapters at a part of their strength, where they still
@@ -225,11 +225,11 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
             **describe_method(method, index),
             **{f"found, {kind}": interval(each) for kind, each in found.items()},
         })  # fmt: skip
-    for method, index in indexes.items():
-        if method.name == "gradient-dot":
-            norms = torch.cat([block.float().norm(dim=1) for block in index.blocks()]).numpy()
-            found = float(taught[np.argsort(-norms)[:HIDDEN]].mean())
-            rows.append({"method": "its rows' norms, no question", "found, image": found})
+    dots = [index for method, index in indexes.items() if method.name == "gradient-dot"]
+    for index in dots:  # what is found by no question
+        norms = torch.cat([block.float().norm(dim=1) for block in index.blocks()]).numpy()
+        found = float(taught[np.argsort(-norms)[:HIDDEN]].mean())
+        rows.append({"method": "its rows' norms, no question", "found, image": found})
     notes = [
         f"found: the share of the {HIDDEN} pictures that are among the {HIDDEN} highest of "
         f"{len(data):,}; mean over {len(PROMPTS)} prompts of other combinations; "
