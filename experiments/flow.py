@@ -121,14 +121,18 @@ def asked(given: Any) -> None:
     model = Denoiser.load(places()[given.model], given.device)
     folder = OUT / f"{given.model}-{given.parameters}"
     indexes = build_indexes(model, data, OUT / "indexes" / folder.name, METHODS, parameters=name)
-    evaluate(
+    numbers = sum(map(size, model.layers(name).values()))
+    _, written = evaluate(
         Evaluation("retrieval"),
         indexes,
         read_truths("scenes", data.samples),
         QuestionOptions(given.draws, guidance=3.0),
         folder,
-        about(given, numbers=sum(map(size, model.layers(name).values()))),
+        about(given, numbers=numbers),
     )
+    # what `tables` reads: results.json holds places of this machine
+    kept = {"numbers": numbers, "values": written["values"]}
+    (folder / "values.json").write_text(json.dumps(kept) + "\n")
     print((folder / "table.md").read_text())
 
 
@@ -137,7 +141,7 @@ def tables(given: Any) -> None:
     rows = []
     for model in places():
         for chosen in SETS:
-            file = OUT / f"{model}-{chosen}" / "results.json"
+            file = OUT / f"{model}-{chosen}" / "values.json"
             if file.exists():
                 rows += rows_of(model, chosen, json.loads(file.read_text()))
     rates = json.loads((OUT / "rates.json").read_text())
@@ -160,7 +164,7 @@ def rows_of(model: str, chosen: str, result: Mapping[str, Any]) -> list[dict[str
             "model": model,
             "set": chosen,
             "parameters": SETS[chosen][model],
-            "numbers": f"{result['settings']['numbers']:,}",
+            "numbers": f"{result['numbers']:,}",
             "method": method,
             **{each: interval(values[each]) for each in names},
         }
