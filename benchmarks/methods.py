@@ -34,7 +34,8 @@ from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import isolation, precision_at
 from headwater.evaluation.retraining.clip import train_clip
 from headwater.index.rows import Source, shard_rows
-from headwater.methods import METHODS, Method
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS
 from headwater.models.clip import Clip
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image

@@ -37,7 +37,7 @@ from headwater.evaluation.retraining.models import (
     encode_data,
     train,
 )
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 from headwater.queries.image import Image
 from headwater.queries.local_concept import whole_picture
 from headwater.scenes.dataset import Picture, describe, pictures

@@ -56,7 +56,8 @@ from headwater.evaluation.studies.subset_plan import (
     lds_rows,
 )
 from headwater.index.index import Index
-from headwater.methods import METHODS, Method
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS
 from headwater.models.sampling import draw
 from headwater.queries.image import Image
 

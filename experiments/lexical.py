@@ -27,7 +27,7 @@ from headwater.evaluation.retraining.clip import scene_captions
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.evaluation.studies.retrieval import Evaluation, evaluate
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 from headwater.report.export import slug
 
 FALSE = 0.2  # of all captions

@@ -7,8 +7,8 @@ from __future__ import annotations
 from typing import Any
 
 from headwater.features.spec import Side
-from headwater.methods import METHODS as ALL
-from headwater.methods import Method
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS as ALL
 
 # Train sides, all without normalising, with each concept query; `ROWS` are of the methods' table.
 TRAINS = {

@@ -13,7 +13,7 @@ from headwater.errors import ModelError
 from headwater.evaluation.retraining.models import encode_data, train
 from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.trainer import FitOptions, fit
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 from headwater.models.sampling import draw
 from headwater.queries.image import Image
 from headwater.runtime.batch_size import BatchSize

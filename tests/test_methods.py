@@ -29,7 +29,8 @@ from headwater.features.guidance import DELTAS
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection
-from headwater.methods import METHODS, QUESTIONS, Method
+from headwater.methods.row import QUESTIONS, Method
+from headwater.methods.table import METHODS
 from headwater.models.sampling import seeded_noise
 from headwater.queries.concept import CONCEPT_DELTAS
 from headwater.queries.image import Image

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headwater.index.build import build_index
     from headwater.index.index import Index
     from headwater.index.published import import_rows
-    from headwater.methods import METHODS
+    from headwater.methods.table import METHODS
     from headwater.models.denoiser import Denoiser
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature

@@ -13,7 +13,7 @@ from support.command_line import PROMPT, assert_refused, files, headwater
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_clip import tiny_clip
 
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 
 SMALL = ["--timesteps", 1, "--dim", 32, "--parameters", "attn2-kv"]
 

@@ -13,7 +13,7 @@ from headwater.features.objectives import concept_objectives
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.index.config import extractor, plan
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 from headwater.models.condition import Condition
 from headwater.models.patches import compiled
 from headwater.models.sampling import seeded_noise

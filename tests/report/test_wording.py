@@ -7,7 +7,8 @@ from support.brute_force import kernel_of, made
 from support.report import ParsedPage, answer, entry, report
 
 from headwater.attribution.scores import RULES
-from headwater.methods import METHODS, measure
+from headwater.methods.choice import measure
+from headwater.methods.table import METHODS
 from headwater.report.wording import WORDING
 
 

@@ -22,7 +22,8 @@ from headwater.attribution.scorers.table import SCORERS
 from headwater.attribution.scores import Scored, inverts_kernel
 from headwater.errors import HeadwaterWarning, NonFiniteError, QueryError
 from headwater.features.spec import DRAWS
-from headwater.methods import Method, choose
+from headwater.methods.choice import choose
+from headwater.methods.row import Method
 from headwater.queries.query import Question
 
 DAMPING = 0.1

@@ -7,7 +7,7 @@ from typing import Any
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scores import inverts_kernel
-from headwater.methods import Method
+from headwater.methods.row import Method
 
 
 def provenance(

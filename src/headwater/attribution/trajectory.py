@@ -20,7 +20,7 @@ from headwater.attribution.attributor import Options, attribute, require_questio
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.errors import QueryError, first_line
-from headwater.methods import choose
+from headwater.methods.choice import choose
 from headwater.queries.image import Image
 
 # Pictures -> for each feature, by name, its probability in each picture.

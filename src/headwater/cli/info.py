@@ -86,7 +86,7 @@ def _repeats(index: Path, manifest: Manifest) -> dict[str, str]:
 def _recipe(manifest: Manifest) -> dict[str, Any]:
     """What the rows were made of, and what they serve."""
     from headwater.features.spec import Side
-    from headwater.methods import served_by
+    from headwater.methods.choice import served_by
 
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
     side = Side(recipe["train_path"], recipe["train_delta"])

@@ -134,7 +134,7 @@ def demo(
 def methods(as_json: Json = False) -> None:
     """The table of methods: what each takes, and what it costs."""
     from headwater.cli.tables import methods_table
-    from headwater.methods import METHODS
+    from headwater.methods.table import METHODS
 
     rows = [method.facts() for method in METHODS.values()]
     print(json_line(rows) if as_json else methods_table(rows))

@@ -153,7 +153,7 @@ def _print(answer: Mapping[str, Any], tables: Sequence[str], output: Output) -> 
 def _save_token(session: Session, attribution: Attribution, folder: Path) -> None:
     """Beside the answer, the token that was learned for it, if one was."""
     from headwater.attribution.scorers.gradient import setting_of
-    from headwater.methods import method_named
+    from headwater.methods.choice import method_named
     from headwater.models.textual_inversion import save_token
     from headwater.queries.local_concept import Local
 

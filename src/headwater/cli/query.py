@@ -247,7 +247,7 @@ def _of_words(given: Mapping[str, Any]) -> dict[str, bool]:
 
 def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     """Refuse what is of trajectories, where words are compared with pictures and that is all."""
-    from headwater.methods import choose
+    from headwater.methods.choice import choose
 
     index = session.index
     method = choose(given["method"], index.recipe.method, index.methods(), "concept")

@@ -106,7 +106,7 @@ def _sure(attribution: Attribution) -> list[str]:
 
 def _remarks(attribution: Attribution) -> list[str]:
     """What else a reader must know, sentence by sentence."""
-    from headwater.methods import measure
+    from headwater.methods.choice import measure
     from headwater.report.export import remarks
 
     square = "The scores are squares: how strong an influence is, not which way."
@@ -147,7 +147,7 @@ def _padded(text: str, width: int) -> str:
 
 def methods_table(rows: Sequence[dict[str, Any]]) -> str:
     """The table of methods in 80 columns; under each what it asks of questions, and its paper."""
-    from headwater.methods import QUESTIONS
+    from headwater.methods.row import QUESTIONS
 
     lines = [_heading(_method_line("method, questions", "guidance", "norm", "rule", "passes*"))]
     for row in rows:

@@ -37,7 +37,7 @@ from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
 from headwater.index.samples import RowSamples, data_facts, write_samples
 from headwater.index.workers import BuildOptions, Missing, run_as, write_shards
-from headwater.methods import method_named
+from headwater.methods.choice import method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode, warn_of_lost_words

@@ -24,7 +24,8 @@ from headwater.features.loss_weights import loss_weights, require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection, require_dim
-from headwater.methods import Method, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 

@@ -23,7 +23,7 @@ from headwater.errors import (
 )
 from headwater.index.config import FEATURES_VERSION, UNKNOWN, Recipe
 from headwater.index.samples import RowSamples, read_samples
-from headwater.methods import method_named, served_by
+from headwater.methods.choice import method_named, served_by
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.storage.manifest import (

@@ -24,7 +24,9 @@ from headwater.features.spec import Side
 from headwater.index.config import UNKNOWN, Recipe
 from headwater.index.index import Index
 from headwater.index.samples import RowSamples, data_facts, write_samples
-from headwater.methods import METHODS, Method, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS
 from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.files import checksum_of
 from headwater.storage.manifest import Manifest, Shard

@@ -125,7 +125,7 @@ class Question:
     """What can be asked; the base of every kind of question.
 
     Attributes:
-        kind: a key of `methods.QUESTIONS`.
+        kind: a key of `methods.row.QUESTIONS`.
         title: what is asked for, in a word or two.
         prompt: the prompt that the user has in mind; "" for none.
         seed: of the picture that is shown, and of the draws.

@@ -21,7 +21,7 @@ from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution, Ranked
 from headwater.errors import StoreError
-from headwater.methods import measure, method_named
+from headwater.methods.choice import measure, method_named
 from headwater.report.contact_sheet import contact_sheet
 from headwater.report.export import (
     PER_QUESTION,

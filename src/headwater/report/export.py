@@ -23,7 +23,7 @@ from headwater.attribution.result import Attribution, Ranked
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
-from headwater.methods import measure
+from headwater.methods.choice import measure
 from headwater.report.contact_sheet import Entry, contact_sheet
 from headwater.report.figures import draw_figures
 from headwater.report.html import Answer, html_report

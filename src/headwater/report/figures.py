@@ -7,7 +7,7 @@ from PIL import ImageChops, ImageFilter
 
 from headwater.attribution.resources import Resources
 from headwater.data.images import flatten, scale
-from headwater.methods import method_named
+from headwater.methods.choice import method_named
 from headwater.queries.feature import Feature
 from headwater.queries.query import Question
 from headwater.report.contact_sheet import ACCENT

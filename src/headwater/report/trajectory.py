@@ -18,7 +18,7 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import Judge, aims, likelihoods, overlaps
 from headwater.errors import StoreError
-from headwater.methods import measure
+from headwater.methods.choice import measure
 from headwater.queries.image import Image
 from headwater.report.charts import curves
 from headwater.report.contact_sheet import Entry, columns_sheet

@@ -20,7 +20,8 @@ from headwater.errors import HeadwaterWarning, MethodError
 from headwater.features.objectives import Objective
 from headwater.features.probes import generation
 from headwater.features.spec import Side
-from headwater.methods import METHODS, OWN, QUESTIONS, Method
+from headwater.methods.row import OWN, QUESTIONS, Method
+from headwater.methods.table import METHODS
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.query import Description, Drawer, Question
 from headwater.queries.reward import Reward, Scorer

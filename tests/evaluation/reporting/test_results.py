@@ -11,7 +11,7 @@ from headwater.errors import HeadwaterError, StoreError
 from headwater.evaluation.metrics.intervals import Interval, interval
 from headwater.evaluation.reporting.plots import Labels, plot_bars, plot_curves, plot_points
 from headwater.evaluation.reporting.results import cell, circumstances, markdown, write_results
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 
 ROWS = [
     {"method": "trak", "asked": "image", "precision@10": Interval(0.853, 0.8191, 0.8815, 30)},

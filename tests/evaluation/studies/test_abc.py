@@ -19,7 +19,7 @@ from headwater.evaluation.studies.abc import (
 )
 from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.index.build import build_index
-from headwater.methods import method_named
+from headwater.methods.choice import method_named
 from headwater.models.textual_inversion import Token, save_token
 from headwater.queries.image import Image
 

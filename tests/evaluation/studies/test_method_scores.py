@@ -21,7 +21,7 @@ from headwater.evaluation.studies.method_scores import (
     sweep_dampings,
 )
 from headwater.index.build import build_index
-from headwater.methods import METHODS
+from headwater.methods.table import METHODS
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 

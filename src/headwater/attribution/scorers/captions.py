@@ -26,7 +26,7 @@ from headwater.attribution.scorers.scoring import (
 from headwater.data.training_set import Sample, every_caption
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
 from headwater.queries.words.prompts import contains

@@ -10,7 +10,7 @@ from headwater.attribution.scorers.scoring import (
     score_rows,
 )
 from headwater.errors import QueryError
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.feature import Feature
 from headwater.queries.query import Description
 

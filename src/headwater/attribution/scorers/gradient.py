@@ -17,7 +17,7 @@ from headwater.attribution.scorers.scoring import (
 from headwater.attribution.scores import Scored
 from headwater.features.extractor import Extractor
 from headwater.features.spec import MOST_DRAWS
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.draws import DrawnRows, draw_rows
 from headwater.queries.feature import Feature
 from headwater.queries.query import Drawer, Question, Setting

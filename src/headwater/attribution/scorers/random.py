@@ -5,7 +5,7 @@ from __future__ import annotations
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.models.sampling import seeded_noise
 from headwater.queries.image import Image
 from headwater.queries.local_concept import Local

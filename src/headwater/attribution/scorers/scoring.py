@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scores import RULES, Scored, mean_over_checkpoints
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.query import Description, Question
 
 

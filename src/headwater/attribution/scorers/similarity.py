@@ -5,7 +5,7 @@ from __future__ import annotations
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, score_rows
 from headwater.errors import MethodError
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.query import Description, Question

@@ -1,4 +1,4 @@
-"""The scorers, by the name that a row of `methods.METHODS` gives."""
+"""The scorers, by the name that a row of `methods.table.METHODS` gives."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
 from headwater.features.batch import Batch, in_order, training_batches
 from headwater.features.spec import DRAWS
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import sample
 from headwater.models.schedule import evenly_spaced

@@ -25,7 +25,8 @@ from headwater.evaluation.studies.method_indexes import (
     require_askable,
 )
 from headwater.evaluation.studies.method_scores import QuestionOptions, require_named
-from headwater.methods import METHODS, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.table import METHODS
 from headwater.models.clip import Clip
 from headwater.report.export import slug
 from headwater.runtime.executor import THIS_PROCESS, Executor

@@ -50,7 +50,7 @@ from headwater.evaluation.studies.lds import NO_PROMPTS
 from headwater.evaluation.studies.method_indexes import build_indexes, gradient_methods
 from headwater.evaluation.studies.method_scores import score_concepts
 from headwater.index.index import Index
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
 
 # What was measured of the models of one concept, means over seeds: name -> values.

@@ -40,7 +40,7 @@ from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.metrics.retrieval import capped_recall_at
 from headwater.evaluation.studies.method_indexes import asks_by_captions
 from headwater.evaluation.studies.method_scores import QuestionOptions
-from headwater.methods import Method
+from headwater.methods.row import Method
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 

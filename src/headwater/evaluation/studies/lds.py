@@ -49,7 +49,8 @@ from headwater.evaluation.studies.subset_plan import (
     lds_rows,
 )
 from headwater.index.index import Index
-from headwater.methods import Method, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
 from headwater.queries.image import Image
 from headwater.queries.words import prompts

@@ -10,7 +10,9 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import MethodError
 from headwater.index.build import build_index
 from headwater.index.index import Index
-from headwater.methods import METHODS, Method, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS
 from headwater.models.denoiser import Denoiser
 
 # --- what a row of the table says -----------------------------------------------------------------

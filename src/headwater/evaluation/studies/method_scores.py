@@ -27,7 +27,9 @@ from headwater.evaluation.studies.method_indexes import (
     query_kind,
 )
 from headwater.index.index import Index
-from headwater.methods import METHODS, Method, method_named
+from headwater.methods.choice import method_named
+from headwater.methods.row import Method
+from headwater.methods.table import METHODS
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import NAMED_CONTEXTS, choose_contexts
 from headwater.queries.image import Image

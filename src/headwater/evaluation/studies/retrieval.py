@@ -31,7 +31,7 @@ from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.studies.method_indexes import query_kind, uses_gradients
 from headwater.evaluation.studies.method_scores import QuestionOptions, score_concepts
 from headwater.index.index import Index
-from headwater.methods import Method
+from headwater.methods.row import Method
 
 Measures = dict[str, float | None]
 Measure = Callable[[Truth, Float[np.ndarray, " n"], int], Measures]

@@ -1,0 +1,1 @@
+"""What is computed of a training image and of a question, method by method, as tables."""

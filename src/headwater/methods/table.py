@@ -1,0 +1,111 @@
+"""The table of methods: what is computed of a training image and of a query, and a score rule.
+
+A method is one row, with all that is said of it anywhere. Paths are generators of
+`features.probes`, deltas functions of `features.guidance`, rules rows of `attribution.scores`; the
+scorer, a name of `attribution.scorers`, joins them. Methods of equal train sides share an index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headwater.features.spec import DRAWS, Side
+from headwater.methods.row import OWN, QUESTIONS, Cost, Method
+
+_PICTURE = ("image", "patch")
+_NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
+
+# Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
+# back; a concept's draws are pictures, made in 25 steps with guidance.
+_LOSSES = 4
+_UNLEARNING = (
+    ("image", Cost(2 * _LOSSES, DRAWS, _LOSSES)),
+    ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
+)
+_SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
+
+
+def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options: Any) -> Method:
+    """A method that asks the same of a training image and of the query's image."""
+    side = Side("noising", delta)
+    return Method(name, paper, side, side, rule, (*_PICTURE, "step"), **options)
+
+
+def _concept_trak(
+    name: str, paper: str, side: Side, normalise: str = "none", **options: Any
+) -> Method:
+    """Concept-TRAK with this train side. Asked of an image, plain noising would be TRAK."""
+    if side == _NOISED:
+        return Method(name, paper, side, None, "trak", tuple(OWN), normalise, **options)
+    options |= {"part": Side("noising", "concept")}
+    return Method(name, paper, side, side, "trak", (*OWN, *_PICTURE), normalise, **options)
+
+
+def _concept_d_trak(name: str, concept: Side, **options: Any) -> Method:
+    """Features of D-TRAK, asked for a concept."""
+    side = Side("noising", "square")
+    return Method(name, "ours", side, None, "trak", ("concept",), concept=concept, **options)
+
+
+def _similarity(name: str, path: str, rule: str, takes: tuple[str, ...]) -> Method:
+    """A method that compares pictures, and asks nothing of the model."""
+    own: Any = dict(scorer="similarity", measure="similarity")
+    return Method(name, "similarity", Side(path), Side(path), rule, takes, **own)
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        _concept_trak("concept-trak", "Park 2025", _INVERTED, "probe"),
+        _concept_trak("concept-trak-a", "Park 2025, ablation", _NOISED),
+        _concept_trak("concept-trak-b", "Park 2025, ablation", Side("noising", "dps")),
+        _concept_trak("concept-trak-c", "Park 2025, ablation", _INVERTED),
+        _concept_trak("concept-trak-d", "Park 2025", _INVERTED, "probe", alias_of="concept-trak"),
+        _on_images("trak", "Park 2023", "dsm"),
+        _on_images("d-trak", "Zheng 2024", "square"),
+        _on_images("d-trak-square", "Zheng 2024", "square", alias_of="d-trak"),
+        _on_images("d-trak-mean", "Zheng 2024", "mean"),
+        _on_images("d-trak-l1", "Zheng 2024", "l1"),
+        _on_images("d-trak-l2", "Zheng 2024", "l2"),
+        _on_images("d-trak-linf", "Zheng 2024", "linf"),
+        _on_images("d-trak-weighted", "Zheng 2024", "weighted"),
+        _on_images("das", "Lin 2025, eq. 18", "random", "das", **_SQUARES),
+        _on_images("das-code", "Lin 2025, their code", "l1", "das-code", **_SQUARES),
+        _on_images("das-concept-trak", "Park 2025, baseline", "l1", "das-concept-trak"),
+        Method(
+            "journey-trak",
+            "Georgiev 2023",
+            _NOISED,
+            Side("renoised", "dsm"),
+            "trak",
+            ("image", "patch", "step", "journey"),
+        ),
+        _on_images("gradient-dot", "Charpiat 2019", "dsm", "dot"),
+        _on_images("gradient-cosine", "Charpiat 2019", "dsm", "cosine"),
+        _on_images("tracin", "Pruthi 2020", "dsm", "dot", checkpoints=2),
+        _on_images("gas", "Hammoudeh 2022", "dsm", "cosine", checkpoints=2),
+        _on_images("relative-influence", "Barshan 2020", "dsm", "relative"),
+        _on_images("renormalised-influence", "Hammoudeh 2022", "dsm", "renormalised"),
+        _concept_d_trak("concept-d-trak", Side("generation", "contrast")),
+        _concept_d_trak("caption-d-trak", Side("captions"), scorer="captions", measure="captions"),
+        _similarity("pixel-dot", "pixels", "dot", ("image",)),
+        _similarity("pixel-cosine", "pixels", "cosine", ("image",)),
+        _similarity("clip-dot", "clip", "dot", ("image", "concept")),
+        _similarity("clip-cosine", "clip", "cosine", ("image", "concept")),
+        Method(
+            "unlearning",
+            "Wang 2024",
+            None,
+            _NOISED,
+            "unlearning",
+            ("image", "concept"),
+            scorer="unlearning",
+            one_model=True,
+            passes=_LOSSES,  # kept for all questions
+            costs=_UNLEARNING,
+        ),
+        Method(
+            "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"
+        ),
+    )
+}
