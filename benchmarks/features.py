@@ -34,7 +34,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from headwater import Denoiser
 from headwater.features.batch import Batch
 from headwater.features.objectives import concept_objectives
-from headwater.index.config import gradient_extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import gradient_extractor
 from headwater.models.condition import Condition
 from headwater.models.patches import compiled
 from headwater.runtime.memory import peak_bytes

@@ -26,7 +26,7 @@ from headwater.evaluation.metrics.retrieval import precision_at
 from headwater.evaluation.retraining.bundled import stack_images
 from headwater.models.sampling import sample, seeded_noise
 from headwater.models.textual_inversion import STEPS, Token, encode
-from headwater.queries.local_concept import Local, whole_picture
+from headwater.queries.local.local_concept import Local, whole_picture
 from headwater.scenes.classifier import load_classifier
 from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES

@@ -49,7 +49,8 @@ def megabytes(work: str, batch: int) -> float:
 
     from headwater import Denoiser
     from headwater.features.batch import Batch
-    from headwater.index.config import gradient_extractor, plan
+    from headwater.index.config import plan
+    from headwater.index.machines import gradient_extractor
     from headwater.runtime.memory import peak_bytes
 
     torch.set_num_threads(1)

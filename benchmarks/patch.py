@@ -39,7 +39,7 @@ from headwater.evaluation.retraining.models import (
 )
 from headwater.methods.table import METHODS
 from headwater.queries.image import Image
-from headwater.queries.local_concept import whole_picture
+from headwater.queries.local.local_concept import whole_picture
 from headwater.scenes.dataset import Picture, describe, pictures
 from headwater.scenes.render import SIZE, Scene, draw
 from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, OBJECTS, STYLES

@@ -38,7 +38,6 @@ from tqdm import tqdm
 
 from headwater import Concept, Denoiser, Index, build_index, load_dataset
 from headwater.attribution import kernel
-from headwater.attribution.attributor import DAMPING
 from headwater.evaluation.ground_truth.concepts import scene_prompts
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import isolation, precision_at, top_rows
@@ -49,8 +48,9 @@ from headwater.features.spec import ProbeSpec
 from headwater.gradients.layers import Call, per_sample, size
 from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
 from headwater.gradients.vjp import Tape, unit_rms
-from headwater.index.config import gradient_extractor
 from headwater.index.index import load_denoiser
+from headwater.index.machines import gradient_extractor
+from headwater.methods.table import METHODS
 from headwater.models.patches import frozen
 from headwater.queries.concept import ConceptDrawer
 from headwater.queries.contexts import choose_contexts
@@ -197,7 +197,12 @@ def scores(rows: Tensor, n: int) -> np.ndarray:
     """The answers of an index of the first n rows to the queries after them."""
     train, psi = rows[:n], rows[n:]
     spectrum = kernel.spectrum(lambda: [train], n, train.shape[1])
-    return kernel.Kernel(lambda: [train], spectrum, DAMPING, n).trak(psi).double().numpy()
+    return (
+        kernel.Kernel(lambda: [train], spectrum, METHODS["trak"].damping, n)
+        .trak(psi)
+        .double()
+        .numpy()
+    )
 
 
 def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:

@@ -33,7 +33,8 @@ from headwater import Denoiser, load_dataset
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
-from headwater.index.config import gradient_extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import gradient_extractor
 from headwater.models.condition import Condition, joined
 from headwater.models.patches import frozen
 from headwater.scenes.dataset import pictures

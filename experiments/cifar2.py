@@ -31,7 +31,6 @@ from cifar2_sizes import FULL, REDUCED, Size
 from common import RESULTS, about, add_workers, executor_of, parser, real_data
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.attribution.attributor import DAMPING
 from headwater.attribution.scores import inverts_kernel
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import choose, lds, lds_interval, predicted_outputs
@@ -73,6 +72,7 @@ PUBLISHED = {
     "journey-trak": (None, 7.73),
 }
 STEPS = (199, 399, 599, 799, 999)  # of a picture's making
+DAMPING = 0.1  # of the tables that show one
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
 
@@ -235,7 +235,10 @@ def takes(method: Method) -> bool:
 
 
 def answers_of(
-    indexes: Mapping[Method, Index], questions: list[Image], out: Path, dampings: Sequence[float]
+    indexes: Mapping[Method, Index],
+    questions: list[Image],
+    out: Path,
+    dampings: Sequence[float | None],
 ) -> dict[float, dict[str, np.ndarray]]:
     return sweep_dampings(indexes, lambda method: questions, out / "scores", dampings)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
     from headwater.queries.image import Image
-    from headwater.queries.local_concept import Local, whole_picture
+    from headwater.queries.local.local_concept import Local, whole_picture
+    from headwater.queries.outputs.output import Contribution, Loss
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
     from headwater.quick.questions import why
@@ -49,8 +50,10 @@ _HOME = {
     "preset": "queries.concept",
     "Feature": "queries.feature",
     "Image": "queries.image",
-    "Local": "queries.local_concept",
-    "whole_picture": "queries.local_concept",
+    "Contribution": "queries.outputs.output",
+    "Loss": "queries.outputs.output",
+    "Local": "queries.local.local_concept",
+    "whole_picture": "queries.local.local_concept",
     "Reward": "queries.reward",
     "Scorer": "queries.reward",
     "Preference": "queries.preference",
@@ -63,7 +66,7 @@ _HOME = {
     "write_answers": "report.export",
     "write_concept_trak": "report.concept_trak",
     "write_journey": "report.trajectory",
-    "METHODS": "methods",
+    "METHODS": "methods.table",
 }
 
 __all__ = [
@@ -81,6 +84,8 @@ __all__ = [
     "preset",
     "Feature",
     "Image",
+    "Contribution",
+    "Loss",
     "Local",
     "whole_picture",
     "Reward",

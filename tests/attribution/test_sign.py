@@ -16,7 +16,7 @@ from support.tiny import as_calls
 import headwater
 from headwater.attribution.kernel import Kernel, spectrum
 from headwater.evaluation.retraining.weights import shapes_first
-from headwater.index.config import extractor
+from headwater.index.machines import extractor
 from headwater.models.sampling import seeded_noise
 from headwater.queries.words.prompts import without
 from headwater.scenes.dataset import describe, pictures

@@ -14,7 +14,7 @@ from headwater.cli.output import default_folder
 from headwater.errors import HeadwaterWarning, StoreError
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.local_concept import Local, whole_picture
+from headwater.queries.local.local_concept import Local, whole_picture
 from headwater.queries.reward import Reward, Scorer
 from headwater.runtime.console import say
 

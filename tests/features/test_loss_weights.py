@@ -14,7 +14,8 @@ from headwater.features.batch import Batch
 from headwater.features.loss_weights import LOSS_WEIGHTS, loss_weights
 from headwater.features.probes import noising
 from headwater.features.spec import ProbeSpec
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 from headwater.models.schedule import flow, preserving
 from headwater.scenes.pipeline import new_scheduler
 

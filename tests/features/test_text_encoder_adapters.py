@@ -22,7 +22,8 @@ from headwater.features import gradcheck
 from headwater.features.gradcheck import self_check
 from headwater.gradients.layers import parameters_of
 from headwater.gradients.vjp import Tape
-from headwater.index.config import gradient_extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import gradient_extractor
 from headwater.models.encodings import encode
 from headwater.models.patches import for_gradients
 

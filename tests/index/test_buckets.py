@@ -16,7 +16,8 @@ from headwater.attribution.scorers.natural_gradient import Loss
 from headwater.attribution.scorers.unlearning import training_losses
 from headwater.errors import MethodError, MismatchError, ModelError, ParameterError
 from headwater.features.batch import training_batches
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 
 BUCKETS = "16x16,16x24,24x16"
 SHAPES = [(30, 30), (20, 33), (33, 21), (16, 24)]

@@ -7,7 +7,8 @@ from support.index_files import RECIPE
 
 from headwater import Denoiser, load_dataset
 from headwater.data.prefetch import reading
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 from headwater.index.rows import Source, shard_rows
 from headwater.runtime import batch_size
 from headwater.runtime.batch_size import BatchSize

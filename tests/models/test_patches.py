@@ -8,7 +8,8 @@ from torch import nn
 
 from headwater import Denoiser
 from headwater.features.batch import Batch
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 from headwater.models.patches import frozen, remembering, swapped_forward
 
 THREADS, ROUNDS = 4, 6

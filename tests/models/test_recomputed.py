@@ -9,7 +9,8 @@ from support.tiny_joint import flux, sd3
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import ParameterError
 from headwater.features.batch import Batch
-from headwater.index.config import gradient_extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import gradient_extractor
 from headwater.models.patches import recomputed
 
 BUILDERS = {"unet": tiny_pipeline, "sd3": sd3, "flux": flux, "pixart": pixart}

@@ -7,7 +7,8 @@ from support.toy_family import Toy, toy_pipeline
 
 from headwater import Denoiser, build_index, from_images
 from headwater.errors import ModelError
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 from headwater.models.families import FAMILIES
 from headwater.models.families.family import Family
 from headwater.models.sampling import seeded_noise

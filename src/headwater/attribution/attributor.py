@@ -19,14 +19,12 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scorers.table import SCORERS
-from headwater.attribution.scores import Scored, inverts_kernel
+from headwater.attribution.scores import Scored, has_damping
 from headwater.errors import HeadwaterWarning, NonFiniteError, QueryError
 from headwater.features.spec import DRAWS
 from headwater.methods.choice import choose
 from headwater.methods.row import Method
 from headwater.queries.query import Question
-
-DAMPING = 0.1
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,9 @@ class Options:
     Args:
         method: one that the index serves; by default the one that it was built for, or the first
             that takes such a question.
-        damping: lambda as a multiple of the kernel's mean eigenvalue. Of several the first
-            answers, and `Attribution.sweep` holds the scores of all.
+        damping: lambda as a multiple of the kernel's mean eigenvalue (of methods with a curvature,
+            of the mean moment of each layer's); None for the method's usual one. Of several the
+            first answers, and `Attribution.sweep` holds the scores of all.
         candidates: "clip:COUNT" or "pixel:COUNT": only so many images, the most similar to the
             query by cosine, compete; all others rank below them, with the scores that they have.
         fresh: compute the query's gradient again. It is kept by content otherwise.
@@ -45,7 +44,7 @@ class Options:
     """
 
     method: str | None = None
-    damping: float | Sequence[float] = DAMPING
+    damping: float | Sequence[float] | None = None
     candidates: str | None = None
     fresh: bool = False
     note: Callable[[str], None] = lambda line: None
@@ -121,15 +120,15 @@ def require_question(query: Any) -> None:
 
 def _dampings(method: Method, options: Options) -> tuple[float, ...]:
     """Those to answer at, each once; a rule without a kernel has no more than one answer."""
-    given = options.damping
+    given = method.damping if options.damping is None else options.damping
     dampings: tuple[Any, ...] = (given,)
     if isinstance(given, Sequence) and not isinstance(given, str):
         dampings = tuple(given)
     for damping in dampings:
         require_damping(damping)
-    if not inverts_kernel(method.rule) and dampings != (DAMPING,):
+    if not has_damping(method) and dampings != (method.damping,):
         options.note(f"{method.name} has no kernel, so --damping has no effect")
-        return (DAMPING,)
+        return (method.damping,)
     return dampings
 
 

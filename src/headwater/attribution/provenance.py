@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headwater.attribution.resources import Resources
-from headwater.attribution.scores import inverts_kernel
+from headwater.attribution.scores import has_damping
 from headwater.methods.row import Method
 
 
@@ -17,7 +17,7 @@ def provenance(
 
     Args:
         query: how it was asked, its draws and its seed.
-        dampings: those of the answer and its sweep; null where the rule has no kernel.
+        dampings: those of the answer and its sweep; null where the method has none.
     """
     manifest = resources.index.manifest
     damping = dampings[0] if len(dampings) == 1 else list(dampings)
@@ -31,5 +31,5 @@ def provenance(
         "device": resources.device,
         "query": dict(query),
         "rule": method.rule,
-        "damping": damping if inverts_kernel(method.rule) else None,
+        "damping": damping if has_damping(method) else None,
     }

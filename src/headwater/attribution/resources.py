@@ -15,8 +15,10 @@ from headwater.attribution.kernel import Kernel, Spectrum, spectrum
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
-from headwater.index import config
+from headwater.gradients.blocks import forms_as_they_are
+from headwater.index.curvature import fit_of, former_of
 from headwater.index.index import Index, load_denoiser
+from headwater.index.machines import Machine, extractor
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
@@ -89,10 +91,19 @@ class Resources:
             self._clip = Clip(source, self.device)
         return self._clip
 
-    def extractor(self) -> config.Machine:
-        """What makes this index's rows."""
-        clip = self.clip() if self.index.recipe.clip else None
-        return config.extractor(self.denoiser, self.index.recipe, clip)
+    def extractor(self, damping: float | None = None) -> Machine:
+        """What makes rows of questions.
+
+        Args:
+            damping: of the curvature that an index's rows are in the metric of; None where they
+                are not.
+        """
+        index = self.index
+        clip = self.clip() if index.recipe.clip else None
+        former = forms_as_they_are
+        if damping is not None:
+            former = former_of(index.path, index.manifest, index.recipe, damping)
+        return extractor(self.denoiser, index.recipe, clip, former)
 
     def release(self) -> None:
         """Let go of what takes memory; it is made again where it is needed."""
@@ -110,10 +121,12 @@ class Resources:
 
     # --- what is kept -----------------------------------------------------------------------
 
-    def row_cache(self, fresh: bool) -> RowCache:
-        """Where feature rows of questions are kept."""
-        model = self.index.manifest.model
-        facts = [model["fingerprint"], model["dtype"], self.index.recipe.query_facts()]
+    def row_cache(self, fresh: bool, damping: float | None = None) -> RowCache:
+        """Where feature rows of questions are kept; `damping` as of `extractor`."""
+        model, recipe = self.index.manifest.model, self.index.recipe
+        facts = [model["fingerprint"], model["dtype"], recipe.query_facts()]
+        if damping is not None:
+            facts += [damping, fit_of(self.index.path, self.index.manifest, recipe).key]
         return RowCache(self.queries, facts, fresh)
 
     def picture(self, pictured: Pictured) -> Picture:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from headwater.attribution.kernel import Kernel
 from headwater.gradients.vjp import TINY
+from headwater.methods.row import Method
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,11 @@ def inverts_kernel(rule: str) -> bool:
     (True, False, False)
     """
     return rule in RULES and RULES[rule].inverts
+
+
+def has_damping(method: Method) -> bool:
+    """Whether a method's scores depend on a damping: of a kernel, or of a curvature."""
+    return inverts_kernel(method.rule) or bool(method.curvature)
 
 
 def mean_over_checkpoints(scored: Sequence[Scored]) -> Scored:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.attribution.attributor import DAMPING, Options, attribute
+from headwater.attribution.attributor import Options, attribute
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import attribute_steps
@@ -44,7 +44,7 @@ class Session(Resources):
         query: Question,
         *,
         method: str | None = None,
-        damping: float | Sequence[float] = DAMPING,
+        damping: float | Sequence[float] | None = None,
         candidates: str | None = None,
         fresh: bool = False,
         note: Callable[[str], None] = lambda line: None,

@@ -90,7 +90,8 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
 
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
     side = Side(recipe["train_path"], recipe["train_delta"])
-    served = served_by(side, recipe["normalise"], 1 + manifest.checkpoints)
+    checkpoints, curvature = 1 + manifest.checkpoints, recipe.get("curvature", "")
+    served = served_by(side, recipe["normalise"], checkpoints, curvature)
     return {
         "methods": ", ".join(served),
         "model": model["source"],

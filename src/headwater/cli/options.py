@@ -25,7 +25,11 @@ Method = Annotated[
     str | None, typer.Option(help="One that the index serves (headwater info); see methods.")
 ]
 Damping = Annotated[
-    str, typer.Option(help="Of the kernel, in mean eigenvalues; several with commas.")
+    str | None,
+    typer.Option(
+        help="Of the kernel or the curvature, in mean eigenvalues; several with commas. By default "
+        "the method's own: 0.1, and 0.01 of a curvature."
+    ),
 ]
 Candidates = Annotated[
     str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
@@ -132,10 +136,12 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def asking(method: str | None, damping: str, candidates: str | None, fresh: bool) -> dict[str, Any]:
+def asking(
+    method: str | None, damping: str | None, candidates: str | None, fresh: bool
+) -> dict[str, Any]:
     """Options of every method, for `attribute`."""
     try:
-        ratios = [float(each) for each in damping.split(",")]
+        ratios = [None] if damping is None else [float(each) for each in damping.split(",")]
     except ValueError:
         raise QueryError(
             f"--damping {damping!r} must be a number, or several with commas"

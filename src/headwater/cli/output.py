@@ -155,7 +155,7 @@ def _save_token(session: Session, attribution: Attribution, folder: Path) -> Non
     from headwater.attribution.scorers.gradient import setting_of
     from headwater.methods.choice import method_named
     from headwater.models.textual_inversion import save_token
-    from headwater.queries.local_concept import Local
+    from headwater.queries.local.local_concept import Local
 
     query, method = attribution.query, method_named(attribution.method)
     if isinstance(query, Local) and "learned" in attribution.provenance["query"]:

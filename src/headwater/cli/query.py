@@ -60,7 +60,7 @@ def concept(
     top: Top = 10,
     guidance: Guidance = GUIDANCE,
     method: Method = None,
-    damping: Damping = "0.1",
+    damping: Damping = None,
     candidates: Candidates = None,
     clip: ClipFolder = None,
     swap: own.Swap = False,
@@ -120,7 +120,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     """The questions of `headwater concept`."""
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
-    from headwater.queries.local_concept import Local, whole_picture
+    from headwater.queries.local.local_concept import Local, whole_picture
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
@@ -154,7 +154,7 @@ def image(
     top: Top = 10,
     guidance: Guidance = GUIDANCE,
     method: Method = None,
-    damping: Damping = "0.1",
+    damping: Damping = None,
     candidates: Candidates = None,
     clip: ClipFolder = None,
     device: Device = None,
@@ -196,7 +196,7 @@ def preference(
     seed: own.PairSeed = 0,
     top: Top = 10,
     method: Method = None,
-    damping: Damping = "0.1",
+    damping: Damping = None,
     device: Device = None,
     out: Out = None,
     fresh: Fresh = False,

@@ -97,6 +97,19 @@ def contrast_objectives(
         yield Objective(without.out, -without.out.detach())
 
 
+def contribution_objectives(
+    denoiser: Denoiser, batch: Batch, minus: Condition, spec: ProbeSpec
+) -> Iterator[Objective]:
+    """The loss under the batch's prompts less the loss without the concept, at the same xt.
+
+    Minus what the words gain: two probes at each timestep.
+    """
+    for probe in probes.noising(denoiser, batch, spec):
+        yield Objective(probe.out, guidance.dsm(denoiser, probe, batch.x0))
+        without = probes.at(denoiser, probe, minus)
+        yield Objective(without.out, -guidance.dsm(denoiser, without, batch.x0))
+
+
 def reward_objectives(
     denoiser: Denoiser,
     noise: Float[Tensor, "b c *f h w"],

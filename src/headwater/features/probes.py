@@ -50,7 +50,7 @@ def _probe(
 
 def at(denoiser: Denoiser, probe: Probe, condition: Condition) -> Probe:
     """Another output at the probe's state, on a graph of its own."""
-    return _probe(denoiser, probe.xt, probe.t, condition)
+    return _probe(denoiser, probe.xt, probe.t, condition, probe.noise, probe.keys)
 
 
 def noising(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Probe]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 # What a side costs for each probe, in forward passes of the network: its own, backward to the
-# layers, and, of these, backward to the input (or, of a concept, forward at c-; of a contrast,
-# forward and backward at c-).
-UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3, "contrast": 4}
+# layers, and, of these, backward to the input (or, of a concept, forward at c-; of a contrast or a
+# contribution, forward and backward at c-).
+UNITS = {"dps": 3, "reward": 3, "preference": 3, "concept": 3, "contrast": 4, "contribution": 4}
 # Costs are given at so many probes of a picture.
 TIMESTEPS = 10
 # How many draws a question makes by default, and the most that `draws=None` makes.

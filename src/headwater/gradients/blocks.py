@@ -7,7 +7,9 @@ rows of G need these columns of gy alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -24,6 +26,33 @@ from headwater.gradients.layers import (
 
 # Numbers of a sample's gradient in a block.
 MOST = 2**21
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the gradient of each sample comes from a layer's calls: in blocks of so many numbers.
+
+    `blocks(calls)` yields [b, size] for each size in turn.
+    """
+
+    layer: nn.Module
+    sizes: Sequence[int]
+    blocks: Callable[[Sequence[Call]], Iterator[Tensor]]
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return sum(self.sizes)
+
+
+def as_it_is(layer: nn.Module) -> Form:
+    """The gradient by the layer's own parameters."""
+    return Form(layer, block_sizes(layer), partial(blocks, layer))
+
+
+def forms_as_they_are(layers: Mapping[str, nn.Module]) -> dict[str, Form]:
+    """Of each layer."""
+    return {name: as_it_is(layer) for name, layer in layers.items()}
 
 
 def rows_at_once(width: int) -> int:

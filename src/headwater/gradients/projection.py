@@ -19,14 +19,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.errors import ParameterError
-from headwater.gradients.blocks import block_sizes, blocks, rows_at_once
+from headwater.gradients.blocks import Form, forms_as_they_are, rows_at_once
 from headwater.gradients.count_sketch import Place, add_around, sketched
-from headwater.gradients.layers import Call, factors, is_outer_product, per_sample, size, widened
+from headwater.gradients.layers import Call, factors, is_outer_product, size, widened
 
 # Adds the projection of a layer's gradient (of its calls) to rows of features, in place, and
 # returns the gradient's norms: f(out [b, k], calls) -> [b].
 Adder = Callable[[Tensor, Sequence[Call]], Tensor]
-Layers = Mapping[str, nn.Module]
+Forms = Mapping[str, Form]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Projection:
 
 def make_projection(
     name: str,
-    layers: Layers,
+    layers: Mapping[str, nn.Module],
     dim: int,
     seed: int,
     device: torch.device | str = "cpu",
@@ -49,8 +49,19 @@ def make_projection(
     Raises:
         ParameterError: no such projection, or a `dim` that does not suit it.
     """
-    require_dim(dim, sum(map(size, layers.values())), name)
-    return Projection(dim, PROJECTIONS[name](layers, dim, seed, torch.device(device)))
+    return project(name, forms_as_they_are(layers), dim, seed, device)
+
+
+def project(
+    name: str, forms: Forms, dim: int, seed: int, device: torch.device | str = "cpu"
+) -> Projection:
+    """The same of gradients that come in these forms.
+
+    Raises:
+        ParameterError: no such projection, or a `dim` that does not suit it.
+    """
+    require_dim(dim, sum(form.size for form in forms.values()), name)
+    return Projection(dim, PROJECTIONS[name](forms, dim, seed, torch.device(device)))
 
 
 def require_dim(dim: int, parameters: int, name: str = "count-sketch") -> None:
@@ -80,23 +91,24 @@ def layer_seed(seed: int, layer: str) -> int:
 # --- projections of a gradient that is formed for a moment ----------------------------------------
 
 
-def _formed(layer: nn.Module, place: Place) -> Adder:
+def _formed(form: Form, place: Place) -> Adder:
     def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
-        rows = per_sample(layer, calls)
+        parts = list(form.blocks(calls))
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         place(out, rows)
         return torch.linalg.vector_norm(rows, dim=1)
 
     return add
 
 
-def _streamed(layer: nn.Module, places: Sequence[Place]) -> Adder:
-    """The same block by block; a place for each of the layer's blocks."""
+def _streamed(form: Form, places: Sequence[Place]) -> Adder:
+    """The same block by block; a place for each of them."""
     if len(places) == 1:
-        return _formed(layer, places[0])
+        return _formed(form, places[0])
 
     def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
         norms = []
-        for place, rows in zip(places, blocks(layer, calls), strict=True):
+        for place, rows in zip(places, form.blocks(calls), strict=True):
             place(out, rows)
             norms.append(torch.linalg.vector_norm(rows, dim=1))
         return torch.linalg.vector_norm(torch.stack(norms), dim=0)
@@ -104,26 +116,26 @@ def _streamed(layer: nn.Module, places: Sequence[Place]) -> Adder:
     return add
 
 
-def _count_sketch(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _count_sketch(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Coordinate j is added to feature h(j) with sign s(j) (Charikar et al. 2002)."""
     return {
-        name: _sketch(layer, dim, layer_seed(seed, name), device) for name, layer in layers.items()
+        name: _sketch(form, dim, layer_seed(seed, name), device) for name, form in forms.items()
     }
 
 
-def _sketch(layer: nn.Module, dim: int, seed: int, device: torch.device) -> Adder:
-    return _streamed(layer, sketched(block_sizes(layer), dim, seed, device))
+def _sketch(form: Form, dim: int, seed: int, device: torch.device) -> Adder:
+    return _streamed(form, sketched(form.sizes, dim, seed, device))
 
 
-def _mask(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _mask(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """k_l coordinates of layer l are kept, times sqrt(d_l / k_l); k_l is l's share of k."""
-    shares = _shares({name: size(layer) for name, layer in layers.items()}, dim)
+    shares = _shares({name: form.size for name, form in forms.items()}, dim)
     adders, start = {}, 0
-    for name, layer in layers.items():
+    for name, form in forms.items():
         generator = torch.Generator().manual_seed(layer_seed(seed, name))
-        chosen = torch.randperm(size(layer), generator=generator)[: shares[name]].to(device)
-        scale = math.sqrt(size(layer) / shares[name])
-        adders[name] = _streamed(layer, _kept(chosen, start, scale, block_sizes(layer)))
+        chosen = torch.randperm(form.size, generator=generator)[: shares[name]].to(device)
+        scale = math.sqrt(form.size / shares[name])
+        adders[name] = _streamed(form, _kept(chosen, start, scale, form.sizes))
         start += shares[name]
     return adders
 
@@ -160,29 +172,29 @@ def _shares(sizes: Mapping[str, int], dim: int) -> dict[str, int]:
     return shares
 
 
-def _identity(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _identity(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Every coordinate is a feature."""
     adders, start = {}, 0
-    for name, layer in layers.items():
-        every = torch.arange(size(layer), device=device)
-        adders[name] = _streamed(layer, _kept(every, start, 1.0, block_sizes(layer)))
-        start += size(layer)
+    for name, form in forms.items():
+        every = torch.arange(form.size, device=device)
+        adders[name] = _streamed(form, _kept(every, start, 1.0, form.sizes))
+        start += form.size
     return adders
 
 
-def _gaussian(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _gaussian(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Independent normal entries of variance 1/k."""
     draw = torch.randn
-    return {name: _formed(layer, _dense(draw, name, seed)) for name, layer in layers.items()}
+    return {name: _formed(form, _dense(draw, name, seed)) for name, form in forms.items()}
 
 
-def _rademacher(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _rademacher(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Independent signs, times sqrt(1/k)."""
 
     def draw(*shape: int, generator: torch.Generator) -> Tensor:
         return 2.0 * torch.randint(2, shape, generator=generator) - 1
 
-    return {name: _formed(layer, _dense(draw, name, seed)) for name, layer in layers.items()}
+    return {name: _formed(form, _dense(draw, name, seed)) for name, form in forms.items()}
 
 
 def _dense(draw: Callable[..., Tensor], name: str, seed: int) -> Place:
@@ -200,17 +212,17 @@ def _dense(draw: Callable[..., Tensor], name: str, seed: int) -> Place:
 # --- a projection that never forms the gradient ---------------------------------------------------
 
 
-def _factored(layers: Layers, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
+def _factored(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """P = A (x) B on g = sum over tokens of gy x^T: the sum of (A gy)(B x)^T, p x q numbers.
 
     A [o, p] and B [i, q] have normal entries of variance 1/p and 1/q, p q <= k. A layer that is no
     such sum (norms, embeddings, grouped and transposed convolutions) is sketched.
     """
     return {
-        name: _two_sided(layer, dim, layer_seed(seed, name), device)
-        if is_outer_product(layer)
-        else _sketch(layer, dim, layer_seed(seed, name), device)
-        for name, layer in layers.items()
+        name: _two_sided(form.layer, dim, layer_seed(seed, name), device)
+        if is_outer_product(form.layer)
+        else _sketch(form, dim, layer_seed(seed, name), device)
+        for name, form in forms.items()
     }
 
 

@@ -26,17 +26,24 @@ from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
 from headwater.index.config import (
     Recipe,
-    extractor,
     plan,
     planned_of_all,
     refuse_ignored,
     require_kinds,
 )
+from headwater.index.curvature import Images, fit_curvature, fit_of, former_of
 from headwater.index.index import Index
+from headwater.index.machines import extractor, without_projection
 from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
 from headwater.index.samples import RowSamples, data_facts, write_samples
-from headwater.index.workers import BuildOptions, Missing, run_as, write_shards
+from headwater.index.workers import (
+    BuildOptions,
+    Missing,
+    curvature_parts,
+    run_as,
+    write_shards,
+)
 from headwater.methods.choice import method_named
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -63,6 +70,7 @@ from headwater.storage.shards import (
 # What an index folder holds; --overwrite removes no other folder.
 _OWN = (
     "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
+    "curvature",
 )  # fmt: skip
 
 
@@ -164,13 +172,16 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     if denoiser.conditional:
         _speak_of_captions(data, job.note)
     left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
-    machine = extractor(denoiser, planned, job.clip)
-    layers = list(machine.layers.values()) if isinstance(machine, Extractor) else []
+    layers = list(denoiser.layers_named(planned.layers).values())
     try:
         with (
             reading(data, [row for _, rows in left for row in rows]) as reader,
             run_as(how, denoiser.network, layers),
         ):
+            if planned.curvature:
+                _fit_curvature(job, denoiser, manifest, out)
+            former = former_of(out, manifest, planned)
+            machine = extractor(denoiser, planned, job.clip, former)
             source = Source(machine, data, reader, how.encodings)
             if how.self_check:
                 _check_first(source, left, job.note)
@@ -182,6 +193,14 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
         raise
     _finish(out, manifest, [done[rows.start] for rows in ranges], data)
     return Index.open(out, denoiser, data, clip=job.clip)
+
+
+def _fit_curvature(job: Job, denoiser: Denoiser, manifest: Manifest, out: Path) -> None:
+    """What rows are in the metric of, before there are any."""
+    recipe = Recipe(**manifest.recipe)
+    machine = without_projection(denoiser, recipe)
+    fit, images = fit_of(out, manifest, recipe), Images(machine, job.data, job.how.encodings)
+    fit_curvature(fit, machine.layers, curvature_parts(out, fit, images, job.how, job.batch))
 
 
 def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
@@ -234,7 +253,7 @@ def _new_manifest(
 ) -> Manifest:
     packages = ("headwater", "torch", "diffusers", "transformers")
     return Manifest(
-        recipe={**vars(recipe)},
+        recipe=recipe.facts(),
         model={
             "source": denoiser.source,
             "dtype": str(denoiser.dtype).removeprefix("torch."),

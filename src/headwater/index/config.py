@@ -6,30 +6,25 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headwater.curvature.passes import TARGETS
 from headwater.data.training_set import TrainingSet
 from headwater.errors import (
     DatasetError,
     MethodError,
-    MismatchError,
     ModelError,
     ParameterError,
 )
-from headwater.features.embeddings import Embedder, latents
-from headwater.features.extractor import Extractor
-from headwater.features.loss_weights import loss_weights, require_loss_weights
+from headwater.features.loss_weights import require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
-from headwater.gradients.projection import make_projection, require_dim
+from headwater.gradients.projection import require_dim
 from headwater.methods.choice import method_named
 from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-
-Machine = Extractor | Embedder
 
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
 FEATURES_VERSION = 4
@@ -54,6 +49,8 @@ class IndexOptions:
         projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
         inversion_guidance: classifier-free guidance of the inversion, where there is one.
         loss_weights: how much each timestep counted in training, a name of `LOSS_WEIGHTS`.
+        curvature_targets: of what the curvature is, for methods that have one: "model" (the
+            Gauss-Newton matrix) or "data" (the empirical Fisher matrix).
         clip: for clip-dot and clip-cosine.
     """
 
@@ -66,13 +63,14 @@ class IndexOptions:
     projection: str = DEFAULT_PROJECTION
     inversion_guidance: float = 1.0
     loss_weights: str = "uniform"
+    curvature_targets: str = "model"
     clip: Clip | None = None
 
     def given_of_gradients(self) -> dict[str, bool]:
         """Of the options that say how gradients are made, whether each is not what it is anyway."""
         names = (
             "parameters", "timesteps", "draws", "dim", "projection", "inversion_guidance",
-            "loss_weights",
+            "loss_weights", "curvature_targets",
         )  # fmt: skip
         usual = IndexOptions()
         return {name: getattr(self, name) != getattr(usual, name) for name in names}
@@ -112,6 +110,8 @@ class Recipe:
     projection: str = DEFAULT_PROJECTION
     inversion_guidance: float = 1.0
     loss_weights: str = "uniform"
+    curvature: str = ""
+    curvature_targets: str = ""
     clip: str = ""
     features_version: int = FEATURES_VERSION
 
@@ -125,7 +125,12 @@ class Recipe:
         asked_of_images = (
             "method", "train_path", "train_delta", "parameters", "draws", "loss_weights", "clip",
         )  # fmt: skip
-        return {name: v for name, v in asdict(self).items() if name not in asked_of_images}
+        return {name: v for name, v in self.facts().items() if name not in asked_of_images}
+
+    def facts(self) -> dict[str, Any]:
+        """All of it, for `index.json`; what is said of a curvature only where there is one."""
+        of_curvature = () if self.curvature else ("curvature", "curvature_targets")
+        return {name: v for name, v in asdict(self).items() if name not in of_curvature}
 
 
 def plan(denoiser: Denoiser, **options: Any) -> Recipe:
@@ -153,6 +158,7 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     require_loss_weights(given.loss_weights)
     if train.gradient:
         _require_options(denoiser, row, given.draws, given.inversion_guidance)
+        rest |= _of_curvature(row, given)
         return Recipe(**rest, **_of_gradients(denoiser, given))
     refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
     if train.path == "pixels":
@@ -160,6 +166,24 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     if given.clip is None:
         raise MethodError(f"{row.name} needs a CLIP model: give its folder as --clip")
     return Recipe(**rest, **_NO_GRADIENT, dim=given.clip.dim, clip=given.clip.fingerprint())
+
+
+def _of_curvature(row: Method, given: IndexOptions) -> dict[str, Any]:
+    """The part of a recipe that says in which metric rows are."""
+    targets = given.curvature_targets
+    if targets not in TARGETS:
+        raise ParameterError(f"--curvature-targets {targets!r} is not one of {', '.join(TARGETS)}")
+    if not row.curvature:
+        if targets != IndexOptions.curvature_targets:
+            raise MethodError(
+                f"--curvature-targets is for methods with a curvature (ekfac); {row.name} has none"
+            )
+        return {}
+    if given.projection == "factored":
+        raise ParameterError(
+            "--projection factored never forms the gradient, which a curvature needs: take another"
+        )
+    return dict(curvature=row.curvature, curvature_targets=targets)
 
 
 def _of_gradients(denoiser: Denoiser, given: IndexOptions) -> dict[str, Any]:
@@ -247,41 +271,6 @@ def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: f
             f"--draws {draws}: "
             + (f"{method.name} draws no noise, leave it out" if inverts else "must be at least 1")
         )
-
-
-def extractor(denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None) -> Machine:
-    """The machine that makes this recipe's rows with this model.
-
-    Raises:
-        MismatchError: the recipe's rows are another CLIP's.
-    """
-    if recipe.train_path == "pixels":
-        return Embedder(recipe.dim, partial(latents, denoiser))
-    if recipe.train_path == "clip":
-        if clip is None or clip.fingerprint() != recipe.clip:
-            raise MismatchError("this index was built with another CLIP model: give it as --clip")
-        return Embedder(recipe.dim, clip.images)
-    return gradient_extractor(denoiser, recipe)
-
-
-def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
-    """The same for rows that are gradients."""
-    layers = denoiser.layers_named(recipe.layers)
-    if layers.keys() & denoiser.adapters.keys():
-        denoiser = denoiser.with_graph_of_words()
-    weights = loss_weights(recipe.loss_weights, denoiser.schedule, recipe.timesteps)
-    return Extractor(
-        denoiser,
-        layers,
-        make_projection(recipe.projection, layers, recipe.dim, recipe.seed, denoiser.device),
-        recipe.train,
-        recipe.timesteps,
-        recipe.normalise,
-        recipe.seed,
-        recipe.draws,
-        recipe.inversion_guidance,
-        weights,
-    )
 
 
 def require_kinds(denoiser: Any, training_set: Any) -> None:

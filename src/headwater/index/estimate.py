@@ -10,7 +10,8 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import DatasetError
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import size
-from headwater.index.config import Recipe, extractor
+from headwater.index.config import Recipe
+from headwater.index.machines import extractor
 from headwater.index.rows import Source, open_images, rows_of
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser

@@ -142,7 +142,8 @@ class Index:
     def methods(self) -> list[str]:
         """Names of the methods that this index can serve."""
         recipe = self.recipe
-        return served_by(recipe.train, recipe.normalise, 1 + self.manifest.checkpoints)
+        checkpoints = 1 + self.manifest.checkpoints
+        return served_by(recipe.train, recipe.normalise, checkpoints, recipe.curvature)
 
     @cached_property
     def checkpoints(self) -> list[Index]:

@@ -16,7 +16,7 @@ from headwater.data.prefetch import Reader
 from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, NonFiniteError
 from headwater.features.batch import Rows
-from headwater.index.config import Machine
+from headwater.index.machines import Machine
 from headwater.runtime.batch_size import BatchSize
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +17,12 @@ from headwater.data.prefetch import reading
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
-from headwater.index.config import extractor
+from headwater.index.curvature import Fit, Images, Work, do_part, fit_of, former_of
 from headwater.index.index import Handed, Index, load_denoiser
+from headwater.index.machines import gradient_extractor, without_projection
 from headwater.index.rows import Source, shard_rows
 from headwater.index.samples import RowSamples
+from headwater.models.denoiser import Denoiser
 from headwater.models.patches import compiled, recomputed
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
@@ -118,6 +120,39 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
         MismatchError: they are not what the index was begun with.
         ModelError, DatasetError: they cannot be read here.
     """
+    index, data, denoiser = _found(out, device)
+    former = former_of(out, index.manifest, index.recipe)
+    machine = gradient_extractor(denoiser, index.recipe, former)
+    batch = _ready(denoiser, machine, how, device)
+    return partial(_open_and_write, out, machine, data, how, batch)
+
+
+def part_doer(out: Path, how: BuildOptions, device: str) -> Callable[[tuple[str, int]], int]:
+    """`curvature.do_part` for a worker, which knows as little."""
+    index, data, denoiser = _found(out, device)
+    machine = without_projection(denoiser, index.recipe)
+    batch = _ready(denoiser, machine, how, device)
+    fit = fit_of(out, index.manifest, index.recipe)
+    return partial(do_part, fit, Images(machine, data, how.encodings), batch, how.skip_bad)
+
+
+def curvature_parts(
+    out: Path, fit: Fit, images: Images, how: BuildOptions, batch: BatchSize
+) -> Work:
+    """Who does the parts of a fit: this process, or workers."""
+
+    def work(name: str, left: Sequence[int]) -> Iterable[int]:
+        parts = [(name, number) for number in left]
+        if how.executor == THIS_PROCESS:
+            return map(partial(do_part, fit, images, batch, how.skip_bad), parts)
+        device = str(images.machine.denoiser.device)
+        return run(how.executor, partial(part_doer, out, how, device), parts, device)
+
+    return work
+
+
+def _found(out: Path, device: str) -> tuple[Index, TrainingSet, Denoiser]:
+    """An index that was begun, with its images and its model."""
     handed = Handed(device=device)
     index = Index(out, read_manifest(out), RowSamples(), handed=handed)
     data = index.training_set.first(index.manifest.data["rows"])
@@ -126,14 +161,15 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
             f"{data.source} holds other images than {out} was begun with, or these are chosen from "
             "it: save them as a folder of their own, or leave out --engine and --jobs"
         )
-    denoiser = load_denoiser(index)
-    machine = extractor(denoiser, index.recipe)
-    assert isinstance(machine, Extractor), NO_WORKERS
+    return index, data, load_denoiser(index)
+
+
+def _ready(denoiser: Denoiser, machine: Extractor, how: BuildOptions, device: str) -> BatchSize:
+    """The network run as the options want it, as long as the process lives; its batch size."""
     life = ExitStack()
-    atexit.register(life.close)  # as long as the process lives
+    atexit.register(life.close)
     life.enter_context(run_as(how, denoiser.network, list(machine.layers.values())))
-    batch = BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
-    return partial(_open_and_write, out, machine, data, how, batch)
+    return BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
 
 
 def _open_and_write(

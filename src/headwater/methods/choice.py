@@ -20,14 +20,14 @@ def method_named(name: str) -> Method:
         raise MethodError(f"there is no method {name!r}; there are: {', '.join(METHODS)}") from None
 
 
-def served_by(train: Side, normalise: str, checkpoints: int = 1) -> list[str]:
+def served_by(train: Side, normalise: str, checkpoints: int = 1, curvature: str = "") -> list[str]:
     """Names of the methods that an index of these features can serve."""
 
     def serves(method: Method) -> bool:
         if method.train is None:  # no features
             return checkpoints == 1 or not method.one_model
-        same = (method.train, method.normalise) == (train, normalise)
-        return same and checkpoints >= method.checkpoints
+        holds = (method.train, method.normalise, method.curvature)
+        return holds == (train, normalise, curvature) and checkpoints >= method.checkpoints
 
     return [name for name, method in METHODS.items() if serves(method)]
 

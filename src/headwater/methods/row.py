@@ -10,6 +10,8 @@ from headwater.features.spec import DRAWS, TIMESTEPS, Side
 # Kinds of question. "step" and "journey" are of a generated image's trajectory.
 QUESTIONS = {
     "concept": "a concept inside a prompt",
+    "contribution": "what a concept's words gain (--ask contribution)",
+    "loss": "the loss on pictures of a concept (--ask loss)",
     "image": "a whole image, generated or a file",
     "patch": "a part of an image (--mask)",
     "step": "one step of an image's making (--step)",
@@ -22,6 +24,8 @@ QUESTIONS = {
 # What these questions ask, whatever they are compared with.
 OWN = {
     "concept": Side("generation", "concept"),
+    "contribution": Side("noising", "contribution"),
+    "loss": Side("noising", "dsm"),
     "local": Side("generation", "concept"),
     "reward": Side("generation", "reward"),
     "preference": Side("inversion", "preference"),
@@ -67,6 +71,9 @@ class Method:
         normalise: "probe": every probe's gradient has unit norm before the mean; "over_time": it
             is divided, feature by feature, by its l2 norm over the probes (DAS eq. 17); or "none".
         checkpoints: how many checkpoints the index must have, at least.
+        curvature: "kfac" or "ekfac": rows are in the metric of the loss's curvature; or "".
+        damping: the usual one, as a multiple of the kernel's mean eigenvalue, or of the mean moment
+            of each layer's curvature.
         part: what is asked of a part of an image that has a prompt, if not `query`.
         concept: what is asked of a concept, if not `OWN`.
         scorer: a name of `attribution.scorers.SCORERS`: what answers questions by this method.
@@ -85,6 +92,8 @@ class Method:
     takes: tuple[str, ...]
     normalise: str = "none"
     checkpoints: int = 1
+    curvature: str = ""
+    damping: float = 0.1
     part: Side | None = None
     concept: Side | None = None
     scorer: str = "gradient"
@@ -130,6 +139,7 @@ class Method:
             "paper": f"the same as {self.alias_of}" if self.alias_of else self.paper,
             "train": str(self.train or "-"),
             "normalise": self.normalise,
+            "curvature": self.curvature or "none",
             "rule": self.rule,
             "takes": list(self.takes),
             "checkpoints": self.checkpoints,

@@ -12,7 +12,7 @@ from typing import Any
 from headwater.features.spec import DRAWS, Side
 from headwater.methods.row import OWN, QUESTIONS, Cost, Method
 
-_PICTURE = ("image", "patch")
+_PICTURE, _OUTPUT = ("image", "patch"), ("contribution", "loss")
 _NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
 
 # Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
@@ -28,7 +28,14 @@ _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options: Any) -> Method:
     """A method that asks the same of a training image and of the query's image."""
     side = Side("noising", delta)
-    return Method(name, paper, side, side, rule, (*_PICTURE, "step"), **options)
+    return Method(name, paper, side, side, rule, (*_PICTURE, "step", *_OUTPUT), **options)
+
+
+def _influence(name: str, paper: str) -> Method:
+    """Influence by a curvature of that name: a dot product in its metric."""
+    own: Any = dict(curvature=name, damping=0.01)
+    takes = tuple(dict.fromkeys((*_OUTPUT, *OWN, *_PICTURE, "step")))
+    return Method(name, paper, _NOISED, _NOISED, "dot", takes, **own)
 
 
 def _concept_trak(
@@ -44,7 +51,8 @@ def _concept_trak(
 def _concept_d_trak(name: str, concept: Side, **options: Any) -> Method:
     """Features of D-TRAK, asked for a concept."""
     side = Side("noising", "square")
-    return Method(name, "ours", side, None, "trak", ("concept",), concept=concept, **options)
+    takes = ("concept", *_OUTPUT) if concept.gradient else ("concept",)
+    return Method(name, "ours", side, None, "trak", takes, concept=concept, **options)
 
 
 def _similarity(name: str, path: str, rule: str, takes: tuple[str, ...]) -> Method:
@@ -78,8 +86,10 @@ METHODS = {
             _NOISED,
             Side("renoised", "dsm"),
             "trak",
-            ("image", "patch", "step", "journey"),
+            (*_PICTURE, "step", "journey", *_OUTPUT),
         ),
+        _influence("ekfac", "Grosse 2023, EK-FAC"),
+        _influence("kfac", "Mlodozeniec 2025"),
         _on_images("gradient-dot", "Charpiat 2019", "dsm", "dot"),
         _on_images("gradient-cosine", "Charpiat 2019", "dsm", "cosine"),
         _on_images("tracin", "Pruthi 2020", "dsm", "dot", checkpoints=2),

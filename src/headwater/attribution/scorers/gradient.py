@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from headwater.attribution.bootstrap import certainty
 from headwater.attribution.resources import Resources
@@ -22,6 +26,8 @@ from headwater.queries.draws import DrawnRows, draw_rows
 from headwater.queries.feature import Feature
 from headwater.queries.query import Drawer, Question, Setting
 
+# Rows of a question: by damping of the curvature (None where there is none), member and part.
+Drawn = dict[float | None, list[list[DrawnRows]]]
 # `draws=None` doubles the draws from the first to the most until the top ten is this stable.
 FIRST_DRAWS, STABLE = 16, 0.9
 
@@ -33,19 +39,24 @@ def score(
     if isinstance(query, Feature):
         return feature.score(resources, method, query, options)
     drawer = query.drawer(setting_of(resources, method, query))
-    drawn: list[list[DrawnRows]] = [[] for _ in resources.members]
+    # In the metric of a curvature a question has other rows at each damping, else at none.
+    metrics = options.dampings if method.curvature else (None,)
+    drawn: Drawn = {metric: [[] for _ in resources.members] for metric in metrics}
     for draws in _parts(query.draws, drawer):
         _draw(resources, drawer, draws, options.fresh, drawn)
-        psi = [torch.cat([part.rows for part in parts]) for parts in drawn]
-        scored = score_rows(resources, method, psi, options.dampings)
+        scored: dict[float, Scored] = {}
+        for metric, members in drawn.items():
+            dampings = options.dampings if metric is None else (metric,)
+            scored |= score_rows(resources, method, _rows(members), dampings)
         if query.draws is None and _is_enough(scored[options.dampings[0]], draws, drawer, options):
             break
-    cached = all(part.cached for parts in drawn for part in parts)
+    first = drawn[metrics[0]]
+    cached = all(part.cached for members in drawn.values() for parts in members for part in parts)
     if cached:
         options.note(
             f"{drawer.title}: using the query gradient computed before (--fresh recomputes)"
         )
-    remarks = dict.fromkeys(remark for part in drawn[0] for remark in part.remarks)
+    remarks = dict.fromkeys(remark for part in first[0] for remark in part.remarks)
     return Scoring(
         scored,
         drawer.describe(draws.stop),
@@ -53,8 +64,12 @@ def score(
         drawer.once,
         cached,
         tuple(remarks),
-        mean_feature([torch.cat([part.rows for part in parts]) for parts in drawn]),
+        mean_feature(_rows(first)),
     )
+
+
+def _rows(members: Sequence[Sequence[DrawnRows]]) -> list[Tensor]:
+    return [torch.cat([part.rows for part in parts]) for parts in members]
 
 
 def setting_of(resources: Resources, method: Method, query: Question) -> Setting:
@@ -94,16 +109,19 @@ def _draw(
     drawer: Drawer,
     draws: range,
     fresh: bool,
-    drawn: list[list[DrawnRows]],
+    drawn: Drawn,
 ) -> None:
     """Add the rows of these draws, by each checkpoint's model in turn."""
-    for member, parts in zip(resources.members, drawn, strict=True):
-        parts.append(draw_rows(lambda: _extractor(member), drawer, draws, member.row_cache(fresh)))  # noqa: B023 - called at once
+    for number, member in enumerate(resources.members):
+        for metric, members in drawn.items():
+            machine = partial(_extractor, member, metric)
+            kept = member.row_cache(fresh, metric)
+            members[number].append(draw_rows(machine, drawer, draws, kept))
         release_checkpoint(resources, member)
 
 
-def _extractor(resources: Resources) -> Extractor:
-    extractor = resources.extractor()
+def _extractor(resources: Resources, damping: float | None) -> Extractor:
+    extractor = resources.extractor(damping)
     assert isinstance(extractor, Extractor), "methods of gradients have an index of gradients"
     return extractor
 

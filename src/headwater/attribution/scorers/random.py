@@ -8,7 +8,7 @@ from headwater.attribution.scores import Scored
 from headwater.methods.row import Method
 from headwater.models.sampling import seeded_noise
 from headwater.queries.image import Image
-from headwater.queries.local_concept import Local
+from headwater.queries.local.local_concept import Local
 from headwater.queries.query import Description, Question
 
 

@@ -74,7 +74,7 @@ def counterfactual(
     caption_column: CaptionColumn = None,
     limit: Limit = None,
     draws: Draws = "32",
-    damping: Ratio = 0.1,
+    damping: Ratio = None,
     parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",

@@ -43,7 +43,10 @@ Again = Annotated[int, typer.Option(help="Halves trained with another seed too, 
 Parameters = Annotated[
     str | None, typer.Option(help="What gradients are of, as `headwater index` takes it.")
 ]
-Ratio = Annotated[float, typer.Option("--damping", help="Of the kernel, in mean eigenvalues.")]
+Ratio = Annotated[
+    float | None,
+    typer.Option("--damping", help="In mean eigenvalues; by default each method's own."),
+]
 
 # The options that `images_of` takes, in its order.
 OF_IMAGES = ("data", "split", "image_column", "caption_column", "limit")

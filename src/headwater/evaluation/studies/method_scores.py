@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
-from headwater.attribution.attributor import DAMPING, require_damping
-from headwater.attribution.scores import inverts_kernel
+from headwater.attribution.attributor import require_damping
+from headwater.attribution.scores import has_damping
 from headwater.attribution.session import Session
 from headwater.errors import MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
@@ -49,11 +49,12 @@ class QuestionOptions:
     seed: int = 0
     guidance: float = 5.0
     context: str = "auto"
-    damping: float = DAMPING
+    damping: float | None = None
 
     def __post_init__(self) -> None:
         require_draws(self.draws)
-        require_damping(self.damping)
+        if self.damping is not None:
+            require_damping(self.damping)
         if self.seed < 0:
             raise ParameterError(f"--seed {self.seed} must be at least 0")
 
@@ -160,7 +161,7 @@ def score_questions(
     methods: Mapping[Method, Index],
     questions: Callable[[Method], Sequence[Concept | Image]],
     folder: Path,
-    damping: float = DAMPING,
+    damping: float | None = None,
 ) -> dict[str, Float[np.ndarray, "q n"]]:
     """What each method scores every image for its questions; what is kept in `folder` is not asked.
 
@@ -168,6 +169,7 @@ def score_questions(
         methods: as `select_methods` gives them, their indexes as `open_indexes` does: one copy of
             the model serves them all, and a question that several methods ask alike is asked once.
         questions: of a method; as many for each.
+        damping: None for each method's usual one.
     """
     return sweep_dampings(methods, questions, folder, [damping])[damping]
 
@@ -176,10 +178,10 @@ def sweep_dampings(
     methods: Mapping[Method, Index],
     questions: Callable[[Method], Sequence[Concept | Image]],
     folder: Path,
-    dampings: Sequence[float],
-) -> dict[float, dict[str, Float[np.ndarray, "q n"]]]:
+    dampings: Sequence[float | None],
+) -> dict[float | None, dict[str, Float[np.ndarray, "q n"]]]:
     """`score_questions` at each damping, for which a question is asked once."""
-    scores: dict[float, dict[str, np.ndarray]] = {ratio: {} for ratio in dampings}
+    scores: dict[float | None, dict[str, np.ndarray]] = {ratio: {} for ratio in dampings}
     sessions = {index.path: Session(index) for index in methods.values()}
     lender = next(iter(sessions.values()))
     queries = {method: questions(method) for method in methods}
@@ -231,11 +233,12 @@ class Served:
 
 
 def _score(
-    folder: Path, served: Served, query: Concept | Image, dampings: Sequence[float]
-) -> dict[float, Float[np.ndarray, " n"]]:
-    """At each damping, kept one by one; a rule without a kernel has one answer for all."""
+    folder: Path, served: Served, query: Concept | Image, dampings: Sequence[float | None]
+) -> dict[float | None, Float[np.ndarray, " n"]]:
+    """At each damping, kept one by one; a method without one has one answer for all."""
     method = served.method
-    apart = dampings if inverts_kernel(method.rule) else [DAMPING]
+    meant = {given: method.damping if given is None else given for given in dampings}
+    apart = list(meant.values()) if has_damping(method) else [method.damping]
     place = folder / method.name
     kept = {ratio: read(place, served.facts(query, ratio)) for ratio in apart}
     missing = [ratio for ratio, entry in kept.items() if entry is None]
@@ -245,7 +248,7 @@ def _score(
             place, served.facts(query, ratio), lambda s=scores: {"scores": torch.from_numpy(s)}
         )
     scores = {ratio: entry.tensors["scores"].numpy() for ratio, entry in kept.items() if entry}
-    return {ratio: scores.get(ratio, scores[apart[0]]) for ratio in dampings}
+    return {given: scores.get(ratio, scores[apart[0]]) for given, ratio in meant.items()}
 
 
 def _query_facts(query: Concept | Image) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The curvature of a model's loss, layer by layer: K-FAC and EK-FAC of its Gauss-Newton matrix."""

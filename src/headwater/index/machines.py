@@ -1,0 +1,75 @@
+"""What makes the rows of a recipe, with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+
+from torch import nn
+
+from headwater.errors import MismatchError
+from headwater.features.embeddings import Embedder, latents
+from headwater.features.extractor import Extractor
+from headwater.features.loss_weights import loss_weights
+from headwater.gradients.blocks import Form, forms_as_they_are
+from headwater.gradients.projection import Projection, project
+from headwater.index.config import Recipe
+from headwater.models.clip import Clip
+from headwater.models.denoiser import Denoiser
+
+Machine = Extractor | Embedder
+# Of the layers by name, the form in which their gradients are projected.
+Former = Callable[[Mapping[str, nn.Module]], Mapping[str, Form]]
+
+
+def extractor(
+    denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None, former: Former = forms_as_they_are
+) -> Machine:
+    """The machine that makes this recipe's rows with this model.
+
+    Args:
+        former: in which form gradients are projected; of methods with a curvature, whitened.
+
+    Raises:
+        MismatchError: the recipe's rows are another CLIP's.
+    """
+    if recipe.train_path == "pixels":
+        return Embedder(recipe.dim, partial(latents, denoiser))
+    if recipe.train_path == "clip":
+        if clip is None or clip.fingerprint() != recipe.clip:
+            raise MismatchError("this index was built with another CLIP model: give it as --clip")
+        return Embedder(recipe.dim, clip.images)
+    return gradient_extractor(denoiser, recipe, former)
+
+
+def gradient_extractor(
+    denoiser: Denoiser, recipe: Recipe, former: Former = forms_as_they_are
+) -> Extractor:
+    """The same for rows that are gradients."""
+    machine = without_projection(denoiser, recipe)
+    layers = machine.layers
+    projection = project(
+        recipe.projection, former(layers), recipe.dim, recipe.seed, machine.denoiser.device
+    )
+    return replace(machine, projection=projection)
+
+
+def without_projection(denoiser: Denoiser, recipe: Recipe) -> Extractor:
+    """The same before there is a projection: probes and layers, from which it can be made."""
+    layers = denoiser.layers_named(recipe.layers)
+    if layers.keys() & denoiser.adapters.keys():
+        denoiser = denoiser.with_graph_of_words()
+    weights = loss_weights(recipe.loss_weights, denoiser.schedule, recipe.timesteps)
+    return Extractor(
+        denoiser,
+        layers,
+        Projection(recipe.dim, {}),
+        recipe.train,
+        recipe.timesteps,
+        recipe.normalise,
+        recipe.seed,
+        recipe.draws,
+        recipe.inversion_guidance,
+        weights,
+    )

@@ -1,0 +1,197 @@
+"""Which training images would change what the model puts out?
+
+Two outputs of the model on pictures z of a concept: the loss at a caption that names it, and the
+contribution of its words to that,
+
+    loss(z; c+) = E ||out(xt, t, c+) - target||^2        contribution = loss(z; c-) - loss(z; c+)
+
+A row of features is the gradient of the loss, or of minus the contribution, and a proponent is an
+image without which the loss would be higher, or the contribution lower. Asked by a method with a
+curvature that is an estimate of what a model trained without the image would put out (Koh & Liang
+2017), which the slider of `Concept` is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headwater.data.sources import load_dataset
+from headwater.data.training_set import TrainingSet
+from headwater.errors import MethodError
+from headwater.features.batch import Batch
+from headwater.features.extractor import Extractor
+from headwater.features.objectives import (
+    Objective,
+    contribution_objectives,
+    image_objectives,
+)
+from headwater.features.spec import DRAWS, MOST_DRAWS, ProbeSpec, Side
+from headwater.models.denoiser import Denoiser
+from headwater.queries.concept import Concept
+from headwater.queries.contexts import choose_contexts
+from headwater.queries.draws import encode_prompts
+from headwater.queries.outputs.pictures import Made, Shown, given
+from headwater.queries.query import (
+    Description,
+    Question,
+    Setting,
+)
+from headwater.queries.words.token_limit import lost_words, require_read
+
+
+@dataclass(frozen=True)
+class Output(Question):
+    """What the two questions about outputs have in common.
+
+    Args:
+        prompt: the prompt that the user has in mind.
+        concept: words of the prompt.
+        pictures: that show the concept: a `TrainingSet`, or a folder or file of such. A picture's
+            own caption is used where it names the concept, else the prompt. None for pictures that
+            the model makes, one for each draw.
+        context: of made pictures, what they are made under: as of `Concept`.
+        draws: of noise, each on one of the pictures; None for as many as a stable top ten needs.
+        seed: of noise, and of the choice of pictures and contexts.
+        guidance: of made pictures.
+
+    Raises:
+        QueryError: the words are no text or not in the prompt.
+        DatasetError: there are no such pictures.
+    """
+
+    prompt: str
+    concept: str
+    pictures: TrainingSet | str | Path | None = None
+    context: str = "auto"
+    draws: int | None = DRAWS
+    seed: int = 0
+    guidance: float = 3.0
+
+    def __post_init__(self) -> None:
+        self._concept  # noqa: B018 - it refuses what cannot be asked
+
+    @property
+    def _concept(self) -> Concept:
+        return Concept(
+            self.prompt, self.concept, context=self.context, draws=self.draws, seed=self.seed
+        )
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.concept
+
+    def facts(self) -> Mapping[str, Any]:
+        """Its own entries of the JSON answer."""
+        return {"title": self.title, "concept": self.concept, "output": self.kind}
+
+    def likeness(self) -> str:
+        """Training images can be like the words."""
+        return self.concept
+
+    @cached_property
+    def _given(self) -> TrainingSet | None:
+        pictures = self.pictures
+        return load_dataset(pictures) if isinstance(pictures, (str, Path)) else pictures
+
+    def shown(self, setting: Setting) -> Shown:
+        """The pictures."""
+        draws = self.draws or MOST_DRAWS
+        if self._given is not None:
+            return given(self._given, self.prompt, self.concept, draws, self.seed)
+        contexts = choose_contexts(self._concept, setting.captions)
+        return Made(contexts.pairs, self.seed, self.guidance, setting.picture)
+
+    def drawer(self, setting: Setting) -> OutputDrawer:
+        """The question, ready to be asked.
+
+        Raises:
+            QueryError: the file of contexts cannot be read.
+            DatasetError: the pictures cannot.
+        """
+        return OutputDrawer(self, self.shown(setting))
+
+
+@dataclass(frozen=True)
+class Contribution(Output):
+    """Which training images taught the model what a concept's words gain?
+
+    >>> Contribution("a red star", "star").kind
+    'contribution'
+    """
+
+    kind = "contribution"
+
+
+@dataclass(frozen=True)
+class Loss(Output):
+    """Which training images lower the model's loss on pictures of a concept?
+
+    >>> Loss("a red star", "star").kind
+    'loss'
+    """
+
+    kind = "loss"
+
+
+@dataclass(frozen=True)
+class OutputDrawer:
+    """An output on one picture a draw, noised at every timestep of the index."""
+
+    query: Output
+    shown: Shown
+    limit: int | None = None
+    once: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is asked for, in a word or two."""
+        return self.query.title
+
+    def describe(self, draws: int) -> Description:
+        """On which pictures."""
+        what = {"loss": "by the loss", "contribution": "by what its words gain"}[self.query.kind]
+        facts = {"output": self.query.kind, "pictures": self.shown.words}
+        return Description(f"{what} on {self.shown.words}", facts)
+
+    def key(self, draws: range) -> Mapping[str, Any]:
+        """The pictures and prompts of these draws."""
+        pictures = [self.shown.key(draw) for draw in draws]
+        facts = {"pictures": pictures, "pairs": self.shown.pairs(draws), "seed": self.query.seed}
+        return {"type": self.query.kind, **facts}
+
+    def check(self, denoiser: Denoiser) -> Sequence[str]:
+        """Refuse a model that reads no prompts, and a concept that it does not get to read.
+
+        Raises:
+            MethodError, QueryError: so it is.
+        """
+        if not denoiser.conditional:
+            raise MethodError(
+                f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
+            )
+        pairs = dict.fromkeys(self.shown.pairs(range(self.query.draws or MOST_DRAWS)))
+        require_read(denoiser, self.query.concept, [plus for plus, _ in pairs])
+        return lost_words(denoiser, [prompt for pair in pairs for prompt in pair])
+
+    def probes(self, extractor: Extractor) -> int:
+        """One at each timestep; of a contribution one under c+ and one under c-."""
+        return len(extractor.timesteps) * (2 if self.query.kind == "contribution" else 1)
+
+    def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
+        """The output's gradient at noised pictures."""
+        denoiser = extractor.denoiser
+        plus, minus = (
+            encode_prompts(denoiser, [pair[side] for pair in self.shown.pairs(draws)])
+            for side in (0, 1)
+        )
+        ids = [f"output|{self.query.seed}|{draw}" for draw in draws]
+        batch = Batch(self.shown.latents(denoiser, draws), plus, ids)
+        spec = ProbeSpec(extractor.timesteps, extractor.seed)
+        if self.query.kind == "contribution":
+            return contribution_objectives(denoiser, batch, minus, spec)
+        return image_objectives(denoiser, Side("noising", "dsm"), batch, spec)

@@ -1,0 +1,136 @@
+"""The pictures that an output is measured on: given ones, or those that the model makes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from headwater.data.training_set import TrainingSet
+from headwater.errors import BadImageError, QueryError
+from headwater.models.denoiser import Denoiser
+from headwater.models.sampling import Picture
+from headwater.queries.draws import without_repeats
+from headwater.queries.image import Image
+from headwater.queries.query import Pictured
+from headwater.queries.words.prompts import contains, without
+
+# How pictures of a concept are made.
+STEPS = 25
+
+
+class Shown(Protocol):
+    """One picture of a concept for each draw, with the prompts of its output."""
+
+    @property
+    def words(self) -> str:
+        """Which pictures they are, after "on"."""
+        ...
+
+    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
+        """(c+, c-) of these draws' pictures: with the concept and without."""
+        ...
+
+    def key(self, draw: int) -> Any:
+        """What the picture of a draw depends on besides the model, as JSON."""
+        ...
+
+    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+        """The pictures of these draws."""
+        ...
+
+
+@dataclass(frozen=True)
+class Given:
+    """Pictures that somebody has, each with its caption where that names the concept.
+
+    Several draws may be of one picture: all before any comes twice.
+
+    Attributes:
+        order: the picture of each draw, by its row.
+    """
+
+    pictures: TrainingSet
+    order: Sequence[int]
+    prompt: str
+    concept: str
+
+    @property
+    def words(self) -> str:
+        """Which pictures they are."""
+        count = len(set(self.order))
+        return f"{count} picture{'s' if count > 1 else ''} of {self.pictures.source}"
+
+    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
+        """Of each picture's caption, or of the question's prompt."""
+        captions = [self.pictures.samples[self.order[draw]].caption for draw in draws]
+        named = [c if contains(c, self.concept) else self.prompt for c in captions]
+        return [(caption, without(caption, self.concept)) for caption in named]
+
+    def key(self, draw: int) -> Any:
+        """The picture, by the fingerprint of its set."""
+        row = self.order[draw]
+        return [self.pictures.fingerprint, self.pictures.samples[row].id]
+
+    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+        """Opened and encoded.
+
+        Raises:
+            QueryError: one is no picture.
+        """
+        try:
+            images = [self.pictures.image(self.order[draw]) for draw in draws]
+        except BadImageError as error:
+            said = str(error).rpartition(";")[0]  # what follows is advice for training images
+            raise QueryError(f"{said}; mend it, or take it out") from None
+        return denoiser.encode_images(images)
+
+
+def given(pictures: TrainingSet, prompt: str, concept: str, draws: int, seed: int) -> Given:
+    """These pictures in an order that the seed decides."""
+    rows = range(len(pictures))
+    order = without_repeats(rows, draws, random.Random(f"{seed}|{pictures.fingerprint}"))
+    return Given(pictures, order, prompt, concept)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A picture that the model makes for each draw, under its context's c+.
+
+    Attributes:
+        contexts: (c+, c-) of each draw.
+        picture: makes or finds one.
+    """
+
+    contexts: Sequence[tuple[str, str]]
+    seed: int
+    guidance: float
+    picture: Callable[[Pictured], Picture]
+
+    @property
+    def words(self) -> str:
+        """Which pictures they are."""
+        return "pictures that the model makes of it"
+
+    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
+        """The contexts that they are made under."""
+        return [self.contexts[draw] for draw in draws]
+
+    def key(self, draw: int) -> Any:
+        """How the picture is made."""
+        return dict(self.asked(draw).picture_facts())
+
+    def asked(self, draw: int) -> Image:
+        """The picture of a draw."""
+        plus, _ = self.contexts[draw]
+        return Image(plus, seed=self.seed + draw, guidance=self.guidance, steps=STEPS)
+
+    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+        """Made, or found among those that were made before."""
+        x0 = [self.picture(self.asked(draw)).x0 for draw in draws]
+        return torch.cat(x0).to(denoiser.device, denoiser.latent_dtype)
