@@ -16,6 +16,7 @@ import torch
 from PIL import Image as Pillow
 from support.brute_force import exact_scores, relative_error
 from support.command_line import FAST, headwater
+from support.exact_curvature import Sums
 from support.tiny import tiny_pipeline
 
 from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
@@ -218,8 +219,27 @@ def expected(world, method, draws_of):
     found = []
     for model in members(world, method):
         phi, errors = train_rows(world, model, method)
-        found.append(exact_scores(method.rule, phi, draws_of(model), errors=errors))
+        psi = draws_of(model)
+        if method.curvature:
+            psi = curvature(world, model).solved(psi, method.curvature, method.damping)
+        found.append(exact_scores(method.rule, phi, psi, errors=errors))
     return sum(found) / len(found)
+
+
+def curvature(world, model):
+    """Of the images, by a random sign for each of the output's numbers at each probe."""
+    if "curvature" not in world.rows:
+        sums = Sums(model.layers(PARAMETERS))
+        for row, sample in enumerate(world.data.samples):
+            x0 = model.encode_images([world.data.image(row)])
+            for t in TIMESTEPS:
+                key = f"0|{sample.id}|{t}|0"
+                a, noise = alpha_bar(model, t), seeded_noise(x0.shape[1:], key).double()
+                xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+                caption, vector = sample.caption, signs(model, key)
+                sums.add(lambda: (predict(model, xt, t, caption) * vector).sum())  # noqa: B023
+        world.rows["curvature"] = sums
+    return world.rows["curvature"]
 
 
 # --- each method --------------------------------------------------------------------------------
@@ -368,7 +388,7 @@ def test_methods_of_one_train_side_share_an_index(world):
     """The index of one answers for the others as their own would."""
     shared, query = built(world, "trak"), Image(PROMPT, world.file, draws=DRAWS)
     same = {name for name, m in METHODS.items() if m.train == METHODS["trak"].train
-            and m.normalise == "none" and m.checkpoints == 1}  # fmt: skip
+            and m.normalise == "none" and not m.curvature and m.checkpoints == 1}  # fmt: skip
     assert same | {"unlearning", "random"} == set(shared.methods())
     for name in ("gradient-cosine", "renormalised-influence"):
         own = built(world, name).attribute(query).scores

@@ -12,7 +12,8 @@ from headwater.features.batch import Batch
 from headwater.features.objectives import concept_objectives
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
-from headwater.index.config import extractor, plan
+from headwater.index.config import plan
+from headwater.index.machines import extractor
 from headwater.methods.table import METHODS
 from headwater.models.condition import Condition
 from headwater.models.patches import compiled

@@ -22,8 +22,8 @@ from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection
 from headwater.models import textual_inversion
-from headwater.queries.local import lesson
 from headwater.queries.draws import trajectory_noise
+from headwater.queries.local import lesson
 from headwater.queries.local.local_concept import Local, LocalDrawer, whole_picture
 from headwater.scenes.dataset import pictures
 
