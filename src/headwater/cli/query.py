@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from headwater.queries.reward import Scorer
 
 _DRAWS = str(DRAWS)
+OUTPUTS = ("contribution", "loss")
 
 
 @with_options
@@ -46,6 +47,8 @@ def concept(
     index: IndexFolder,
     prompt: own.Prompt = None,
     concept: own.Concepts = None,
+    ask: own.Ask = "slider",
+    pictures: own.Pictures = None,
     preset: own.Preset = None,
     feature: own.Feature = None,
     reward: own.Reward = None,
@@ -74,7 +77,8 @@ def concept(
 
     It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
     pictures (--reward, --reward-text), as the paper does (--preset), or by a feature that was
-    computed elsewhere (--feature).
+    computed elsewhere (--feature). Which images the model would not know it without is asked by
+    --ask contribution, of an index that was built for `ekfac`.
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     options = asking(method, damping, candidates, fresh)
@@ -110,10 +114,37 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
         raise QueryError(
             "--minus is the prompt without one concept: ask for one --concept at a time"
         )
+    _require_output(given, way)
     if not words:
         _refuse(_of_words(given) | {"--candidates": reward and given["candidates"]}, way)
     if local is not None:
         _refuse({"--guidance": given["guidance"] != GUIDANCE}, "--local, which is a picture")
+
+
+def _require_output(given: Mapping[str, Any], way: str) -> None:
+    """Refuse what does not go with questions about outputs, or with others.
+
+    Raises:
+        QueryError: names it, or there is no such output.
+    """
+    ask = given["ask"]
+    if ask not in OUTPUTS and ask != "slider":
+        raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUTS)}")
+    if ask == "slider":
+        _refuse({"--pictures": given["pictures"] is not None}, "--ask slider")
+        return
+    asked = f"--ask {ask}"
+    if way != "--concept":
+        raise QueryError(f"{asked} is of words of a prompt: give --concept")
+    names = ("minus", "base", "swap")
+    _refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
+    if given["pictures"] is not None:
+        of_made = {
+            "--context": given["context"] != "auto",
+            "--guidance": given["guidance"] != GUIDANCE,
+        }
+        _refuse(of_made, "--pictures")
+    _refuse({"--local": given["local"] is not None}, asked)
 
 
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:
@@ -121,6 +152,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
     from headwater.queries.local.local_concept import Local, whole_picture
+    from headwater.queries.outputs.output import output_named
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
@@ -130,6 +162,10 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return preset(given["preset"], draws, seed)
     names = ("minus", "base", "context", "swap")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
+    if given["ask"] in OUTPUTS:
+        own = {name: given[name] for name in ("pictures", "context", "guidance")}
+        made = output_named(given["ask"])
+        return [made(prompt, words, draws=draws, seed=seed, **own) for words in given["concept"]]
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
     if local is not None:
         whole = whole_picture(prompt, local, mask=given["mask"], draws=draws, seed=seed)

@@ -21,6 +21,20 @@ Preset = Annotated[
 Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="Words of the prompt; may be repeated.")
 ]
+Ask = Annotated[
+    str,
+    typer.Option(
+        help="What is asked of --concept: slider (which way it lies), contribution (what its words "
+        "gain) or loss; the last two on --pictures."
+    ),
+]
+Pictures = Annotated[
+    Path | None,
+    typer.Option(
+        help="Pictures that show the concept, for --ask contribution or loss: a folder, or a file "
+        "of such as for `index`. Without them the model makes some."
+    ),
+]
 Feature = Annotated[
     Path | None,
     typer.Option(

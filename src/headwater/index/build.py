@@ -31,7 +31,7 @@ from headwater.index.config import (
     refuse_ignored,
     require_kinds,
 )
-from headwater.index.curvature import Images, fit_curvature, fit_of, former_of
+from headwater.index.curvature import Fit, Images, fit_curvature, fit_of, former_of
 from headwater.index.index import Index
 from headwater.index.machines import extractor, without_projection
 from headwater.index.notes import notes_on_parameters
@@ -164,7 +164,9 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     manifest = _begin(out, new, how.overwrite)
     done = finished_shards(out, manifest)
     ranges = shard_ranges(len(data), manifest.shard_rows)
-    if manifest.complete and len(done) == len(ranges) and has_samples(out, manifest):
+    fit = fit_of(out, manifest, planned) if planned.curvature else None
+    whole = len(done) == len(ranges) and has_samples(out, manifest)
+    if manifest.complete and whole and (fit is None or fit.whole):
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
@@ -178,8 +180,8 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
             reading(data, [row for _, rows in left for row in rows]) as reader,
             run_as(how, denoiser.network, layers),
         ):
-            if planned.curvature:
-                _fit_curvature(job, denoiser, manifest, out)
+            if fit is not None:
+                _fit_curvature(job, denoiser, fit, out)
             former = former_of(out, manifest, planned)
             machine = extractor(denoiser, planned, job.clip, former)
             source = Source(machine, data, reader, how.encodings)
@@ -188,18 +190,17 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
             for shard in write_shards(out, source, how, job.batch, left):
                 done[shard.first] = shard
     except BaseException:
-        if not (begun or done or finished_shards(out, manifest)):
+        if not (begun or done or finished_shards(out, manifest) or (fit and fit.begun)):
             _withdraw(out, existed)
         raise
     _finish(out, manifest, [done[rows.start] for rows in ranges], data)
     return Index.open(out, denoiser, data, clip=job.clip)
 
 
-def _fit_curvature(job: Job, denoiser: Denoiser, manifest: Manifest, out: Path) -> None:
+def _fit_curvature(job: Job, denoiser: Denoiser, fit: Fit, out: Path) -> None:
     """What rows are in the metric of, before there are any."""
-    recipe = Recipe(**manifest.recipe)
-    machine = without_projection(denoiser, recipe)
-    fit, images = fit_of(out, manifest, recipe), Images(machine, job.data, job.how.encodings)
+    machine = without_projection(denoiser, fit.recipe)
+    images = Images(machine, job.data, job.how.encodings)
     fit_curvature(fit, machine.layers, curvature_parts(out, fit, images, job.how, job.batch))
 
 

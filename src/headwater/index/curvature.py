@@ -58,6 +58,16 @@ class Fit:
     images: int
     key: str
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of it is on disk."""
+        return self.folder.exists() and any(self.folder.iterdir())
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing or damaged."""
+        return self.read("bases") is not None and self.read("moments") is not None
+
     def read(self, name: str) -> dict[str, Tensor] | None:
         """A file of this fit; None where it is missing, damaged or of another."""
         found = read_tensors_and_metadata(self.folder / f"{name}.safetensors")

@@ -69,7 +69,7 @@ class Output(Question):
     context: str = "auto"
     draws: int | None = DRAWS
     seed: int = 0
-    guidance: float = 3.0
+    guidance: float = 5.0
 
     def __post_init__(self) -> None:
         self._concept  # noqa: B018 - it refuses what cannot be asked
@@ -136,6 +136,11 @@ class Loss(Output):
     """
 
     kind = "loss"
+
+
+def output_named(kind: str) -> type[Output]:
+    """The question about the output of this name."""
+    return {each.kind: each for each in (Contribution, Loss)}[kind]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Questions about outputs: rows are the gradients of the losses that they are named after."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from support.exact_gradients import gradient, unprojected
+from support.tiny import tiny_folder
+
+from headwater import (
+    Concept,
+    Contribution,
+    Denoiser,
+    Loss,
+    Session,
+    build_index,
+    from_images,
+    load_dataset,
+)
+from headwater.attribution.scorers.gradient import setting_of
+from headwater.errors import MethodError, QueryError
+from headwater.methods.table import METHODS
+from headwater.models.sampling import seeded_noise
+
+PROMPT, WORD, WITHOUT = "a red star", "star", "a red"
+TIMESTEPS = (499, 999)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("outputs") / "images", 12)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory, tiny_model, folder):
+    model = Denoiser.load(tiny_model, dtype=torch.float64)
+    out = tmp_path_factory.mktemp("outputs") / "index"
+    return Session(
+        build_index(model, load_dataset(folder), out, method="trak", timesteps=2, dim=64)
+    )
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    drawn = [Pillow.new("RGB", (16, 16), colour) for colour in ("red", "gold", "green")]
+    captions = [PROMPT, "a golden star on a wall", "something else"]
+    return from_images(drawn, captions)
+
+
+def drawer_of(session, query):
+    return query.drawer(setting_of(session, METHODS["trak"], query))
+
+
+def loss(model, x0, caption, key):
+    """The sum over timesteps of ||eps - e||^2 / 2."""
+    total = 0
+    for t in TIMESTEPS:
+        a = model.pipe.scheduler.alphas_cumprod[t].double()
+        noise = seeded_noise(x0.shape[1:], f"0|{key}|{t}|0").double()
+        xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
+        condition = model.encode_captions([caption])
+        eps = model.network(xt, t, **condition.tensors).sample
+        total = total + (eps - noise).square().sum() / 2
+    return total
+
+
+@pytest.mark.parametrize("kind", [Contribution, Loss])
+def test_a_row_is_the_gradient_of_the_output(session, pictures, kind):
+    """By one backward pass of plain autograd; of a contribution its negative."""
+    model = session.denoiser
+    query = kind(PROMPT, WORD, pictures=pictures, draws=5)
+    drawer = drawer_of(session, query)
+    machine = unprojected(model, TIMESTEPS)
+    ours = machine.query_rows(drawer.objectives(machine, range(5)))
+    own = {PROMPT: WITHOUT, "a golden star on a wall": "a golden on a wall"}
+    for draw in range(5):
+        row = drawer.shown.order[draw]
+        caption = pictures.samples[row].caption
+        caption = caption if caption in own else PROMPT  # it does not name the star
+        x0 = model.encode_images([pictures.image(row)])
+        number = loss(model, x0, caption, f"output|0|{draw}")
+        probes = 2
+        if kind is Contribution:
+            number = number - loss(model, x0, own[caption], f"output|0|{draw}")
+            probes = 4
+        exact = gradient(model, number) / probes
+        assert (ours[draw] - exact).norm() < 1e-8 * exact.norm()
+    assert drawer.probes(machine) == probes
+
+
+def test_a_proponent_lowers_the_loss(session, pictures):
+    """A step against the gradient of a picture lowers the loss of pictures it scores well on."""
+    model, query = session.denoiser, Loss(PROMPT, WORD, pictures=pictures, draws=3)
+    machine = unprojected(model, TIMESTEPS)
+    row = machine.query_rows(drawer_of(session, query).objectives(machine, range(3))).mean(0)
+    x0 = model.encode_images([pictures.image(0)])
+    own = gradient(model, loss(model, x0, PROMPT, "output|0|0"))
+    assert row @ own > 0  # the same picture, among three
+
+
+def test_every_given_picture_comes_before_any_comes_twice(session, pictures):
+    shown = drawer_of(session, Loss(PROMPT, WORD, pictures=pictures, draws=7)).shown
+    assert sorted(shown.order[:3]) == [0, 1, 2] == sorted(shown.order[3:6])
+    assert "3 pictures of" in shown.words
+    other = drawer_of(session, Loss(PROMPT, WORD, pictures=pictures, draws=7, seed=4)).shown
+    assert shown.order != other.order or len(pictures) == 1
+
+
+def test_pictures_are_made_under_the_contexts_of_a_concept(session):
+    query = Contribution(PROMPT, WORD, context="bare", draws=3, guidance=2.0)
+    drawer = drawer_of(session, query)
+    assert drawer.shown.pairs([0, 1]) == [(WORD, "")] * 2
+    asked = drawer.shown.asked(2)
+    assert (asked.prompt, asked.seed, asked.guidance, asked.steps) == (WORD, 2, 2.0, 25)
+    x0 = drawer.shown.latents(session.denoiser, [2])
+    torch.testing.assert_close(x0.double(), session.picture(asked).x0.double())
+    answer = session.attribute(query)
+    assert "by what its words gain on pictures that the model makes of it" in answer.asked
+    assert np.isfinite(answer.scores).all()
+
+
+def test_pictures_of_a_folder_and_rows_that_are_kept(session, folder):
+    query = Loss(PROMPT, WORD, pictures=folder, draws=2)
+    first, second = session.attribute(query), session.attribute(query)
+    assert not first.provenance["reused_query_gradient"]
+    assert second.provenance["reused_query_gradient"]
+    assert (first.scores == second.scores).all()
+    assert str(folder) in first.asked
+    other = Contribution(PROMPT, WORD, pictures=folder, draws=2)
+    assert not session.attribute(other).provenance["reused_query_gradient"]
+
+
+def test_what_is_refused(session, pictures, tiny_model):
+    with pytest.raises(QueryError, match="--concept 'fish' is not in the prompt"):
+        Contribution(PROMPT, "fish")
+    with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
+        Loss(PROMPT, WORD, draws=0)
+    with pytest.raises(MethodError, match="cannot be asked for the loss on pictures of a concept"):
+        session.attribute(Loss(PROMPT, WORD, pictures=pictures), method="unlearning")
+    assert Concept(PROMPT, WORD).kind == "concept"
