@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,12 @@ from headwater.data.training_set import IN_MEMORY, TrainingSet, every_caption
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
-    MismatchError,
     ParameterError,
-    StoreError,
 )
 from headwater.features.extractor import Extractor
 from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
+from headwater.index.begin import begin, new_manifest, withdraw
 from headwater.index.config import (
     Recipe,
     plan,
@@ -36,7 +31,7 @@ from headwater.index.index import Index
 from headwater.index.machines import extractor, without_projection
 from headwater.index.notes import notes_on_parameters
 from headwater.index.rows import Source, open_images
-from headwater.index.samples import RowSamples, data_facts, write_samples
+from headwater.index.samples import RowSamples, write_samples
 from headwater.index.workers import (
     BuildOptions,
     Missing,
@@ -54,24 +49,14 @@ from headwater.storage.manifest import (
     Manifest,
     Shard,
     checkpoint_folders,
-    read_manifest,
-    require_same,
-    write_manifest,
 )
 from headwater.storage.shards import (
-    default_shard_rows,
     finish,
     finished_shards,
     has_samples,
     read_positions,
     shard_ranges,
 )
-
-# What an index folder holds; --overwrite removes no other folder.
-_OWN = (
-    "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
-    "curvature",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -160,8 +145,8 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     """The index of one model."""
     data, how = job.data, job.how
     existed, begun = out.exists(), (out / "index.json").exists() and not how.overwrite
-    new = replace(_new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
-    manifest = _begin(out, new, how.overwrite)
+    new = replace(new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
+    manifest = begin(out, new, how.overwrite)
     done = finished_shards(out, manifest)
     ranges = shard_ranges(len(data), manifest.shard_rows)
     fit = fit_of(out, manifest, planned) if planned.curvature else None
@@ -191,7 +176,7 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
                 done[shard.first] = shard
     except BaseException:
         if not (begun or done or finished_shards(out, manifest) or (fit and fit.begun)):
-            _withdraw(out, existed)
+            withdraw(out, existed)
         raise
     _finish(out, manifest, [done[rows.start] for rows in ranges], data)
     return Index.open(out, denoiser, data, clip=job.clip)
@@ -238,86 +223,6 @@ def _speak_of_captions(data: TrainingSet, note: Callable[[str], None]) -> None:
             f"{missing[0]!r}, and are taken with an empty one"
         )
         warnings.warn(text, HeadwaterWarning, stacklevel=3)
-
-
-def _withdraw(out: Path, existed: bool) -> None:
-    """Leave nothing of a run that failed before its first shard was whole."""
-    (out / "index.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
-    if not existed:
-        with suppress(OSError):  # it is not there, or holds other files
-            out.rmdir()
-
-
-def _new_manifest(
-    denoiser: Denoiser, data: TrainingSet, recipe: Recipe, clip: Clip | None
-) -> Manifest:
-    packages = ("headwater", "torch", "diffusers", "transformers")
-    return Manifest(
-        recipe=recipe.facts(),
-        model={
-            "source": denoiser.source,
-            "dtype": str(denoiser.dtype).removeprefix("torch."),
-            "fingerprint": denoiser.fingerprint(),
-            **({} if clip is None else {"clip_source": clip.source}),
-            "options": denoiser.options,
-        },
-        data=data_facts(data),
-        versions={name: metadata.version(name) for name in packages}
-        | {"python": platform.python_version(), "device": denoiser.device.type},
-        shard_rows=default_shard_rows(len(data)),
-    )
-
-
-def _begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
-    """The manifest to build under: the one there if it is of the same run, else the new one."""
-    if out.exists() and not out.is_dir():
-        raise StoreError(f"{out} is a file: name a folder for the index")
-    if (out / "index.json").exists() and not overwrite:
-        old = read_manifest(out)
-        require_same(out, old, manifest)
-        return _found_again(out, old, manifest)
-    if out.exists() and any(out.iterdir()):
-        if not overwrite:
-            raise MismatchError(f"{out} holds other files: name an empty or a new folder")
-        if not (out / "index.json").exists():
-            raise MismatchError(f"{out} holds no index, so --overwrite leaves it alone")
-        foreign = [p.name for p in out.iterdir() if p.suffix != ".part" and p.name not in _OWN]
-        if foreign:
-            raise MismatchError(
-                f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
-            )
-        _empty(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
-    write_manifest(out, manifest)
-    return manifest
-
-
-def _empty(folder: Path) -> None:
-    """Remove what is in a folder; the folder itself may be a link to another disk, and stays."""
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
-    """The old manifest, with the places where the same model and data are now."""
-    data = old.data if new.data["source"] == IN_MEMORY else new.data
-    # what is in memory is in no place
-    found = new.model if new.model["source"] else {**new.model, **_places(old.model)}
-    moved = replace(old, model={**old.model, **found}, data=data)
-    if moved != old:
-        write_manifest(out, moved)
-    return moved
-
-
-def _places(model: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: model[name] for name in ("source", "options") if name in model}
 
 
 def _finish(

@@ -69,7 +69,7 @@ def session(folder, tiny_images, tmp_path_factory):
     out = tmp_path_factory.mktemp("family") / "index"
     data = load_dataset(tiny_images).first(4)
     build_index(
-        Denoiser.load(folder, resolution=SIZE), data, out, timesteps=2, dim=64, parameters="all"
+        Denoiser.load(folder, resolution=SIZE), data, out, timesteps=1, dim=64, parameters="all"
     )
     return Session.open(out)
 
@@ -82,14 +82,14 @@ def questions(tiny_images, tmp_path):
     """By name."""
     file, mask = tiny_images / "train-00000.png", tmp_path / "mask.png"
     PIL_Image.fromarray(np.pad(np.full((8, 16), 255, np.uint8), ((0, 8), (0, 0)))).save(mask)
-    concept = Concept(PROMPT, CONCEPT, draws=2, context="prompt")
+    concept = Concept(PROMPT, CONCEPT, draws=1, context="prompt")
     return {
         "concept": concept,
-        "image": Image(PROMPT, file, draws=2),
-        "drawn": Image(PROMPT, draws=2, steps=2),
-        "part": Image(PROMPT, file, mask, draws=2),
+        "image": Image(PROMPT, file, draws=1),
+        "drawn": Image(PROMPT, draws=1, steps=2),
+        "part": Image(PROMPT, file, mask, draws=1),
         "local": Local(concept, file, steps=2),
-        "reward": Reward(PROMPT, Scorer("red", "red", redness), draws=2),
+        "reward": Reward(PROMPT, Scorer("red", "red", redness), draws=1),
     }
 
 

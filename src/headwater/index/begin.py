@@ -1,0 +1,107 @@
+"""The folder of an index: begun, found again, or left as it was."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from headwater.data.training_set import IN_MEMORY, TrainingSet
+from headwater.errors import MismatchError, StoreError
+from headwater.index.config import Recipe
+from headwater.index.samples import data_facts
+from headwater.models.clip import Clip
+from headwater.models.denoiser import Denoiser
+from headwater.storage.manifest import Manifest, read_manifest, require_same, write_manifest
+from headwater.storage.shards import default_shard_rows
+
+# What an index folder holds; --overwrite removes no other folder.
+_OWN = (
+    "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
+    "curvature",
+)  # fmt: skip
+
+
+def new_manifest(
+    denoiser: Denoiser, data: TrainingSet, recipe: Recipe, clip: Clip | None
+) -> Manifest:
+    packages = ("headwater", "torch", "diffusers", "transformers")
+    return Manifest(
+        recipe=recipe.facts(),
+        model={
+            "source": denoiser.source,
+            "dtype": str(denoiser.dtype).removeprefix("torch."),
+            "fingerprint": denoiser.fingerprint(),
+            **({} if clip is None else {"clip_source": clip.source}),
+            "options": denoiser.options,
+        },
+        data=data_facts(data),
+        versions={name: metadata.version(name) for name in packages}
+        | {"python": platform.python_version(), "device": denoiser.device.type},
+        shard_rows=default_shard_rows(len(data)),
+    )
+
+
+def begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
+    """The manifest to build under: the one there if it is of the same run, else the new one."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file: name a folder for the index")
+    if (out / "index.json").exists() and not overwrite:
+        old = read_manifest(out)
+        require_same(out, old, manifest)
+        return _found_again(out, old, manifest)
+    if out.exists() and any(out.iterdir()):
+        if not overwrite:
+            raise MismatchError(f"{out} holds other files: name an empty or a new folder")
+        if not (out / "index.json").exists():
+            raise MismatchError(f"{out} holds no index, so --overwrite leaves it alone")
+        foreign = [p.name for p in out.iterdir() if p.suffix != ".part" and p.name not in _OWN]
+        if foreign:
+            raise MismatchError(
+                f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
+            )
+        _empty(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a folder; the folder itself may be a link to another disk, and stays."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
+    """The old manifest, with the places where the same model and data are now."""
+    data = old.data if new.data["source"] == IN_MEMORY else new.data
+    # what is in memory is in no place
+    found = new.model if new.model["source"] else {**new.model, **_places(old.model)}
+    moved = replace(old, model={**old.model, **found}, data=data)
+    if moved != old:
+        write_manifest(out, moved)
+    return moved
+
+
+def _places(model: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: model[name] for name in ("source", "options") if name in model}
+
+
+def withdraw(out: Path, existed: bool) -> None:
+    """Leave nothing of a run that failed before its first shard was whole."""
+    (out / "index.json").unlink(missing_ok=True)
+    shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
+    if not existed:
+        with suppress(OSError):  # it is not there, or holds other files
+            out.rmdir()
