@@ -234,6 +234,31 @@ REFUSED = {
         "concept {concept} --concept star --out {out}",
         "--concept goes with a prompt: give PROMPT",
     ),
+    "no such output": (
+        STAR + "--ask rate",
+        "--ask 'rate' is not one of slider, contribution, loss",
+    ),
+    "pictures of a slider": (
+        STAR + "--pictures {images}",
+        "--pictures does not go with --ask slider: leave it out",
+    ),
+    "an output of a score": (
+        f"concept {{concept}} '{PROMPT}' --reward a:b --ask loss --out {{out}}",
+        "--ask loss is of words of a prompt: give --concept",
+    ),
+    "an output without": (STAR + "--ask loss --swap", "--swap does not go with --ask loss: leave"),
+    "an output of one picture": (
+        STAR + "--ask loss --local {file}",
+        "--local does not go with --ask loss: leave it out",
+    ),
+    "contexts of given pictures": (
+        STAR + "--ask contribution --pictures {images} --context bare",
+        "--context does not go with --pictures: leave it out",
+    ),
+    "no pictures": (
+        STAR + "--ask contribution --pictures {tmp}/none",
+        "--pictures '{tmp}/none' cannot be read (there is no file or folder '{tmp}/none'): give a",
+    ),
     "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
     "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
     "no module": (DRAWN + "--journey --judge a9:b", "--judge: cannot import the module 'a9' (Modu"),
@@ -264,19 +289,23 @@ def test_methods_in_json():
         "train": "noising/dsm",
         "normalise": "none",
         "rule": "trak",
-        "takes": ["image", "patch", "step"],
+        "curvature": "none",
+        "takes": ["image", "patch", "step", "contribution", "loss"],
         "checkpoints": 1,
         "units per image": 20,  # a pass forward and one back to the layers, ten times
         "queries": {
             "image": picture | {"cost": "32x20"},
             "patch": picture | {"cost": "32x20"},
             "step": picture | {"units per draw": 2, "cost": "32x2"},
+            "contribution": picture
+            | {"guidance": "noising/contribution", "units per draw": 40, "cost": "32x40"},
+            "loss": picture | {"cost": "32x20"},
         },
     }
     assert rows["concept-trak"]["units per image"] == 31  # and one back to the input, one to begin
     assert rows["pixel-dot"]["units per image"] == 0 and rows["random"]["train"] == "-"
     assert set(rows["concept-trak-a"]["queries"]) == {
-        "concept", "local", "reward", "preference", "feature",
+        "concept", "contribution", "loss", "local", "reward", "preference", "feature",
     }  # fmt: skip
 
 
@@ -293,6 +322,8 @@ def test_methods_in_a_terminal():
     assert [group.split() for group in groups] == [
         ["concept-trak", "inversion/dps", "probe", "trak", "31"],
         ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
+        ["contribution", "noising/contribution", "32x40"],
+        ["loss", "noising/dsm", "32x20"],
         ["reward", "generation/reward", "32x30"],
         ["preference", "inversion/preference", "62", "a", "pair"],
         ["feature", "feature", "-"],
@@ -529,3 +560,17 @@ def test_an_option_that_counts_is_not_refused(places, tmp_path):
     assert asked(*command)["method"] == "clip-dot"
     drawn = ("image", places["trak"], "--prompt", PROMPT, "--draws", 1, "--out", tmp_path)
     assert top(asked(*drawn)) != top(asked(*drawn, "--guidance", 9))
+
+
+# --- outputs ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["contribution", "loss"])
+def test_an_output_is_asked_on_pictures_that_are_given(places, output):
+    asked = ["--ask", output, "--pictures", places["images"], "--draws", 2, "--json"]
+    command = ["concept", places["trak"], PROMPT, "--concept", "star", *asked]
+    result = headwater(*command, "--out", places["out"] / output)
+    assert result.code == 0, result.err
+    answer = json.loads(result.out)
+    assert (answer["concept"], answer["output"]) == ("star", output)
+    assert "2 pictures of" in answer["asked"] and len(answer["top"]) == 10

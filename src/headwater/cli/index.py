@@ -61,7 +61,10 @@ def index(
     parameters: Parameters = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
-        int | None, typer.Option(help="Features per image (8192, or all parameters if fewer).")
+        int | None,
+        typer.Option(
+            help="Features per image (8192; 32768 of ekfac and kfac; or all parameters if fewer)."
+        ),
     ] = None,
     projection: Annotated[
         str, typer.Option(help="count-sketch, factored, mask, gaussian, rademacher, identity.")
@@ -70,7 +73,11 @@ def index(
         float, typer.Option(help="Classifier-free guidance of the inversion; 1 is none.")
     ] = 1.0,
     loss_weights: Annotated[
-        str, typer.Option(help="Of timesteps in training: uniform, min-snr or logit-normal.")
+        str,
+        typer.Option(
+            help="Of timesteps in training: uniform, min-snr, logit-normal, or (the bundled model) "
+            "shapes-first."
+        ),
     ] = "uniform",
     draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
     clip: ClipFolder = None,

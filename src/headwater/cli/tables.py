@@ -152,7 +152,8 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [_heading(_method_line("method, questions", "guidance", "norm", "rule", "passes*"))]
     for row in rows:
         cost = row["units per image"] or "-"
-        facts = (row["name"], row["train"], row["normalise"], row["rule"], cost)
+        metric = "" if row["curvature"] == "none" else f", {row['curvature']}"
+        facts = (row["name"], row["train"], row["normalise"], row["rule"] + metric, cost)
         lines.append(_heading(_method_line(*facts)))
         paper = row["paper"]
         for (guidance, cost), questions in _by_guidance(row["queries"]).items():

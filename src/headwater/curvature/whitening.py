@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -52,6 +53,11 @@ def whitened(layer: nn.Module, curvature: LayerCurvature, damping: float = DAMPI
 def preconditioned(layer: nn.Module, curvature: LayerCurvature, damping: float) -> Form:
     """(F + lambda)^-1 g, in the basis."""
     return _scaled(layer, curvature.basis, 1 / curvature.damped(damping))
+
+
+def in_basis(layer: nn.Module, curvature: LayerCurvature) -> Form:
+    """The gradient as it is, in the basis."""
+    return _scaled(layer, curvature.basis, torch.ones_like(curvature.moments))
 
 
 def _scaled(layer: nn.Module, basis: Basis, scale: Tensor) -> Form:

@@ -29,6 +29,9 @@ from headwater.models.denoiser import Denoiser
 # Raised whenever the numbers in a row change meaning: older indexes are then refused.
 FEATURES_VERSION = 4
 DEFAULT_DIM = 8192
+# In the metric of a curvature gradients are spread over all directions, and there is no kernel
+# whose inverse would grow with the square of this.
+CURVED_DIM = 32_768
 DEFAULT_PROJECTION = "count-sketch"
 # Of rows that another program projected, in a way that cannot be repeated here.
 UNKNOWN = "unknown"
@@ -44,7 +47,8 @@ class IndexOptions:
             the set that suits the model: its cross-attention, if it has any.
         timesteps: how many probes, evenly spaced over the noise schedule.
         draws: of noise at each timestep, where a method draws noise.
-        dim: features of an image; None for 8,192, or all parameters if they are fewer.
+        dim: features of an image; None for 8,192 (32,768 of methods with a curvature), or all
+            parameters if they are fewer.
         seed: of projections and noise.
         projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
         inversion_guidance: classifier-free guidance of the inversion, where there is one.
@@ -193,7 +197,8 @@ def _of_gradients(denoiser: Denoiser, given: IndexOptions) -> dict[str, Any]:
     layers = denoiser.layers(parameters)
     total, dim = sum(map(size, layers.values())), given.dim
     if dim is None:
-        dim = total if given.projection == "identity" else min(DEFAULT_DIM, total)
+        usual = CURVED_DIM if method_named(given.method).curvature else DEFAULT_DIM
+        dim = total if given.projection == "identity" else min(usual, total)
     require_dim(dim, total, given.projection)  # before anything is built
     return dict(
         parameters=parameters,

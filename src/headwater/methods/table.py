@@ -38,6 +38,20 @@ def _influence(name: str, paper: str) -> Method:
     return Method(name, paper, _NOISED, _NOISED, "dot", takes, **own)
 
 
+def _exact_influence(name: str, paper: str, curvature: str) -> Method:
+    """The same without a projection: a pass over the training images for each question."""
+    side = _NOISED
+    cost = [(kind, OWN.get(kind, side).units()) for kind in (*_OUTPUT, "concept", "image")]
+    own: Any = dict(
+        curvature=curvature,
+        damping=0.01,
+        costs=tuple((kind, Cost(units, DRAWS, side.units())) for kind, units in cost),
+        scorer="exact",
+    )
+    takes = (*_OUTPUT, "concept", "image")
+    return Method(name, paper, side, side, "dot", takes, **own)
+
+
 def _concept_trak(
     name: str, paper: str, side: Side, normalise: str = "none", **options: Any
 ) -> Method:
@@ -90,6 +104,8 @@ METHODS = {
         ),
         _influence("ekfac", "Grosse 2023, EK-FAC"),
         _influence("kfac", "Mlodozeniec 2025"),
+        _exact_influence("ekfac-exact", "Grosse 2023, EK-FAC", "ekfac"),
+        _exact_influence("kfac-exact", "Mlodozeniec 2025", "kfac"),
         _on_images("gradient-dot", "Charpiat 2019", "dsm", "dot"),
         _on_images("gradient-cosine", "Charpiat 2019", "dsm", "cosine"),
         _on_images("tracin", "Pruthi 2020", "dsm", "dot", checkpoints=2),

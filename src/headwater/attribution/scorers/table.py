@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from headwater.attribution.scorers import captions, gradient, random, similarity, unlearning
+from headwater.attribution.scorers import captions, exact, gradient, random, similarity, unlearning
 from headwater.attribution.scorers.scoring import Scorer
 
 SCORERS: dict[str, Scorer] = {
     "gradient": gradient.score,
     "similarity": similarity.score,
     "captions": captions.score,
+    "exact": exact.score,
     "unlearning": unlearning.score,
     "random": random.score,
 }

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
-import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -36,10 +35,11 @@ from headwater.attribution.scorers.natural_gradient import (
     restored,
 )
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scorers.training_images import batches_of
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
-from headwater.features.batch import Batch, in_order, training_batches
+from headwater.features.batch import Batch, in_order
 from headwater.features.spec import DRAWS
 from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
@@ -193,7 +193,7 @@ def training_losses(
 
         def compute(rows: Sequence[int]) -> Tensor:
             parts, places = [], []
-            for own, images in _training_batches(resources, reader.image, rows):
+            for own, images in batches_of(resources, reader.image, rows):
                 parts.append(losses(loss, images))
                 places += own
             return in_order(torch.cat(parts), places).cpu()
@@ -216,21 +216,11 @@ def fisher_information(
     def compute(part: Sequence[int]) -> dict[str, Tensor]:
         return added(
             gradient_sums(loss, layers, images, torch.square)
-            for _, images in _training_batches(resources, index.pictures.image, part)
+            for _, images in batches_of(resources, index.pictures.image, part)
         )
 
     total = added(in_batches(batch, sorted(rows), compute, "Fisher information"))
     return {name: (sum_ / len(rows) / len(loss.timesteps)).cpu() for name, sum_ in total.items()}
-
-
-def _training_batches(
-    resources: Resources, image: Callable[[int], PIL.Image.Image], rows: Sequence[int]
-) -> Iterator[tuple[list[int], Batch]]:
-    index = resources.index
-    samples = [index.samples[row] for row in rows]
-    images = [image(index.positions[row]) for row in rows]
-    captions, ids = [s.all_captions for s in samples], [s.id for s in samples]
-    return training_batches(resources.denoiser, images, captions, ids)
 
 
 def _remember(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwater.features.loss_weights import loss_weights
+from headwater.features.loss_weights import LOSS_WEIGHTS, loss_weights
 from headwater.models.schedule import Schedule
 
 
@@ -18,13 +18,9 @@ def even(schedule: Schedule) -> Float[Tensor, " t"]:
 
 
 def shapes_first(schedule: Schedule) -> Float[Tensor, " t"]:
-    """More weight where noise hides the shape, less where only texture is left to predict.
-
-    The loss of x0 rather than of eps, at most 5 times the usual one, times min-SNR with gamma 5.
-    """
-    alpha_bar = schedule.alpha_bar
-    snr = alpha_bar / (1 - alpha_bar)
-    return (1 / alpha_bar).clamp_max(5) * (5 / snr).clamp_max(1)
+    """More weight where noise hides the shape, less where only texture is left to predict."""
+    weight = LOSS_WEIGHTS["shapes-first"]
+    return torch.tensor([weight(schedule, t) for t in range(len(schedule))])
 
 
 def logit_normal(schedule: Schedule) -> Float[Tensor, " t"]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
-from headwater.errors import MethodError
+from headwater.errors import DatasetError, MethodError, QueryError
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
 from headwater.features.objectives import (
@@ -60,7 +60,6 @@ class Output(Question):
 
     Raises:
         QueryError: the words are no text or not in the prompt.
-        DatasetError: there are no such pictures.
     """
 
     prompt: str
@@ -96,7 +95,16 @@ class Output(Question):
     @cached_property
     def _given(self) -> TrainingSet | None:
         pictures = self.pictures
-        return load_dataset(pictures) if isinstance(pictures, (str, Path)) else pictures
+        if not isinstance(pictures, (str, Path)):
+            return pictures
+        try:
+            return load_dataset(pictures)
+        except DatasetError as error:
+            why = str(error).partition(":")[0]  # what follows is advice for training images
+            raise QueryError(
+                f"--pictures {str(pictures)!r} cannot be read ({why}): give a folder of pictures, "
+                "or a file of them such as `headwater index` takes"
+            ) from None
 
     def shown(self, setting: Setting) -> Shown:
         """The pictures."""
@@ -110,8 +118,7 @@ class Output(Question):
         """The question, ready to be asked.
 
         Raises:
-            QueryError: the file of contexts cannot be read.
-            DatasetError: the pictures cannot.
+            QueryError: the file of contexts, or the pictures, cannot be read.
         """
         return OutputDrawer(self, self.shown(setting))
 

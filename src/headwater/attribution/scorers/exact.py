@@ -1,0 +1,80 @@
+"""Influence by a curvature without a projection: a pass over the training images for a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.gradient import setting_of
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scores import Scored
+from headwater.curvature.exact import onto, unprojected
+from headwater.data.prefetch import reading
+from headwater.features.batch import in_order
+from headwater.features.extractor import Extractor
+from headwater.features.spec import DRAWS
+from headwater.index.curvature import fit_of, load_curvature
+from headwater.index.machines import without_projection
+from headwater.methods.row import Method
+from headwater.queries.query import Drawer, Question
+from headwater.runtime.batch_size import BatchSize
+
+ONCE = "an exact answer is of all draws together"
+
+
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """(F + lambda)^-1 g of the question at each damping, against every image's gradient."""
+    index = resources.index
+    index.require_same_images()
+    drawer = query.drawer(setting_of(resources, method, query))
+    draws = drawer.limit or query.draws or DRAWS
+    remarks = drawer.check(resources.denoiser)
+    machine = without_projection(resources.denoiser, index.recipe)
+    fit = fit_of(index.path, index.manifest, index.recipe)
+    curvature = load_curvature(fit, machine.layers)
+    asked = torch.stack([
+        mean_row(unprojected(machine, curvature, damping), drawer, draws)
+        for damping in options.dampings
+    ])  # fmt: skip
+    found = image_rows(resources, onto(machine, curvature, asked))
+    scored = {
+        damping: Scored(row[None]) for damping, row in zip(options.dampings, found.T, strict=True)
+    }
+    return Scoring(scored, drawer.describe(draws), draws, ONCE, remarks=tuple(remarks))
+
+
+def mean_row(machine: Extractor, drawer: Drawer, draws: int) -> Float[Tensor, " d"]:
+    """The mean of a question's rows over its draws, of which a batch stands in memory."""
+    batch = BatchSize(None, device=machine.denoiser.device)
+
+    def compute(part: Sequence[int]) -> Tensor:
+        return machine.query_rows(drawer.objectives(machine, part)).sum(0)
+
+    return sum(batch.over(range(draws), compute), torch.zeros(())) / draws
+
+
+def image_rows(resources: Resources, machine: Extractor) -> Float[Tensor, "n q"]:
+    """The rows of every training image, in index order."""
+    index, batch = resources.index, BatchSize(None, device=machine.denoiser.device)
+    with (
+        reading(index.pictures) as reader,
+        tqdm(total=len(index), desc="influence", unit="image", delay=2) as bar,
+    ):
+
+        def compute(rows: Sequence[int]) -> Tensor:
+            parts, places = [], []
+            for own, images in batches_of(resources, reader.image, rows):
+                parts.append(machine.train_rows(images).features)
+                places += own
+            bar.update(rows[-1] + 1 - bar.n)
+            return in_order(torch.cat(parts), places).float().cpu()
+
+        return torch.cat(list(batch.over(range(len(index)), compute)))
