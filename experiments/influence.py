@@ -1,0 +1,188 @@
+"""Influence: do answers predict what models put out that were trained on half of the pictures?
+
+The halves and outputs of `scenes.py` (its `models` comes first), but another question: not which way
+a concept lies (the slider), but the output itself, the loss on pictures of the concept or what the
+concept's words gain there, asked in the metric of the model's curvature. Pictures are those that
+the outputs were measured on, or such as the model makes itself.
+
+    export OMP_NUM_THREADS=1
+    python experiments/influence.py tables [--methods ekfac trak gradient-dot kfac]
+    python experiments/influence.py sizes        what a projection and the draws of an index cost
+
+Rows are weighed as the model's training weighed timesteps (`shapes-first`), four draws of noise at
+each of ten timesteps, and keep every number (`--projection identity`). Everything lies in
+`experiments/results/influence`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from common import RESULTS, about, parser
+from scenes import SEEN, output_of, plan_of, trained, unseen_of
+from scenes_sizes import data_of, folder
+
+from headwater import Contribution, Denoiser, Loss, Session, TrainingSet, build_index, from_images
+from headwater.evaluation.ground_truth.concepts import Truth, read_truths
+from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
+from headwater.evaluation.metrics.intervals import Interval
+from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predicted_outputs
+from headwater.evaluation.reporting.results import write_results
+from headwater.evaluation.retraining import scene_outputs
+from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_rows
+from headwater.queries.concept import Concept
+from headwater.queries.outputs.output import Output
+from headwater.runtime.executor import THIS_PROCESS
+
+ASKED = ("ekfac", "trak", "gradient-dot", "kfac")
+OUTPUTS: dict[str, type[Output]] = {"contribution": Contribution, "loss": Loss}
+PARAMETERS = "attn2"
+RECIPE: dict[str, Any] = {"loss_weights": "shapes-first", "draws": 4, "parameters": PARAMETERS}
+# Of a question: on held-out pictures, several for each; on pictures that the model makes.
+HELD_DRAWS, MADE_DRAWS = 64, 32
+SIZES = {
+    "8,192 features, 1 draw": {"dim": 8192, "draws": 1},
+    "32,768 features, 1 draw": {"dim": 32_768, "draws": 1},
+    "32,768 features, 4 draws": {"dim": 32_768, "draws": 4},
+    "every number, 4 draws": {"projection": "identity", "draws": 4},
+}
+
+
+def main() -> None:
+    command = parser(__doc__, "tables", "sizes")
+    command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    plan = plan_of(given.full, None, None)
+    truths = read_truths("scenes", data_of(given.full).samples)
+    if given.stage == "tables":
+        answers = {output: known(truths, output) for output in OUTPUTS}
+        for method in given.methods:
+            session = session_of(method, plan, given)
+            for output in OUTPUTS:
+                answers[output] |= asked(session, method, output, truths)
+        for output, found in answers.items():
+            table(output, f"scenes-{output}", plan, found, given)
+    else:
+        found = {}
+        for name, changes in SIZES.items():
+            session = session_of("ekfac", plan, given, **changes)
+            found[name] = on_held_out(session, "ekfac", "contribution", truths)
+        found[MEMBERSHIP] = membership(truths)
+        table("contribution", "sizes", plan, found, given)
+
+
+def session_of(method: str, plan: SubsetPlan, given: argparse.Namespace, **changes: Any) -> Session:
+    """The index of the model of everything for a method, built or found."""
+    recipe = {**RECIPE, **changes}
+    if method == "ekfac" or method == "kfac":
+        recipe = {"projection": "identity", **recipe} if "dim" not in changes else recipe
+    shared = "dsm" if method in ("trak", "gradient-dot") else method
+    name = "-".join([shared, *(f"{key}={value}" for key, value in changes.items())])
+    model = Denoiser.load(folder(given.full) / "models" / plan.full.name, given.device)
+    built_for = "trak" if shared == "dsm" else method
+    out = RESULTS / "influence" / "indexes" / name
+    return Session(build_index(model, data_of(given.full), out, method=built_for, **recipe))
+
+
+# --- what is asked --------------------------------------------------------------------------------
+
+
+@cache
+def held_out(concept: str) -> TrainingSet:
+    """The pictures that outputs of a concept were measured on, captioned in full."""
+    shown = [p for p in scene_outputs.MEASURE.held_out() if p.shows(concept)]
+    captions = [scene_outputs.full_caption(picture) for picture in shown]
+    return from_images([picture.draw() for picture in shown], captions)
+
+
+def on_held_out(session: Session, method: str, output: str, truths: Sequence[Truth]) -> np.ndarray:
+    """Scores of every concept, [q, n]."""
+    question = OUTPUTS[output]
+    rows = []
+    for truth in truths:
+        pictures = held_out(truth.concept)
+        prompt = pictures.samples[0].caption
+        query = question(prompt, truth.concept, pictures=pictures, draws=HELD_DRAWS)
+        rows.append(session.attribute(query, method=method).scores)
+    return np.stack(rows)
+
+
+def on_its_own(session: Session, method: str, output: str, truths: Sequence[Truth]) -> np.ndarray:
+    """The same on pictures that the model makes under training captions."""
+    question = OUTPUTS[output]
+    return np.stack([
+        session.attribute(question(t.concept, t.concept, draws=MADE_DRAWS), method=method).scores
+        for t in truths
+    ])  # fmt: skip
+
+
+def slider(session: Session, method: str, truths: Sequence[Truth]) -> np.ndarray:
+    """The question of Concept-TRAK."""
+    return np.stack([
+        session.attribute(Concept(t.concept, t.concept, draws=MADE_DRAWS), method=method).scores
+        for t in truths
+    ])  # fmt: skip
+
+
+def asked(
+    session: Session, method: str, output: str, truths: Sequence[Truth]
+) -> dict[str, np.ndarray]:
+    """All that a method is asked."""
+    found = {f"{method}, held-out pictures": on_held_out(session, method, output, truths)}
+    if method == "ekfac":
+        found[f"{method}, its own pictures"] = on_its_own(session, method, output, truths)
+        found[f"{method}, slider"] = slider(session, method, truths)
+    return found
+
+
+def known(truths: Sequence[Truth], output: str) -> dict[str, np.ndarray]:
+    """What needs no method: captions, and what is known of the pictures."""
+    named, shown = membership(truths), np.stack([truth.shows for truth in truths]).astype(float)
+    unnamed = shown * (1 - named)
+    weighed = named - 2 * unnamed if output == "contribution" else named + unnamed
+    words = "named minus twice unnamed (truth)" if output == "contribution" else "shown (truth)"
+    return {MEMBERSHIP: named, words: weighed}
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def table(
+    output: str,
+    name: str,
+    plan: SubsetPlan,
+    answers: Mapping[str, np.ndarray],
+    given: argparse.Namespace,
+) -> None:
+    """LDS of each answer on an output, beside what captions alone predict."""
+    measured = trained(given.full, plan, THIS_PROCESS, given.device)
+    found = collect(plan, measured, partial(output_of, name=output))
+    rows = lds_rows(plan, found, dict(answers), MEMBERSHIP)
+    unseen, words = unseen_of(plan), predicted_outputs(answers[MEMBERSHIP], plan.chosen)
+    for row in rows[:-1]:
+        predicted = predicted_outputs(answers[row["method"]], plan.chosen)[unseen]
+        true = found.outputs[unseen]
+        row[f"LDS, halves {SEEN + 1} on"] = Interval(*lds_interval(true, predicted))
+        if row["method"] != MEMBERSHIP:
+            above = Interval(*lds_difference(true, predicted, words[unseen]))
+            row[f"above {MEMBERSHIP!r}, halves {SEEN + 1} on"] = above
+    path = RESULTS / "influence" / name
+    title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {PARAMETERS}"
+    notes = [
+        f"rows: weighed as in training, {RECIPE['draws']} draws of noise at each of 10 timesteps; "
+        "ekfac and kfac keep every number, damping 0.01; trak 8,192 features, damping 0.1",
+        f"held-out pictures: those that the output was measured on, {HELD_DRAWS} draws; its own: "
+        f"{MADE_DRAWS} pictures that the model makes under training captions that name the concept",
+    ]
+    write_results(path, title, about(given), rows, notes)
+    print((path / "table.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
