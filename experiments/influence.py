@@ -1,9 +1,9 @@
 """Influence: do answers predict what models put out that were trained on half of the pictures?
 
-The halves and outputs of `scenes.py` (its `models` comes first), but another question: not which way
-a concept lies (the slider), but the output itself, the loss on pictures of the concept or what the
-concept's words gain there, asked in the metric of the model's curvature. Pictures are those that
-the outputs were measured on, or such as the model makes itself.
+The halves and outputs of `scenes.py` (its `models` comes first), but another question: not which
+way a concept lies (the slider), but the output itself, the loss on pictures of the concept or what
+the concept's words gain there, asked in the metric of the model's curvature. Pictures are those
+that the outputs were measured on, or such as the model makes itself.
 
     export OMP_NUM_THREADS=1
     python experiments/influence.py tables [--methods ekfac trak gradient-dot kfac]
