@@ -101,6 +101,13 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "data fingerprint": data["fingerprint"][:16],
         "parameters": f"{recipe['parameters']} ({len(recipe['layers'])} layers)",
         "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
+        **_metric(recipe),
         "timesteps": " ".join(map(str, recipe["timesteps"])),
         "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }
+
+
+def _metric(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """What rows are in the metric of, where they are in one."""
+    kind = recipe.get("curvature", "")
+    return {"curvature": f"{kind}, targets of the {recipe['curvature_targets']}"} if kind else {}
