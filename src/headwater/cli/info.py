@@ -85,11 +85,10 @@ def _repeats(index: Path, manifest: Manifest) -> dict[str, str]:
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
     """What the rows were made of, and what they serve."""
-    from headwater.features.spec import Side
-    from headwater.methods.choice import served_by
+    from headwater.methods.choice import served_by, side_of
 
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
-    side = Side(recipe["train_path"], recipe["train_delta"])
+    side = side_of(recipe)
     served = served_by(side, recipe["normalise"], 1 + manifest.checkpoints)
     return {
         "methods": ", ".join(served),
@@ -101,5 +100,6 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "parameters": f"{recipe['parameters']} ({len(recipe['layers'])} layers)",
         "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
         "timesteps": " ".join(map(str, recipe["timesteps"])),
+        **({"inversion guidance": f"{side.guidance:g}"} if side.guided else {}),
         "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }

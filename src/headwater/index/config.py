@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from headwater.features.loss_weights import loss_weights, require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection, require_dim
-from headwater.methods.choice import method_named
+from headwater.methods.choice import method_named, served_by, side_of
 from headwater.methods.row import Method
+from headwater.methods.table import DEFAULT_METHOD
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 
@@ -52,19 +53,20 @@ class IndexOptions:
         dim: features of an image; None for 8,192, or all parameters if they are fewer.
         seed: of projections and noise.
         projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
-        inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        inversion_guidance: classifier-free guidance of the inversion, where there is one; None for
+            the method's own.
         loss_weights: how much each timestep counted in training, a name of `LOSS_WEIGHTS`.
         clip: for clip-dot and clip-cosine.
     """
 
-    method: str = "concept-trak"
+    method: str = DEFAULT_METHOD
     parameters: str | None = None
     timesteps: int = TIMESTEPS
     draws: int = 1
     dim: int | None = None
     seed: int = 0
     projection: str = DEFAULT_PROJECTION
-    inversion_guidance: float = 1.0
+    inversion_guidance: float | None = None
     loss_weights: str = "uniform"
     clip: Clip | None = None
 
@@ -118,7 +120,7 @@ class Recipe:
     @property
     def train(self) -> Side:
         """What rows hold."""
-        return Side(self.train_path, self.train_delta)
+        return side_of(vars(self))
 
     def query_facts(self) -> dict[str, Any]:
         """What the gradient of a question depends on too: all but what is asked of images."""
@@ -147,12 +149,15 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
         normalise=row.normalise,
         seed=given.seed,
         draws=given.draws,
-        inversion_guidance=float(given.inversion_guidance),
+        inversion_guidance=float(
+            train.guidance if given.inversion_guidance is None else given.inversion_guidance
+        ),
         loss_weights=given.loss_weights,
     )
     require_loss_weights(given.loss_weights)
     if train.gradient:
-        _require_options(denoiser, row, given.draws, given.inversion_guidance)
+        _require_guidance(denoiser, row, rest["inversion_guidance"])
+        _require_draws(row, given.draws)
         return Recipe(**rest, **_of_gradients(denoiser, given))
     refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
     if train.path == "pixels":
@@ -234,14 +239,31 @@ def refuse_ignored(method: Method, **given: bool) -> None:
         )
 
 
-def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: float) -> None:
-    inverts = method.train == Side("inversion", "dps")
-    if guidance != 1 and not (inverts and denoiser.conditional):
+def _require_guidance(denoiser: Denoiser, method: Method, guidance: float) -> None:
+    """Refuse a guidance that is another method's, or that the model has no prompts for."""
+    assert method.train is not None
+    asked = replace(method.train, guidance=guidance)
+    if asked.guided and method.train.path != "inversion":
         raise MethodError(
-            f"--inversion-guidance {guidance:g} is for methods that invert (concept-trak) and "
-            f"models that read prompts; {method.name} on {denoiser.source or 'this model'} is not "
-            "one"
+            f"--inversion-guidance {guidance:g} is for methods that invert, and {method.name} does "
+            "not: leave it out"
         )
+    if asked.guided and not denoiser.conditional:
+        other = served_by(replace(asked, guidance=1.0), method.normalise)[0]
+        raise MethodError(
+            f"{method.name} guides its inversion (by {guidance:g}) with prompts, and "
+            f"{denoiser.source or 'this model'} reads none: give --method {other}"
+        )
+    if asked.kind() != method.train.kind():
+        other = served_by(asked, method.normalise)[0]
+        raise MethodError(
+            f"--inversion-guidance {guidance:g} is of {other}, and {method.name} is "
+            f"{'guided' if method.train.guided else 'unguided'}: give --method {other}"
+        )
+
+
+def _require_draws(method: Method, draws: int) -> None:
+    inverts = method.train is not None and method.train.path == "inversion"
     if draws < 1 or (draws > 1 and inverts):
         raise MethodError(
             f"--draws {draws}: "
@@ -279,7 +301,6 @@ def gradient_extractor(denoiser: Denoiser, recipe: Recipe) -> Extractor:
         recipe.normalise,
         recipe.seed,
         recipe.draws,
-        recipe.inversion_guidance,
         weights,
     )
 
