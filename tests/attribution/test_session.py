@@ -308,7 +308,7 @@ def test_a_kernel_of_some_images_scores_all(folder, monkeypatch):
 
 def test_images_that_cannot_be_left_out(folder):
     session = Session.open(folder / "trak")
-    with pytest.raises(QueryError, match="'none' is no image of .*: leave it out"):
+    with pytest.raises(QueryError, match=r"'none' is no image of .*: leave it out"):
         session.kernel_without(["none"])
-    with pytest.raises(QueryError, match="no image of .* is left for the kernel: name fewer"):
+    with pytest.raises(QueryError, match=r"no image of .* is left for the kernel: name fewer"):
         session.kernel_without([sample.id for sample in session.index.samples])

@@ -5,8 +5,8 @@ the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + damping I
 every damping comes from the same eigendecomposition.
 
 Rows may stand outside: the kernel is then of the others, and scores all. A row inside is shrunk by
-its own part in K, to s = (1 - h) s', where s' is its score by a kernel without it (Sherman-Morrison)
-and h its leverage; one outside is not.
+its own part in K, to s = (1 - h) s' with s' its score by a kernel without it and h its leverage
+(Sherman-Morrison); one outside is not.
 """
 
 from __future__ import annotations
