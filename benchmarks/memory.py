@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 BOUND = 3.0
-WORK = ("training step", "concept-trak", "trak")
+WORK = ("training step", "concept-trak-unguided", "trak")
 
 
 def main() -> int:

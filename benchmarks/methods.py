@@ -115,7 +115,7 @@ def interval(values: tuple[float, ...]) -> dict[str, float]:
 
 def index_for(method: Method, denoiser: Denoiser, data: TrainingSet, folder: Path) -> Index:
     """An index that serves the method; methods with one train side share it."""
-    other = METHODS["concept-trak"] if method.train is None else method
+    other = METHODS["concept-trak-unguided"] if method.train is None else method
     assert other.train is not None
     side = f"{other.train.path}-{other.train.delta}-{other.normalise}-{other.checkpoints}"
     options: dict[str, Any] = {}

@@ -10,7 +10,7 @@ over the masks. "local" is Concept-TRAK with a token learned inside the mask.
 
     export OMP_NUM_THREADS=1
     python benchmarks/patch.py [--rows 1000] [--pairs 10] [--draws 16] [--steps 3000]
-        [--methods trak concept-trak local] [--folder patch-benchmark] [--json]
+        [--methods trak concept-trak-unguided local] [--folder patch-benchmark] [--json]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
         "--methods",
         nargs="+",
         choices=(LOCAL, *(name for name, m in METHODS.items() if "patch" in m.takes and m.train)),
-        default=["trak", "concept-trak", LOCAL],
+        default=["trak", "concept-trak-unguided", LOCAL],
     )
     parser.add_argument("--steps", type=int, default=3000, help="of further training")
     parser.add_argument("--folder", type=Path, default=Path("patch-benchmark"))
@@ -72,7 +72,7 @@ def main() -> int:
     asked = [two_objects(f"asked {10 + number}") for number in range(given.pairs)]
     rows = []
     for name in given.methods:
-        method = "concept-trak" if name == LOCAL else name
+        method = "concept-trak-unguided" if name == LOCAL else name
         index = build_index(denoiser, data, given.folder / method, method=method)
         rows.append(measure(name, index, asked, given))
     print(json.dumps({"settings": vars(given), "methods": rows}, default=str)

@@ -229,8 +229,9 @@ NOTES = (
 
 
 def takes(method: Method) -> bool:
-    """Questions about a picture, to one model, without a CLIP, in minutes."""
-    elsewhere = uses_clip(method) or uses_checkpoints(method)
+    """Questions about a picture, to one model, without a CLIP or prompts, in minutes."""
+    guided = method.train is not None and method.train.guided
+    elsewhere = uses_clip(method) or uses_checkpoints(method) or guided
     return "image" in method.takes and not (elsewhere or method.slow or method.alias_of)
 
 
