@@ -166,16 +166,16 @@ def hits(scores: np.ndarray, shown: list[Picture], of: Scene, trait: str) -> flo
 def table(rows: list[dict[str, Any]]) -> str:
     columns = ("inside", "other", "difference")
     lines = [
-        f"{'precision@10':<14}"
+        f"{'precision@10':<22}"
         + "".join(f"{trait:<12}" for trait in TRAITS)
         + "".join(f"{name:<22}" for name in columns),
-        f"{'':<14}" + "".join(f"{'in/other':<12}" for _ in TRAITS) + "of the three traits, mean",
+        f"{'':<22}" + "".join(f"{'in/other':<12}" for _ in TRAITS) + "of the three traits, mean",
     ]
     for row in rows:
         each = ["{:.2f}/{:.2f}".format(*row[trait]) for trait in TRAITS]
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in columns]
         lines.append(
-            f"{row['method']:<14}"
+            f"{row['method']:<22}"
             + "".join(f"{cell:<12}" for cell in each)
             + "".join(f"{cell:<22}" for cell in cells)
         )

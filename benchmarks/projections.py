@@ -2,9 +2,8 @@
 
 The truth is the identity projection: unprojected rows of the scenes' training pictures, and of one
 query for each of the 30 concepts (attn2 parameters of the bundled model, 32 draws): the concept
-over its default contexts, or, of a method that takes none, the picture that the model makes of the
-prompt. They are computed once and kept in the cache folder, 700 MB. As projections are linear, the
-mean rows themselves are projected. For each it prints
+over its default contexts, or, of a method that takes none, the picture drawn of the prompt. They
+are kept in the cache folder, 700 MB. Projections are linear, so the mean rows are projected.
 
 - cost: CPU time to project one probe of 32 pictures (forming the gradient included, where it is
   formed) over that of one forward pass of the UNet at the same batch, timed in turn;
@@ -13,8 +12,8 @@ mean rows themselves are projected. For each it prints
 - top-10 overlap: share of the exact top 10 that the projected answer holds too;
 - isolation and precision@10, as `benchmarks/isolation.py` measures them with seen prompts.
 
-The last four are means over the concepts, with 95% bootstrap intervals over the concepts. The
-dense projections stop at k = 8192, where they already take most of the run.
+The last four are means over the concepts, some with 95% bootstrap intervals over them. The dense
+projections stop at k = 8192, where they already take most of the run.
 
     export OMP_NUM_THREADS=1
     python benchmarks/projections.py [--method concept-trak-unguided] [--rows 2000] [--seed 0]
@@ -98,7 +97,7 @@ def main() -> int:
     given = parser.parse_args()
     data = load_dataset("scenes").first(given.rows)
     folder = given.cache / f"{given.method}-{len(data)}"
-    recipe = dict(method=given.method, projection="identity")
+    recipe: dict[str, Any] = {"method": given.method, "projection": "identity"}
     index = build_index(Denoiser.load("scenes"), data, folder, **recipe)
     tried = [(name, dim) for name in given.projections for dim in given.dims]
     compared = compare(Session(index), questions(), given.seed, tried)
@@ -215,19 +214,13 @@ def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:
     shown = pictures("train")[:n]
     answers = scores(rows, n)
     measured = [
-        {
-            "scores": float(np.corrcoef(answer, truth)[0, 1]),
-            "top-10 overlap": overlap(answer, truth),
-            **retrieval(answer, question, shown),
-        }
+        {"scores": np.corrcoef(answer, truth)[0, 1], "top-10 overlap": overlap(answer, truth)}
+        | retrieval(answer, question, shown)
         for answer, truth, question in zip(answers, exact.scores, asked, strict=True)
     ]
-    means = {
-        name: dict(
-            zip(("mean", "low", "high"), mean_interval([m[name] for m in measured]), strict=True)
-        )
-        for name in measured[0]
-    }
+    spreads = {name: mean_interval([each[name] for each in measured]) for name in measured[0]}
+    names = ("mean", "low", "high")
+    means = {name: dict(zip(names, spread, strict=True)) for name, spread in spreads.items()}
     together = torch.stack([gram(rows[:n]), exact.gram])
     return {"inner products": torch.corrcoef(together)[0, 1].item(), **means}
 

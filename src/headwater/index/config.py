@@ -24,7 +24,7 @@ from headwater.features.loss_weights import loss_weights, require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection, require_dim
-from headwater.methods.choice import method_named, served_by, side_of
+from headwater.methods.choice import method_named, served_by, side_of, train_side
 from headwater.methods.row import Method
 from headwater.methods.table import DEFAULT_METHOD
 from headwater.models.clip import Clip
@@ -139,9 +139,7 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     """
     given = options_named(options)
     row = method_named(given.method)
-    train = row.train
-    if train is None:
-        raise MethodError(f"{row.name} needs no index of its own: ask any index with it")
+    train = train_side(row, given.inversion_guidance)
     rest: dict[str, Any] = dict(
         method=row.name,
         train_path=train.path,
@@ -149,14 +147,12 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
         normalise=row.normalise,
         seed=given.seed,
         draws=given.draws,
-        inversion_guidance=float(
-            train.guidance if given.inversion_guidance is None else given.inversion_guidance
-        ),
+        inversion_guidance=train.guidance,
         loss_weights=given.loss_weights,
     )
     require_loss_weights(given.loss_weights)
     if train.gradient:
-        _require_guidance(denoiser, row, rest["inversion_guidance"])
+        _require_prompts(denoiser, row, train)
         _require_draws(row, given.draws)
         return Recipe(**rest, **_of_gradients(denoiser, given))
     refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
@@ -239,26 +235,12 @@ def refuse_ignored(method: Method, **given: bool) -> None:
         )
 
 
-def _require_guidance(denoiser: Denoiser, method: Method, guidance: float) -> None:
-    """Refuse a guidance that is another method's, or that the model has no prompts for."""
-    assert method.train is not None
-    asked = replace(method.train, guidance=guidance)
-    if asked.guided and method.train.path != "inversion":
+def _require_prompts(denoiser: Denoiser, method: Method, train: Side) -> None:
+    if train.guided and not denoiser.conditional:
+        other = served_by(replace(train, guidance=1.0), method.normalise)[0]
         raise MethodError(
-            f"--inversion-guidance {guidance:g} is for methods that invert, and {method.name} does "
-            "not: leave it out"
-        )
-    if asked.guided and not denoiser.conditional:
-        other = served_by(replace(asked, guidance=1.0), method.normalise)[0]
-        raise MethodError(
-            f"{method.name} guides its inversion (by {guidance:g}) with prompts, and "
+            f"{method.name} guides its inversion (by {train.guidance:g}) with prompts, and "
             f"{denoiser.source or 'this model'} reads none: give --method {other}"
-        )
-    if asked.kind() != method.train.kind():
-        other = served_by(asked, method.normalise)[0]
-        raise MethodError(
-            f"--inversion-guidance {guidance:g} is of {other}, and {method.name} is "
-            f"{'guided' if method.train.guided else 'unguided'}: give --method {other}"
         )
 
 

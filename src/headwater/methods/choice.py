@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from headwater.errors import MethodError
@@ -51,6 +52,34 @@ def served_by(train: Side, normalise: str, checkpoints: int = 1) -> list[str]:
         return same and checkpoints >= method.checkpoints
 
     return [name for name, method in METHODS.items() if serves(method)]
+
+
+def train_side(method: Method, guidance: float | None = None) -> Side:
+    """What an index of this method holds, with this guidance of its inversion if not its own.
+
+    Raises:
+        MethodError: any index will do; or it does not invert, or with this guidance it is another
+            method.
+
+    >>> train_side(METHODS["concept-trak"], 3)
+    Side(path='inversion', delta='dps', guidance=3.0)
+    """
+    train = method.train
+    if train is None:
+        raise MethodError(f"{method.name} needs no index of its own: ask any index with it")
+    asked = train if guidance is None else replace(train, guidance=float(guidance))
+    if asked.kind() == train.kind():
+        return asked
+    given = f"--inversion-guidance {asked.guidance:g}"
+    if train.path != "inversion":
+        raise MethodError(
+            f"{given} is for methods that invert, and {method.name} does not: leave it out"
+        )
+    other = served_by(asked, method.normalise)[0]
+    raise MethodError(
+        f"{given} is of {other}, and {method.name} is "
+        f"{'guided' if train.guided else 'unguided'}: give --method {other}"
+    )
 
 
 def choose(name: str | None, built_for: str, served: list[str], question: str) -> Method:
