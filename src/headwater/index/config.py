@@ -153,7 +153,7 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     require_loss_weights(given.loss_weights)
     if train.gradient:
         _require_prompts(denoiser, row, train)
-        _require_draws(row, given.draws)
+        _require_draws(row, train, given.draws)
         return Recipe(**rest, **_of_gradients(denoiser, given))
     refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
     if train.path == "pixels":
@@ -244,8 +244,8 @@ def _require_prompts(denoiser: Denoiser, method: Method, train: Side) -> None:
         )
 
 
-def _require_draws(method: Method, draws: int) -> None:
-    inverts = method.train is not None and method.train.path == "inversion"
+def _require_draws(method: Method, train: Side, draws: int) -> None:
+    inverts = train.path == "inversion"
     if draws < 1 or (draws > 1 and inverts):
         raise MethodError(
             f"--draws {draws}: "

@@ -198,7 +198,7 @@ def _recipe(name: str, method: str | None, dim: int) -> Recipe:
         dim=dim,
         seed=0,
         projection=UNKNOWN,
-        inversion_guidance=float(told.get("guidance") or 1),
+        inversion_guidance=float(told.get("guidance") or row.train.guidance),
     )
 
 
