@@ -124,7 +124,7 @@ def measure(name: str, given: argparse.Namespace) -> list[dict]:
         recipe = plan(denoiser, method=method, dim=settings["dim"], timesteps=given.timesteps)
         return gradient_extractor(denoiser, recipe)
 
-    dps, dsm = machine("concept-trak"), machine("concept-trak-a")
+    dps, dsm = machine("concept-trak-unguided"), machine("concept-trak-a")
     steps = {
         "dps": lambda: dps.train_rows(pictures).features,
         "dsm": lambda: dsm.train_rows(pictures).features,

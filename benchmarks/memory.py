@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 BOUND = 3.0
-WORK = ("training step", "concept-trak", "trak")
+WORK = ("training step", "concept-trak-unguided", "trak")
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
         print(json.dumps({"batch": given.batch, "MB": peaks, "ratio": ratios}))
     else:
         for work in WORK:
-            print(f"{work:<14}{peaks[work]:>8.1f} MB{ratios[work]:>6.2f}x")
+            print(f"{work:<22}{peaks[work]:>8.1f} MB{ratios[work]:>6.2f}x")
     return int(max(ratios.values()) > BOUND)
 
 

@@ -115,7 +115,7 @@ def interval(values: tuple[float, ...]) -> dict[str, float]:
 
 def index_for(method: Method, denoiser: Denoiser, data: TrainingSet, folder: Path) -> Index:
     """An index that serves the method; methods with one train side share it."""
-    other = METHODS["concept-trak"] if method.train is None else method
+    other = METHODS["concept-trak-unguided"] if method.train is None else method
     assert other.train is not None
     side = f"{other.train.path}-{other.train.delta}-{other.normalise}-{other.checkpoints}"
     options: dict[str, Any] = {}
@@ -172,7 +172,7 @@ def per_thousand(index: Index) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"{'method':<23}{'asked':<8}{'precision@10':<21}{'isolation':<23}{'s/query':>8}{'s/1000':>8}"
+        f"{'method':<24}{'asked':<8}{'precision@10':<21}{'isolation':<23}{'s/query':>8}{'s/1000':>8}"
     ]
     for row in rows:
         cells = [
@@ -184,7 +184,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             for name in ("seconds per query", "seconds per 1000 images")
         ]
         lines.append(
-            f"{row['method']:<23}{row['question']:<8}{cells[0]:<21}{cells[1]:<23}"
+            f"{row['method']:<24}{row['question']:<8}{cells[0]:<21}{cells[1]:<23}"
             f"{costs[0]:>8}{costs[1]:>8}"
         )
     return "\n".join(lines)

@@ -10,7 +10,7 @@ over the masks. "local" is Concept-TRAK with a token learned inside the mask.
 
     export OMP_NUM_THREADS=1
     python benchmarks/patch.py [--rows 1000] [--pairs 10] [--draws 16] [--steps 3000]
-        [--methods trak concept-trak local] [--folder patch-benchmark] [--json]
+        [--methods trak concept-trak-unguided local] [--folder patch-benchmark] [--json]
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> int:
         "--methods",
         nargs="+",
         choices=(LOCAL, *(name for name, m in METHODS.items() if "patch" in m.takes and m.train)),
-        default=["trak", "concept-trak", LOCAL],
+        default=["trak", "concept-trak-unguided", LOCAL],
     )
     parser.add_argument("--steps", type=int, default=3000, help="of further training")
     parser.add_argument("--folder", type=Path, default=Path("patch-benchmark"))
@@ -72,7 +72,7 @@ def main() -> int:
     asked = [two_objects(f"asked {10 + number}") for number in range(given.pairs)]
     rows = []
     for name in given.methods:
-        method = "concept-trak" if name == LOCAL else name
+        method = "concept-trak-unguided" if name == LOCAL else name
         index = build_index(denoiser, data, given.folder / method, method=method)
         rows.append(measure(name, index, asked, given))
     print(json.dumps({"settings": vars(given), "methods": rows}, default=str)
@@ -166,16 +166,16 @@ def hits(scores: np.ndarray, shown: list[Picture], of: Scene, trait: str) -> flo
 def table(rows: list[dict[str, Any]]) -> str:
     columns = ("inside", "other", "difference")
     lines = [
-        f"{'precision@10':<14}"
+        f"{'precision@10':<22}"
         + "".join(f"{trait:<12}" for trait in TRAITS)
         + "".join(f"{name:<22}" for name in columns),
-        f"{'':<14}" + "".join(f"{'in/other':<12}" for _ in TRAITS) + "of the three traits, mean",
+        f"{'':<22}" + "".join(f"{'in/other':<12}" for _ in TRAITS) + "of the three traits, mean",
     ]
     for row in rows:
         each = ["{:.2f}/{:.2f}".format(*row[trait]) for trait in TRAITS]
         cells = ["{:.3f} [{:.3f}, {:.3f}]".format(*row[name]) for name in columns]
         lines.append(
-            f"{row['method']:<14}"
+            f"{row['method']:<22}"
             + "".join(f"{cell:<12}" for cell in each)
             + "".join(f"{cell:<22}" for cell in cells)
         )

@@ -1,21 +1,23 @@
 """What does each random projection cost, and how much of the exact gradients does it keep?
 
 The truth is the identity projection: unprojected rows of the scenes' training pictures, and of one
-query for each of the 30 concepts (attn2 parameters of the bundled model, method concept-trak,
-default contexts, 32 draws). They are computed once and kept in the cache folder, 700 MB. As
-projections are linear, the mean rows themselves are projected. For each it prints
+query for each of the 30 concepts (attn2 parameters of the bundled model, 32 draws): the concept
+over its default contexts, or, of a method that takes none, the picture drawn of the prompt. They
+are kept in the cache folder, 700 MB. Projections are linear, so the mean rows are projected.
 
 - cost: CPU time to project one probe of 32 pictures (forming the gradient included, where it is
   formed) over that of one forward pass of the UNet at the same batch, timed in turn;
 - inner products: correlation of projected with exact ones, over all pairs of training rows;
+- scores: correlation (Pearson) of the projected answer's scores with the exact ones;
 - top-10 overlap: share of the exact top 10 that the projected answer holds too;
 - isolation and precision@10, as `benchmarks/isolation.py` measures them with seen prompts.
 
-The last three are means over the concepts, with 95% bootstrap intervals over the concepts. The
-dense projections stop at k = 8192, where they already take most of the run.
+The last four are means over the concepts, some with 95% bootstrap intervals over them. The dense
+projections stop at k = 8192, where they already take most of the run.
 
     export OMP_NUM_THREADS=1
-    python benchmarks/projections.py [--rows 2000] [--seed 0] [--cache DIR] [--json]
+    python benchmarks/projections.py [--method concept-trak-unguided] [--rows 2000] [--seed 0]
+        [--projections count-sketch ...] [--dims 8192 ...] [--cache DIR] [--json]
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from headwater import Concept, Denoiser, Index, build_index, load_dataset
+from headwater import Concept, Denoiser, Image, Index, Session, build_index, load_dataset
 from headwater.attribution import kernel
+from headwater.attribution.scorers.gradient import setting_of
 from headwater.evaluation.ground_truth.concepts import scene_prompts
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import isolation, precision_at, top_rows
@@ -50,14 +53,13 @@ from headwater.gradients.projection import PROJECTIONS, Projection, make_project
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.index.index import load_denoiser
 from headwater.index.machines import gradient_extractor
-from headwater.methods.table import METHODS
+from headwater.methods.table import DEFAULT_METHOD, METHODS
 from headwater.models.patches import frozen
-from headwater.queries.concept import ConceptDrawer
-from headwater.queries.contexts import choose_contexts
 from headwater.scenes.dataset import Picture, pictures
 from headwater.storage.files import read_tensors, write_tensors
 
 DIMS = (512, 2048, 8192, 32768)
+DRAWN = [name for name in PROJECTIONS if name != "identity"]
 DENSE = ("gaussian", "rademacher")
 DENSE_LARGEST = 8192
 BATCH = DRAWS = 32
@@ -83,6 +85,9 @@ class Exact:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD)
+    parser.add_argument("--projections", nargs="+", choices=DRAWN, default=DRAWN)
+    parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
     parser.add_argument("--rows", type=int, default=2000, help="training pictures")
     parser.add_argument("--seed", type=int, default=0, help="of the projections")
     folder = Path(tempfile.gettempdir(), "headwater-projections")
@@ -90,9 +95,12 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     data = load_dataset("scenes").first(given.rows)
-    folder = given.cache / f"rows-{len(data)}"
-    index = build_index(Denoiser.load("scenes"), data, folder, projection="identity")
-    result = {"rows": len(index), "seed": given.seed, **compare(index, questions(), given.seed)}
+    folder = given.cache / f"{given.method}-{len(data)}"
+    recipe: dict[str, Any] = {"method": given.method, "projection": "identity"}
+    index = build_index(Denoiser.load("scenes"), data, folder, **recipe)
+    tried = [(name, dim) for name in given.projections for dim in given.dims]
+    compared = compare(Session(index), questions(), given.seed, tried)
+    result = {"method": given.method, "rows": len(index), "seed": given.seed, **compared}
     print(json.dumps(result) if given.json else table(result))
     return 0
 
@@ -105,16 +113,20 @@ def questions() -> list[Question]:
     ]
 
 
-def compare(index: Index, asked: list[Question], seed: int) -> dict:
-    """Cost and fidelity of every projection at every k."""
-    machine = gradient_extractor(load_denoiser(index), index.recipe)
+def compare(
+    session: Session, asked: list[Question], seed: int, tried: list[tuple[str, int]]
+) -> dict:
+    """Cost and fidelity of each projection at its k, the exact rows first."""
+    index = session.index
+    machine = gradient_extractor(session.denoiser, index.recipe)
     layers = machine.layers
     calls, forward = timed_probe(index, layers)
     forming = cost(lambda: form_all(layers, calls), forward, REPEATS)
-    rows = torch.cat([*index.blocks(), query_rows(index, machine, asked)])
+    rows = torch.cat([*index.blocks(), query_rows(session, machine, asked)])
     exact = Exact(gram(rows[: len(index)]), scores(rows, len(index)))
     found = []
-    for name, dim in tqdm(pairs(index.recipe.dim), desc="projections", delay=2, leave=False):
+    every = [("identity", index.recipe.dim), *tried]
+    for name, dim in tqdm(every, desc="projections", delay=2, leave=False):
         measured = {}
         if name not in DENSE or dim <= DENSE_LARGEST:
             made = make_projection(name, layers, dim, seed)
@@ -125,36 +137,31 @@ def compare(index: Index, asked: list[Question], seed: int) -> dict:
     return {"parameters": index.recipe.dim, "forming alone": forming, "projections": found}
 
 
-def pairs(parameters: int) -> list[tuple[str, int]]:
-    """(projection, k) in the order of the table, the exact rows first."""
-    drawn = [name for name in PROJECTIONS if name != "identity"]
-    return [("identity", parameters), *((name, dim) for name in drawn for dim in DIMS)]
-
-
 # --- the unprojected rows, and projections of them ------------------------------------------------
 
 
-def query_rows(index: Index, machine: Extractor, asked: list[Question]) -> Tensor:
+def query_rows(session: Session, machine: Extractor, asked: list[Question]) -> Tensor:
     """One unprojected row for each question, the mean over its draws.
 
     They lie in the index's folder, which belongs to one model and recipe.
     """
-    path = index.path / "queries" / "scenes.safetensors"
+    path = session.index.path / "queries" / "scenes.safetensors"
     kept = read_tensors(path)
     if kept is None:
         bar = tqdm(asked, desc="queries", delay=2, leave=False)
-        captions = [sample.caption for sample in index.samples]
-        rows = [query_row(machine, question.query, captions) for question in bar]
+        rows = [query_row(session, machine, question.query) for question in bar]
         kept = {"rows": torch.stack(rows)}
         write_tensors(path, kept, {})
     return kept["rows"]
 
 
-def query_row(machine: Extractor, query: Concept, captions: Sequence[str]) -> Tensor:
-    """The features of a concept, the mean over its draws."""
-    contexts = choose_contexts(query, captions)
-    draws = range(len(contexts.pairs))
-    return machine.query_rows(ConceptDrawer(query, contexts).objectives(machine, draws)).mean(0)
+def query_row(session: Session, machine: Extractor, concept: Concept) -> Tensor:
+    """The features of a concept, or of a picture of its prompt, the mean over its draws."""
+    method = METHODS[session.index.recipe.method]
+    picture = Image(concept.prompt, draws=DRAWS, guidance=3.0)
+    query = concept if "concept" in method.takes else picture
+    drawer = query.drawer(setting_of(session, method, query))
+    return machine.query_rows(drawer.objectives(machine, range(drawer.limit or DRAWS))).mean(0)
 
 
 def projected(made: Projection, layers: Mapping[str, nn.Module], rows: Tensor) -> Tensor:
@@ -211,15 +218,13 @@ def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:
     shown = pictures("train")[:n]
     answers = scores(rows, n)
     measured = [
-        {"top-10 overlap": overlap(answer, truth), **retrieval(answer, question, shown)}
+        {"scores": np.corrcoef(answer, truth)[0, 1], "top-10 overlap": overlap(answer, truth)}
+        | retrieval(answer, question, shown)
         for answer, truth, question in zip(answers, exact.scores, asked, strict=True)
     ]
-    means = {
-        name: dict(
-            zip(("mean", "low", "high"), mean_interval([m[name] for m in measured]), strict=True)
-        )
-        for name in measured[0]
-    }
+    spreads = {name: mean_interval([each[name] for each in measured]) for name in measured[0]}
+    names = ("mean", "low", "high")
+    means = {name: dict(zip(names, spread, strict=True)) for name, spread in spreads.items()}
     together = torch.stack([gram(rows[:n]), exact.gram])
     return {"inner products": torch.corrcoef(together)[0, 1].item(), **means}
 
@@ -283,10 +288,13 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def table(result: dict) -> str:
-    heads = ("projection", "k", "cost", "inner pr.", "top-10 overlap", "isolation", "prec@10")
+    heads = (
+        "projection", "k", "cost", "inner pr.", "scores", "top-10 overlap", "isolation", "prec@10",
+    )  # fmt: skip
     lines = [
-        f"{result['rows']} training rows of {result['parameters']} parameters, projection seed "
-        f"{result['seed']}; forming the gradient alone costs {result['forming alone']:.2f}",
+        f"{result['method']}, {result['rows']} training rows of {result['parameters']} parameters, "
+        f"projection seed {result['seed']}; forming the gradient alone costs "
+        f"{result['forming alone']:.2f}",
         written(heads),
     ]
     lines += [
@@ -297,17 +305,18 @@ def table(result: dict) -> str:
 
 def cells(line: dict) -> list[str]:
     if "cost" not in line:
-        return ["-"] * 5
+        return ["-"] * 6
     overlap, isolation = (
         "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**line[name])
         for name in ("top-10 overlap", "isolation")
     )
     precision = f"{line['precision@10']['mean']:.3f}"
-    return [f"{line['cost']:.2f}", f"{line['inner products']:.4f}", overlap, isolation, precision]
+    inner, correlation = f"{line['inner products']:.4f}", f"{line['scores']['mean']:.3f}"
+    return [f"{line['cost']:.2f}", inner, correlation, overlap, isolation, precision]
 
 
 def written(row: tuple) -> str:
-    widths = ("<13", ">6", ">9", ">10", ">22", ">22", ">8")
+    widths = ("<13", ">6", ">7", ">10", ">7", ">22", ">22", ">8")
     return "".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True))
 
 

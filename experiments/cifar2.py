@@ -229,8 +229,9 @@ NOTES = (
 
 
 def takes(method: Method) -> bool:
-    """Questions about a picture, to one model, without a CLIP, in minutes."""
-    elsewhere = uses_clip(method) or uses_checkpoints(method)
+    """Questions about a picture, to one model, without a CLIP or prompts, in minutes."""
+    guided = method.train is not None and method.train.guided
+    elsewhere = uses_clip(method) or uses_checkpoints(method) or guided
     return "image" in method.takes and not (elsewhere or method.slow or method.alias_of)
 
 
@@ -238,9 +239,10 @@ def answers_of(
     indexes: Mapping[Method, Index],
     questions: list[Image],
     out: Path,
-    dampings: Sequence[float | None],
+    dampings: Sequence[float],
 ) -> dict[float, dict[str, np.ndarray]]:
-    return sweep_dampings(indexes, lambda method: questions, out / "scores", dampings)
+    found = sweep_dampings(indexes, lambda method: questions, out / "scores", dampings)
+    return {ratio: found[ratio] for ratio in dampings}
 
 
 def published(name: str, side: int) -> float | None:

@@ -34,7 +34,7 @@ CONFIG = ModelConfig(
     (Phase(300, learning_rate=3e-4),), network=None, text_encoder=None, ema_decay=0.98
 )
 ASKED = (
-    "concept-trak", "trak", "d-trak", "das", "gradient-dot", "gradient-cosine",
+    "concept-trak-unguided", "trak", "d-trak", "das", "gradient-dot", "gradient-cosine",
     "renormalised-influence", "pixel-cosine", "random",
 )  # fmt: skip
 

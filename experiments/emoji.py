@@ -164,7 +164,7 @@ def sheet(model: Denoiser) -> PIL.Image.Image:
 def designers(out: Path, data: TrainingSet, model: Denoiser, given: argparse.Namespace) -> None:
     """For each designer what Concept-TRAK ranks highest; and how much of it he drew."""
     (index,) = build_indexes(
-        model, data, out / "indexes", ["concept-trak"], parameters=given.parameters
+        model, data, out / "indexes", ["concept-trak-unguided"], parameters=given.parameters
     ).values()
     prompts = [f"a drawing of a {SHOWN[0]}, {style} style" for style in STYLES]
     made = samples(model, prompts, seeds=[0] * len(prompts))

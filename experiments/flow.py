@@ -56,7 +56,7 @@ SETS: dict[str, dict[str, str]] = {
     "image": {"flow": r"\.attn\.to_", "unet": r"\.attn1\."},
     "all": {"flow": "all", "unet": "all"},
 }
-METHODS = ("concept-trak",)
+METHODS = ("concept-trak-unguided",)
 DRAWN = 240  # prompts that the judge looks at pictures of
 SHOWN = 8
 

@@ -32,7 +32,7 @@ from headwater.report.export import slug
 
 FALSE = 0.2  # of all captions
 ASKED = (
-    "concept-trak",
+    "concept-trak-unguided",
     "concept-trak-a",
     "concept-d-trak",
     "caption-d-trak",

@@ -63,9 +63,10 @@ PROMPTS = tuple(
 # Not asked: these need checkpoints of a training (tracin, gas), or move weights that the adapters
 # stand beside (unlearning).
 ASKED = (
-    "concept-trak", "concept-trak-a", "concept-trak-b", "concept-trak-c", "trak", "journey-trak",
-    "gradient-dot", "gradient-cosine", "relative-influence", "renormalised-influence", "d-trak",
-    "concept-d-trak", "das", "pixel-cosine", "clip-cosine", "random",
+    "concept-trak-unguided", "concept-trak-a", "concept-trak-b", "concept-trak-c-unguided", "trak",
+    "journey-trak", "gradient-dot", "gradient-cosine", "relative-influence",
+    "renormalised-influence", "d-trak", "concept-d-trak", "das", "pixel-cosine", "clip-cosine",
+    "random",
 )  # fmt: skip
 
 

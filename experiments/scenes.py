@@ -71,10 +71,10 @@ from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
 from headwater.runtime.executor import Executor
 
 METHODS = (
-    "concept-trak",
+    "concept-trak-unguided",
     "concept-trak-a",
     "concept-trak-b",
-    "concept-trak-c",
+    "concept-trak-c-unguided",
     "trak",
     "d-trak",
     "das",

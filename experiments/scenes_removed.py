@@ -29,7 +29,7 @@ REMOVING = {
     "ceiling": (200,),
     "windows": (100,),
 }
-TAKEN_OUT_BY = ("concept-trak", "concept-d-trak", "clip-cosine", CAPTION, "random")
+TAKEN_OUT_BY = ("concept-trak-unguided", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # What else a stage takes out by.
 OTHERWISE = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))

@@ -26,10 +26,10 @@ QUERIES = {
     "captions": Side("captions"),
 }
 ROWS = (
-    "concept-trak",
+    "concept-trak-unguided",
     "concept-trak-a",
     "concept-trak-b",
-    "concept-trak-c",
+    "concept-trak-c-unguided",
     "concept-d-trak",
     "caption-d-trak",
 )
@@ -54,7 +54,7 @@ PAIRED = (
     ),
     Method("dsm, concept, dot", "ours", TRAINS["dsm"], None, "dot", ("concept",)),
 )
-MAIN = ("concept-trak", "concept-d-trak", "caption-d-trak")
+MAIN = ("concept-trak-unguided", "concept-d-trak", "caption-d-trak")
 # Over which parameters, by which projection, which methods.
 SEARCHED: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
     ("attn2", {}, (*ROWS, *(method.name for method in PAIRED))),

@@ -127,13 +127,20 @@ def noised_probes(model, delta, x0, caption, id, timesteps):
             yield flat_gradient(model, LOSSES[delta](model, eps, noise, t, key)), error
 
 
-def inverted_probes(model, x0, caption, timesteps):
-    with torch.no_grad():
-        eps, clean = predict(model, x0, 0, caption), x0
+def inverted_probes(model, x0, caption, timesteps, guidance):
+    """Each state from the one before, whose noise is out("") + w (out(c) - out(""))."""
+
+    @torch.no_grad()
+    def direction(xt, t):
+        free, own = (predict(model, xt, t, words) for words in ("", caption))
+        return free + guidance * (own - free)
+
+    eps, clean = direction(x0, 0), x0
     for t in timesteps:
         a = alpha_bar(model, t)
         xt = a.sqrt() * clean + (1 - a).sqrt() * eps
-        gradient, eps = dps_gradient(model, xt, t, caption, x0)
+        gradient, _ = dps_gradient(model, xt, t, caption, x0)
+        eps = direction(xt, t)
         clean = (xt - (1 - a).sqrt() * eps) / a.sqrt()
         yield gradient, torch.tensor(0.0)
 
@@ -177,7 +184,7 @@ def mean_of(probes, normalise):
 
 def probes_of(model, side, x0, caption, id, timesteps=TIMESTEPS):
     if side.path == "inversion":
-        return inverted_probes(model, x0, caption, timesteps)
+        return inverted_probes(model, x0, caption, timesteps, side.guidance)
     return noised_probes(model, side.delta, x0, caption, id, timesteps)
 
 
@@ -288,7 +295,9 @@ def test_a_concept_is_scored_as_the_formula_says(world, name):
     assert_scores(answer.scores, expected(world, method, lambda m: concept_draws(m, method)))
 
 
-@pytest.mark.parametrize("name", ["trak", "d-trak-l1", "das", "concept-trak"])
+@pytest.mark.parametrize(
+    "name", ["trak", "d-trak-l1", "das", "das-code", "concept-trak", "concept-trak-unguided"]
+)
 def test_rows_are_the_exact_gradients(world, name):
     """What is stored, but for float16."""
     index = built(world, name)
@@ -519,7 +528,9 @@ def passes(world, monkeypatch):
     return counted
 
 
-@pytest.mark.parametrize("name", ["concept-trak", "concept-trak-b", "trak", "d-trak"])
+@pytest.mark.parametrize(
+    "name", ["concept-trak", "concept-trak-unguided", "concept-trak-b", "trak", "d-trak"]
+)
 def test_an_image_costs_what_the_table_says(world, passes, name):
     side = METHODS[name].train
     machine = extractor_of(world.models[0], side, "none")
@@ -548,6 +559,7 @@ QUERIES = {
     "name, question",
     [
         *(("concept-trak", question) for question in ("concept", "reward", "preference", "image")),
+        *(("concept-trak-unguided", question) for question in ("preference", "image")),
         *(("trak", question) for question in ("image", "step")),
         ("journey-trak", "step"),
         ("concept-trak-b", "image"),

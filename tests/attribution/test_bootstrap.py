@@ -32,7 +32,7 @@ def test_the_error_of_a_mean_is_std_over_sqrt_d(rule):
 
 
 def test_the_error_of_squared_scores_is_that_of_resampled_answers():
-    """das-code squares the mean: by the delta method 2 |mean| std / sqrt(d)."""
+    """das-l1 squares the mean: by the delta method 2 |mean| std / sqrt(d)."""
     draws = 5 + torch.randn(50, 30)
     sure = certainty(Scored(draws, squared=True))
     wanted = (2 * draws.mean(0).abs() * draws.std(0, correction=0) / 50**0.5).numpy()

@@ -59,7 +59,7 @@ def test_das_squares_each_draw_or_their_mean():
     each = RULES["das"].score(kernel, opposite).answer()
     one = RULES["das"].score(kernel, psi[:1]).answer()
     assert relative_error(each, one) < 1e-4
-    assert RULES["das-code"].score(kernel, opposite).answer().abs().max() < 1e-6 * one.max()
+    assert RULES["das-l1"].score(kernel, opposite).answer().abs().max() < 1e-6 * one.max()
     signed = RULES["das-concept-trak"].score(kernel, psi).answer()
     assert (signed < 0).any() and (each > 0).all()
 
@@ -76,7 +76,7 @@ def test_weights_of_draws_are_those_of_a_mean():
             assert relative_error(found, RULES[rule].score(kernel, rows).answer()[0]) < 1e-4
 
 
-@pytest.mark.parametrize("rule", ["trak", "das-code"])
+@pytest.mark.parametrize("rule", ["trak", "das-l1"])
 def test_a_mean_over_checkpoints_has_a_kernel_for_each(rule):
     parts = [made(20, 50), made(20, 50)]
     scored = [RULES[rule].score(kernel_of(phi, 0.1, errors), psi) for phi, psi, errors in parts]

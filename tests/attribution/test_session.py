@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Pillow
+from support.brute_force import inverse
 from support.command_line import headwater
 from support.tiny import tiny_pipeline
 
@@ -25,6 +27,7 @@ from headwater import (
     load_dataset,
     write_answers,
 )
+from headwater.attribution import resources
 from headwater.errors import MismatchError, QueryError
 from headwater.models.clip import Clip
 
@@ -282,3 +285,30 @@ def test_a_session_says_what_it_lacks(folder, tmp_path):
     index.manifest = replace(index.manifest, shards=shards)
     with pytest.raises(MismatchError, match="or it is, and the index is of format version 1"):
         print(Session(index).denoiser)
+
+
+# --- images left out of the kernel ----------------------------------------------------------------
+
+
+def test_a_kernel_of_some_images_scores_all(folder, monkeypatch):
+    session, inside = Session.open(folder / "trak"), torch.ones(10, dtype=torch.bool)
+    inside[[2, 7]] = False
+    left_out = [session.index.samples[row].id for row in (2, 7)]
+    rows = torch.cat(list(session.index.blocks()))
+    psi = torch.randn(1, rows.shape[1])
+    ours = replace(session.kernel_without(left_out), damping=0.1).trak(psi)
+    exact = psi.double() @ inverse(rows[inside].double(), 0.1) @ rows.double().T
+    torch.testing.assert_close(
+        ours.double(), exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item()
+    )
+    monkeypatch.setattr(resources, "spectrum", None)  # kept
+    again = Session.open(folder / "trak").kernel_without(left_out)
+    torch.testing.assert_close(replace(again, damping=0.1).trak(psi), ours)
+
+
+def test_images_that_cannot_be_left_out(folder):
+    session = Session.open(folder / "trak")
+    with pytest.raises(QueryError, match=r"'none' is no image of .*: leave it out"):
+        session.kernel_without(["none"])
+    with pytest.raises(QueryError, match=r"no image of .* is left for the kernel: name fewer"):
+        session.kernel_without([sample.id for sample in session.index.samples])

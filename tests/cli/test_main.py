@@ -75,7 +75,20 @@ REFUSED = {
     "dtype": (INDEX + "--dtype int8", "--dtype 'int8' is not one of float32, bfloat16, float16"),
     "inversion": (
         INDEX + "--method concept-trak-a --inversion-guidance 2",
-        "--inversion-guidance 2 is for methods that invert (concept-trak)",
+        "--inversion-guidance 2 is for methods that invert, and concept-trak-a does not: leave",
+    ),
+    "inversion of an unguided one": (
+        INDEX + "--method concept-trak-unguided --inversion-guidance 2",
+        "--inversion-guidance 2 is of concept-trak, and concept-trak-unguided is unguided: give",
+    ),
+    "inversion without": (
+        INDEX + "--method concept-trak-c --inversion-guidance 1",
+        "--inversion-guidance 1 is of concept-trak-c-unguided, and concept-trak-c is guided: give",
+    ),
+    "inversion without prompts": (
+        "index {pixels} {images} {out} --method concept-trak",
+        "guides its inversion (by 7.5) with prompts, and {pixels} reads none: give --method "
+        "concept-trak-unguided",
     ),
     "timesteps 0": (INDEX + "--timesteps 0", "--timesteps 0 must lie between 1 and 1000"),
     "timesteps": (INDEX + "--timesteps 1001", "--timesteps 1001 must lie between 1 and 1000"),
@@ -120,7 +133,7 @@ REFUSED = {
     "not a clip": (CONCEPT + "--clip {tmp}/none", "cannot load the CLIP model '{tmp}/none'"),
     "not its method": (
         CONCEPT + "--method concept-trak-a",
-        "this index was built for concept-trak and serves concept-trak, concept-trak-d,",
+        "this index was built for concept-trak-unguided and serves concept-trak-unguided, unlear",
     ),
     "not for concepts": (
         CONCEPT + "--method d-trak",
@@ -159,6 +172,7 @@ def places(tmp_path, tiny_model, tiny_images, index, unconditional) -> dict[str,
         "images": tiny_images,
         "index": index,
         "unconditional": unconditional,
+        "pixels": unconditional.with_name("ddpm"),
     }
 
 
@@ -298,7 +312,7 @@ def test_json(asked, tiny_images):
     answer = asked.answer
     assert {"index", "prompt", "method", "results", "provenance"} <= set(answer)
     stated = [answer[key] for key in ("index", "prompt", "method", "out")]
-    assert stated == [str(asked.index), PROMPT, "concept-trak", str(asked.out)]
+    assert stated == [str(asked.index), PROMPT, "concept-trak-unguided", str(asked.out)]
     said = [tuple(each[key] for key in ("concept", "plus", "minus")) for each in answer["results"]]
     assert said == [
         ("star", PROMPT, "a red in hatched style"),
@@ -405,7 +419,7 @@ def test_the_table_fits_a_terminal(tmp_path, tiny_model):
     lines = result.out.splitlines()
     assert lines[1:3] == [
         "'star' in 'a red star'",
-        "concept-trak, asked the bare words against the empty prompt",
+        "concept-trak-unguided, asked the bare words against the empty prompt",
     ]
     assert re.fullmatch(
         r"\d+ draws; an image of the top \d+ stays there in \d+% of resamples", lines[3]
@@ -461,7 +475,7 @@ def test_info(index, tmp_path):
     manifest = json.loads((index / "index.json").read_text())
     assert facts["state"] == "complete" and facts["rows"] == 20 and facts["skipped"] == 0
     assert facts["shards"] == "1 of 1 whole" and facts["methods"] == (
-        "concept-trak, concept-trak-d, unlearning, random"
+        "concept-trak-unguided, unlearning, random"
     )
     assert facts["model"] == manifest["model"]["source"]
     assert facts["features"] == "64 by count-sketch, seed 0" and facts["timesteps"] == "499 999"
@@ -500,7 +514,8 @@ def test_dry_run_of_several_models(tmp_path, tiny_model, tiny_images):
 
 def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):
     """Each is in the recipe, and an index of it answers."""
-    options = ["--projection", "factored", "--dtype", "bfloat16", "--inversion-guidance", 3]
+    options = ["--projection", "factored", "--dtype", "bfloat16"]
+    options += ["--method", "concept-trak", "--inversion-guidance", 3]
     kept = ["--encodings", tmp_path / "kept"]
     result = headwater("index", tiny_model, tiny_images, tmp_path / "index", *FAST, *options, *kept)
     assert result.code == 0, result.err
@@ -512,6 +527,8 @@ def test_options_of_the_engine(tmp_path, tiny_model, tiny_images):
     ask = ["--concept", "star", "--draws", 2, "--out", tmp_path / "out", "--json"]
     result = headwater("concept", tmp_path / "index", PROMPT, *ask)
     assert result.code == 0 and len(json.loads(result.out)["results"][0]["top"]) == 10
+    said = headwater("info", tmp_path / "index").out.splitlines()
+    assert [line.split() for line in said if "guidance" in line] == [["inversion", "guidance", "3"]]
 
 
 # --- in a process of its own --------------------------------------------------------------------

@@ -130,7 +130,7 @@ REFUSED = {
     ),
     "draws of an inversion": (
         "index {model} {images} {out} --draws 2",
-        "--draws 2: concept-trak draws no noise, leave it out",
+        "--draws 2: concept-trak-unguided draws no noise, leave it out",
     ),
     "no draws": (
         "index {model} {images} {out} --method trak --draws 0",
@@ -302,7 +302,9 @@ def test_methods_in_json():
             "loss": picture | {"cost": "32x20"},
         },
     }
-    assert rows["concept-trak"]["units per image"] == 31  # and one back to the input, one to begin
+    # and one back to the input, one to begin; guided one more at each step
+    names = ("concept-trak-unguided", "concept-trak")
+    assert [rows[name]["units per image"] for name in names] == [31, 41]
     assert rows["pixel-dot"]["units per image"] == 0 and rows["random"]["train"] == "-"
     assert set(rows["concept-trak-a"]["queries"]) == {
         "concept", "contribution", "loss", "local", "reward", "preference", "feature",
@@ -320,14 +322,14 @@ def test_methods_in_a_terminal():
     assert [row.split()[0] for row in rows] == list(METHODS)
     groups = table.split("\n" + "concept-trak-a ")[0].splitlines()[1:]
     assert [group.split() for group in groups] == [
-        ["concept-trak", "inversion/dps", "probe", "trak", "31"],
+        ["concept-trak", "inversion/dps", "@7.5", "probe", "trak", "41"],
         ["concept,", "local", "generation/concept", "Park", "2025", "32x30"],
         ["contribution", "noising/contribution", "32x40"],
         ["loss", "noising/dsm", "32x20"],
         ["reward", "generation/reward", "32x30"],
-        ["preference", "inversion/preference", "62", "a", "pair"],
+        ["preference", "inversion/preference", "@7.5", "82", "a", "pair"],
         ["feature", "feature", "-"],
-        ["image", "inversion/dps", "31"],
+        ["image", "inversion/dps", "@7.5", "41"],
         ["patch", "noising/concept", "32x30"],
     ]
     for name, row in zip(METHODS, rows, strict=True):  # paper and questions of each

@@ -12,6 +12,7 @@ from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import MethodError, ParameterError
 from headwater.index.config import IndexOptions, plan
 from headwater.index.notes import notes_on_parameters
+from headwater.methods.table import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,40 @@ def test_options_of_gradients_for_methods_without(tiny_model, given):
         plan(Denoiser.load(tiny_model), method="pixel-dot", **given)
     usual = {name: getattr(IndexOptions(), name)}
     assert plan(Denoiser.load(tiny_model), method="pixel-dot", **usual).layers == ()
+
+
+# --- guidance of an inversion ---------------------------------------------------------------------
+
+
+def test_the_guidance_is_the_method_s_unless_given(tiny_model):
+    denoiser = Denoiser.load(tiny_model)
+    assert plan(denoiser, method="concept-trak").train == METHODS["concept-trak"].train
+    guidances = {
+        name: plan(denoiser, method=name).inversion_guidance
+        for name in ("concept-trak", "concept-trak-c", "concept-trak-unguided", "trak")
+    }
+    assert list(guidances.values()) == [7.5, 7.5, 1.0, 1.0]  # as published, and none
+    weak = plan(denoiser, method="concept-trak", inversion_guidance=3)
+    assert weak.inversion_guidance == 3.0 and weak.train.guidance == 3.0
+
+
+@pytest.mark.parametrize(
+    "method, guidance, other",
+    [
+        ("concept-trak", 1, "concept-trak-unguided"),
+        ("concept-trak-c", 1.0, "concept-trak-c-unguided"),
+        ("concept-trak-unguided", 7.5, "concept-trak"),
+        ("concept-trak-c-unguided", 0, "concept-trak-c"),
+    ],
+)
+def test_another_method_s_guidance_is_refused(tiny_model, method, guidance, other):
+    denoiser = Denoiser.load(tiny_model)
+    with pytest.raises(MethodError, match=f"is of {other}, and {method} is .*--method {other}$"):
+        plan(denoiser, method=method, inversion_guidance=guidance)
+
+
+def test_nothing_guides_without_prompts(free):
+    denoiser, options = Denoiser.load(free), {"parameters": "attn", "timesteps": 2}
+    with pytest.raises(MethodError, match=r"reads none: give --method concept-trak-unguided$"):
+        plan(denoiser, method="concept-trak", **options)
+    assert plan(denoiser, method="concept-trak-unguided", **options).inversion_guidance == 1.0

@@ -11,6 +11,7 @@ from support.command_line import assert_refused, headwater
 
 from headwater import Concept, Feature, Image, Index, Session, import_rows, load_dataset
 from headwater.errors import MethodError, MismatchError, NonFiniteError, StoreError
+from headwater.methods.table import METHODS
 from headwater.report.concept_trak import write_concept_trak
 from headwater.report.export import write_answers
 from headwater.storage import arrays
@@ -294,6 +295,12 @@ def test_damage_after_the_import_is_found_by_the_checksum(tmp_path, images):
 def test_rows_of_no_method(tmp_path, images, name, method, error, said):
     with pytest.raises(error, match=said):
         import_rows(laid_out(tmp_path / name), images, dim=12, method=method)
+
+
+@pytest.mark.parametrize("method", ["concept-trak", "concept-trak-unguided"])
+def test_a_method_says_the_guidance_that_a_name_does_not(tmp_path, images, method):
+    index = import_rows(laid_out(tmp_path / "grads"), images, dim=12, method=method)
+    assert index.recipe.train == METHODS[method].train and index.methods()[0] == method
 
 
 def test_a_method_for_another_name(tmp_path, images):

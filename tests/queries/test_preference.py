@@ -296,7 +296,7 @@ def test_a_preference_is_answered(index, folder, tmp_path):
     assert again.code == 0 and "using the query gradient computed before" in again.err
     assert again.out.splitlines()[1:3] == [
         "the preference in pairs",
-        "concept-trak, asked what the winners of 3 pair(s) have over the losers",
+        "concept-trak-unguided, asked what the winners of 3 pair(s) have over the losers",
     ]
 
 

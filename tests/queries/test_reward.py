@@ -335,7 +335,7 @@ def test_a_reward_is_answered(index, here, tmp_path):
     assert again.code == 0 and "using the query gradient computed before" in again.err
     assert again.out.splitlines()[1:3] == [
         f"{name!r} in {PROMPT!r}",
-        "concept-trak, asked what raises this reward along trajectories of the prompt",
+        "concept-trak-unguided, asked what raises this reward along trajectories of the prompt",
     ]
 
 

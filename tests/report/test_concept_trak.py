@@ -77,7 +77,7 @@ def test_what_is_measured(answers, written):
             "num_train": 12,
             "top_k": 3,
         }
-        assert own["concept"] == answer.query.concept and own["method"] == "concept-trak"
+        assert own["concept"] == answer.query.concept and own["method"] == "concept-trak-unguided"
         assert [entry["score"] for entry in own["top"]] == sorted(answer.scores)[:-4:-1]
 
 

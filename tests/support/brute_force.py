@@ -26,13 +26,14 @@ def exact_scores(rule, phi, psi, ratio=0.1, errors=None):
             draws = draws / solved.norm()
         if rule == "renormalised":
             draws = draws / row.norm()
-        if rule in ("das", "das-code"):
+        if rule in ("das", "das-l1", "das-code"):
             rms = errors[i].double().sqrt()
-            over_time = sum(r / rms.square().sum().sqrt() for r in rms) / len(rms)
-            draws = draws * over_time / (1 - row @ solved / len(phi))
+            draws = draws * sum(r / rms.square().sum().sqrt() for r in rms) / len(rms)
+        if rule in ("das", "das-l1"):
+            draws = draws / (1 - row @ solved / len(phi))
         if rule == "das-concept-trak":
             draws = draws * errors[i].double().mean()
-        last = draws.mean().square() if rule == "das-code" else draws.mean()
+        last = draws.mean().square() if rule in ("das-l1", "das-code") else draws.mean()
         found.append(draws.square().mean() if rule == "das" else last)
     return torch.stack(found)
 

@@ -1,5 +1,7 @@
 """Gradients by plain float64 autograd."""
 
+from dataclasses import replace
+
 import torch
 
 from headwater.features.extractor import Extractor
@@ -16,7 +18,8 @@ def unprojected(denoiser, timesteps, normalise="none", train=INVERTED, guidance=
     """An extractor that keeps every coordinate in its own place."""
     layers = denoiser.layers("attn2")
     kept = make_projection("identity", layers, sum(map(size, layers.values())), 0)
-    return Extractor(denoiser, layers, kept, train, timesteps, normalise, 0, 1, guidance)
+    train = replace(train, guidance=guidance)
+    return Extractor(denoiser, layers, kept, train, timesteps, normalise, 0)
 
 
 def gradient(denoiser, loss):

@@ -17,9 +17,9 @@ PROMPT = "a red star in hatched style on a striped background"
 PICTURE = Image(PROMPT, guidance=3.0, steps=10, draws=3)
 # Method that the index is built for -> (method, question) of what is asked of it.
 ASKED = {
-    "concept-trak": (
-        ("concept-trak", Concept(PROMPT, "star", context="bare", draws=3)),
-        ("concept-trak", Image(PROMPT, guidance=3.0, steps=10)),
+    "concept-trak-unguided": (
+        ("concept-trak-unguided", Concept(PROMPT, "star", context="bare", draws=3)),
+        ("concept-trak-unguided", Image(PROMPT, guidance=3.0, steps=10)),
     ),
     "trak": (
         ("trak", PICTURE),

@@ -13,5 +13,5 @@ def setting(
 ) -> Setting:
     """A setting whose pictures are made by this model."""
     return Setting(
-        "a method", side, captions, timesteps, 1.0, lambda shown: shown.picture(denoiser), cache
+        "a method", side, captions, timesteps, lambda shown: shown.picture(denoiser), cache
     )

@@ -3,6 +3,10 @@ r"""The kernel K = Phi^T Phi / n + damping I, from one eigendecomposition.
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
 the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + damping I)^-1. Either way
 every damping comes from the same eigendecomposition.
+
+Rows may stand outside: the kernel is then of the others, and scores all. A row inside is shrunk by
+its own part in K, to s = (1 - h) s' with s' its score by a kernel without it and h its leverage
+(Sherman-Morrison); one outside is not.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -56,6 +60,21 @@ def spectrum(blocks: Blocks, n: int, k: int) -> Spectrum:
     return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous(), dual=n < k)
 
 
+def inside_of(blocks: Blocks, inside: Bool[Tensor, " n"]) -> Blocks:
+    """The rows that are inside, to make a spectrum of.
+
+    >>> blocks = inside_of(lambda: torch.eye(3).split(2), torch.tensor([True, False, True]))
+    >>> [block.shape[0] for block in blocks()]
+    [1, 1]
+    """
+
+    def chosen() -> Iterator[Tensor]:
+        for start, block in _placed(blocks()):
+            yield block[inside[start : start + len(block)]]
+
+    return chosen
+
+
 def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
     def ticking() -> Iterator[Tensor]:
         for block in blocks():
@@ -94,14 +113,15 @@ def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """K of n training rows with one relative damping, and what score rules ask of the two.
+    """K of training rows with one relative damping, and what score rules ask of it and of all rows.
 
     Attributes:
         blocks: the rows phi_i, some at a time.
-        spectrum: None for rules that need no K.
+        spectrum: of the rows inside; None for rules that need no K.
         damping: lambda as a multiple of the mean eigenvalue of Phi^T Phi / n.
-        count: n.
+        count: n, the rows inside.
         residuals: mean squared errors of each row's probes, where noise was drawn.
+        inside: of each row whether K is made of it; None: it is of all.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # Phi^T Phi / n has eigenvalues 0.5 and 2
     >>> kernel = Kernel(lambda: [rows], spectrum(lambda: [rows], 2, 2), damping=1.0, count=2)
@@ -114,6 +134,7 @@ class Kernel:
     damping: float
     count: int
     residuals: Float[Tensor, "n p"] | None = None
+    inside: Bool[Tensor, " n"] | None = None
 
     def dot(self, psi: Tensor) -> Float[Tensor, "q n"]:
         """Psi . phi_i."""
@@ -122,9 +143,14 @@ class Kernel:
     def trak(self, psi: Tensor) -> Float[Tensor, "q n"]:
         """psi^T K^-1 phi_i. Higher is a proponent: training on i moves the model to the query."""
         values, vectors, dual = self._parts()
-        if dual:  # K^-1 Phi^T = Phi^T (Phi Phi^T / n + lambda)^-1
+        if not dual:
+            return self.dot(((psi @ vectors) / values) @ vectors.T)
+        # K^-1 Phi^T = Phi^T (Phi Phi^T / n + lambda)^-1
+        if self.inside is None:
             return ((self.dot(psi) @ vectors) / values) @ vectors.T
-        return self.dot(((psi @ vectors) / values) @ vectors.T)
+        scores, inside = self.dot(self._solved(psi)), self.inside
+        scores[:, inside] = ((self.dot(psi)[:, inside] @ vectors) / values) @ vectors.T
+        return scores
 
     def norms(self) -> Float[Tensor, " n"]:
         """||phi_i||."""
@@ -132,14 +158,38 @@ class Kernel:
 
     def solved_norms(self) -> Float[Tensor, " n"]:
         """||K^-1 phi_i||."""
-        return self._weighed(2).sqrt()
+        if self.inside is None:
+            return self._weighed(2).sqrt()
+        return torch.cat([self._solved(block).norm(dim=1) for block in self.blocks()])
 
     def leverage(self) -> Float[Tensor, " n"]:
-        """h_i = phi_i^T K^-1 phi_i / n, between 0 and 1."""
-        return self._weighed(1) / self.count
+        """h_i = phi_i^T K^-1 phi_i / n, between 0 and 1; 0 of rows outside, which have no part."""
+        own = self._weighed(1) / self.count
+        if self.inside is None:
+            return own
+        if len(own) == len(self.inside):
+            return own * self.inside
+        return own.new_zeros(len(self.inside)).masked_scatter(self.inside, own)
+
+    def _solved(self, rows: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
+        """K^-1 of any rows.
+
+        In the dual form (x - Phi^T (Phi Phi^T / n + lambda)^-1 Phi x / n) / lambda (Woodbury).
+        """
+        values, vectors, dual = self._parts()
+        if not dual:
+            return ((rows @ vectors) / values) @ vectors.T
+        assert self.spectrum is not None
+        own = self.blocks if self.inside is None else inside_of(self.blocks, self.inside)
+        products = torch.cat([rows.double() @ block.double().T for block in own()], 1)
+        weights = ((products @ vectors.double()) / values.double()) @ vectors.double().T
+        parts = weights.split([len(block) for block in own()], 1)
+        within = sum(w @ block.double() for w, block in zip(parts, own(), strict=True))
+        left = rows.double() - within / self.count
+        return (left / self.spectrum.damping(self.damping)).to(rows)
 
     def _weighed(self, power: int) -> Float[Tensor, " n"]:
-        """phi_i^T K^-power phi_i."""
+        """phi_i^T K^-power phi_i; in the dual form of the rows inside alone."""
         values, vectors, dual = self._parts()
         if dual:  # phi_i^T V_j = V'_ij sqrt(n e_j), V' the eigenvectors of Phi Phi^T, e its values
             assert self.spectrum is not None

@@ -7,11 +7,13 @@ time needs neither the model nor CLIP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from headwater.attribution.kernel import Kernel, Spectrum, spectrum
+import torch
+
+from headwater.attribution.kernel import Blocks, Kernel, Spectrum, inside_of, spectrum
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
@@ -154,18 +156,39 @@ class Resources:
     def spectrum(self) -> Spectrum:
         """The kernel's eigendecomposition, computed once for these shards."""
         if self._spectrum is None:
-            index, rows, dim = self.index, len(self.index), self.index.recipe.dim
-            facts = {"shards": [shard.checksum for shard in index.manifest.shards]}
-
-            def compute() -> cache.Computed:
-                made = spectrum(index.blocks, rows, dim)
-                return {"values": made.values, "vectors": made.vectors}
-
-            kept = cache.remember(index.path / "kernels", facts, compute).tensors
-            self._spectrum = Spectrum(kept["values"], kept["vectors"], dual=rows < dim)
+            self._spectrum = self._kept_spectrum(self.index.blocks, len(self.index), {})
         return self._spectrum
 
     def kernel(self, inverted: bool) -> Kernel:
         """The kernel before a damping is chosen; its spectrum where it is to be inverted."""
         made = self.spectrum() if inverted else None
         return Kernel(self.index.blocks, made, 0.0, len(self.index), self.index.residuals())
+
+    def kernel_without(self, ids: Collection[str]) -> Kernel:
+        """The kernel of all images but these, which it scores too; computed once, as `spectrum`.
+
+        Raises:
+            QueryError: an id is none of the index, or no image is left.
+        """
+        samples = self.index.samples
+        strange = set(ids) - {sample.id for sample in samples}
+        if strange:
+            raise QueryError(f"{min(strange)!r} is no image of {self.index.path}: leave it out")
+        inside = torch.tensor([sample.id not in ids for sample in samples])
+        if not inside.any():
+            raise QueryError(f"no image of {self.index.path} is left for the kernel: name fewer")
+        blocks, count = self.index.blocks, int(inside.sum())
+        facts = {"outside": (~inside).nonzero()[:, 0].tolist()} if count < len(inside) else {}
+        made = self._kept_spectrum(inside_of(blocks, inside), count, facts)
+        return Kernel(blocks, made, 0.0, count, self.index.residuals(), inside)
+
+    def _kept_spectrum(self, blocks: Blocks, rows: int, facts: Mapping[str, Any]) -> Spectrum:
+        dim = self.index.recipe.dim
+
+        def compute() -> cache.Computed:
+            made = spectrum(blocks, rows, dim)
+            return {"values": made.values, "vectors": made.vectors}
+
+        facts = {"shards": [shard.checksum for shard in self.index.manifest.shards], **facts}
+        kept = cache.remember(self.index.path / "kernels", facts, compute).tensors
+        return Spectrum(kept["values"], kept["vectors"], dual=rows < dim)

@@ -113,7 +113,9 @@ RULES = {
     "relative": Rule(relative),
     "renormalised": Rule(renormalised),
     "das": Rule(das("over_time", leverage=True, square="each")),
-    "das-code": Rule(das("over_time", leverage=True, square="last")),
+    "das-l1": Rule(das("over_time", leverage=True, square="last")),
+    # what the branch `DAS1squ` of the authors' code computes: no leverage
+    "das-code": Rule(das("over_time", leverage=False, square="last")),
     "das-concept-trak": Rule(das("loss", leverage=False, square="")),
 }
 

@@ -38,6 +38,7 @@ from headwater.cli.options import (
     with_options,
 )
 from headwater.cli.tables import print_facts
+from headwater.methods.table import DEFAULT_METHOD
 from headwater.runtime.console import printable, say
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def index(
         ),
     ],
     out: Annotated[Path, typer.Argument(help="Folder of the index.")],
-    method: Annotated[str, typer.Option(help="Attribution method.")] = "concept-trak",
+    method: Annotated[str, typer.Option(help="Attribution method.")] = DEFAULT_METHOD,
     parameters: Parameters = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
     dim: Annotated[
@@ -70,8 +71,9 @@ def index(
         str, typer.Option(help="count-sketch, factored, mask, gaussian, rademacher, identity.")
     ] = "count-sketch",
     inversion_guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance of the inversion; 1 is none.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="Classifier-free guidance of the inversion; the method's if not given."),
+    ] = None,
     loss_weights: Annotated[
         str,
         typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,13 +85,11 @@ def _repeats(index: Path, manifest: Manifest) -> dict[str, str]:
 
 def _recipe(manifest: Manifest) -> dict[str, Any]:
     """What the rows were made of, and what they serve."""
-    from headwater.features.spec import Side
-    from headwater.methods.choice import served_by
+    from headwater.methods.choice import served_by, side_of
 
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
-    side = Side(recipe["train_path"], recipe["train_delta"])
-    checkpoints, curvature = 1 + manifest.checkpoints, recipe.get("curvature", "")
-    served = served_by(side, recipe["normalise"], checkpoints, curvature)
+    side, curvature = side_of(recipe), recipe.get("curvature", "")
+    served = served_by(side, recipe["normalise"], 1 + manifest.checkpoints, curvature)
     return {
         "methods": ", ".join(served),
         "model": model["source"],
@@ -103,6 +101,7 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
         **_metric(recipe),
         "timesteps": " ".join(map(str, recipe["timesteps"])),
+        **({"inversion guidance": f"{side.guidance:g}"} if side.guided else {}),
         "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }
 

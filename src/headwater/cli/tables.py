@@ -158,14 +158,14 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
         paper = row["paper"]
         for (guidance, cost), questions in _by_guidance(row["queries"]).items():
             asked = "any" if len(questions) == len(QUESTIONS) else ", ".join(questions)
-            lines.append(f"  {asked:<22}{guidance:<22}{paper:<25}{cost:>9}")
+            lines.append(f"  {asked:<22}{guidance:<26}{paper:<21}{cost:>9}")
             paper = ""
     lines.append(
         "\n* forward passes of the network at ten timesteps: for each training image, and\n"
         "for each question as draws x passes of one draw; n is the number of training\n"
         "images. With checkpoints, for each. Not counted: making the picture that is\n"
         "asked about, the token of a local concept, 2,048 before the first unlearning.\n"
-        "A patch without a prompt is asked as an image."
+        "A patch without a prompt is asked as an image. @: an inversion's guidance."
     )
     return "\n".join(lines)
 

@@ -61,7 +61,6 @@ class Extractor:
     normalise: str
     seed: int
     draws: int = 1
-    inversion_guidance: float = 1.0
     weights: Sequence[float] = ()
 
     @property
@@ -72,7 +71,7 @@ class Extractor:
     @property
     def spec(self) -> ProbeSpec:
         """Where training images are probed."""
-        return ProbeSpec(self.timesteps, self.seed, self.draws, self.inversion_guidance)
+        return ProbeSpec(self.timesteps, self.seed, self.draws, self.train.guidance)
 
     def image_rows(
         self,

@@ -76,8 +76,9 @@ def inversion(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Pro
 
     One forward pass at t = 0 leads to the first probe; t = 0 itself carries no signal. Gradients
     are taken of the conditional output; with a guidance other than 1 the path follows
-    out("") + guidance (out(c) - out("")), one forward pass more at each step. Of several captions
-    one is drawn at each timestep, as in `noising`; the path goes on from what was predicted there.
+    out("") + guidance (out(c) - out("")), one forward pass more at each step (7.5 in the published
+    Concept-TRAK code; the paper's text names none). Of several captions one is drawn at each
+    timestep, as in `noising`; the path goes on from what was predicted there.
     """
     x0, guidance, schedule = batch.x0, spec.inversion_guidance, denoiser.schedule
     empty = denoiser.encode_captions([""] * len(x0)) if guidance != 1 else None
@@ -89,13 +90,16 @@ def inversion(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Iterator[Pro
         condition = batch.drawn(_keys(batch, spec, 0))
         out = direction(x0, 0, denoiser.predict(x0, 0, condition))
     x0hat, noise = x0, schedule.noise(out, x0, 0)
+    last = spec.timesteps[-1]  # leads nowhere
     for t in spec.timesteps:
         condition = batch.drawn(_keys(batch, spec, t))
         probe = _probe(denoiser, schedule.noised(x0hat, noise, t), t, condition)
         yield probe
-        xt = probe.xt.detach()
-        out = direction(xt, t, probe.out.detach())
-        x0hat, noise = schedule.clean(out, xt, t), schedule.noise(out, xt, t)
+        if t != last:
+            xt = probe.xt.detach()
+            with torch.no_grad():
+                out = direction(xt, t, probe.out.detach())
+            x0hat, noise = schedule.clean(out, xt, t), schedule.noise(out, xt, t)
 
 
 def generation(

@@ -22,24 +22,46 @@ class Side:
     The paths "pixels" and "clip" have no probes: the feature is the latent, or CLIP's embedding.
     "captions", of a concept, is the features that the index has of the images whose caption names
     it, less those of the others.
+
+    Args:
+        path, delta: names of `features.probes` and `features.guidance`.
+        guidance: classifier-free guidance of an inversion; 1 is none.
+
+    >>> str(Side("inversion", "dps", 7.5)), Side("inversion", "dps", 7.5).units(10)
+    ('inversion/dps @7.5', 41)
     """
 
     path: str
     delta: str = ""
+    guidance: float = 1.0
 
     @property
     def gradient(self) -> bool:
         """Whether features are gradients of the network."""
         return bool(self.delta)
 
+    @property
+    def guided(self) -> bool:
+        """Whether an inversion follows more than the prediction for the caption."""
+        return self.guidance != 1
+
+    def kind(self) -> tuple[str, str, bool]:
+        """What methods tell sides apart by: guided or not, by how much is the index's choice."""
+        return self.path, self.delta, self.guided
+
     def units(self, timesteps: int = TIMESTEPS) -> int:
-        """Forward passes of the network for a picture; an inversion begins with one more."""
+        """Forward passes of the network for a picture.
+
+        An inversion begins with one more; a guided one makes one more at each of its steps.
+        """
         if not self.gradient:
             return 0
-        return UNITS.get(self.delta, 2) * timesteps + (self.path == "inversion")
+        of_path = (1 + timesteps * self.guided) if self.path == "inversion" else 0
+        return UNITS.get(self.delta, 2) * timesteps + of_path
 
     def __str__(self) -> str:
-        return f"{self.path}/{self.delta}" if self.delta else self.path
+        named = f"{self.path}/{self.delta}" if self.delta else self.path
+        return f"{named} @{self.guidance:g}" if self.guided else named
 
 
 @dataclass(frozen=True)

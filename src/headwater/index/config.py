@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from headwater.features.loss_weights import require_loss_weights
 from headwater.features.spec import TIMESTEPS, Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import require_dim
-from headwater.methods.choice import method_named
+from headwater.methods.choice import method_named, served_by, side_of, train_side
 from headwater.methods.row import Method
+from headwater.methods.table import DEFAULT_METHOD
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 
@@ -51,21 +52,22 @@ class IndexOptions:
             parameters if they are fewer.
         seed: of projections and noise.
         projection: a name of `projection.PROJECTIONS`; "identity" keeps every parameter.
-        inversion_guidance: classifier-free guidance of the inversion, where there is one.
+        inversion_guidance: classifier-free guidance of the inversion, where there is one; None for
+            the method's own.
         loss_weights: how much each timestep counted in training, a name of `LOSS_WEIGHTS`.
         curvature_targets: of what the curvature is, for methods that have one: "model" (the
             Gauss-Newton matrix) or "data" (the empirical Fisher matrix).
         clip: for clip-dot and clip-cosine.
     """
 
-    method: str = "concept-trak"
+    method: str = DEFAULT_METHOD
     parameters: str | None = None
     timesteps: int = TIMESTEPS
     draws: int = 1
     dim: int | None = None
     seed: int = 0
     projection: str = DEFAULT_PROJECTION
-    inversion_guidance: float = 1.0
+    inversion_guidance: float | None = None
     loss_weights: str = "uniform"
     curvature_targets: str = "model"
     clip: Clip | None = None
@@ -122,7 +124,7 @@ class Recipe:
     @property
     def train(self) -> Side:
         """What rows hold."""
-        return Side(self.train_path, self.train_delta)
+        return side_of(vars(self))
 
     def query_facts(self) -> dict[str, Any]:
         """What the gradient of a question depends on too: all but what is asked of images."""
@@ -146,9 +148,7 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
     """
     given = options_named(options)
     row = method_named(given.method)
-    train = row.train
-    if train is None:
-        raise MethodError(f"{row.name} needs no index of its own: ask any index with it")
+    train = train_side(row, given.inversion_guidance)
     rest: dict[str, Any] = dict(
         method=row.name,
         train_path=train.path,
@@ -156,12 +156,13 @@ def plan(denoiser: Denoiser, **options: Any) -> Recipe:
         normalise=row.normalise,
         seed=given.seed,
         draws=given.draws,
-        inversion_guidance=float(given.inversion_guidance),
+        inversion_guidance=train.guidance,
         loss_weights=given.loss_weights,
     )
     require_loss_weights(given.loss_weights)
     if train.gradient:
-        _require_options(denoiser, row, given.draws, given.inversion_guidance)
+        _require_prompts(denoiser, row, train)
+        _require_draws(row, train, given.draws)
         rest |= _of_curvature(row, given)
         return Recipe(**rest, **_of_gradients(denoiser, given))
     refuse_ignored(row, **given.given_of_gradients(), buckets=bool(denoiser.buckets))
@@ -263,14 +264,17 @@ def refuse_ignored(method: Method, **given: bool) -> None:
         )
 
 
-def _require_options(denoiser: Denoiser, method: Method, draws: int, guidance: float) -> None:
-    inverts = method.train == Side("inversion", "dps")
-    if guidance != 1 and not (inverts and denoiser.conditional):
+def _require_prompts(denoiser: Denoiser, method: Method, train: Side) -> None:
+    if train.guided and not denoiser.conditional:
+        other = served_by(replace(train, guidance=1.0), method.normalise)[0]
         raise MethodError(
-            f"--inversion-guidance {guidance:g} is for methods that invert (concept-trak) and "
-            f"models that read prompts; {method.name} on {denoiser.source or 'this model'} is not "
-            "one"
+            f"{method.name} guides its inversion (by {train.guidance:g}) with prompts, and "
+            f"{denoiser.source or 'this model'} reads none: give --method {other}"
         )
+
+
+def _require_draws(method: Method, train: Side, draws: int) -> None:
+    inverts = train.path == "inversion"
     if draws < 1 or (draws > 1 and inverts):
         raise MethodError(
             f"--draws {draws}: "

@@ -70,6 +70,5 @@ def without_projection(denoiser: Denoiser, recipe: Recipe) -> Extractor:
         recipe.normalise,
         recipe.seed,
         recipe.draws,
-        recipe.inversion_guidance,
         weights,
     )

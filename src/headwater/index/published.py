@@ -198,15 +198,16 @@ def _recipe(name: str, method: str | None, dim: int) -> Recipe:
         dim=dim,
         seed=0,
         projection=UNKNOWN,
-        inversion_guidance=float(told.get("guidance") or 1),
+        inversion_guidance=float(told.get("guidance") or row.train.guidance),
     )
 
 
 def _told_method(told: Mapping[str, Any]) -> Method:
     """The first method with such rows."""
-    side = Side("inversion" if told["guidance"] else "noising", _DELTAS[told["f"]])
+    guidance, delta = told["guidance"], _DELTAS[told["f"]]
+    side = Side("inversion", delta, float(guidance)) if guidance else Side("noising", delta)
     normalise = "probe" if told["norm"] else "none"
     for row in METHODS.values():
-        if (row.train, row.normalise) == (side, normalise):
+        if row.train and (row.train.kind(), row.normalise) == (side.kind(), normalise):
             return row
     raise MethodError(f"no method has rows of {side}, normalised by {normalise}")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from headwater.errors import MethodError
 from headwater.features.spec import Side
 from headwater.methods.row import QUESTIONS, Method
@@ -20,27 +24,78 @@ def method_named(name: str) -> Method:
         raise MethodError(f"there is no method {name!r}; there are: {', '.join(METHODS)}") from None
 
 
+def side_of(recipe: Mapping[str, Any]) -> Side:
+    """What the rows of a recipe hold, as `index.json` has it.
+
+    >>> side_of({"train_path": "inversion", "train_delta": "dps", "inversion_guidance": 7.5})
+    Side(path='inversion', delta='dps', guidance=7.5)
+    """
+    return Side(recipe["train_path"], recipe["train_delta"], recipe["inversion_guidance"])
+
+
 def served_by(train: Side, normalise: str, checkpoints: int = 1, curvature: str = "") -> list[str]:
-    """Names of the methods that an index of these features can serve."""
+    """Names of the methods that an index of these features can serve.
+
+    One of a guided inversion serves guided methods alone, whatever its guidance, and one of an
+    unguided inversion unguided ones: the two rank images differently.
+
+    >>> served_by(Side("inversion", "dps", 7.5), "probe")[:2]
+    ['concept-trak', 'concept-trak-d']
+    >>> served_by(Side("inversion", "dps"), "probe")[0]
+    'concept-trak-unguided'
+    """
 
     def serves(method: Method) -> bool:
         if method.train is None:  # no features
             return checkpoints == 1 or not method.one_model
-        holds = (method.train, method.normalise, method.curvature)
-        return holds == (train, normalise, curvature) and checkpoints >= method.checkpoints
+        holds = (method.train.kind(), method.normalise, method.curvature)
+        same = holds == (train.kind(), normalise, curvature)
+        return same and checkpoints >= method.checkpoints
 
     return [name for name, method in METHODS.items() if serves(method)]
+
+
+def train_side(method: Method, guidance: float | None = None) -> Side:
+    """What an index of this method holds, with this guidance of its inversion if not its own.
+
+    Raises:
+        MethodError: any index will do; or it does not invert, or with this guidance it is another
+            method.
+
+    >>> train_side(METHODS["concept-trak"], 3)
+    Side(path='inversion', delta='dps', guidance=3.0)
+    """
+    train = method.train
+    if train is None:
+        raise MethodError(f"{method.name} needs no index of its own: ask any index with it")
+    asked = train if guidance is None else replace(train, guidance=float(guidance))
+    if asked.kind() == train.kind():
+        return asked
+    given = f"--inversion-guidance {asked.guidance:g}"
+    if train.path != "inversion":
+        raise MethodError(
+            f"{given} is for methods that invert, and {method.name} does not: leave it out"
+        )
+    other = served_by(asked, method.normalise)[0]
+    raise MethodError(
+        f"{given} is of {other}, and {method.name} is "
+        f"{'guided' if train.guided else 'unguided'}: give --method {other}"
+    )
 
 
 def choose(name: str | None, built_for: str, served: list[str], question: str) -> Method:
     """The method that answers this question: the one named, or the first that the index serves.
 
+    Args:
+        built_for: what the index was asked for; where that name has other features now, the index
+            is taken to be for the first that it serves.
+
     Raises:
         MethodError: there is none; names what would work.
     """
+    built_for = built_for if built_for in served else served[0]
     if name is None:
-        order = [built_for, *served] if built_for in served else served
-        takers = [row for row in map(method_named, order) if question in row.takes]
+        takers = [row for row in map(method_named, [built_for, *served]) if question in row.takes]
         if takers and takers[0].train is not None:
             return takers[0]
         raise MethodError(

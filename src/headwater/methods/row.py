@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headwater.features.spec import DRAWS, TIMESTEPS, Side
@@ -117,8 +117,12 @@ class Method:
             return self.part
         if question == "concept" and self.concept is not None:
             return self.concept
-        gradient = self.train is not None and self.train.gradient
-        return OWN.get(question, self.query) if gradient else self.query
+        if self.train is None or not self.train.gradient:
+            return self.query
+        side = OWN.get(question, self.query)
+        if side is not None and side.path == "inversion":  # guided as training images are
+            side = replace(side, guidance=self.train.guidance)
+        return side
 
     def cost(self, question: str, timesteps: int = TIMESTEPS) -> Cost:
         """What a question of this kind costs."""
@@ -136,7 +140,7 @@ class Method:
         """The row as `headwater methods` shows it."""
         return {
             "name": self.name,
-            "paper": f"the same as {self.alias_of}" if self.alias_of else self.paper,
+            "paper": f"same as {self.alias_of}" if self.alias_of else self.paper,
             "train": str(self.train or "-"),
             "normalise": self.normalise,
             "curvature": self.curvature or "none",

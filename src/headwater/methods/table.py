@@ -14,6 +14,9 @@ from headwater.methods.row import OWN, QUESTIONS, Cost, Method
 
 _PICTURE, _OUTPUT = ("image", "patch"), ("contribution", "loss")
 _NOISED, _INVERTED = Side("noising", "dsm"), Side("inversion", "dps")
+# Of the published Concept-TRAK code (TRAIN_GUIDANCE_SCALE), whose fifty steps ten shared ones stand
+# for; the paper's text names none.
+_GUIDED = Side("inversion", "dps", guidance=7.5)
 
 # Of unlearning: losses at four timesteps, of each training image forward, of each draw forward and
 # back; a concept's draws are pictures, made in 25 steps with guidance.
@@ -23,6 +26,7 @@ _UNLEARNING = (
     ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
 )
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
+_UNIT_SQUARES = _SQUARES | {"normalise": "probe"}
 
 
 def _on_images(name: str, paper: str, delta: str, rule: str = "trak", **options: Any) -> Method:
@@ -75,14 +79,20 @@ def _similarity(name: str, path: str, rule: str, takes: tuple[str, ...]) -> Meth
     return Method(name, "similarity", Side(path), Side(path), rule, takes, **own)
 
 
+# What an index is built for where nothing is said. Unguided, since that is what the bundled scenes
+# were tried with; which default is best on other data is not decided yet.
+DEFAULT_METHOD = "concept-trak-unguided"
+
 METHODS = {
     method.name: method
     for method in (
-        _concept_trak("concept-trak", "Park 2025", _INVERTED, "probe"),
+        _concept_trak("concept-trak", "Park 2025", _GUIDED, "probe"),
         _concept_trak("concept-trak-a", "Park 2025, ablation", _NOISED),
         _concept_trak("concept-trak-b", "Park 2025, ablation", Side("noising", "dps")),
-        _concept_trak("concept-trak-c", "Park 2025, ablation", _INVERTED),
-        _concept_trak("concept-trak-d", "Park 2025", _INVERTED, "probe", alias_of="concept-trak"),
+        _concept_trak("concept-trak-c", "Park 2025, ablation", _GUIDED),
+        _concept_trak("concept-trak-d", "Park 2025", _GUIDED, "probe", alias_of="concept-trak"),
+        _concept_trak("concept-trak-unguided", "Park 2025, variant", _INVERTED, "probe"),
+        _concept_trak("concept-trak-c-unguided", "Park 2025, variant", _INVERTED),
         _on_images("trak", "Park 2023", "dsm"),
         _on_images("d-trak", "Zheng 2024", "square"),
         _on_images("d-trak-square", "Zheng 2024", "square", alias_of="d-trak"),
@@ -92,7 +102,8 @@ METHODS = {
         _on_images("d-trak-linf", "Zheng 2024", "linf"),
         _on_images("d-trak-weighted", "Zheng 2024", "weighted"),
         _on_images("das", "Lin 2025, eq. 18", "random", "das", **_SQUARES),
-        _on_images("das-code", "Lin 2025, their code", "l1", "das-code", **_SQUARES),
+        _on_images("das-l1", "Lin 2025, of one number", "l1", "das-l1", **_SQUARES),
+        _on_images("das-code", "Lin 2025, their code", "mean", "das-code", **_UNIT_SQUARES),
         _on_images("das-concept-trak", "Park 2025, baseline", "l1", "das-concept-trak"),
         Method(
             "journey-trak",

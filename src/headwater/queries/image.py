@@ -168,13 +168,7 @@ class Image(Question):
         picture = setting.picture(self)
         if self.step is not None:
             require_step(picture, self.step)
-        return PictureDrawer(
-            self,
-            setting.side,
-            _targets(self, picture, setting),
-            picture,
-            setting.inversion_guidance,
-        )
+        return PictureDrawer(self, setting.side, _targets(self, picture, setting), picture)
 
 
 def _targets(query: Image, picture: Picture, setting: Setting) -> tuple[Target, ...]:
@@ -210,7 +204,6 @@ class PictureDrawer:
     side: Side
     targets: tuple[Target, ...]
     picture: Picture
-    inversion_guidance: float = 1.0
 
     @property
     def title(self) -> str:
@@ -271,7 +264,7 @@ class PictureDrawer:
         for x0, timesteps in self.targets:
             x0 = x0.to(denoiser.device, denoiser.latent_dtype).expand(count, *x0.shape[1:])
             batch = Batch(x0, condition, ids)
-            spec = ProbeSpec(timesteps, extractor.seed, 1, self.inversion_guidance)
+            spec = ProbeSpec(timesteps, extractor.seed, 1, self.side.guidance)
             if empty is not None:
                 yield from prompt_objectives(denoiser, batch, empty, spec, mask)
             else:

@@ -62,10 +62,9 @@ class Setting:
 
     Attributes:
         method: its name, for errors.
-        side: what it asks of a question of this kind.
+        side: what it asks of a question of this kind; an inversion with the index's guidance.
         captions: of the training images.
         timesteps: of the index's probes.
-        inversion_guidance: likewise.
         picture: what is pictured -> its picture, made once.
         cache: folder that keeps what is learned for questions.
     """
@@ -74,7 +73,6 @@ class Setting:
     side: Side
     captions: Sequence[str]
     timesteps: tuple[int, ...]
-    inversion_guidance: float
     picture: Callable[[Pictured], Picture]
     cache: Path
 

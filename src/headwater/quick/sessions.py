@@ -16,6 +16,7 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import StoreError
 from headwater.index.build import build_index
 from headwater.index.config import FEATURES_VERSION
+from headwater.methods.choice import served_by, side_of
 from headwater.models.denoiser import Denoiser
 from headwater.models.loading.hub import place
 from headwater.models.loading.options import ModelOptions, normal
@@ -118,8 +119,14 @@ def _is_there(
         manifest.complete
         and all(found[name] == value for name, value in model.items())
         and all(manifest.recipe[name] == recipe[name] for name in _CHOICES if name in recipe)
+        and recipe.get("method") in (None, *_served(manifest.recipe))
         and manifest.data["fingerprint"] == fingerprint
     )
+
+
+def _served(recipe: Mapping[str, Any]) -> list[str]:
+    """What rows of this recipe serve: an older index may be named for a method that changed."""
+    return served_by(side_of(recipe), recipe["normalise"])
 
 
 def _require_writable(out: Path) -> None:

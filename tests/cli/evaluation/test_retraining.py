@@ -189,6 +189,8 @@ def test_a_model_without_prompts_is_asked_over_all_its_parameters(tiny_images, t
     command = ["evaluate", "lds", config, tiny_images, out, *MANY, "--methods", "trak,random"]
     refused = headwater(*command, "--parameters", "attn2")
     assert_refused(refused, "--parameters 'attn2' matches no layer")
+    refused = headwater(*command[:-1], "concept-trak", "--parameters", "all")
+    assert_refused(refused, "this model reads none: give --method concept-trak-unguided")
     assert not out.exists()
     result = headwater(*command, "--parameters", "all", "--again", 0)
     assert result.code == 0, result.err

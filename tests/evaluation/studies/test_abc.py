@@ -6,14 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.brute_force import inverse
 from support.pictures import write_pictures
 
-from headwater import Concept, Denoiser, Index, load_dataset
+from headwater import Concept, Denoiser, Index, Session, load_dataset
 from headwater.errors import MethodError, QueryError
 from headwater.evaluation.studies.abc import (
+    DAMPINGS,
+    KERNELS,
     Query,
     exemplar_question,
     hidden_recall,
+    kernel_scores,
     read_queries,
     recall_rows,
 )
@@ -144,6 +148,37 @@ def test_exemplars_are_found_among_the_first_ten():
         assert hidden_recall(pool, exemplars) == hits / min(10, hidden)
     assert hidden_recall(np.zeros(3), np.array([0.0, 1.0]), k=3) == 1 / 2
     assert hidden_recall(np.zeros(20), np.ones(13)) == 1
+
+
+def test_three_kernels_against_their_formulas(tiny_model, tiny_images, tmp_path):
+    """Explicit inverses; a pool's row is corrected to its score by the kernel without it."""
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(8)
+    recipe = dict(parameters="attn2-kv", timesteps=1, dim=32, self_check=False)
+    session = Session(build_index(denoiser, data, tmp_path / "index", method="trak", **recipe))
+    hidden, inside = [data.samples[row].id for row in (1, 4)], np.ones(8, bool)
+    inside[[1, 4]] = False
+    phi = torch.cat(list(session.index.blocks())).double()
+    psi = torch.randn(2, 32)
+    found = kernel_scores(session, psi.numpy(), hidden, (0.1, 10.0))
+    assert list(found) == list(KERNELS)
+    for ratio in (0.1, 10.0):
+        close = dict(rtol=2e-3, atol=1e-3 * found["of all"][ratio].std())
+        whole = psi.double() @ inverse(phi, ratio) @ phi.T
+        np.testing.assert_allclose(found["of all"][ratio], whole.numpy(), **close)
+        pool, count = phi[inside], int(inside.sum())
+        of_pool = inverse(pool, ratio)
+        outside = psi.double() @ of_pool @ phi.T
+        np.testing.assert_allclose(found["of the pool"][ratio], outside.numpy(), **close)
+        kernel = torch.linalg.inv(of_pool)
+        for row in range(8):
+            left = kernel - torch.outer(phi[row], phi[row]) / count * bool(inside[row])
+            exact = psi.double() @ torch.linalg.inv(left) @ phi[row]
+            np.testing.assert_allclose(found["corrected"][ratio][:, row], exact.numpy(), **close)
+
+
+def test_nine_dampings_are_theirs():
+    """In tenths of the mean eigenvalue, from 1e-4 to 1e4."""
+    np.testing.assert_allclose(np.array(DAMPINGS) / 0.1, np.logspace(-4, 4, 9))
 
 
 def test_concepts_count_alike():

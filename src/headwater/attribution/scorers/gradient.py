@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -73,7 +74,10 @@ def _rows(members: Sequence[Sequence[DrawnRows]]) -> list[Tensor]:
 
 
 def setting_of(resources: Resources, method: Method, query: Question) -> Setting:
-    """What the question is told of the index."""
+    """What the question is told of the index.
+
+    A question that inverts is guided as the index's rows were.
+    """
     # Whether a model reads prompts is known when it is loaded, which a cached answer need not be.
     prompted = bool(query.prompt.strip())
     if query.kind == "patch":
@@ -81,12 +85,13 @@ def setting_of(resources: Resources, method: Method, query: Question) -> Setting
     side = method.asks(query.kind, prompted)
     assert side is not None, f"{method.name} takes no such question"
     recipe = resources.index.recipe
+    if side.path == "inversion":
+        side = replace(side, guidance=recipe.inversion_guidance)
     return Setting(
         method.name,
         side,
         resources.captions,
         recipe.timesteps,
-        recipe.inversion_guidance,
         resources.picture,
         resources.queries,
     )

@@ -35,6 +35,7 @@ from headwater.cli.options import (
     with_options,
 )
 from headwater.errors import ParameterError, QueryError
+from headwater.methods.table import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from headwater.evaluation.counterfactual.plan import RemovalPlan
@@ -53,7 +54,7 @@ def counterfactual(
         str,
         typer.Option(
             help="Names with commas; `caption` takes out images whose caption names the concept, "
-            "`truth` those that show it. By default concept-trak, caption, random and, with "
+            f"`truth` those that show it. By default {DEFAULT_METHOD}, caption, random and, with "
             "--clip, clip-cosine."
         ),
     ] = "",
@@ -152,7 +153,7 @@ def _removing_methods(options: Options, device: str) -> tuple[list[str], Clip | 
         raise ParameterError("--clip: neither the judge nor a method here needs it: leave it out")
     clip = None if folder is None else Clip(folder, device)
     similar = [] if clip is None else ["clip-cosine"]
-    return methods or ["concept-trak", *similar, CAPTION, "random"], clip
+    return methods or [DEFAULT_METHOD, *similar, CAPTION, "random"], clip
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -39,6 +39,7 @@ from headwater.cli.options import (
     with_options,
 )
 from headwater.errors import ParameterError
+from headwater.methods.table import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from headwater.evaluation.studies.lds import LDSStudy, Table
@@ -88,7 +89,7 @@ def concept_lds(
     out: Out,
     methods: Annotated[
         str, typer.Option(help="Names with commas.")
-    ] = "concept-trak,trak,d-trak,random",
+    ] = f"{DEFAULT_METHOD},trak,d-trak,random",
     held_out: HeldOut = 200,
     subsets: Subsets = 16,
     again: Again = 8,

@@ -4,6 +4,11 @@ A model is taught something that it never saw, from a few exemplars, and makes p
 is known which images taught it that. Hidden in a pool of images that did not, they must come first.
 Concept-TRAK (5.1, D.1) keeps the model as it is and learns a token alone, by textual inversion.
 
+The published code scores exemplars by a kernel of the pool alone, counts hits / min(10, e), and
+takes for each question the best of nine dampings (`best_recall`); gradients of exemplars have the
+sign opposite to those of the pool there. Here all rows come from one function and have one sign;
+the kernel is what one asks for (`kernel_scores`).
+
 What `run_download.sh` of the published Concept-TRAK code leaves is read as it is (`data/abc`):
 
     json/CASE.json            for each test case a list of concepts, whose `exemplar` is a list of
@@ -27,14 +32,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
+from headwater.attribution.session import Session
 from headwater.errors import MethodError, QueryError, first_line
 from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.metrics.retrieval import capped_recall_at
@@ -200,12 +207,48 @@ def hidden_recall(
 ) -> float:
     """Capped recall@k of exemplars among a pool: hits / min(k, e), from the scores of both.
 
-    The published Recall@10 divides by e, which more than k exemplars (13 in one case) can never
-    reach; this counts hits of as many as there could be. In a tie the pool comes first.
+    As the published code counts (`influence.py`): of more than k exemplars (13 in one case) all
+    could never be among the first k. In a tie the pool comes first.
     """
     truth = np.zeros(len(pool) + len(exemplars), bool)
     truth[len(pool) :] = True
     return capped_recall_at(np.concatenate([pool, exemplars]), truth, k)
+
+
+KERNELS = ("of all", "of the pool", "corrected")
+# Their `lamb_r_list` of nine, in mean eigenvalues of the kernel where theirs are tenths of it.
+DAMPINGS = tuple(0.1 * 10.0**power for power in range(-4, 5))
+
+
+def kernel_scores(
+    session: Session,
+    psi: Float[np.ndarray, "q k"],
+    hidden: Collection[str],
+    dampings: Sequence[float] = DAMPINGS,
+) -> dict[str, dict[float, Float[np.ndarray, "q n"]]]:
+    """Scores of all images by the rule `trak`, by each of `KERNELS` at each damping.
+
+    "of all": exemplars are rows of the kernel, and shrunk by their part in it. "of the pool": they
+    are not, as published, and it is the pool's rows alone that are shrunk. "corrected": the same,
+    each of the pool's rows by its score without it, s / (1 - h), so that all are scored alike.
+
+    Args:
+        psi: the questions' own features, `Attribution.feature`.
+        hidden: ids of the exemplars.
+
+    Raises:
+        QueryError: an id is none of the index's.
+    """
+    rows = torch.from_numpy(psi)
+    whole, pool = session.kernel(True), session.kernel_without(hidden)
+    found: dict[str, dict[float, np.ndarray]] = {name: {} for name in KERNELS}
+    for ratio in dampings:
+        outside = replace(pool, damping=ratio)
+        scores = outside.trak(rows)
+        found["of all"][ratio] = replace(whole, damping=ratio).trak(rows).numpy()
+        found["of the pool"][ratio] = scores.numpy()
+        found["corrected"][ratio] = (scores / (1 - outside.leverage())).numpy()
+    return found
 
 
 def recall_rows(queries: Sequence[Query], recalls: Sequence[float]) -> list[dict[str, Any]]:

@@ -48,6 +48,7 @@ from headwater.evaluation.studies.subset_plan import (
     lds_by_query,
     lds_rows,
 )
+from headwater.index.config import plan
 from headwater.index.index import Index
 from headwater.methods.choice import method_named
 from headwater.methods.row import Method
@@ -139,13 +140,14 @@ def measure_models(study: LDSStudy, names: Sequence[str], captions: CaptionSets)
 
     Raises:
         QueryError: there are several sets of captions, and the model reads none.
+        MethodError: a method guides by prompts, and the model reads none.
         ParameterError: the model has no such parameters.
     """
     denoiser = Denoiser(new_pipeline(study.config, 0), "", "cpu")
     if len(captions) > 1 and not denoiser.conditional:
         raise QueryError(NO_PROMPTS)
-    if gradient_methods(names):  # refused before anything is trained
-        denoiser.layers(study.parameters)
+    for name in gradient_methods(names):  # refused before anything is trained
+        plan(denoiser, method=name, parameters=study.parameters)
     held = cached_encoding(study.out / "encoded", denoiser, study.held)
     losses = Losses(held.x0, dict(captions))
     facts = {

@@ -109,7 +109,8 @@ def build_indexes(
         indexed = method if method.train else stand_in
         assert indexed.train is not None
         own = recipe if indexed.train.gradient else {}
-        side = (indexed.train.path, indexed.train.delta, indexed.normalise, *own.values())
+        train, guided = indexed.train, [indexed.train.guidance] * indexed.train.guided
+        side = (train.path, train.delta, *guided, indexed.normalise, *own.values())
         own = {"clip": clip} if uses_clip(indexed) else own
         place = folder / "-".join(map(str, side))
         indexes[method] = build_index(model, data, place, method=indexed.name, **own)
