@@ -19,9 +19,9 @@ from support.command_line import FAST, headwater
 from support.tiny import tiny_pipeline
 
 from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
-from headwater.attribution.scorers import natural_gradient, unlearning
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.table import SCORERS
+from headwater.attribution.scorers.unlearned import natural_gradient, unlearning
 from headwater.attribution.scores import RULES
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor, ProbeRow, mean_over_probes

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from headwater.attribution.scorers import captions, gradient, random, similarity, unlearning
+from headwater.attribution.scorers import captions, gradient, random, similarity
 from headwater.attribution.scorers.scoring import Scorer
+from headwater.attribution.scorers.unlearned import unlearning
 
 SCORERS: dict[str, Scorer] = {
     "gradient": gradient.score,

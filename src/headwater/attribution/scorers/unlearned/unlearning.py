@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.gradient import setting_of
-from headwater.attribution.scorers.natural_gradient import (
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scorers.unlearned.natural_gradient import (
     Loss,
     Options,
     added,
@@ -35,7 +36,6 @@ from headwater.attribution.scorers.natural_gradient import (
     losses,
     restored,
 )
-from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
