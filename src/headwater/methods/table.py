@@ -105,6 +105,17 @@ METHODS = {
             costs=_UNLEARNING,
         ),
         Method(
+            "nda",
+            "Zhao 2025",
+            None,
+            Side("patches"),
+            "nda",
+            _PICTURE,
+            scorer="nda",
+            measure="patches",
+            rereads=True,
+        ),
+        Method(
             "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"
         ),
     )

@@ -103,6 +103,17 @@ WORDING = {
             "the model learned from the image.",
         ),
     ),
+    "patches": Wording(
+        "Most of its patches",
+        "Fewest of its patches",
+        "These images explain most patches of {name}. Nothing was asked of the model.",
+        "These images explain the fewest patches of {name}.",
+        (
+            "A score counts the patches of the picture that an image explains: seen through noise, "
+            "with what probability each is a patch of this image, and not of another. It says "
+            "nothing of what the model learned from the image: the model was not asked.",
+        ),
+    ),
     "chance": Wording(
         "Highest",
         "Lowest",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater.attribution.scorers import captions, gradient, random, similarity
+from headwater.attribution.scorers import captions, gradient, nda, random, similarity
 from headwater.attribution.scorers.scoring import Scorer
 from headwater.attribution.scorers.unlearned import unlearning
 
@@ -11,5 +11,6 @@ SCORERS: dict[str, Scorer] = {
     "similarity": similarity.score,
     "captions": captions.score,
     "unlearning": unlearning.score,
+    "nda": nda.score,
     "random": random.score,
 }
