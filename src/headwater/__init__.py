@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
+    from headwater.queries.grouped_image import GroupedImage
     from headwater.queries.image import Image
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.preference import Preference, load_pairs
@@ -48,6 +49,7 @@ _HOME = {
     "Concept": "queries.concept",
     "preset": "queries.concept",
     "Feature": "queries.feature",
+    "GroupedImage": "queries.grouped_image",
     "Image": "queries.image",
     "Local": "queries.local_concept",
     "whole_picture": "queries.local_concept",
@@ -80,6 +82,7 @@ __all__ = [
     "Concept",
     "preset",
     "Feature",
+    "GroupedImage",
     "Image",
     "Local",
     "whole_picture",

@@ -14,6 +14,7 @@ QUESTIONS = {
     "patch": "a part of an image (--mask)",
     "step": "one step of an image's making (--step)",
     "journey": "every step of an image's making (--journey)",
+    "groups": "groups of training images (--groups)",
     "local": "a concept as one image shows it (--local)",
     "reward": "any score of images (--reward)",
     "preference": "pairs of better and worse images",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from headwater.attribution.scorers import captions, gradient, nda, random, similarity
 from headwater.attribution.scorers.scoring import Scorer
-from headwater.attribution.scorers.unlearned import unlearning
+from headwater.attribution.scorers.unlearned import guda, mucs, unlearning
 
 SCORERS: dict[str, Scorer] = {
     "gradient": gradient.score,
     "similarity": similarity.score,
     "captions": captions.score,
     "unlearning": unlearning.score,
+    "mucs": mucs.score,
+    "guda": guda.score,
     "nda": nda.score,
     "random": random.score,
 }
