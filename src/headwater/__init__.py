@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
-    from headwater.queries.grouped_image import GroupedImage
     from headwater.queries.image import Image
     from headwater.queries.local_concept import Local, whole_picture
+    from headwater.queries.pictures.grouped import GroupedImage
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
     from headwater.quick.questions import why
@@ -49,7 +49,7 @@ _HOME = {
     "Concept": "queries.concept",
     "preset": "queries.concept",
     "Feature": "queries.feature",
-    "GroupedImage": "queries.grouped_image",
+    "GroupedImage": "queries.pictures.grouped",
     "Image": "queries.image",
     "Local": "queries.local_concept",
     "whole_picture": "queries.local_concept",

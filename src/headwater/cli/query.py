@@ -182,7 +182,7 @@ def image(
     looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
     if groups is not None:
-        from headwater.queries.grouped_image import GroupedImage
+        from headwater.queries.pictures.grouped import GroupedImage
 
         _refuse({"--journey": journey}, "--groups")
         query = GroupedImage(**asdict(query), groups=groups)

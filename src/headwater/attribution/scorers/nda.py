@@ -31,7 +31,7 @@ from headwater.methods.row import Method
 from headwater.models.fitting import RESIZE, fitted
 from headwater.models.sampling import seeded_noise
 from headwater.queries.image import Image
-from headwater.queries.picture_files import read_mask
+from headwater.queries.pictures.files import read_mask
 from headwater.queries.query import Description, Question
 
 ONCE = "one noise is drawn, by the seed"

@@ -51,7 +51,7 @@ from headwater.gradients.parameters import first_match, select
 from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
 from headwater.models.schedule import Schedule
-from headwater.queries.grouped_image import GroupedImage, Grouping
+from headwater.queries.pictures.grouped import GroupedImage, Grouping
 from headwater.queries.query import Description, Question
 from headwater.storage import cache
 
