@@ -20,7 +20,7 @@ import torch
 from common import RESULTS, about, parser
 
 from headwater import Denoiser, Image, from_images, load_dataset
-from headwater.data.training_set import joined
+from headwater.data.training_set import TrainingSet, joined
 from headwater.evaluation.reporting.results import markdown, write_results
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.retrain import Task, retrain, study_of
@@ -44,19 +44,25 @@ def main() -> None:
     command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
     given = command.parse_args()
     torch.set_num_threads(1)
-    planted = pictures("unseen")[0]
-    picture, caption = planted.draw(), planted.caption
+    model, data, asked = planted(given.device)
+    tables(model, data, asked, given)
+
+
+def planted(device: str) -> tuple[Denoiser, TrainingSet, dict[str, tuple[str, Path | None]]]:
+    """The model, its images (the copies last), and what is asked: a caption, a file or None."""
+    copied = pictures("unseen")[0]
+    picture, caption = copied.draw(), copied.caption
     copies = from_images(
         [picture] * COPIES, [caption] * COPIES, ids=[f"copy-{i:02d}" for i in range(COPIES)]
     )
     scenes = load_dataset("scenes").first(AMONG)
     data = joined(f"{COPIES} copies among {AMONG} scenes", [scenes, copies])
-    study = study_of(OUT, CONFIG, data, Denoiser.load("scenes", "cpu"), device=given.device)
+    study = study_of(OUT, CONFIG, data, Denoiser.load("scenes", "cpu"), device=device)
     retrain(study, [Task("full", tuple(range(len(data))), kept=True)])
-    model = Denoiser.load(OUT / "models" / "full", given.device)
     file = OUT / "planted.png"
     picture.save(file)
-    tables(model, data, {"itself": (caption, file), "made of its caption": (caption, None)}, given)
+    model = Denoiser.load(OUT / "models" / "full", device)
+    return model, data, {"itself": (caption, file), "made of its caption": (caption, None)}
 
 
 def tables(

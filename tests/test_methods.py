@@ -20,9 +20,9 @@ from support.exact_curvature import Sums
 from support.tiny import tiny_pipeline
 
 from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
-from headwater.attribution.scorers import natural_gradient, unlearning
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.table import SCORERS
+from headwater.attribution.scorers.unlearned import natural_gradient, unlearning
 from headwater.attribution.scores import RULES
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor, ProbeRow, mean_over_probes
@@ -398,7 +398,7 @@ def test_methods_of_one_train_side_share_an_index(world):
     shared, query = built(world, "trak"), Image(PROMPT, world.file, draws=DRAWS)
     same = {name for name, m in METHODS.items() if m.train == METHODS["trak"].train
             and m.normalise == "none" and not m.curvature and m.checkpoints == 1}  # fmt: skip
-    assert same | {"unlearning", "random"} == set(shared.methods())
+    assert same | {"unlearning", "mucs", "guda", "nda", "random"} == set(shared.methods())
     for name in ("gradient-cosine", "renormalised-influence"):
         own = built(world, name).attribute(query).scores
         np.testing.assert_allclose(shared.attribute(query, method=name).scores, own, rtol=1e-5)

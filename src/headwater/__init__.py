@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from headwater.queries.image import Image
     from headwater.queries.local.local_concept import Local, whole_picture
     from headwater.queries.outputs.output import Contribution, Loss
+    from headwater.queries.pictures.grouped import GroupedImage
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
     from headwater.quick.questions import why
@@ -49,6 +50,7 @@ _HOME = {
     "Concept": "queries.concept",
     "preset": "queries.concept",
     "Feature": "queries.feature",
+    "GroupedImage": "queries.pictures.grouped",
     "Image": "queries.image",
     "Contribution": "queries.outputs.output",
     "Loss": "queries.outputs.output",
@@ -83,6 +85,7 @@ __all__ = [
     "Concept",
     "preset",
     "Feature",
+    "GroupedImage",
     "Image",
     "Contribution",
     "Loss",

@@ -10,7 +10,8 @@ from support.brute_force import kernel_of, made
 
 from headwater import Concept, Denoiser, build_index, load_dataset
 from headwater.attribution.bootstrap import certainty
-from headwater.attribution.scorers import gradient, unlearning
+from headwater.attribution.scorers import gradient
+from headwater.attribution.scorers.unlearned import unlearning
 from headwater.attribution.scores import RULES, Scored
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.image import Image

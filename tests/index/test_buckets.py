@@ -12,8 +12,8 @@ from support.tiny_joint import flux
 from support.tiny_unets import sdxl
 
 from headwater import Concept, Denoiser, Image, Session, build_index, from_images
-from headwater.attribution.scorers.natural_gradient import Loss
-from headwater.attribution.scorers.unlearning import training_losses
+from headwater.attribution.scorers.unlearned.natural_gradient import Loss
+from headwater.attribution.scorers.unlearned.unlearning import training_losses
 from headwater.errors import MethodError, MismatchError, ModelError, ParameterError
 from headwater.features.batch import training_batches
 from headwater.index.config import plan

@@ -16,7 +16,7 @@ from headwater.errors import QueryError
 from headwater.models.sampling import draw, sample, seeded_noise
 from headwater.models.schedule import evenly_spaced
 from headwater.queries.image import Image, require_step
-from headwater.queries.picture_files import latent_mask, open_picture
+from headwater.queries.pictures.files import latent_mask, open_picture
 
 PROMPT = "a red star"
 

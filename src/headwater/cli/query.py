@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from headwater.cli import query_options as own
@@ -187,6 +188,7 @@ def image(
     journey: own.Journey = False,
     draws: own.NoiseDraws = _DRAWS,
     judge: own.Judge = None,
+    groups: own.Groups = None,
     top: Top = 10,
     guidance: Guidance = GUIDANCE,
     method: Method = None,
@@ -201,7 +203,8 @@ def image(
 ) -> None:
     """Which training images taught the model this picture?
 
-    Or a part of it (--mask), or a step of its making (--step), or each of the steps (--journey).
+    Or a part of it (--mask), or a step of its making (--step), or each of the steps (--journey);
+    or which groups of them (--groups).
     """
     options = asking(method, damping, candidates, fresh)
     count = number_or_auto("--draws", draws)
@@ -214,6 +217,11 @@ def image(
 
     looks = None if judge is None else function_named("--judge", judge)[0]
     query = Image(prompt, file, mask, step, count, seed, guidance)
+    if groups is not None:
+        from headwater.queries.pictures.grouped import GroupedImage
+
+        _refuse({"--journey": journey}, "--groups")
+        query = GroupedImage(**asdict(query), groups=groups)
     session = open_session(index, device, clip)
     output = Output(out or default_folder([query], given), top, as_json, layout)
     if journey:

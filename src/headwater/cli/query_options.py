@@ -102,6 +102,14 @@ Judge = Annotated[
     str | None,
     typer.Option(help="module:function of pictures, what it sees of each feature (--journey)."),
 ]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        help="Groups of training images: a .csv file of id,group, or words with commas, each the "
+        "images whose caption names it (--method guda).",
+        metavar="FILE|WORDS",
+    ),
+]
 PairsFolder = Annotated[
     Path, typer.Argument(help="A folder with winners/ and losers/, or a parquet file.")
 ]

@@ -21,7 +21,7 @@ class Side:
 
     The paths "pixels" and "clip" have no probes: the feature is the latent, or CLIP's embedding.
     "captions", of a concept, is the features that the index has of the images whose caption names
-    it, less those of the others.
+    it, less those of the others. "patches" has no features: pictures are compared as they are.
 
     Args:
         path, delta: names of `features.probes` and `features.guidance`.

@@ -96,7 +96,7 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
     built_for = built_for if built_for in served else served[0]
     if name is None:
         takers = [row for row in map(method_named, [built_for, *served]) if question in row.takes]
-        if takers and takers[0].train is not None:
+        if takers and (takers[0].train is not None or not _by_features(question)):
             return takers[0]
         raise MethodError(
             f"an index built for {built_for} cannot be asked for {QUESTIONS[question]}: build "
@@ -120,6 +120,11 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
             f"`--method {name}`{more}"
         )
     return method
+
+
+def _by_features(question: str) -> bool:
+    """Whether any method answers such a question by an index's features."""
+    return any(question in method.takes and method.train for method in METHODS.values())
 
 
 def _listed(question: str) -> str:

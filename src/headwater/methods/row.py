@@ -16,6 +16,7 @@ QUESTIONS = {
     "patch": "a part of an image (--mask)",
     "step": "one step of an image's making (--step)",
     "journey": "every step of an image's making (--journey)",
+    "groups": "groups of training images (--groups)",
     "local": "a concept as one image shows it (--local)",
     "reward": "any score of images (--reward)",
     "preference": "pairs of better and worse images",
@@ -81,6 +82,7 @@ class Method:
         alias_of: the method that this is a second name of.
         one_model: whether several checkpoints mean nothing to it.
         passes: forward passes for each training image, where the method makes them itself.
+        rereads: whether each question opens every training image.
         costs: (kind of question, cost), where sides do not say it.
     """
 
@@ -101,12 +103,13 @@ class Method:
     alias_of: str = ""
     one_model: bool = False
     passes: int = 0
+    rereads: bool = False
     costs: tuple[tuple[str, Cost], ...] = ()
 
     @property
     def slow(self) -> bool:
-        """Whether each question costs forward passes of every training image."""
-        return any(cost.image for _, cost in self.costs)
+        """Whether each question takes a look at, or forward passes of, every training image."""
+        return self.rereads or any(cost.image for _, cost in self.costs)
 
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.

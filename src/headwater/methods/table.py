@@ -25,6 +25,10 @@ _UNLEARNING = (
     ("image", Cost(2 * _LOSSES, DRAWS, _LOSSES)),
     ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
 )
+# Of MUCS: each training image once a draw, besides the steps of forgetting (a concept's draws are
+# pictures). Of GUDA: each draw under the model, and again without each group.
+_MUCS = (("image", Cost(0, DRAWS, DRAWS)), ("concept", Cost(2 * 25, DRAWS, DRAWS)))
+_LEVELS = 20
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 _UNIT_SQUARES = _SQUARES | {"normalise": "probe"}
 
@@ -140,6 +144,42 @@ METHODS = {
             one_model=True,
             passes=_LOSSES,  # kept for all questions
             costs=_UNLEARNING,
+        ),
+        Method(
+            "mucs",
+            "Serra 2026",
+            None,
+            _NOISED,
+            "mucs",
+            ("image", "concept"),
+            scorer="mucs",
+            measure="skew",
+            one_model=True,
+            passes=DRAWS,  # kept for all questions of as many draws
+            costs=_MUCS,
+        ),
+        Method(
+            "guda",
+            "Murata 2026",
+            None,
+            None,
+            "guda",
+            ("groups",),
+            scorer="guda",
+            measure="groups",
+            one_model=True,
+            costs=(("groups", Cost(_LEVELS, DRAWS)),),
+        ),
+        Method(
+            "nda",
+            "Zhao 2025",
+            None,
+            Side("patches"),
+            "nda",
+            _PICTURE,
+            scorer="nda",
+            measure="patches",
+            rereads=True,
         ),
         Method(
             "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"

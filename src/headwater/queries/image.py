@@ -20,7 +20,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture, draw, seeded_noise
 from headwater.queries.draws import encode_prompts
 from headwater.queries.feature import Feature
-from headwater.queries.picture_files import (
+from headwater.queries.pictures.files import (
     file_contents,
     file_digest,
     file_facts,

@@ -103,6 +103,44 @@ WORDING = {
             "the model learned from the image.",
         ),
     ),
+    "skew": Wording(
+        "Forgotten with it",
+        "Kept without it",
+        "Of these images the model forgets most when it is made to forget {name}.",
+        "Of these images the model forgets least when it is made to forget {name}; where a score "
+        "is negative, it knows them better then.",
+        (
+            "A score is how much the model's error for an image rises, beside the error itself, "
+            "when the model is made to forget what was asked for: from -1 to 1.",
+            "What is forgotten together need not have been learned from each other. It is "
+            "evidence, not proof: to prove influence, one would have to train the model again "
+            "without the image.",
+        ),
+    ),
+    "groups": Wording(
+        "Of the groups that count most",
+        "Of the groups that count least",
+        "These images are of the groups without which the model would know least of {name}.",
+        "These images are of the groups without which the model would know {name} nearly as well, "
+        "or better.",
+        (
+            "A score is that of an image's group: how much less likely the picture is when the "
+            "model is made to forget the whole group. Images of one group have one score.",
+            "It is evidence, not proof: to prove influence, one would have to train the model "
+            "again without the group.",
+        ),
+    ),
+    "patches": Wording(
+        "Most of its patches",
+        "Fewest of its patches",
+        "These images explain most patches of {name}. Nothing was asked of the model.",
+        "These images explain the fewest patches of {name}.",
+        (
+            "A score counts the patches of the picture that an image explains: seen through noise, "
+            "with what probability each is a patch of this image, and not of another. It says "
+            "nothing of what the model learned from the image: the model was not asked.",
+        ),
+    ),
     "chance": Wording(
         "Highest",
         "Lowest",

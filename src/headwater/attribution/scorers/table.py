@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from headwater.attribution.scorers import captions, exact, gradient, random, similarity, unlearning
+from headwater.attribution.scorers import captions, exact, gradient, nda, random, similarity
 from headwater.attribution.scorers.scoring import Scorer
+from headwater.attribution.scorers.unlearned import guda, mucs, unlearning
 
 SCORERS: dict[str, Scorer] = {
     "gradient": gradient.score,
@@ -11,5 +12,8 @@ SCORERS: dict[str, Scorer] = {
     "captions": captions.score,
     "exact": exact.score,
     "unlearning": unlearning.score,
+    "mucs": mucs.score,
+    "guda": guda.score,
+    "nda": nda.score,
     "random": random.score,
 }

@@ -22,7 +22,7 @@ from headwater.models.textual_inversion import (
     learn_token,
     new_name,
 )
-from headwater.queries.picture_files import latent_mask
+from headwater.queries.pictures.files import latent_mask
 from headwater.queries.words.prompts import word_pattern
 from headwater.storage import cache
 

@@ -24,7 +24,7 @@ from headwater.queries.contexts import Contexts, choose_contexts
 from headwater.queries.draws import trajectory_noise
 from headwater.queries.image import Image
 from headwater.queries.local.lesson import Lesson, with_token
-from headwater.queries.picture_files import file_contents, file_facts
+from headwater.queries.pictures.files import file_contents, file_facts
 from headwater.queries.query import Description, Name, Pictured, Question, Setting, require_draws
 from headwater.queries.words.prompts import contains
 from headwater.queries.words.token_limit import lost_words

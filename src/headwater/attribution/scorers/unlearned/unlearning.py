@@ -16,6 +16,7 @@ import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.gradient import setting_of
-from headwater.attribution.scorers.natural_gradient import (
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scorers.unlearned.natural_gradient import (
     Loss,
     Options,
     added,
@@ -34,8 +37,6 @@ from headwater.attribution.scorers.natural_gradient import (
     losses,
     restored,
 )
-from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scorers.training_images import batches_of
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading
 from headwater.errors import HeadwaterWarning, NonFiniteError
@@ -97,6 +98,33 @@ def _ids(seed: int, draws: int) -> list[str]:
     return [f"query|{seed}|{draw}" for draw in range(draws)]
 
 
+class Target(NamedTuple):
+    """What a question asks a model to forget, how it was asked, and what its reader must know."""
+
+    batch: Batch
+    description: Description
+    remarks: Sequence[str] = ()
+
+
+def target_of(resources: Resources, method: Method, query: Question, draws: int) -> Target:
+    """A picture, so many times; a concept as so many pictures that the model makes of its c+.
+
+    Raises:
+        MethodError, QueryError: the model cannot be asked for the concept.
+    """
+    if not isinstance(query, Concept):
+        assert isinstance(query, Image), f"{method.name} takes pictures and concepts alone"
+        x0 = resources.picture(query).x0
+        batch = repeat_picture(resources.denoiser, x0, query.prompt, query.seed, draws)
+        return Target(batch, Description(f"by unlearning {query.title}", query.details()))
+    drawer = query.drawer(setting_of(resources, method, query))
+    remarks = drawer.check(resources.denoiser)
+    prompts = [plus for plus, _ in drawer.contexts.pairs[:draws]]
+    batch = make_pictures(resources.denoiser, prompts, query.seed)
+    words, facts = drawer.describe(draws)
+    return Target(batch, Description(f"by unlearning pictures of c+, {words}", facts), remarks)
+
+
 # --- the score ------------------------------------------------------------------------------------
 
 
@@ -105,32 +133,15 @@ def score(
 ) -> Scoring:
     """A picture is unlearned as it is; a concept as pictures that the model makes of its c+."""
     draws = query.draws or DRAWS
-    if isinstance(query, Concept):
-        target, description, remarks = _concept_target(resources, method, query, draws)
-    else:
-        assert isinstance(query, Image), f"{method.name} takes pictures and concepts alone"
-        x0 = resources.picture(query).x0
-        target = repeat_picture(resources.denoiser, x0, query.prompt, query.seed, draws)
-        description, remarks = Description(f"by unlearning {query.title}", query.details()), ()
-    facts = {**description.facts, "unlearning": asdict(Options())}
+    target = target_of(resources, method, query, draws)
+    facts = {**target.description.facts, "unlearning": asdict(Options())}
     return Scoring(
-        dict.fromkeys(options.dampings, Scored(loss_rises(resources, target))),
-        Description(description.words, facts),
+        dict.fromkeys(options.dampings, Scored(loss_rises(resources, target.batch))),
+        Description(target.description.words, facts),
         draws,
         ONCE,
-        remarks=tuple(remarks),
+        remarks=tuple(target.remarks),
     )
-
-
-def _concept_target(
-    resources: Resources, method: Method, query: Concept, draws: int
-) -> tuple[Batch, Description, Sequence[str]]:
-    drawer = query.drawer(setting_of(resources, method, query))
-    remarks = drawer.check(resources.denoiser)
-    prompts = [plus for plus, _ in drawer.contexts.pairs[:draws]]
-    target = make_pictures(resources.denoiser, prompts, query.seed)
-    words, facts = drawer.describe(draws)
-    return target, Description(f"by unlearning pictures of c+, {words}", facts), remarks
 
 
 def loss_rises(
@@ -153,17 +164,15 @@ def loss_rises(
     """
     options, denoiser = options or Options(), resources.denoiser
     resources.index.require_same_images()
-    if denoiser.latent_dtype != denoiser.dtype:
-        text = f"unlearning moves weights by small steps, which {denoiser.dtype} rounds"
-        warnings.warn(text, HeadwaterWarning, stacklevel=2)
+    warn_of_rounding(denoiser)
     loss = Loss(denoiser, forgetting_timesteps(resources, options.timesteps), options.seed)
     layers = layers_of(denoiser, options.parameters)
-    before = _remember(
+    before = remember(
         resources,
         {"losses": loss.timesteps, "seed": loss.seed},
         lambda: {"losses": training_losses(resources, loss, batch_size, "losses before")},
     )["losses"]
-    fisher = _remember(
+    fisher = remember(
         resources,
         {"fisher": loss.timesteps, "seed": loss.seed, "of": list(layers), "n": options.images},
         lambda: fisher_information(resources, loss, layers, options.images, batch_size),
@@ -174,6 +183,13 @@ def loss_rises(
     if not after.isfinite().all():
         raise NonFiniteError(f"unlearning broke the model: take a smaller step than {options.step}")
     return (after - before)[None]
+
+
+def warn_of_rounding(denoiser: Denoiser) -> None:
+    """Say that a model in half precision is a poor one to move by small steps."""
+    if denoiser.latent_dtype != denoiser.dtype:
+        text = f"unlearning moves weights by small steps, which {denoiser.dtype} rounds"
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
 def forgetting_timesteps(resources: Resources, count: int) -> tuple[int, ...]:
@@ -188,17 +204,27 @@ def training_losses(
     resources: Resources, loss: Loss, batch_size: int | None = None, title: str = "losses"
 ) -> Float[Tensor, " n"]:
     """The loss of every training image, in index order."""
-    batch = BatchSize(batch_size, device=loss.denoiser.device)
+    return over_training_images(resources, lambda images: losses(loss, images), batch_size, title)
+
+
+def over_training_images(
+    resources: Resources,
+    compute: Callable[[Batch], Float[Tensor, "b ..."]],
+    batch_size: int | None = None,
+    title: str = "losses",
+) -> Float[Tensor, "n ..."]:
+    """What is computed of the training images batch by batch, in index order, on the CPU."""
+    batch = BatchSize(batch_size, device=resources.denoiser.device)
     with reading(resources.index.pictures) as reader:
 
-        def compute(rows: Sequence[int]) -> Tensor:
+        def of_rows(rows: Sequence[int]) -> Tensor:
             parts, places = [], []
             for own, images in batches_of(resources, reader.image, rows):
-                parts.append(losses(loss, images))
+                parts.append(compute(images))
                 places += own
             return in_order(torch.cat(parts), places).cpu()
 
-        return torch.cat(list(in_batches(batch, range(len(resources.index)), compute, title)))
+        return torch.cat(list(in_batches(batch, range(len(resources.index)), of_rows, title)))
 
 
 def fisher_information(
@@ -223,7 +249,7 @@ def fisher_information(
     return {name: (sum_ / len(rows) / len(loss.timesteps)).cpu() for name, sum_ in total.items()}
 
 
-def _remember(
+def remember(
     resources: Resources, facts: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
     """What does not depend on the query: computed once for this model and kept."""

@@ -86,10 +86,15 @@ class Loss:
 
 def losses(loss: Loss, batch: Batch) -> Float[Tensor, " b"]:
     """The loss of each sample."""
+    return losses_by_timestep(loss, batch).mean(0)
+
+
+def losses_by_timestep(loss: Loss, batch: Batch) -> Float[Tensor, "t b"]:
+    """The loss of each sample at each timestep."""
     network = loss.denoiser.network
     # A path asks for a graph; inference mode does without, in two thirds of the time.
     with frozen(network), captions_kept(loss.denoiser), torch.inference_mode():
-        return torch.stack([_error(each) for each in loss.objectives(batch)]).mean(0)
+        return torch.stack([_error(each) for each in loss.objectives(batch)])
 
 
 def _error(objective: Objective) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -53,6 +54,21 @@ def file_digest(file: str | Path) -> str:
     return sha256_of(Path(file))
 
 
+def read_mask(file: str | Path, size: tuple[int, int]) -> PIL.Image.Image:
+    """A mask over a picture of this (width, height), in grey.
+
+    Raises:
+        QueryError: unreadable, or of another size than the picture.
+    """
+    mask = read_image(file, on_black).convert("L")
+    if mask.size != size:
+        raise QueryError(
+            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
+            f"{size[0]}x{size[1]}: paint it over the picture itself"
+        )
+    return mask
+
+
 def latent_mask(
     denoiser: Denoiser, file: str | Path, size: tuple[int, int]
 ) -> Float[Tensor, "1 1 h w"]:
@@ -61,12 +77,7 @@ def latent_mask(
     Raises:
         QueryError: unreadable, of another size than the picture, or black all over.
     """
-    mask = read_image(file, on_black).convert("L")
-    if mask.size != size:
-        raise QueryError(
-            f"--mask {str(file)!r} is {mask.width}x{mask.height}, the picture is "
-            f"{size[0]}x{size[1]}: paint it over the picture itself"
-        )
+    mask = read_mask(file, size)
     pixels = torch.from_numpy(np.asarray(fitted(mask, denoiser.image_size), np.float32) / 255)
     rows, columns = denoiser.latent_shape[-2:]
     whole = torch.nn.functional.adaptive_avg_pool2d(pixels[None, None], (rows, columns))

@@ -12,8 +12,8 @@ from support.tiny import tiny_folder, tiny_unconditional
 
 import headwater
 from headwater import Denoiser, Session
-from headwater.attribution.scorers import natural_gradient, unlearning
-from headwater.attribution.scorers.natural_gradient import Loss, Options
+from headwater.attribution.scorers.unlearned import natural_gradient, unlearning
+from headwater.attribution.scorers.unlearned.natural_gradient import Loss, Options
 from headwater.errors import MismatchError, NonFiniteError, ParameterError
 from headwater.features.batch import Batch
 from headwater.models.sampling import seeded_noise
