@@ -22,6 +22,8 @@ _UNLEARNING = (
     ("image", Cost(2 * _LOSSES, DRAWS, _LOSSES)),
     ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
 )
+# Of presence: losses of each training image under captions, at four timesteps.
+_PRESENCE = 4
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 
 
@@ -103,6 +105,18 @@ METHODS = {
             one_model=True,
             passes=_LOSSES,  # kept for all questions
             costs=_UNLEARNING,
+        ),
+        Method(
+            "presence",
+            "Li 2023",
+            None,
+            _NOISED,
+            "presence",
+            ("concept",),
+            scorer="presence",
+            measure="presence",
+            one_model=True,
+            costs=(("concept", Cost(value=_PRESENCE)),),  # kept for all values of a kind
         ),
         Method(
             "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"
