@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headwater.queries.local_concept import Local, whole_picture
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
+    from headwater.quick.audit import audit
     from headwater.quick.questions import why
     from headwater.quick.sessions import session_of
     from headwater.report.concept_trak import write_concept_trak
@@ -57,13 +58,14 @@ _HOME = {
     "load_pairs": "queries.preference",
     "session_of": "quick.sessions",
     "why": "quick.questions",
+    "audit": "quick.audit",
     "Options": "attribution.attributor",
     "Attribution": "attribution.result",
     "Ranked": "attribution.result",
     "write_answers": "report.export",
     "write_concept_trak": "report.concept_trak",
     "write_journey": "report.trajectory",
-    "METHODS": "methods",
+    "METHODS": "methods.table",
 }
 
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "load_pairs",
     "session_of",
     "why",
+    "audit",
     "Options",
     "Attribution",
     "Ranked",

@@ -115,7 +115,10 @@ REFUSED = {
     "damping x": (CONCEPT + "--damping x", "--damping 'x' must be a number, or several with comm"),
     "dampings": (CONCEPT + "--damping 0.1,-1", "--damping -1.0 must be"),
     "auto": (CONCEPT + "--draws any", "--draws 'any' must be a number, or `auto`"),
-    "candidates": (CONCEPT + "--candidates 5", "--candidates '5' is neither clip:COUNT nor pixel:"),
+    "candidates": (
+        CONCEPT + "--candidates 5",
+        "--candidates '5' is none of clip:COUNT",
+    ),
     "no clip": (CONCEPT + "--candidates clip:5", "needs a CLIP model: give its folder as --clip"),
     "not a clip": (CONCEPT + "--clip {tmp}/none", "cannot load the CLIP model '{tmp}/none'"),
     "not its method": (

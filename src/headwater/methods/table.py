@@ -22,8 +22,8 @@ _UNLEARNING = (
     ("image", Cost(2 * _LOSSES, DRAWS, _LOSSES)),
     ("concept", Cost(2 * _LOSSES + 2 * 25, DRAWS, _LOSSES)),
 )
-# Of presence: losses of each training image under captions, at four timesteps.
-_PRESENCE = 4
+# Of presence: losses of each training image under captions, at three timesteps.
+_PRESENCE = 3
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 
 

@@ -73,7 +73,8 @@ def _block(
     """Those of a block: each column is read, or computed with all others that are missing."""
     folder, facts = resources.queries, [_facts(resources, rows, column, spec) for column in columns]
     kept = [cache.read(folder, each) for each in facts]
-    missing = [column for column, entry in zip(columns, kept, strict=True) if entry is None]
+    absent = (column for column, entry in zip(columns, kept, strict=True) if entry is None)
+    missing = list(dict.fromkeys(absent))  # words of a kind share columns
     fresh: dict[Sequence[str], Tensor] = {}
     if missing:
         texts = [*zip(*missing, strict=True)]
@@ -126,11 +127,20 @@ def _losses(
 def losses_under(
     denoiser: Denoiser, batch: Batch, count: int, spec: ProbeSpec
 ) -> Float[Tensor, "t b v"]:
-    """The losses of a batch of images that have `count` captions each, under every one of them."""
-    ids = [id for id in batch.ids for _ in range(count)]
-    each = Batch(batch.x0.repeat_interleave(count, 0), batch.condition, ids)
+    """The losses of a batch of images that have `count` captions each, under every one of them.
+
+    One caption of each at a time: as many forward passes fit into memory as images do.
+    """
+    every = range(len(batch.ids) * count)
+    columns = [
+        Batch(batch.x0, batch.condition and batch.condition[every[own::count]], batch.ids)
+        for own in range(count)
+    ]
     # A path asks for a graph; inference mode does without, in two thirds of the time.
     with frozen(denoiser.network), captions_kept(denoiser), torch.inference_mode():
-        losses = [probe.residual for probe in image_objectives(denoiser, _NOISED, each, spec)]
-        found = torch.stack([loss for loss in losses if loss is not None])
-    return found.float().reshape(len(found), len(batch.ids), count)
+        return torch.stack([_losses_of(denoiser, column, spec) for column in columns], 2)
+
+
+def _losses_of(denoiser: Denoiser, batch: Batch, spec: ProbeSpec) -> Float[Tensor, "t b"]:
+    probes = image_objectives(denoiser, _NOISED, batch, spec)
+    return torch.stack([loss.float() for _, _, loss in probes if loss is not None])
