@@ -35,7 +35,6 @@ from headwater.errors import MethodError
 from headwater.features.batch import in_order
 from headwater.features.spec import DRAWS, ProbeSpec
 from headwater.methods.row import Method
-from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
 from headwater.queries.words.alternatives import alternatives_of
@@ -124,8 +123,9 @@ def score(
     if query.draws not in (len(SHARES), DRAWS):
         options.note(f"{method.name} draws once at {len(SHARES)} timesteps: --draws has no effect")
     kind = kind_of(resources, query)
-    seen = losses_of(resources, kind, query.concept, query.seed)
     others = kind.others(query.concept)
+    remarks = (*_remarks(query.concept, others), *_unread(resources, query))
+    seen = losses_of(resources, kind, query.concept, query.seed)
     where = (
         f"against {', '.join(others)} ({kind.source})" if others else "with and without the word"
     )
@@ -134,7 +134,7 @@ def score(
         dict.fromkeys(options.dampings, Scored(seen.margins(query.concept))),
         Description(f"in each image's own caption, {where}", facts),
         len(SHARES),
-        remarks=(*_remarks(query.concept, others), *_unread(resources.denoiser, query, resources)),
+        remarks=remarks,
     )
 
 
@@ -266,8 +266,8 @@ def _remarks(word: str, others: Sequence[str]) -> list[str]:
     ]
 
 
-def _unread(denoiser: Denoiser, query: Concept, resources: Resources) -> Sequence[str]:
+def _unread(resources: Resources, query: Concept) -> Sequence[str]:
     """Refuse a concept that the text encoder never reads; say if it loses words."""
     naming = [text for text in resources.captions if contains(text, query.concept)]
-    require_read(denoiser, query.concept, naming or [query.concept])
-    return lost_words(denoiser, naming)
+    require_read(resources.denoiser, query.concept, naming or [query.concept])
+    return lost_words(resources.denoiser, naming)
