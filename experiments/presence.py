@@ -8,6 +8,7 @@ show it. A second table says how well the false captions themselves are found.
 
     export OMP_NUM_THREADS=1
     python experiments/presence.py tables
+    python experiments/presence.py contexts    where captions name no value: how should they?
 
 Everything lies in `experiments/results/presence`.
 """
@@ -24,7 +25,8 @@ import torch
 from common import RESULTS, about, parser
 
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
-from headwater.attribution.scorers.presence import kind_of, prepare, presence
+from headwater.attribution.scorers.caption_losses import caption_losses
+from headwater.attribution.scorers.presence import kind_of, prepare, presence, timesteps_of
 from headwater.data.training_set import Sample
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.label_noise import plant_label_noise
@@ -33,6 +35,8 @@ from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.metrics.retrieval import average_precision, precision_at
 from headwater.evaluation.reporting.results import markdown, write_results
 from headwater.evaluation.studies.retrieval import Evaluation, describe_columns
+from headwater.queries.words.prompts import contains
+from headwater.queries.words.replacements import Insertions
 from headwater.scenes.vocabulary import ATTRIBUTES, attribute_of
 
 OUT = RESULTS / "presence"
@@ -41,20 +45,20 @@ ASKED = ("mined", "given", "none")
 
 
 def main() -> None:
-    command = parser(__doc__, "tables")
+    command = parser(__doc__, "tables", "contexts")
     command.add_argument("--alternatives", nargs="+", choices=ASKED, default=ASKED)
     given = command.parse_args()
     torch.set_num_threads(1)
-    tables(given)
-
-
-def tables(given: argparse.Namespace) -> None:
-    """Both tables."""
-    true = load_dataset("scenes").first(IMAGES)
-    data = plant_label_noise(true, FALSE)
+    data = plant_label_noise(load_dataset("scenes").first(IMAGES), FALSE)
     model = Denoiser.load("scenes", given.device)
     session = Session(build_index(model, data, OUT / "indexes" / "pixels", method="pixel-dot"))
-    truths = read_truths("scenes", data.samples)
+    {"tables": tables, "contexts": contexts}[given.stage](session, given)
+
+
+def tables(session: Session, given: argparse.Namespace) -> None:
+    """Both tables."""
+    said, true = session.index.samples, load_dataset("scenes").first(IMAGES).samples
+    truths = read_truths("scenes", said)
     scores = {MEMBERSHIP: break_ties(membership(truths))}
     for kind in given.alternatives:
         queries = [question(truth, kind) for truth in truths]
@@ -64,11 +68,41 @@ def tables(given: argparse.Namespace) -> None:
     evaluation = Evaluation("retrieval")
     values = {name: evaluation.measure(truths, rows) for name, rows in scores.items()}
     lies = {
-        name: planted(true.samples, data.samples, truths, rows)
+        name: planted(true, said, truths, rows)
         for name, rows in scores.items()
         if name != MEMBERSHIP
     }
     write(values, lies, given)
+
+
+def contexts(session: Session, given: argparse.Namespace) -> None:
+    """Of images whose caption names no value of a kind, how often the true one explains it best.
+
+    The value is put where other captions have one, behind a comma, or stands by itself.
+    """
+    said, captions = session.index.samples, session.captions
+    truths = {truth.concept: truth for truth in read_truths("scenes", said)}
+    spec = timesteps_of(session.denoiser)
+    rows: list[dict[str, Any]] = []
+    for kind in session.kinds:
+        insert = Insertions(captions, kind)
+        silent = [
+            i for i, each in enumerate(said) if not any(contains(each.caption, v) for v in kind)
+        ]
+        ways = {
+            "where others have one": [[insert(said[i].caption, v) for v in kind] for i in silent],
+            "behind a comma": [[f"{said[i].caption}, {v}" for v in kind] for i in silent],
+            "the bare word": [list(kind) for _ in silent],
+        }
+        row: dict[str, Any] = {"kind": kind[0], "images": str(len(silent))}
+        for way, texts in ways.items() if silent else ():
+            best = caption_losses(session, silent, texts, spec).mean(0).argmin(1).tolist()
+            right = [truths[kind[v]].shows[i] for i, v in zip(silent, best, strict=True)]
+            row[way] = interval([float(each) for each in right])
+        rows += [row] if silent else []
+    note = "share of images with the interval over them; a kind goes by its most frequent value"
+    write_results(OUT / "contexts", "Captions that name no value", about(given), rows, [note])
+    print(markdown(rows), OUT / "contexts" / "table.md", sep="\n")
 
 
 def question(truth: Truth, kind: str) -> Concept:

@@ -464,7 +464,7 @@ def test_info(index, tmp_path):
     manifest = json.loads((index / "index.json").read_text())
     assert facts["state"] == "complete" and facts["rows"] == 20 and facts["skipped"] == 0
     assert facts["shards"] == "1 of 1 whole" and facts["methods"] == (
-        "concept-trak, concept-trak-d, unlearning, random"
+        "concept-trak, concept-trak-d, unlearning, presence, random"
     )
     assert facts["model"] == manifest["model"]["source"]
     assert facts["features"] == "64 by count-sketch, seed 0" and facts["timesteps"] == "499 999"

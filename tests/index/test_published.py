@@ -100,7 +100,7 @@ def test_more_features_than_rows(tmp_path, images):
 
 def test_what_the_index_says_of_itself(places, images):
     index = Index.open(places["rows"])
-    assert index.methods() == ["concept-trak", "concept-trak-d", "unlearning", "random"]
+    assert index.methods() == ["concept-trak", "concept-trak-d", "unlearning", "presence", "random"]
     recipe = index.recipe
     assert (recipe.train_path, recipe.train_delta, recipe.normalise) == (
         "inversion",

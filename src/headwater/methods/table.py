@@ -110,7 +110,7 @@ METHODS = {
             "presence",
             "Li 2023",
             None,
-            _NOISED,
+            None,
             "presence",
             ("concept",),
             scorer="presence",

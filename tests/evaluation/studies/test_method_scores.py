@@ -38,7 +38,7 @@ def test_every_method_is_answered_by_the_first_index_that_serves_it(places):
         "random": indexes[0],
     }
     every = {method.name for method in select_methods(indexes, ["all"])}
-    assert every == {method.name for method in found} | {"unlearning", "concept-trak-d"}
+    assert every == {method.name for method in found} | {"unlearning", "presence", "concept-trak-d"}
     assert [m.name for m in select_methods(indexes, ["random", "unlearning"])] == [
         "random",
         "unlearning",

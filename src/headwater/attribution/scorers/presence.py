@@ -35,6 +35,7 @@ from headwater.errors import MethodError
 from headwater.features.batch import in_order
 from headwater.features.spec import DRAWS, ProbeSpec
 from headwater.methods.row import Method
+from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
 from headwater.queries.words.alternatives import alternatives_of
@@ -225,11 +226,16 @@ def _computed(
         raise MethodError(
             f"{denoiser.source} reads no prompts, so it cannot be asked what it sees by them"
         )
-    steps = len(denoiser.schedule)
-    spec = ProbeSpec([max(0, round(share * steps) - 1) for share in SHARES], seed)
+    spec = timesteps_of(denoiser, seed)
     parts = [caption_losses(resources, rows, [texts[row] for row in rows], spec) for rows in groups]
     order = [row for rows in groups for row in rows]
     return in_order(torch.cat(parts, 1).transpose(0, 1), order).transpose(0, 1)
+
+
+def timesteps_of(denoiser: Denoiser, seed: int = 0) -> ProbeSpec:
+    """Where losses are taken of this model: one draw at each of `SHARES` of its schedule."""
+    steps = len(denoiser.schedule)
+    return ProbeSpec([max(0, round(share * steps) - 1) for share in SHARES], seed)
 
 
 def caption_of(sample: Sample, values: Sequence[str]) -> str:
