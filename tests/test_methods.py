@@ -398,7 +398,9 @@ def test_methods_of_one_train_side_share_an_index(world):
     shared, query = built(world, "trak"), Image(PROMPT, world.file, draws=DRAWS)
     same = {name for name, m in METHODS.items() if m.train == METHODS["trak"].train
             and m.normalise == "none" and not m.curvature and m.checkpoints == 1}  # fmt: skip
-    assert same | {"unlearning", "mucs", "guda", "nda", "random"} == set(shared.methods())
+    assert same | {"unlearning", "mucs", "guda", "nda", "presence", "random"} == set(
+        shared.methods()
+    )
     for name in ("gradient-cosine", "renormalised-influence"):
         own = built(world, name).attribute(query).scores
         np.testing.assert_allclose(shared.attribute(query, method=name).scores, own, rtol=1e-5)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from headwater.queries.pictures.grouped import GroupedImage
     from headwater.queries.preference import Preference, load_pairs
     from headwater.queries.reward import Reward, Scorer
+    from headwater.quick.audit import audit
     from headwater.quick.questions import why
     from headwater.quick.sessions import session_of
     from headwater.report.concept_trak import write_concept_trak
@@ -62,6 +63,7 @@ _HOME = {
     "load_pairs": "queries.preference",
     "session_of": "quick.sessions",
     "why": "quick.questions",
+    "audit": "quick.audit",
     "Options": "attribution.attributor",
     "Attribution": "attribution.result",
     "Ranked": "attribution.result",
@@ -97,6 +99,7 @@ __all__ = [
     "load_pairs",
     "session_of",
     "why",
+    "audit",
     "Options",
     "Attribution",
     "Ranked",

@@ -123,7 +123,7 @@ def test_images_are_embedded_once(world, plain, monkeypatch):
                                   "pixel:²"])  # fmt: skip
 def test_malformed_candidates_are_refused_before_any_gradient(world, plain, monkeypatch, text):
     monkeypatch.setattr(attributor, "SCORERS", {})  # would fail
-    with pytest.raises(QueryError, match="is neither clip:COUNT nor pixel:COUNT"):
+    with pytest.raises(QueryError, match="is none of clip:COUNT, pixel:COUNT, presence:COUNT"):
         plain.attribute(Image("a red star", world.file), candidates=text)
 
 

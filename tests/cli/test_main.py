@@ -128,7 +128,10 @@ REFUSED = {
     "damping x": (CONCEPT + "--damping x", "--damping 'x' must be a number, or several with comm"),
     "dampings": (CONCEPT + "--damping 0.1,-1", "--damping -1.0 must be"),
     "auto": (CONCEPT + "--draws any", "--draws 'any' must be a number, or `auto`"),
-    "candidates": (CONCEPT + "--candidates 5", "--candidates '5' is neither clip:COUNT nor pixel:"),
+    "candidates": (
+        CONCEPT + "--candidates 5",
+        "--candidates '5' is none of clip:COUNT",
+    ),
     "no clip": (CONCEPT + "--candidates clip:5", "needs a CLIP model: give its folder as --clip"),
     "not a clip": (CONCEPT + "--clip {tmp}/none", "cannot load the CLIP model '{tmp}/none'"),
     "not its method": (
@@ -475,7 +478,7 @@ def test_info(index, tmp_path):
     manifest = json.loads((index / "index.json").read_text())
     assert facts["state"] == "complete" and facts["rows"] == 20 and facts["skipped"] == 0
     assert facts["shards"] == "1 of 1 whole" and facts["methods"] == (
-        "concept-trak-unguided, unlearning, mucs, guda, nda, random"
+        "concept-trak-unguided, unlearning, mucs, guda, nda, presence, random"
     )
     assert facts["model"] == manifest["model"]["source"]
     assert facts["features"] == "64 by count-sketch, seed 0" and facts["timesteps"] == "499 999"

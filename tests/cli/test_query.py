@@ -140,8 +140,8 @@ REFUSED = {
     "damping": (FILE + "--damping x", "--damping 'x' must be a number, or several with commas"),
     "dampings": (FILE + "--damping 0.1,-2", "--damping -2.0 must be a number from 0 up"),
     "damping comma": (FILE + "--damping 0.1,", "--damping '0.1,' must be a number, or several"),
-    "candidates": (FILE + "--candidates 5", "--candidates '5' is neither clip:COUNT nor pixel:COU"),
-    "no candidates": (FILE + "--candidates pixel:0", "--candidates 'pixel:0' is neither clip:COU"),
+    "candidates": (FILE + "--candidates 5", "--candidates '5' is none of clip:COUNT, pixel:COU"),
+    "no candidates": (FILE + "--candidates pixel:0", "--candidates 'pixel:0' is none of clip:COU"),
     "candidates by clip": (FILE + "--candidates clip:3", "give its folder as --clip"),
     "candidates of words": (STAR + "--candidates pixel:3", "needs a picture: give clip:COUNT"),
     "candidates of pairs": (

@@ -102,7 +102,8 @@ def test_more_features_than_rows(tmp_path, images):
 def test_what_the_index_says_of_itself(places, images):
     index = Index.open(places["rows"])
     assert index.methods() == [
-        *("concept-trak", "concept-trak-d", "unlearning", "mucs", "guda", "nda", "random")
+        *("concept-trak", "concept-trak-d", "unlearning", "mucs", "guda", "nda", "presence"),
+        "random",
     ]
     recipe = index.recipe
     assert (recipe.train_path, recipe.train_delta, recipe.normalise) == (

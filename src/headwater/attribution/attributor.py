@@ -20,10 +20,11 @@ from headwater.attribution.result import Attribution
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scorers.table import SCORERS
 from headwater.attribution.scores import Scored, has_damping
-from headwater.errors import HeadwaterWarning, NonFiniteError, QueryError
+from headwater.errors import HeadwaterWarning, MethodError, NonFiniteError, QueryError
 from headwater.features.spec import DRAWS
 from headwater.methods.choice import choose
 from headwater.methods.row import Method
+from headwater.queries.concept import Concept
 from headwater.queries.query import Question
 
 
@@ -39,6 +40,7 @@ class Options:
             first answers, and `Attribution.sweep` holds the scores of all.
         candidates: "clip:COUNT" or "pixel:COUNT": only so many images, the most similar to the
             query by cosine, compete; all others rank below them, with the scores that they have.
+            "presence:COUNT": those in which the model sees the concept most surely.
         fresh: compute the query's gradient again. It is kept by content otherwise.
         note: is told what the user may want to know: draws spent, options without effect.
     """
@@ -62,6 +64,7 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
     start, index = time.perf_counter(), resources.index
     require_question(query)
     method = choose(options.method, index.recipe.method, index.methods(), query.kind)
+    _require_alternatives_of_use(query, method, options)
     dampings = _dampings(method, options)
     among = _competing(resources, query, options.candidates)
     scoring = SCORERS[method.scorer](
@@ -115,6 +118,17 @@ def require_question(query: Any) -> None:
         raise QueryError(
             f"{query!r} is a {type(query).__name__}, no question: give a Concept, Image, Local, "
             "Reward or Preference"
+        )
+
+
+def _require_alternatives_of_use(query: Question, method: Method, options: Options) -> None:
+    """Refuse alternatives that nothing would look at."""
+    given = isinstance(query, Concept) and query.alternatives is not None
+    by_presence = (options.candidates or "").startswith("presence")
+    if given and method.scorer != "presence" and not by_presence:
+        raise MethodError(
+            f"{method.name} tells a concept from no alternatives: leave --alternatives out, or ask "
+            "--method presence"
         )
 
 

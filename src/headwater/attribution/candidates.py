@@ -1,4 +1,7 @@
-"""Candidates: of all training images only those most similar to the query compete."""
+"""Candidates: of all training images only those most similar to the query compete.
+
+Or, of a concept, those in which the model sees it most surely.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,37 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.content.presence import presence
 from headwater.errors import QueryError
 from headwater.features.embeddings import latents
+from headwater.queries.concept import Concept
 from headwater.queries.query import Question
 from headwater.storage import cache
 
+KINDS = ("clip", "pixel", "presence")
 BATCH = 32  # images embedded at a time
 
 Embed = Callable[[Sequence[PIL.Image.Image]], Float[Tensor, "b k"]]
 
 
 def nearest_rows(resources: Resources, query: Question, candidates: str) -> list[int]:
-    """Index rows of the images most similar to a query, the nearest first, by cosine.
+    """Index rows of the images most similar to a query, the nearest first.
 
     Args:
-        candidates: "clip:COUNT" or "pixel:COUNT".
+        candidates: "clip:COUNT" or "pixel:COUNT", by cosine, or "presence:COUNT".
 
     Raises:
-        QueryError: another form, pixels of words, or a query that nothing can be like.
+        QueryError: another form, pixels of words, presence of anything but a concept, or a query
+            that nothing can be like.
+        MethodError: presence, and the model reads no prompts.
         DatasetError, MismatchError: the images are not where they were, or not the same.
     """
     kind, _, count = candidates.partition(":")
-    if kind not in ("clip", "pixel") or not count.isdecimal() or int(count) < 1:
-        raise QueryError(f"--candidates {candidates!r} is neither clip:COUNT nor pixel:COUNT")
+    if kind not in KINDS or not count.isdecimal() or int(count) < 1:
+        forms = ", ".join(f"{each}:COUNT" for each in KINDS)
+        raise QueryError(f"--candidates {candidates!r} is none of {forms}")
+    if kind == "presence":
+        return _first(_presence(resources, query), int(count))
     like = query.likeness()
     image = None if isinstance(like, str) else resources.picture(like).image
     if kind == "pixel":
@@ -48,7 +59,19 @@ def nearest_rows(resources: Resources, query: Question, candidates: str) -> list
         own = clip.texts([str(like)]) if image is None else embed([image])
     rows = embed_all(resources, embed, {"candidates": kind, "by": by})
     cosine = torch.nn.functional.cosine_similarity(rows, own.float().cpu())
-    return cosine.topk(min(int(count), len(rows))).indices.tolist()
+    return _first(cosine, int(count))
+
+
+def _first(likeness: Float[Tensor, " n"], count: int) -> list[int]:
+    return likeness.topk(min(count, len(likeness))).indices.tolist()
+
+
+def _presence(resources: Resources, query: Question) -> Float[Tensor, " n"]:
+    if not isinstance(query, Concept):
+        raise QueryError(
+            f"--candidates presence:COUNT is of words, and {query.title!r} is none: give clip:COUNT"
+        )
+    return presence(resources, query)
 
 
 def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Float[Tensor, "n k"]:

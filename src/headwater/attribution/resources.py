@@ -27,6 +27,7 @@ from headwater.models.sampling import Picture
 from headwater.queries.draws import RowCache
 from headwater.queries.image import shown
 from headwater.queries.query import Pictured, Question
+from headwater.queries.words.alternatives import mine_kinds
 from headwater.runtime.memory import usable_device
 from headwater.storage import cache
 
@@ -58,6 +59,11 @@ class Resources:
     def captions(self) -> list[str]:
         """All of the training images'."""
         return every_caption(self.index.samples)
+
+    @cached_property
+    def kinds(self) -> list[tuple[str, ...]]:
+        """Kinds of words that the captions have."""
+        return mine_kinds(self.captions)
 
     # --- models -----------------------------------------------------------------------------
 

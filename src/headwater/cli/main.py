@@ -17,7 +17,7 @@ from headwater.cli.inspect import inspect
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
-from headwater.cli.why import why
+from headwater.cli.quick import audit, why
 from headwater.errors import INTERRUPTED, HeadwaterError, ParameterError, first_line
 from headwater.runtime.console import (
     accept_any_text,
@@ -147,7 +147,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-for command in (demo, why, inspect, index, concept, image, preference, methods, info):
+for command in (demo, why, audit, inspect, index, concept, image, preference, methods, info):
     app.command()(command)
 app.command("import")(import_rows)
 app.add_typer(evaluate, name="evaluate")

@@ -32,7 +32,11 @@ Damping = Annotated[
     ),
 ]
 Candidates = Annotated[
-    str | None, typer.Option(help="clip:COUNT or pixel:COUNT: only the most similar compete.")
+    str | None,
+    typer.Option(
+        help="clip:COUNT or pixel:COUNT: only the most similar compete; or presence:COUNT, those "
+        "in which the model sees the concept."
+    ),
 ]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
 ModelName = Annotated[

@@ -68,6 +68,7 @@ def concept(
     candidates: Candidates = None,
     clip: ClipFolder = None,
     swap: own.Swap = False,
+    alternatives: own.Alternatives = None,
     device: Device = None,
     out: Out = None,
     layout: Layout = "headwater",
@@ -82,6 +83,7 @@ def concept(
     --ask contribution, of an index that was built for `ekfac`.
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
+    asked["alternatives"] = own.alternatives_in(alternatives)
     options = asking(method, damping, candidates, fresh)
     _require_one_question(asked)
     session = open_session(index, device, clip)
@@ -119,7 +121,9 @@ def _require_one_question(given: Mapping[str, Any]) -> None:
     if not words:
         _refuse(_of_words(given) | {"--candidates": reward and given["candidates"]}, way)
     if local is not None:
-        _refuse({"--guidance": given["guidance"] != GUIDANCE}, "--local, which is a picture")
+        drawn = {"--guidance": given["guidance"] != GUIDANCE}
+        words_alone = {"--alternatives": given["alternatives"] is not None}
+        _refuse(drawn | words_alone, "--local, which is a picture")
 
 
 def _require_output(given: Mapping[str, Any], way: str) -> None:
@@ -161,7 +165,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return [Feature(given["feature"])]
     if given["preset"] is not None:
         return preset(given["preset"], draws, seed)
-    names = ("minus", "base", "context", "swap")
+    names = ("minus", "base", "context", "swap", "alternatives")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
     if given["ask"] in OUTPUTS:
         own = {name: given[name] for name in ("pictures", "context", "guidance")}
@@ -286,6 +290,7 @@ def _of_words(given: Mapping[str, Any]) -> dict[str, bool]:
         "--base": given["base"] is not None,
         "--swap": given["swap"],
         "--context": given["context"] != "auto",
+        "--alternatives": given["alternatives"] is not None,
     }
 
 

@@ -79,6 +79,13 @@ Trajectories = Annotated[str, typer.Option("--draws", help="Trajectories per con
 Swap = Annotated[
     bool, typer.Option("--swap", help="Exchange c+ and c-: ask for the want of the concept.")
 ]
+Alternatives = Annotated[
+    str | None,
+    typer.Option(
+        help="Of presence: what else could stand in the concept's place, with commas "
+        "(red,blue,green), or `none`; default what captions have there."
+    ),
+]
 PictureFile = Annotated[Path | None, typer.Argument(help="A picture file.", metavar="IMAGE")]
 PicturePrompt = Annotated[
     str, typer.Option("--prompt", help="Makes the picture; or says what it is of.")
@@ -115,3 +122,10 @@ PairsFolder = Annotated[
 ]
 PairDraws = Annotated[str, typer.Option("--draws", help="Pairs to ask about; `auto` takes all.")]
 PairSeed = Annotated[int, typer.Option("--seed", help="Of the choice of pairs.")]
+
+
+def alternatives_in(text: str | None) -> tuple[str, ...] | None:
+    """The values of --alternatives; () for `none`, None where nothing was said."""
+    if text is None:
+        return None
+    return () if text == "none" else tuple(value.strip() for value in text.split(","))

@@ -114,6 +114,44 @@ def _remarks(attribution: Attribution) -> list[str]:
     return [*([square] if strength else []), *remarks(attribution)]
 
 
+def audit_table(answer: Mapping[str, Any]) -> str:
+    """An audit: captions that are doubted, and what captions leave out."""
+    titles = {
+        "wrong": "captions that say what the model does not see",
+        "unsaid": "images that show what their caption does not say",
+    }
+    lines = [wrap(remark, _columns()) for remark in map(printable, answer["remarks"])]
+    return "\n".join([
+        *(line for name, title in titles.items() for line in _findings(answer, name, title)),
+        "",
+        "strength: 1 is as surely as the model sees what the median caption says",
+        *(line for wrapped in lines for line in wrapped),
+    ])  # fmt: skip
+
+
+def _findings(answer: Mapping[str, Any], name: str, title: str) -> list[str]:
+    entries, count = answer[name], answer["counts"][name]
+    lines = ["", _heading(f"{title}: {count:,} of {answer['images']:,}")]
+    if not entries:
+        return lines
+    width = _id_width(entries)
+    says = [f"{entry['says'] or '-'} > {entry['sees']}" for entry in entries]
+    room = min(24, max(cell_len(printable(each)) for each in (*says, "says > sees")))
+    left = _columns() - 4 - 2 - 8 - 2 - room - 2 - width - 2
+    lines += [
+        "",
+        _heading(
+            f"{'rank':>4}  {'strength':>8}  {'says > sees':<{room}}  {'id':<{width}}  caption"
+        ),
+    ]
+    for rank, (entry, words) in enumerate(zip(entries, says, strict=True), 1):
+        lines.append(
+            f"{rank:>4}  {entry['strength']:>8.2f}  {_padded(words, room)}  "
+            f"{_padded(entry['id'], width)}  {_short(entry['caption'], left)}"
+        )
+    return lines
+
+
 def _columns() -> int:
     """How wide a table may be."""
     console = Console()
@@ -163,7 +201,8 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append(
         "\n* forward passes of the network at ten timesteps: for each training image, and\n"
         "for each question as draws x passes of one draw; n is the number of training\n"
-        "images. With checkpoints, for each. Not counted: making the picture that is\n"
+        "images, v that of the values of a concept's kind, for all of which presence is\n"
+        "paid once. With checkpoints, for each. Not counted: making the picture that is\n"
         "asked about, the token of a local concept, 2,048 before the first unlearning.\n"
         "A patch without a prompt is asked as an image. @: an inversion's guidance."
     )

@@ -44,13 +44,17 @@ class Cost:
         draw: of each draw, or each pair of a preference.
         draws: how many by default; None for as many as there are pairs.
         image: of each training image.
+        value: of each training image, for each value of the concept's kind.
     """
 
     draw: int = 0
     draws: int | None = 1
     image: int = 0
+    value: int = 0
 
     def __str__(self) -> str:
+        if self.value:
+            return f"{self.value}nv"
         if not self.draw:
             return "-"
         drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"
@@ -109,7 +113,7 @@ class Method:
     @property
     def slow(self) -> bool:
         """Whether each question takes a look at, or forward passes of, every training image."""
-        return self.rereads or any(cost.image for _, cost in self.costs)
+        return self.rereads or any(cost.image or cost.value for _, cost in self.costs)
 
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.

@@ -29,6 +29,8 @@ _UNLEARNING = (
 # pictures). Of GUDA: each draw under the model, and again without each group.
 _MUCS = (("image", Cost(0, DRAWS, DRAWS)), ("concept", Cost(2 * 25, DRAWS, DRAWS)))
 _LEVELS = 20
+# Of presence: losses of each training image under captions, at three timesteps.
+_PRESENCE = 3
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 _UNIT_SQUARES = _SQUARES | {"normalise": "probe"}
 
@@ -180,6 +182,18 @@ METHODS = {
             scorer="nda",
             measure="patches",
             rereads=True,
+        ),
+        Method(
+            "presence",
+            "Li 2023",
+            None,
+            None,
+            "presence",
+            ("concept",),
+            scorer="presence",
+            measure="presence",
+            one_model=True,
+            costs=(("concept", Cost(value=_PRESENCE)),),  # kept for all values of a kind
         ),
         Method(
             "random", "-", None, None, "random", tuple(QUESTIONS), scorer="random", measure="chance"

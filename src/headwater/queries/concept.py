@@ -47,9 +47,12 @@ class Concept(Question):
             stable top ten needs.
         seed: of noise and of the choice of contexts.
         swap: exchange c+ and c- in every context, and so ask for the lack of the concept.
+        alternatives: for `presence`: other values that an image could show in the concept's place,
+            as other colours; None takes those that captions have there, () none.
 
     Raises:
-        QueryError: the words are no text or not in the prompt, or c+ equals c-.
+        QueryError: the words are no text or not in the prompt, c+ equals c-, or alternatives name
+            nothing but the concept.
 
     >>> Concept("a red star in hatched style", "hatched").complement
     'a red star'
@@ -63,6 +66,7 @@ class Concept(Question):
     draws: int | None = DRAWS
     seed: int = 0
     swap: bool = False
+    alternatives: tuple[str, ...] | None = None
 
     kind = "concept"
 
@@ -84,6 +88,19 @@ class Concept(Question):
                 f"--minus goes with one prompt, not with --context {self.context}: leave one out"
             )
         require_draws(self.draws)
+        self._require_alternatives()
+
+    def _require_alternatives(self) -> None:
+        given = self.alternatives
+        if isinstance(given, str) or not all(isinstance(each, str) for each in given or ()):
+            raise QueryError(f"alternatives {given!r} are no list of texts: give ('red', 'blue')")
+        own = " ".join(self.concept.split()).casefold()
+        strange = [each for each in given or () if not each.strip() or each.casefold() == own]
+        if strange:
+            raise QueryError(
+                f"--alternatives: {strange[0]!r} is no alternative to {self.concept!r}: name what "
+                "else could stand in its place"
+            )
 
     @property
     def title(self) -> str:

@@ -93,6 +93,21 @@ WORDING = {
             "again without the image.",
         ),
     ),
+    "presence": Wording(
+        "Shown most surely",
+        "Shown least",
+        "In these images the model itself sees {name} most surely. That is what they show, not "
+        "what they taught the model.",
+        "In these images the model sees something else in the place of {name}.",
+        (
+            "A score says by how much what was asked for, in the image's own caption, explains the "
+            "image better to the model than what could stand in its place: above 0 the model sees "
+            "it there.",
+            "It tells what an image shows, in the model's own eyes. It is content, not influence, "
+            "and says nothing of how much the image taught the model.",
+            "Where the model draws something badly, it sees it badly too.",
+        ),
+    ),
     "similarity": Wording(
         "Most similar",
         "Least similar",
@@ -173,8 +188,11 @@ def how_to_read(measure: str, *, errors: bool) -> list[str]:
 
 
 def said_candidates(count: int, images: int, chosen: str) -> str:
-    """That not all images competed, in a sentence; `chosen` is the user's "clip:COUNT"."""
+    """That not all images competed, in a sentence; `chosen` is as `--candidates` has it."""
+    by = "most similar to what was asked for"
+    if chosen.startswith("presence"):
+        by = "in which the model sees most surely what was asked for"
     return (
-        f"Only {count:,} of the {images:,} images competed, those most similar to what was asked "
-        f"for ({chosen}). All others rank below them, whatever they score."
+        f"Only {count:,} of the {images:,} images competed, those {by} ({chosen}). All others rank "
+        "below them, whatever they score."
     )

@@ -74,6 +74,21 @@ def test_retrieval(places, done):
         assert results["values"][name]["precision@3"] == pytest.approx(top)
 
 
+def test_the_model_itself_may_be_the_judge(places, tmp_path, monkeypatch):
+    asked = []
+
+    def judged(session, source):
+        asked.append((session.index.path, source))
+        return truths_of(places)
+
+    monkeypatch.setattr("headwater.evaluation.ground_truth.presence.presence_truths", judged)
+    command = "evaluate retrieval {pixel} presence:blue,red {out} --methods random --top 3 --json"
+    result = evaluated(command, **places, out=tmp_path)
+    assert result.code == 0, result.err
+    assert asked == [(places["pixel"], "presence:blue,red")]
+    assert [c["concept"] for c in json.loads(result.out)["concepts"]] == list(WORDS)
+
+
 def test_isolation_of_the_scenes_in_json(places, tmp_path):
     command = "evaluate isolation {pixel} scenes {out} --methods random --json"
     result = evaluated(command, **places, out=tmp_path)

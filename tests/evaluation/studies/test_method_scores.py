@@ -38,7 +38,7 @@ def test_every_method_is_answered_by_the_first_index_that_serves_it(places):
         "random": indexes[0],
     }
     every = {method.name for method in select_methods(indexes, ["all"])}
-    by_name = {"unlearning", "mucs", "nda", "concept-trak-d"}
+    by_name = {"unlearning", "mucs", "nda", "presence", "concept-trak-d"}
     assert every == {method.name for method in found} | by_name
     assert [m.name for m in select_methods(indexes, ["random", "unlearning"])] == [
         "random",

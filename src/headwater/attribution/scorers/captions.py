@@ -54,15 +54,10 @@ def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tenso
     """Of each image, whether a caption names the concept.
 
     Raises:
-        MethodError: the query says how prompts are compared or exchanged, and there are none.
+        MethodError: see `require_no_prompts`.
         QueryError: no caption names it, or all do.
     """
-    compares = query.minus is not None or query.base is not None or query.context != "auto"
-    if compares or query.swap:
-        raise MethodError(
-            f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
-            "--context and --swap"
-        )
+    require_no_prompts(query, method)
     named = torch.tensor(
         [any(contains(text, query.concept) for text in sample.all_captions) for sample in samples]
     )
@@ -75,6 +70,20 @@ def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tenso
             "set against each other: give other words, or ask another method"
         )
     return named
+
+
+def require_no_prompts(query: Concept, method: str) -> None:
+    """Refuse what is of prompts, for a method of captions.
+
+    Raises:
+        MethodError: the query says how prompts are compared or exchanged, and there are none.
+    """
+    compares = query.minus is not None or query.base is not None or query.context != "auto"
+    if compares or query.swap:
+        raise MethodError(
+            f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
+            "--context and --swap"
+        )
 
 
 def difference(index: Index, named: Bool[Tensor, " n"]) -> Float[Tensor, "1 k"]:

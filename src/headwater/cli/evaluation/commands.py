@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,6 +36,10 @@ from headwater.cli.options import (
     with_options,
 )
 from headwater.runtime.console import json_line
+
+if TYPE_CHECKING:
+    from headwater.evaluation.ground_truth.concepts import Truth
+    from headwater.index.index import Index
 
 app = typer.Typer(help="How far can an answer be trusted?", rich_markup_mode=None)
 
@@ -86,7 +90,6 @@ def _evaluate(kind: str, options: Options) -> None:
     """Ask, write, print the table or JSON."""
     draws = number_or_auto("--draws", options["draws"])
     require_at_least(options, top=1)
-    from headwater.evaluation.ground_truth.concepts import read_truths
     from headwater.evaluation.reporting.plots import require_matplotlib
     from headwater.evaluation.studies.method_scores import (
         QuestionOptions,
@@ -98,7 +101,7 @@ def _evaluate(kind: str, options: Options) -> None:
     require_matplotlib()
     indexes = open_indexes([options["index"], *(options["more"] or ())], options["device"])
     methods = select_methods(indexes, split_names(options["methods"]))
-    truths = read_truths(options["truth"], indexes[0].samples)
+    truths = _truths(options["truth"], indexes[0])
     questions = QuestionOptions(draws, options["seed"], options["guidance"], options["context"])
     rows, written = evaluate(
         Evaluation(kind, options["top"]),
@@ -109,6 +112,17 @@ def _evaluate(kind: str, options: Options) -> None:
         about(kind, options),
     )
     _print_results([rows], written, options)
+
+
+def _truths(source: str, index: Index) -> list[Truth]:
+    """As --truth has them: of people, or what the model itself sees."""
+    from headwater.attribution.session import Session
+    from headwater.evaluation.ground_truth.concepts import read_truths
+    from headwater.evaluation.ground_truth.presence import is_of_presence, presence_truths
+
+    if is_of_presence(source):
+        return presence_truths(Session(index), source)
+    return read_truths(source, index.samples)
 
 
 def _print_results(

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from headwater.data.training_set import TrainingSet
     from headwater.evaluation.studies.method_scores import QuestionOptions
 
-Truths = Annotated[str, typer.Argument(help="scenes, scenes:unseen, or a JSON file of concepts.")]
+Truths = Annotated[
+    str,
+    typer.Argument(
+        help="scenes, scenes:unseen, a JSON file of concepts; or presence, what the model itself "
+        "sees (presence:red,blue,green)."
+    ),
+]
 Out = Annotated[Path, typer.Argument(help="Folder for table.md, results.json and plots.")]
 More = Annotated[
     list[Path] | None,

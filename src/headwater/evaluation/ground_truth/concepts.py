@@ -108,7 +108,7 @@ def _scene_truths(split: str, samples: Sequence[Sample]) -> list[Truth]:
             prompt,
             _mark_showing(scenes, word),
             np.zeros(len(samples), bool),
-            _mark_naming(samples, word),
+            mark_naming(samples, word),
             {other: _mark_showing(scenes, other) for other in others},
         )
         for word, prompt, others in scene_prompts(split)
@@ -137,7 +137,8 @@ def _mark_showing(scenes: Sequence[Picture], word: str) -> Mask:
     return np.array([picture.shows(word) for picture in scenes])
 
 
-def _mark_naming(samples: Sequence[Sample], words: str) -> Mask:
+def mark_naming(samples: Sequence[Sample], words: str) -> Mask:
+    """Of which images a caption names it."""
     return np.array([any(contains(c, words) for c in s.all_captions) for s in samples])
 
 
@@ -150,15 +151,15 @@ def _file_truths(path: Path, samples: Sequence[Sample]) -> list[Truth]:
     shows = {w: _mark_ids(path, entry, "positives", rows) for w, entry in entries.items()}
     truths, unnamed = [], []
     for words, entry in entries.items():
-        names = _mark_naming(samples, words)
+        names = mark_naming(samples, words)
         both = (shows[words] & names).nonzero()[0].tolist()
         naming = [c for row in both for c in samples[row].all_captions if contains(c, words)]
-        prompt = entry.get("prompt") or _choose_prompt(words, naming, entries)
+        prompt = entry.get("prompt") or choose_prompt(words, naming, entries)
         if prompt is None:
             unnamed.append(words)
             continue
         others = entry.get("others")
-        others = _other_concepts(prompt, words, entries) if others is None else others
+        others = other_concepts(prompt, words, entries) if others is None else others
         ambiguous = _mark_ids(path, entry, "ambiguous", rows)
         truths.append(
             Truth(words, prompt, shows[words], ambiguous, names, {o: shows[o] for o in others})
@@ -173,17 +174,17 @@ def _file_truths(path: Path, samples: Sequence[Sample]) -> list[Truth]:
     return truths
 
 
-def _choose_prompt(words: str, captions: Sequence[str], concepts: Iterable[str]) -> str | None:
+def choose_prompt(words: str, captions: Sequence[str], concepts: Iterable[str]) -> str | None:
     """One of the captions, by the concept; if it can be, one that names another concept too.
 
     Without another there is nothing that the concept could be told from.
     """
     captions = sorted(set(captions))
-    telling = [caption for caption in captions if _other_concepts(caption, words, concepts)]
+    telling = [caption for caption in captions if other_concepts(caption, words, concepts)]
     return random.Random(words).choice(telling or captions) if captions else None
 
 
-def _other_concepts(prompt: str, words: str, concepts: Iterable[str]) -> list[str]:
+def other_concepts(prompt: str, words: str, concepts: Iterable[str]) -> list[str]:
     """The other concepts that a prompt names, but for words within the concept's own."""
     return [c for c in concepts if contains(prompt, c) and not contains(words, c)]
 

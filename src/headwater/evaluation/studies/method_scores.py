@@ -256,6 +256,8 @@ def _query_facts(query: Concept | Image) -> dict[str, Any]:
     facts = asdict(query)
     if isinstance(query, Image):
         return {**facts, "file": None, "mask": None, "contents": query.contents()}
+    if query.alternatives is None:  # as before there were any
+        del facts["alternatives"]
     if query.context not in NAMED_CONTEXTS:
         facts["context"] = list(choose_contexts(query, ()).pairs)
     return facts

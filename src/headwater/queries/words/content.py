@@ -51,10 +51,10 @@ def content_words(prompt: str) -> list[str]:
     several = sum(map(bool, parts)) > 1
     found: list[str] = []
     for words in parts:
-        if several and len(words) <= _TAG and all(map(_names, words)):
+        if several and len(words) <= _TAG and all(map(is_content, words)):
             found.append(" ".join(words))
         else:
-            found.extend(name for name in _joined_names(words) if _names(name))
+            found.extend(name for name in _joined_names(words) if is_content(name))
     return [words for words in dict.fromkeys(found) if words]
 
 
@@ -63,12 +63,12 @@ def _joined_names(words: list[str]) -> list[str]:
     if all(word[:1].isupper() for word in words):
         return words
     joined: list[str] = []
-    for capital, run in groupby(words, lambda word: word[:1].isupper() and _names(word)):
+    for capital, run in groupby(words, lambda word: word[:1].isupper() and is_content(word)):
         together = list(run)
         joined.extend([" ".join(together)] if capital else together)
     return joined
 
 
-def _names(words: str) -> bool:
-    """Whether these alone could be what a picture shows."""
+def is_content(words: str) -> bool:
+    """Whether these alone could be what a picture shows: letters, and no function word."""
     return words.casefold() not in _FUNCTION_WORDS and any(map(str.isalpha, words))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from headwater import Denoiser, Image, Session, build_index, from_images, write_answers
-from headwater.attribution.scorers import nda
-from headwater.attribution.scorers.patches import Noisy, Patches, owned
+from headwater.attribution.scorers.content import nda
+from headwater.attribution.scorers.content.patches import Noisy, Patches, owned
 from headwater.errors import MismatchError, QueryError
 from headwater.models.sampling import seeded_noise
 from headwater.scenes.dataset import pictures

@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from support.command_line import PROMPT, assert_refused, headwater
 from support.original_names import save_single_file
@@ -87,3 +88,39 @@ def test_inspect_of_other_forms_and_of_none(folder, tiny_model, lora):
     assert_refused(headwater("inspect", folder / "none"), "there is no such file or folder")
     assert_refused(headwater("inspect", tiny_model / "unet"), "it holds a network alone")
     assert_refused(headwater("inspect", lora), "has no model_index.json")
+
+
+# --- audit ----------------------------------------------------------------------------------------
+
+KINDS = ("--alternatives", "red,blue,green,yellow", "--alternatives", "star,moon,fish,heart")
+
+
+def test_an_audit_of_images_and_again_of_their_index(folder, tiny_model, tiny_images, monkeypatch):
+    monkeypatch.setattr(
+        "headwater.attribution.scorers.content.presence.AGREED", 0.0
+    )  # a random model sees nothing
+    given = ("--model", tiny_model, "--index", folder / "audited", *KINDS)
+    first = headwater("audit", tiny_images, *given, "--out", folder / "audit", "--top", 3)
+    assert first.code == 0, first.err
+    assert "captions that say what the model does not see: " in first.out
+    assert all(len(line) <= 80 for line in first.out.splitlines() if str(folder) not in line)
+    page = (folder / "audit/report.html").read_text()
+    assert "Which captions say what the model does" in page and "content, not influence" in page
+    again = headwater("audit", folder / "audited", *KINDS, "--out", folder / "again", "--json")
+    assert again.code == 0, again.err
+    answer = json.loads(again.out)
+    assert sum(answer["counts"].values()) >= len(answer["wrong"]) + len(answer["unsaid"]) > 0
+    table = pq.read_table(folder / "again/findings.parquet").to_pylist()
+    assert len(table) == sum(answer["counts"].values())
+    assert [each["id"] for each in table[: len(answer["wrong"])]] == [
+        each["id"] for each in answer["wrong"]
+    ]
+
+
+def test_an_audit_that_cannot_be_made_is_refused_in_a_line(folder, tiny_model, tiny_images, lora):
+    assert_refused(headwater("audit", tiny_images), "is no index: give the model")
+    index = folder / "small"
+    assert headwater("index", tiny_model, tiny_images, index, "--method", "pixel-dot").code == 0
+    assert_refused(headwater("audit", index, "--lora", lora), "--lora goes with images")
+    assert_refused(headwater("audit", index, "--alternatives", "red"), "fewer than two values")
+    assert_refused(headwater("audit", index, *KINDS, "--top", 0), "--top 0 must be at least 1")

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
-from headwater.attribution.scorers.patches import Noisy, Owned, Patches, owned
+from headwater.attribution.scorers.content.patches import Noisy, Owned, Patches, owned
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
 from headwater.data.prefetch import reading

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from headwater.attribution.scorers import patches as module
-from headwater.attribution.scorers.patches import BEYOND, Noisy, Patches, owned
+from headwater.attribution.scorers.content import patches as module
+from headwater.attribution.scorers.content.patches import BEYOND, Noisy, Patches, owned
 
 A, S = 0.6, 0.8
 

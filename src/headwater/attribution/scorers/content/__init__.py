@@ -1,0 +1,1 @@
+"""Scores by what images show, of which no gradient is taken."""

@@ -1,0 +1,279 @@
+r"""Presence: what the model itself sees in an image, by its own error under captions.
+
+A diffusion classifier (Li et al. 2023, eq. 5) of the training images. With loss(z, c) the model's
+training loss of image z under the caption c, the gain of a word is
+
+    gain(z; w) = E_{t,e}[loss(z, c-) - loss(z, c+)],
+
+where c+ is the image's own caption with the word w and c- without. Many words help the model with
+many images; what tells is which helps most. Where a word has alternatives, other values of its
+kind, and c_v is the own caption with the attribute set to v, c- falls out of
+
+    presence(z; w) = gain(z; w) - max_{v != w} gain(z; v)
+                   = min_{v != w} loss(z, c_v) - loss(z, c_w).
+
+All losses of an image are at the same (t, e). Above 0 the model sees w. This is what an image
+shows, not what it taught the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.captions import require_no_prompts
+from headwater.attribution.scorers.content.caption_losses import caption_losses
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scores import Scored
+from headwater.data.training_set import Sample
+from headwater.errors import MethodError
+from headwater.features.batch import in_order
+from headwater.features.spec import DRAWS, ProbeSpec
+from headwater.methods.row import Method
+from headwater.models.denoiser import Denoiser
+from headwater.queries.concept import Concept
+from headwater.queries.query import Description, Question
+from headwater.queries.words.alternatives import alternatives_of
+from headwater.queries.words.prompts import contains, without
+from headwater.queries.words.replacements import Insertions, exchanged
+from headwater.queries.words.token_limit import lost_words, require_read
+
+# Where losses are taken, as shares of the schedule, one draw each (methods/table.py says what that
+# costs). On 160 of the scenes, of ten timesteps, objects want little noise (average precision 0.98
+# at 0.2 to 0.5, 0.76 at 1.0), backgrounds much (1.00 at 0.9, 0.74 at 0.4). Of objects, styles and
+# backgrounds together the best two reach 0.989, these three 0.991, the best four 0.994.
+SHARES = (0.3, 0.6, 0.9)
+AGREED = 0.5  # of the images whose caption names a value, the share in which it must be seen
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The values that a word is told from.
+
+    Attributes:
+        values: the word among them; the word alone where it has no alternatives.
+        source: where they come from, in words.
+        places: words in whose place captions could have a value, but that are none: "shape", where
+            objects are told apart.
+    """
+
+    values: tuple[str, ...]
+    source: str
+    places: tuple[str, ...] = ()
+
+    def others(self, word: str) -> list[str]:
+        """The alternatives of a word."""
+        return [value for value in self.values if value != word]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of n images under their captions with each value of a kind.
+
+    Attributes:
+        values: the kind's; of a word without alternatives the word, and "" for captions without it.
+        losses: at each timestep.
+        named: whether the caption holds a value.
+    """
+
+    values: tuple[str, ...]
+    losses: Float[Tensor, "t n v"]
+    named: Bool[Tensor, "n v"]
+
+    def margins(self, word: str) -> Float[Tensor, "t n"]:
+        """By how much the word explains each image better than the best other value.
+
+        Which is the best is chosen by the mean over timesteps, so that the mean of the margins is
+        the presence. Values that the caption names beside the word are no rivals of it.
+        """
+        column = self.values.index(word)
+        beside = self.named & self.named[:, [column]]
+        rivals = ~beside
+        rivals[:, column] = False
+        rivals[~rivals.any(1)] = torch.arange(len(self.values)) != column
+        best = self.losses.mean(0).masked_fill(~rivals, torch.inf).argmin(1)
+        against = self.losses[:, torch.arange(len(best)), best]
+        return against - self.losses[:, :, column]
+
+    def seen_values(self) -> Bool[Tensor, " v"]:
+        """Which values the model sees where captions name them alone, more often than not.
+
+        Others say nothing to it: words for anything ("shape"), or what it has not learned.
+        """
+        best = torch.nn.functional.one_hot(self.losses.mean(0).argmin(1), len(self.values)).bool()
+        alone = self.named & (self.named.sum(1) == 1)[:, None]
+        count = alone.sum(0)
+        return (count == 0) | ((alone & best).sum(0) >= AGREED * count)
+
+
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """The presence of a concept in every training image, timestep by timestep.
+
+    Raises:
+        MethodError: the model reads no prompts, or the query says how prompts are compared.
+    """
+    assert isinstance(query, Concept), f"{method.name} takes concepts alone"
+    require_no_prompts(query, method.name)
+    if query.draws not in (len(SHARES), DRAWS):
+        options.note(f"{method.name} draws once at {len(SHARES)} timesteps: --draws has no effect")
+    kind = kind_of(resources, query)
+    others = kind.others(query.concept)
+    remarks = (*_remarks(query.concept, others), *_unread(resources, query))
+    seen = losses_of(resources, kind, query.concept, query.seed)
+    where = (
+        f"against {', '.join(others)} ({kind.source})" if others else "with and without the word"
+    )
+    facts = {"alternatives": others, "alternatives from": kind.source, "timesteps": list(SHARES)}
+    return Scoring(
+        dict.fromkeys(options.dampings, Scored(seen.margins(query.concept))),
+        Description(f"in each image's own caption, {where}", facts),
+        len(SHARES),
+        remarks=remarks,
+    )
+
+
+def kind_of(resources: Resources, query: Concept) -> Kind:
+    """The kind of a concept: as the query gives it, else as captions have it."""
+    given = query.alternatives
+    if given is not None and not given:
+        return Kind((query.concept,), "none wanted")
+    if given is not None:
+        values = tuple(sorted({query.concept, *given}))  # one order for every word of it
+        beside = [kind for kind in resources.kinds if not set(kind).isdisjoint(values)]
+        places = [word for kind in beside for word in kind if word not in values]
+        return Kind(values, "given", tuple(places))
+    if values := alternatives_of(query.concept, resources.kinds):
+        return Kind(values, "words in the same place of captions")
+    return Kind((query.concept,), "captions set no other word in its place")
+
+
+def presence(resources: Resources, query: Concept) -> Float[Tensor, " n"]:
+    """The presence of a concept in every training image, in index order."""
+    kind = kind_of(resources, query)
+    return losses_of(resources, kind, query.concept, query.seed).margins(query.concept).mean(0)
+
+
+def losses_of(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Losses:
+    """The losses of all images of an index under their captions with each value of a kind.
+
+    Raises:
+        MethodError: the model reads no prompts.
+    """
+    asked = _Versions.of(resources, kind, word)
+    losses = _computed(resources, asked.groups, asked.texts, seed)
+    if len(kind.values) > 1:
+        return Losses(kind.values, losses, asked.named)
+    own, changed = losses.unbind(2)
+    held = asked.named[:, 0]
+    gained = torch.stack([torch.where(held, own, changed), torch.where(held, changed, own)], 2)
+    return Losses((word, ""), gained, torch.stack([held, torch.zeros_like(held)], 1))
+
+
+def prepare(resources: Resources, asked: Sequence[tuple[Kind, str]], seed: int = 0) -> None:
+    """Compute what several words need at one go, which opens and encodes every image once."""
+    every = [_Versions.of(resources, kind, word) for kind, word in asked]
+    alike: dict[str, list[_Versions]] = {}
+    for each in every:
+        alike.setdefault(str(each.groups), []).append(each)
+    for same in alike.values():
+        texts = [[t for each in same for t in each.texts[row]] for row in range(len(same[0].texts))]
+        _computed(resources, same[0].groups, texts, seed)
+
+
+@dataclass(frozen=True)
+class _Versions:
+    """What all images are to be captioned with, for one word.
+
+    Attributes:
+        texts: of each image.
+        named: whether its caption holds each value.
+        groups: rows that are computed together. Images whose caption names several values stand by
+            themselves: which of these is exchanged depends on the word.
+    """
+
+    texts: list[list[str]]
+    named: Bool[Tensor, "n v"]
+    groups: list[list[int]]
+
+    @classmethod
+    def of(cls, resources: Resources, kind: Kind, word: str) -> _Versions:
+        words = (*kind.values, *kind.places)
+        insert = Insertions(resources.captions, words)
+        own = [caption_of(sample, words) for sample in resources.index.samples]
+        held = [[each for each in words if contains(text, each)] for text in own]
+        texts = [
+            versions(text, kind.values, word, names, insert)
+            for text, names in zip(own, held, strict=True)
+        ]
+        named = torch.tensor([[value in names for value in kind.values] for names in held])
+        few = [row for row, names in enumerate(held) if len(names) <= 1]
+        many = [row for row, names in enumerate(held) if len(names) > 1]
+        return cls(texts, named, [rows for rows in (few, many) if rows])
+
+
+def _computed(
+    resources: Resources, groups: Sequence[list[int]], texts: Sequence[Sequence[str]], seed: int
+) -> Float[Tensor, "t n v"]:
+    denoiser = resources.denoiser
+    if not denoiser.conditional:
+        raise MethodError(
+            f"{denoiser.source} reads no prompts, so it cannot be asked what it sees by them"
+        )
+    spec = timesteps_of(denoiser, seed)
+    parts = [caption_losses(resources, rows, [texts[row] for row in rows], spec) for rows in groups]
+    order = [row for rows in groups for row in rows]
+    return in_order(torch.cat(parts, 1).transpose(0, 1), order).transpose(0, 1)
+
+
+def timesteps_of(denoiser: Denoiser, seed: int = 0) -> ProbeSpec:
+    """Where losses are taken of this model: one draw at each of `SHARES` of its schedule."""
+    steps = len(denoiser.schedule)
+    return ProbeSpec([max(0, round(share * steps) - 1) for share in SHARES], seed)
+
+
+def caption_of(sample: Sample, values: Sequence[str]) -> str:
+    """The caption to change: the first that names a value, else the first."""
+    naming = (
+        text for text in sample.all_captions if any(contains(text, value) for value in values)
+    )
+    return next(naming, sample.caption)
+
+
+def versions(
+    caption: str, values: Sequence[str], word: str, held: Sequence[str], insert: Insertions
+) -> list[str]:
+    """The caption with each value in the place of the one that it holds.
+
+    Where it holds none, with each value put in; where it holds several, of those that are not the
+    word the first is exchanged. Of a word without alternatives: the caption, and the same without
+    the word, or, where it does not hold it, with it.
+    """
+    if len(values) == 1:
+        return [caption, without(caption, word) if held else insert(caption, word)]
+    if not held:
+        return [insert(caption, value) for value in values]
+    place = word if word in held else held[0]
+    return [caption if v in held else exchanged(caption, place, v) for v in values]
+
+
+def _remarks(word: str, others: Sequence[str]) -> list[str]:
+    if others:
+        return []
+    return [
+        f"{word!r} has no alternatives here, so its presence is how much the word helps with each "
+        "image, which other words may as well: give some with --alternatives"
+    ]
+
+
+def _unread(resources: Resources, query: Concept) -> Sequence[str]:
+    """Refuse a concept that the text encoder never reads; say if it loses words."""
+    naming = [text for text in resources.captions if contains(text, query.concept)]
+    require_read(resources.denoiser, query.concept, naming or [query.concept])
+    return lost_words(resources.denoiser, naming)
