@@ -151,7 +151,7 @@ def toy_question(monkeypatch):
     """Two entries: what it is called, and what methods of gradients ask of it."""
     monkeypatch.setitem(QUESTIONS, "size", "the size of predictions")
     monkeypatch.setitem(OWN, "size", Side("generation", "norm"))
-    for name in ("concept-trak", "random"):  # made of these two tables when they were read
+    for name in ("concept-trak-unguided", "random"):  # made of these two tables when they were read
         row = METHODS[name]
         monkeypatch.setitem(METHODS, name, replace(row, takes=(*row.takes, "size")))
 
@@ -160,7 +160,7 @@ def toy_question(monkeypatch):
 def test_a_toy_question_is_answered(session, toy_question, tmp_path):
     with pytest.warns(HeadwaterWarning, match="This is a toy"):
         answer = session.attribute(Size())
-    assert answer.method == "concept-trak" and answer.certainty.draws == 2
+    assert answer.method == "concept-trak-unguided" and answer.certainty.draws == 2
     assert answer.asked == "under the prompt, by norm"
     assert answer.provenance["query"] == {"toy": True, "draws": 2, "seed": 0}
     assert answer.remarks == ("This is a toy",) and np.ptp(answer.scores) > 0
@@ -180,7 +180,7 @@ def test_a_toy_question_is_answered(session, toy_question, tmp_path):
 
 
 def test_a_toy_question_costs_and_is_listed_like_any_other(session, toy_question):
-    row = METHODS["concept-trak"].facts()["queries"]["size"]
+    row = METHODS["concept-trak-unguided"].facts()["queries"]["size"]
     assert row == {
         "guidance": "generation/norm",
         "draws": 32,
