@@ -68,7 +68,9 @@ def train_side(method: Method, guidance: float | None = None) -> Side:
     train = method.train
     if train is None:
         raise MethodError(f"{method.name} needs no index of its own: ask any index with it")
-    asked = train if guidance is None else replace(train, guidance=float(guidance))
+    if guidance is None or not train.gradient:
+        return train
+    asked = replace(train, guidance=float(guidance))
     if asked.kind() == train.kind():
         return asked
     given = f"--inversion-guidance {asked.guidance:g}"

@@ -108,7 +108,7 @@ METHODS = {
         _on_images("d-trak-linf", "Zheng 2024", "linf"),
         _on_images("d-trak-weighted", "Zheng 2024", "weighted"),
         _on_images("das", "Lin 2025, eq. 18", "random", "das", **_SQUARES),
-        _on_images("das-l1", "Lin 2025, of one number", "l1", "das-l1", **_SQUARES),
+        _on_images("das-l1", "Lin 2025, l1 norm", "l1", "das-l1", **_SQUARES),
         _on_images("das-code", "Lin 2025, their code", "mean", "das-code", **_UNIT_SQUARES),
         _on_images("das-concept-trak", "Park 2025, baseline", "l1", "das-concept-trak"),
         Method(
