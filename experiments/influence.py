@@ -66,6 +66,8 @@ def main() -> None:
             session = session_of(method, plan, given)
             for output in OUTPUTS:
                 answers[output] |= asked(session, method, output, truths)
+        if "ekfac" in given.methods:
+            add_presence(session_of("ekfac", plan, given), truths, answers)
         for output, found in answers.items():
             table(output, f"scenes-{output}", plan, found, given)
     else:
@@ -141,13 +143,41 @@ def asked(
     return found
 
 
+def add_presence(
+    session: Session, truths: Sequence[Truth], answers: dict[str, dict[str, np.ndarray]]
+) -> None:
+    """What the model itself sees in the images, alone and with the answers of EK-FAC."""
+    named = membership(truths)
+    seen = np.stack([
+        session.attribute(Concept(t.concept, t.concept), method="presence").scores > 0
+        for t in truths
+    ])  # fmt: skip
+    unnamed = seen * (1 - named)
+    for output, found in answers.items():
+        found["presence"] = weighed(output, named, unnamed)
+        for pictures in ("held-out", "its own"):
+            both = standard(found["presence"]) + standard(found[f"ekfac, {pictures} pictures"])
+            found[f"presence + ekfac, {pictures} pictures"] = both
+
+
+def weighed(output: str, named: np.ndarray, unnamed: np.ndarray) -> np.ndarray:
+    """Images whose caption names a concept, and those that show it all the same.
+
+    The latter teach the model to draw it without the word, so that the word gains less.
+    """
+    return named - 2 * unnamed if output == "contribution" else named + unnamed
+
+
+def standard(scores: np.ndarray) -> np.ndarray:
+    """Each concept's scores with mean 0 and standard deviation 1."""
+    return (scores - scores.mean(1, keepdims=True)) / scores.std(1, keepdims=True)
+
+
 def known(truths: Sequence[Truth], output: str) -> dict[str, np.ndarray]:
     """What needs no method: captions, and what is known of the pictures."""
     named, shown = membership(truths), np.stack([truth.shows for truth in truths]).astype(float)
-    unnamed = shown * (1 - named)
-    weighed = named - 2 * unnamed if output == "contribution" else named + unnamed
     words = "named minus twice unnamed (truth)" if output == "contribution" else "shown (truth)"
-    return {MEMBERSHIP: named, words: weighed}
+    return {MEMBERSHIP: named, words: weighed(output, named, shown * (1 - named))}
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -179,6 +209,8 @@ def table(
         "ekfac and kfac keep every number, damping 0.01; trak 8,192 features, damping 0.1",
         f"held-out pictures: those that the output was measured on, {HELD_DRAWS} draws; its own: "
         f"{MADE_DRAWS} pictures that the model makes under training captions that name the concept",
+        "presence: captions that name it, and images in which the model sees it without (of the "
+        "contribution, less twice those); with ekfac: the sum of both, standardised",
     ]
     write_results(path, title, about(given), rows, notes)
     print((path / "table.md").read_text())
