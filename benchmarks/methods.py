@@ -44,13 +44,14 @@ from headwater.scenes.dataset import pictures
 from headwater.storage.files import write_text
 
 TIMED = 64  # training images
+ASKABLE = [name for name, method in METHODS.items() if {"concept", "image"} & set(method.takes)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2000, help="training pictures")
     parser.add_argument("--draws", type=int, default=32)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=ASKABLE, default=ASKABLE)
     parser.add_argument("--folder", type=Path, default=Path("methods-benchmark"))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()

@@ -51,7 +51,7 @@ from headwater.scenes.pipeline import new_pipeline
 
 MAX_TOKENS = 24
 # More than one model, or hours of questions: left out unless they are named.
-LEFT_OUT = ("unlearning", "tracin", "gas", "concept-trak-d", "d-trak-square")
+LEFT_OUT = ("unlearning", "mucs", "tracin", "gas", "concept-trak-d", "d-trak-square")
 SHOWN = ("cat", "star", "book", "envelope", "bus", "apple")
 STYLES = ("noto", "emojitwo", "blob", "firefox")
 

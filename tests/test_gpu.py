@@ -8,7 +8,7 @@ import torch
 from support.command_line import FAST, headwater
 from support.studies import captioned
 
-from headwater import Concept, Denoiser, Index, build_index, load_dataset
+from headwater import Concept, Denoiser, GroupedImage, Index, build_index, load_dataset
 from headwater.errors import ModelError
 from headwater.evaluation.retraining.models import encode_data, train
 from headwater.evaluation.retraining.networks import new_pipeline
@@ -50,6 +50,8 @@ def answered(model, data, out, name):
     index = build_index(model, data, out, method=own, **recipe)
     if "image" in method.takes:
         query = Image(PROMPT, seed=3, draws=2, steps=4)
+    elif "groups" in method.takes:
+        query = GroupedImage(PROMPT, seed=3, draws=2, steps=4, groups="star")
     else:
         query = Concept(PROMPT, "star", draws=2)
     return index.attribute(query, method=name).scores

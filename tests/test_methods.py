@@ -19,10 +19,18 @@ from support.command_line import FAST, headwater
 from support.exact_curvature import Sums
 from support.tiny import tiny_pipeline
 
-from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
+from headwater import (
+    Concept,
+    Denoiser,
+    GroupedImage,
+    Session,
+    build_index,
+    from_images,
+    load_dataset,
+)
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.table import SCORERS
-from headwater.attribution.scorers.unlearned import natural_gradient, unlearning
+from headwater.attribution.scorers.unlearned import guda, mucs, natural_gradient, unlearning
 from headwater.attribution.scores import RULES
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor, ProbeRow, mean_over_probes
@@ -604,6 +612,31 @@ def test_what_unlearning_costs(world, passes, monkeypatch):
     losses, fisher = method.facts()["units per image"] * ROWS, 2 * 4 * ROWS
     assert counted == [losses + fisher, 0, 0]  # before the first question
     assert 2 * 4 * natural_gradient.FISHER_IMAGES == 2048 and unlearning.DRAWS == 32
+
+
+def test_what_mucs_and_guda_cost(world, passes, monkeypatch):
+    """The losses of each image, before and after; a picture under the model, and each group's."""
+
+    def without_a_trial(batch, _):
+        batch.size, batch._unknown = 32, False
+
+    monkeypatch.setattr(BatchSize, "_find", without_a_trial)
+    monkeypatch.setattr(mucs, "forget", lambda *_: mucs.Forgotten(1, 1.0))
+    monkeypatch.setattr(guda, "_unlearn", lambda *_: None)
+    index = build_index(world.models[0], world.data, world.folder / "costs", method="pixel-dot")
+    session, method, counted = Session(index), METHODS["mucs"], []
+    image = Image(PROMPT, world.file, draws=DRAWS)
+    for query in (image, image, QUERIES["concept"](world)):
+        passes.count = 0
+        session.attribute(query, method="mucs")
+        cost = method.cost(query.kind)
+        counted.append(passes.count - cost.draw * DRAWS - cost.image // cost.draws * DRAWS * ROWS)
+    assert counted == [DRAWS * ROWS, 0, 0]  # before the first question
+    passes.count = 0
+    groups = {name: [world.data.samples[row].id] for row, name in enumerate("abcdefgh"[:ROWS])}
+    session.attribute(GroupedImage(PROMPT, world.file, draws=DRAWS, groups=groups))
+    cost = METHODS["guda"].cost("groups")
+    assert passes.count == (1 + len(groups)) * cost.draw * DRAWS
 
 
 # --- the table itself ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from support.command_line import PROMPT, assert_refused, files, headwater
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_clip import tiny_clip
 
+from headwater.attribution.scorers.unlearned import guda
 from headwater.methods.table import METHODS
 
 SMALL = ["--timesteps", 1, "--dim", 32, "--parameters", "attn2-kv"]
@@ -259,6 +260,22 @@ REFUSED = {
         STAR + "--ask contribution --pictures {tmp}/none",
         "--pictures '{tmp}/none' cannot be read (there is no file or folder '{tmp}/none'): give a",
     ),
+    "groups of a part": (
+        FILE + "--groups star --mask {tmp}/white.png",
+        "--groups are of a whole picture: leave out --mask and --step",
+    ),
+    "groups of a journey": (
+        DRAWN + "--groups star --journey",
+        "--journey does not go with --groups: leave it out",
+    ),
+    "groups of none": (
+        FILE + "--groups zebra",
+        "no image of the index is in the group 'zebra': give groups that some are in and some",
+    ),
+    "groups by trak": (
+        FILE + "--groups star --method trak",
+        "trak cannot be asked for groups of training images (--groups): that take guda",
+    ),
     "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
     "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
     "no module": (DRAWN + "--journey --judge a9:b", "--judge: cannot import the module 'a9' (Modu"),
@@ -272,6 +289,27 @@ def test_refused(places, command, said):
     result = headwater(*(part.format(**places) for part in shlex.split(command)))
     assert_refused(result, said.format(**places))
     assert files(places["tmp"]) == before
+
+
+# --- answered -----------------------------------------------------------------------------------
+
+
+def test_groups_are_answered_by_guda(places, tmp_path, monkeypatch):
+    options = guda.Options(steps=1, batch=2, timesteps=1, levels=2)
+    monkeypatch.setattr(guda, "Options", lambda: options)
+    table = tmp_path / "groups.csv"
+    table.write_text("id,group\ntrain-00000.png,first\ntrain-00001.png,second\n")
+    ask = ("image", places["trak"], places["file"], "--draws", 2, "--out", tmp_path / "out")
+    result = headwater(*ask, "--groups", table, "--json")
+    assert result.code == 0, result.err
+    answer = json.loads(result.out)
+    assert answer["method"] == "guda" and "10 of 12 images are in no group" in result.err
+    groups = answer["results"][0]["query"]["groups"]
+    assert {one["id"] for one in answer["results"][0]["top"][:2]} == {
+        "train-00000.png",
+        "train-00001.png",
+    }
+    assert {row["group"] for row in groups} == {"first", "second"}
 
 
 # --- the table ----------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
     )
     for remark in scoring.remarks:
         warnings.warn(remark, HeadwaterWarning, stacklevel=4)
+    among = _both(among, scoring.among)
     scores = {ratio: _finite(query, each) for ratio, each in scoring.scored.items()}
     sure = certainty(scoring.scored[dampings[0]], among=among)
     unsure = "" if sure is not None else scoring.once or "there was one draw"
@@ -152,6 +153,15 @@ def _competing(resources: Resources, query: Question, candidates: str | None) ->
         return None
     rows = nearest_rows(resources, query, candidates)
     return None if len(rows) == len(resources.index) else rows
+
+
+def _both(candidates: Sequence[int] | None, scored: Sequence[int] | None) -> list[int] | None:
+    """The candidates that were scored, or all that were if these are none."""
+    if candidates is None or scored is None:
+        rows = candidates if scored is None else scored
+        return None if rows is None else list(rows)
+    inside = set(scored)
+    return [row for row in candidates if row in inside] or list(scored)
 
 
 def _finite(query: Question, scored: Scored) -> Float[np.ndarray, " n"]:

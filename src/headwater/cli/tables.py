@@ -203,7 +203,8 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
         "for each question as draws x passes of one draw; n is the number of training\n"
         "images, v that of the values of a concept's kind, for all of which presence is\n"
         "paid once. With checkpoints, for each. Not counted: making the picture that is\n"
-        "asked about, the token of a local concept, 2,048 before the first unlearning.\n"
+        "asked about, the token of a local concept, 2,048 before the first unlearning,\n"
+        "the steps in which mucs forgets a query, and guda each group, once.\n"
         "A patch without a prompt is asked as an image. @: an inversion's guidance."
     )
     return "\n".join(lines)

@@ -56,7 +56,7 @@ class Cost:
         if self.value:
             return f"{self.value}nv"
         if not self.draw:
-            return "-"
+            return f"{self.image}n" if self.image else "-"
         drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"
         drawn = f"{self.draw} a pair" if self.draws is None else drawn
         return f"{drawn}+{self.image}n" if self.image else drawn

@@ -200,8 +200,9 @@ def _answer(attribution: Attribution, shown: Ends) -> Answer:
 def remarks(attribution: Attribution) -> list[str]:
     """What else a reader must know, sentence by sentence."""
     said = []
-    if attribution.among is not None:
-        count, chosen = len(attribution.among), attribution.provenance["candidates"]
+    chosen = attribution.provenance["candidates"]
+    if attribution.among is not None and chosen is not None:
+        count = len(attribution.among)
         said.append(said_candidates(count, len(attribution.index), chosen))
     if attribution.unsure:
         said.append(f"The scores have no standard errors: {attribution.unsure}.")

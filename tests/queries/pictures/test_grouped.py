@@ -25,7 +25,7 @@ def test_words_are_groups_of_the_images_whose_caption_names_them(samples):
     grouping = GroupedImage(groups="star, red,star").grouping(samples)
     assert members(grouping) == {"star": [0, 1], "red": [0, 2]}
     assert grouping.remarks == (
-        "1 of 4 images are in no group: their score is 0",
+        "1 of 4 images are in no group: they rank last",
         "1 images are in several groups: their score is the mean of these",
     )
 

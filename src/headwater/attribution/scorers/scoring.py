@@ -43,6 +43,8 @@ class Scoring:
         remarks: what a reader must know of the question, sentence by sentence.
         feature: the question's own, the mean over draws; None where several models were asked, or
             none was.
+        among: rows that were scored, where others are of no concern to the question; they rank
+            below these, whatever stands for their scores.
     """
 
     scored: dict[float, Scored]
@@ -52,6 +54,7 @@ class Scoring:
     cached: bool = False
     remarks: tuple[str, ...] = ()
     feature: Float[Tensor, " k"] | None = None
+    among: Sequence[int] | None = None
 
 
 Scorer = Callable[[Resources, Method, Question, ScoringOptions], Scoring]

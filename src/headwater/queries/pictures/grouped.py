@@ -134,7 +134,7 @@ def _grouping(
     counts = members.sum(1)
     said = list(remarks)
     if none := int((counts == 0).sum()):
-        said.append(f"{none:,} of {len(members):,} images are in no group: their score is 0")
+        said.append(f"{none:,} of {len(members):,} images are in no group: they rank last")
     if several := int((counts > 1).sum()):
         said.append(f"{several:,} images are in several groups: their score is the mean of these")
     return Grouping(names, members, tuple(said))

@@ -86,7 +86,7 @@ class Options:
 def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
-    """Each image's score is its group's, the mean of its groups', or 0 if it has none.
+    """Each image's score is its group's, or the mean of its groups'; others rank below.
 
     Raises:
         MismatchError: the images are not those of the index.
@@ -102,13 +102,15 @@ def score(
     table = _table(grouping, scores)
     listed = ", ".join(f"{row['group']} {row['score']:+.4g}" for row in table)
     facts = {**query.details(), "guda": asdict(given), "groups": table}
-    members = grouping.members.float()
+    members = grouping.members.to(scores)
+    grouped = grouping.members.any(1)
     of_images = scores @ (members / members.sum(1, keepdim=True).clamp_min(1)).T
     return Scoring(
         dict.fromkeys(options.dampings, Scored(of_images)),
         Description(f"of {query.title} by unlearning each group: {listed}", facts),
         draws,
         remarks=grouping.remarks,
+        among=None if grouped.all() else grouped.nonzero()[:, 0].tolist(),
     )
 
 
