@@ -4,7 +4,8 @@ The bundled model; its first 1,000 pictures, a fifth of them with a caption in w
 false. For each of the 30 concepts, presence with the alternatives that captions have in its place,
 with those of its kind given, and with none, beside what captions say: retrieval, precision among
 images whose caption does not name what they show, and how many of the highest are named but do not
-show it. A second table says how well the false captions themselves are found.
+show it. A second table says how well the false captions themselves are found, and a third what
+`headwater audit` says of them.
 
     export OMP_NUM_THREADS=1
     python experiments/presence.py tables
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
 import torch
 from common import RESULTS, about, parser
 
-from headwater import Concept, Denoiser, Session, build_index, load_dataset
+from headwater import Concept, Denoiser, Session, audit, build_index, load_dataset
 from headwater.attribution.scorers.content.caption_losses import caption_losses
 from headwater.attribution.scorers.content.presence import kind_of, prepare, presence, timesteps_of
 from headwater.data.training_set import Sample
@@ -37,6 +38,7 @@ from headwater.evaluation.reporting.results import markdown, write_results
 from headwater.evaluation.studies.retrieval import Evaluation, describe_columns
 from headwater.queries.words.prompts import contains
 from headwater.queries.words.replacements import Insertions
+from headwater.scenes.dataset import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES, attribute_of
 
 OUT = RESULTS / "presence"
@@ -73,6 +75,9 @@ def tables(session: Session, given: argparse.Namespace) -> None:
         if name != MEMBERSHIP
     }
     write(values, lies, given)
+    audited(
+        session, {a.id for a, b in zip(true, said, strict=True) if a.caption != b.caption}, given
+    )
 
 
 def contexts(session: Session, given: argparse.Namespace) -> None:
@@ -164,6 +169,29 @@ def write(
     note = "average precision of planted lies among captions, with its 95% interval over images"
     write_results(OUT / "lies", f"{FALSE:.0%} false captions, found", about(given), found, [note])
     print(markdown(rows), markdown(found), OUT / "table.md", sep="\n")
+
+
+def audited(session: Session, false: Set[str], given: argparse.Namespace) -> None:
+    """What an audit says, against what images show."""
+    found = audit(session)
+    shown = {picture.id: picture for picture in pictures()}
+
+    def share(values: Iterable[bool]) -> Any:
+        return interval([float(value) for value in values])
+
+    doubted = {each.sample.id for each in found.wrong}
+    rows = [
+        {
+            "findings": name,
+            "images": f"{len(each):,}",
+            "caption false": share(one.sample.id in false for one in each),
+            "shows what is seen": share(shown[one.sample.id].shows(one.sees) for one in each),
+        }
+        for name, each in (("says, not seen", found.wrong), ("seen, not said", found.unsaid))
+    ]
+    note = f"of {len(false)} false captions {len(doubted & false)} are doubted"
+    write_results(OUT / "audit", "What an audit finds", about(given), rows, [note])
+    print(markdown(rows), note, sep="\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ IMAGES = (
     ("shape", (3.0, 1.0, 2.0)),  # blue, by 2: "shape" is never seen
     ("red blue", (9.0, 5.0, 1.0)),  # several
 )
+IMAGES += (("shape", (1.0, 1.1, 2.0)),) * 2  # not sure, and enough to say that it is not seen
 SAMPLES = [Sample(f"image-{row}", said, "") for row, (said, _) in enumerate(IMAGES)]
 
 
@@ -46,9 +47,9 @@ def test_findings_are_those_of_the_margins():
 
 
 def test_a_kind_of_which_the_model_sees_nothing_finds_nothing():
-    named = torch.tensor([[True, False], [False, True]])
-    blind = Losses(("red", "blue"), torch.tensor([[[2.0, 1.0], [1.0, 2.0]]]), named)
-    found = module._audited(SAMPLES[:2], blind)
+    named = torch.tensor([[True, False], [False, True]] * 3)
+    blind = Losses(("red", "blue"), torch.tensor([[[2.0, 1.0], [1.0, 2.0]] * 3]), named)
+    found = module._audited(SAMPLES[:6], blind)
     assert found.unseen == ("red", "blue") and not found.wrong and not found.unsaid
 
 

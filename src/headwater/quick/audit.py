@@ -55,7 +55,7 @@ class Audited:
     """What was found of one kind of words.
 
     Attributes:
-        values: that the model sees; those that it does not are in `unseen`.
+        values: that the model tells apart; the others are in `unseen`.
         agreed: how many captions name what it sees.
     """
 
@@ -76,13 +76,20 @@ class Audit:
 
     @property
     def wrong(self) -> list[Finding]:
-        """Captions that say what the model does not see."""
-        return _strongest([each for kind in self.kinds for each in kind.wrong])
+        """Captions that say what the model does not see, each with its strongest doubt.
+
+        A false word makes the model doubt the true words beside it as well.
+        """
+        found = _strongest([each for kind in self.kinds for each in kind.wrong])
+        first = {each.row: each for each in reversed(found)}
+        return [each for each in found if first[each.row] is each]
 
     @property
     def unsaid(self) -> list[Finding]:
-        """Images that show what their caption does not say."""
-        return _strongest([each for kind in self.kinds for each in kind.unsaid])
+        """Images that show what their caption does not say, but for those that are doubted."""
+        doubted = {each.row for kind in self.kinds for each in kind.wrong}
+        found = [each for kind in self.kinds for each in kind.unsaid if each.row not in doubted]
+        return _strongest(found)
 
 
 def audit(
@@ -143,7 +150,7 @@ def _require_kinds(kinds: Sequence[Sequence[str]], given: bool) -> None:
 
 def _audited(samples: Sequence[Sample], losses: Losses) -> Audited:
     """The findings of one kind. Captions that name several of its values are left out."""
-    seen = losses.seen_values()
+    seen = losses.told_apart()
     unseen = tuple(v for v, is_seen in zip(losses.values, seen, strict=True) if not is_seen)
     values = tuple(value for value in losses.values if value not in unseen)
     if len(values) < 2:
@@ -170,7 +177,7 @@ def _audited(samples: Sequence[Sample], losses: Losses) -> Audited:
 
 
 def _said(losses: Losses, row: int) -> str:
-    """The value that a caption names, though the model sees none such; "" for none."""
+    """The value that a caption names, though the model does not tell it apart; "" for none."""
     return next((v for v, n in zip(losses.values, losses.named[row], strict=True) if n), "")
 
 
@@ -184,8 +191,8 @@ def _remarks(kinds: Sequence[Audited], found: Sequence[Losses], chosen: int) -> 
     if unseen:
         named = ", ".join(map(repr, unseen))
         said.append(
-            f"The model seldom sees {named} in images whose captions name it: such captions are "
-            "not doubted, and count as saying nothing of their kind"
+            f"The model takes {named} for anything of the kind, or seldom sees it where it is "
+            "named: such captions are not doubted, and count as saying nothing"
         )
     several = sum(int((losses.named.sum(1) > 1).sum()) for losses in found)
     if several:

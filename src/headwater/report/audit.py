@@ -25,6 +25,8 @@ READING = (
     "The model's eyes are those of its own training: it looks at each image under its caption with "
     "one word exchanged, and takes the word with which it is least wrong. Where it draws something "
     "badly, it sees it badly too.",
+    "Of each doubted caption the strongest doubt is shown: one false word makes the model doubt "
+    "others beside it, so mend that, and look again.",
     "An image that shows two values of a kind, or none, is misjudged: a caption that names one of "
     "two may be right.",
     "This is content, not influence: it says nothing of how much an image taught the model.",

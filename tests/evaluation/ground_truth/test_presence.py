@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from headwater.attribution.scorers.content import presence
 from headwater.attribution.scorers.content.presence import Losses
 from headwater.data.training_set import Sample
 from headwater.errors import HeadwaterWarning, QueryError
@@ -35,6 +36,7 @@ class AskedSession:
 
 @pytest.fixture(autouse=True)
 def seen(monkeypatch):
+    monkeypatch.setattr(presence, "FEWEST", 1)
     named = torch.tensor([[value in text for value in VALUES] for text in CAPTIONS])
     losses = Losses(VALUES, NUMBERS[None], named)
     monkeypatch.setattr(module, "prepare", lambda *_: None)
@@ -42,7 +44,7 @@ def seen(monkeypatch):
 
 
 def test_an_image_shows_what_the_model_sees_and_counts_neither_way_where_that_is_unsure():
-    with pytest.warns(HeadwaterWarning, match="does not see grey where captions name it"):
+    with pytest.warns(HeadwaterWarning, match="does not tell grey from the rest: left out"):
         red, blue = presence_truths(AskedSession())
     assert (red.concept, blue.concept) == ("red", "blue")
     assert red.shows.tolist() == [True, True, False, False, True, False]
@@ -68,7 +70,7 @@ def test_no_kinds_are_refused(source):
 
 def test_a_model_that_sees_nothing_is_no_judge(monkeypatch):
     named = torch.tensor([[value in text for value in VALUES] for text in CAPTIONS])
-    blind = Losses(VALUES, -named.float()[None].neg() + NUMBERS.flip(1)[None] * 0, named)
+    blind = Losses(VALUES, named.float()[None], named)  # worst where it is named
     monkeypatch.setattr(module, "losses_of", lambda *_: blind)
     with (
         pytest.warns(HeadwaterWarning, match="left out"),

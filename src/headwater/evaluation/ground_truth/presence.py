@@ -37,8 +37,8 @@ def is_of_presence(source: str) -> bool:
 def presence_truths(session: Session, source: str = NAME) -> list[Truth]:
     """A truth for each value that the model sees, of the kinds in captions or of the one given.
 
-    Values that it does not see where captions name them, or that no caption of an image names in
-    which it does, are left out with a HeadwaterWarning that names them.
+    Values that it does not tell from the others, or that no caption of an image names in which it
+    sees them, are left out with a HeadwaterWarning that names them.
 
     Args:
         session: of any index of the images.
@@ -62,14 +62,14 @@ def presence_truths(session: Session, source: str = NAME) -> list[Truth]:
     left_out: list[str] = []
     for kind in kinds:
         losses = losses_of(session, kind, kind.values[0])
-        for value, is_seen in zip(kind.values, losses.seen_values().tolist(), strict=True):
+        for value, is_seen in zip(kind.values, losses.told_apart().tolist(), strict=True):
             truth = _truth(samples, losses, value, every) if is_seen else None
             if truth is None:
                 left_out.append(value)
             else:
                 seen[value] = truth
     if left_out:
-        text = f"the model does not see {', '.join(left_out)} where captions name it: left out"
+        text = f"the model does not tell {', '.join(left_out)} from the rest: left out"
         warnings.warn(text, HeadwaterWarning, stacklevel=2)
     if not seen:
         raise QueryError(

@@ -97,6 +97,31 @@ def test_margins_choose_one_rival_for_all_timesteps_and_none_that_is_named():
     assert alone.margins("red").tolist() == [[2.0, 2.0]] * 2
 
 
+def test_a_value_that_the_model_sees_nowhere_is_no_rival():
+    losses = torch.tensor([[[1.0, 3.0, 1.5]] * 3 + [[4.0, 1.0, 2.0]] * 3])  # "shape" helps anywhere
+    named = torch.tensor([[False, False, True]] * 3 + [[False, True, False]] * 3)
+    seen = Losses(("star", "moon", "shape"), losses, named)
+    assert seen.told_apart().tolist() == [True, True, False]
+    assert seen.margins("star")[0].tolist() == [2.0] * 3 + [-3.0] * 3
+    assert seen.margins("moon")[0].tolist() == [-2.0] * 3 + [3.0] * 3
+
+
+def test_a_word_for_anything_of_its_kind_is_no_rival():
+    """The next best wherever another value is best, and still seen where it is named."""
+    values = ("star", "moon", "fish", "shape")
+    losses = torch.full((1, 8, 4), 9.0)
+    losses[..., 3] = 2.0
+    for row in range(6):
+        losses[:, row, row // 2] = 1.0
+    losses[:, 6:, 3] = 1.0
+    named = torch.eye(4).bool().repeat_interleave(2, 0)
+    seen = Losses(values, losses, named)
+    assert seen.told_apart().tolist() == [True, True, True, False]
+    assert seen.margins("star")[0].tolist() == [8.0] * 2 + [-8.0] * 4 + [0.0] * 2
+    three = Losses(values[1:], losses[..., 1:], named[:, 1:])  # too few to say so
+    assert three.told_apart().all()
+
+
 @pytest.mark.parametrize(
     ("caption", "word", "exact"),
     [
