@@ -28,9 +28,9 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.ddpm.pipeline_ddpm import DDPMPipeline
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from duplicates import AMONG, COPIES, planted
-from scipy.stats import spearmanr
 
 from headwater import Denoiser, Image, Session, build_index, from_images
+from headwater.attribution.bootstrap import correlations
 from headwater.attribution.scorers.unlearned import guda
 from headwater.attribution.scorers.unlearned.unlearning import repeat_picture
 from headwater.evaluation.reporting.results import markdown, write_results
@@ -181,7 +181,9 @@ def compared(name: str, predicted: np.ndarray, truth: np.ndarray) -> dict[str, A
     return {
         "": name,
         "same first group": float(np.mean([p.argmax() == t.argmax() for p, t in pairs])),
-        "rank correlation": float(np.mean([spearmanr(p, t).statistic for p, t in pairs])),
+        "rank correlation": float(
+            np.mean([correlations(np.stack([p, t]))[0, 1] for p, t in pairs])
+        ),
     }
 
 

@@ -33,8 +33,8 @@ More = Annotated[
 Methods = Annotated[
     str,
     typer.Option(
-        help="Names with commas, or `all`. By default all that the indexes serve but `unlearning`, "
-        "which is slow, and second names."
+        help="Names with commas, or `all`. By default all that the indexes serve but those that "
+        "look at every image anew (unlearning, mucs, nda, ...), and second names."
     ),
 ]
 Draws = Annotated[str, typer.Option(help="Of each question, or `auto`.")]

@@ -65,7 +65,7 @@ class Options:
         """(a, s) at the timestep.
 
         >>> [round(rate, 3) for rate in Options(timestep=500).rates]
-        [0.278, 0.961]
+        [0.279, 0.96]
         """
         betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         alpha_bar = (1 - betas).cumprod(0)[self.timestep].item()
