@@ -14,7 +14,6 @@ from common import about, kept_clip
 from exemplars_things import EXEMPLARS, SEED, UNSAID, Hidden, captioned
 
 from headwater import Concept, Denoiser, Image, Index, Session, TrainingSet, load_dataset
-from headwater.attribution.attributor import DAMPING
 from headwater.data.training_set import joined
 from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.reporting.plots import plot_bars
@@ -32,6 +31,7 @@ from headwater.evaluation.studies.retrieval import describe_method
 from headwater.methods.row import Method
 
 TAUGHT = "a {} shape"
+DAMPING = 0.1
 PROMPTS = tuple(
     f"a {{}} shape on a {each} background" for each in ("plain", "striped", "wavy", "checkered")
 )
