@@ -64,7 +64,7 @@ def test_what_is_no_question(session, query):
             ask(query)
 
 
-@pytest.mark.parametrize("damping", ["0.1", None, ("0.1", 1.0)])
+@pytest.mark.parametrize("damping", ["0.1", -1, ("0.1", 1.0)])
 def test_a_damping_that_is_no_number(session, damping):
     with pytest.raises(QueryError, match=r"--damping .* must be a number from 0 up"):
         session.attribute(STAR, damping=damping)

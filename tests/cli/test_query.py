@@ -611,6 +611,6 @@ def test_an_output_is_asked_on_pictures_that_are_given(places, output):
     command = ["concept", places["trak"], PROMPT, "--concept", "star", *asked]
     result = headwater(*command, "--out", places["out"] / output)
     assert result.code == 0, result.err
-    answer = json.loads(result.out)
-    assert (answer["concept"], answer["output"]) == ("star", output)
-    assert "2 pictures of" in answer["asked"] and len(answer["top"]) == 10
+    (answer,) = json.loads(result.out)["results"]
+    assert (answer["concept"], answer["question"]) == ("star", output)
+    assert "2 pictures of" in answer["context"] and len(answer["top"]) == 10

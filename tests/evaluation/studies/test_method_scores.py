@@ -68,7 +68,8 @@ def test_what_a_method_is_asked():
     assert (
         concept_question(METHODS["caption-d-trak"], truth, options).context == "auto"
     )  # takes no other
-    kinds = {name: concept_question(m, truth, options).kind for name, m in METHODS.items()}
+    takers = {name: m for name, m in METHODS.items() if {"concept", "image"} & set(m.takes)}
+    kinds = {name: concept_question(m, truth, options).kind for name, m in takers.items()}
     assert all(kind in METHODS[name].takes for name, kind in kinds.items())
 
 

@@ -86,7 +86,7 @@ class Output(Question):
 
     def facts(self) -> Mapping[str, Any]:
         """Its own entries of the JSON answer."""
-        return {"title": self.title, "concept": self.concept, "output": self.kind}
+        return {"title": self.title, "concept": self.concept}
 
     def likeness(self) -> str:
         """Training images can be like the words."""
