@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from headwater.data.training_set import TrainingSet, make_training_set
 from headwater.errors import QueryError
 from headwater.queries.words.prompts import contains
+from headwater.queries.words.replacements import exchanged
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 
@@ -54,7 +54,4 @@ def _words_in(caption: str, groups: Sequence[Sequence[str]]) -> list[tuple[str, 
 def _falsify(caption: str, groups: Sequence[Sequence[str]], rng: random.Random) -> str:
     true, group = rng.choice(_words_in(caption, groups))
     false = rng.choice([word for word in group if not contains(caption, word)])
-    article = "n " if false[0] in "aeiou" else " "
-    words = rf"(?<!\w){re.escape(true)}(?!\w)"
-    caption = re.sub(rf"\b(a)n?\s+{words}", rf"\1{article}{false}", caption, flags=re.IGNORECASE)
-    return re.sub(words, false, caption, flags=re.IGNORECASE)
+    return exchanged(caption, true, false)
