@@ -39,11 +39,7 @@ def mine_kinds(captions: Iterable[str]) -> list[tuple[str, ...]]:
 
     The most frequent value of a kind comes first, and so does the kind with the most frequent one.
 
-<<<<<<< HEAD
-    >>> mine_kinds(["a red star", "a blue star", "an orange star", "a red moon", "a red, red moon"])
-=======
     >>> mine_kinds(["a red star", "a blue star", "an orange star", "a red moon"])
->>>>>>> presence
     [('red', 'blue', 'orange'), ('star', 'moon')]
     """
     texts = sorted({text for text in captions if text.strip()})
