@@ -18,6 +18,7 @@ class Wording:
         positive_bottom_means: the same of a bottom where no score is negative; "" if no different.
         step_ends: what stands below each step of a journey, to end "below it training images:";
             "" for the highest scores, then the lowest.
+        asks: what the answer's title asks, to end in what was asked for.
     """
 
     top: str
@@ -28,6 +29,7 @@ class Wording:
     mixed_top_means: str = ""
     positive_bottom_means: str = ""
     step_ends: str = ""
+    asks: str = "Which training images taught the model"
 
     @property
     def one_top(self) -> str:
@@ -107,6 +109,7 @@ WORDING = {
             "and says nothing of how much the image taught the model.",
             "Where the model draws something badly, it sees it badly too.",
         ),
+        asks="Which training images show the model",
     ),
     "similarity": Wording(
         "Most similar",

@@ -40,7 +40,7 @@ def mine_kinds(captions: Iterable[str]) -> list[tuple[str, ...]]:
     The most frequent value of a kind comes first, and so does the kind with the most frequent one.
 
     >>> mine_kinds(["a red star", "a blue star", "an orange star", "a red moon"])
-    [('red', 'blue', 'orange'), ('star', 'moon')]
+    [('star', 'moon'), ('red', 'blue', 'orange')]
     """
     texts = sorted({text for text in captions if text.strip()})
     if len(texts) > MOST_CAPTIONS:

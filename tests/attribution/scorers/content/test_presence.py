@@ -240,6 +240,7 @@ def test_asked_from_the_command_line(tmp_path, tiny_model, tiny_images):
     assert "against blue, pink (given)" in result.out
     page = (tmp_path / "out/report.html").read_text()
     assert "It is content, not influence" in page and "Proponents" not in page
+    assert "Which training images show the model" in page and "taught the model “" not in page
     result = command(*ask, "--alternatives", "red", "--out", tmp_path / "out")
     assert result.code == 2 and "is no alternative to 'red'" in result.err
     assert result.err.count("\n") == 1

@@ -291,9 +291,8 @@ def _remarks(word: str, others: Sequence[str], losses: Losses) -> list[str]:
     unseen = ", ".join(repr(v) for v, yes in zip(losses.values, apart, strict=True) if not yes)
     if not unseen:
         return []
-    return [
-        f"The model takes {unseen} for anything of the kind, or seldom sees it where it is named"
-    ]
+    why = "for anything of the kind, or seldom sees it where it is named"
+    return [f"The model takes {unseen} {why}, so nothing is told from it"]
 
 
 def _unread(resources: Resources, query: Concept) -> Sequence[str]:
