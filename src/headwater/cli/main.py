@@ -147,7 +147,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-for command in (demo, why, audit, inspect, index, concept, image, preference, methods, info):
+for command in (demo, why, inspect, index, concept, image, preference, audit, methods, info):
     app.command()(command)
 app.command("import")(import_rows)
 app.add_typer(evaluate, name="evaluate")

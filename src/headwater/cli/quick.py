@@ -147,7 +147,7 @@ def audit(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Which captions say what the model does not see, and what do captions leave out?
+    """Which captions are false to the model, and what do they leave out?
 
     The model looks at each image under its caption with one word exchanged. Forward passes only.
     """
