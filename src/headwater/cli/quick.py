@@ -147,7 +147,7 @@ def audit(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Which captions are false to the model, and what do they leave out?
+    """Which captions do not say what the model sees?
 
     The model looks at each image under its caption with one word exchanged. Forward passes only.
     """
