@@ -165,13 +165,15 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
             reading(data, [row for _, rows in left for row in rows]) as reader,
             run_as(how, denoiser.network, layers),
         ):
-            if fit is not None:
-                _fit_curvature(job, denoiser, fit, out)
+            if planned.train.gradient:
+                gradients = without_projection(denoiser, planned)
+                if how.self_check:
+                    _check_first(Source(gradients, data, reader), left, job.note)
+                if fit is not None:
+                    _fit_curvature(job, gradients, fit, out)
             former = former_of(out, manifest, planned)
             machine = extractor(denoiser, planned, job.clip, former)
             source = Source(machine, data, reader, how.encodings)
-            if how.self_check:
-                _check_first(source, left, job.note)
             for shard in write_shards(out, source, how, job.batch, left):
                 done[shard.first] = shard
     except BaseException:
@@ -182,9 +184,8 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     return Index.open(out, denoiser, data, clip=job.clip)
 
 
-def _fit_curvature(job: Job, denoiser: Denoiser, fit: Fit, out: Path) -> None:
+def _fit_curvature(job: Job, machine: Extractor, fit: Fit, out: Path) -> None:
     """What rows are in the metric of, before there are any."""
-    machine = without_projection(denoiser, fit.recipe)
     images = Images(machine, job.data, job.how.encodings)
     fit_curvature(fit, machine.layers, curvature_parts(out, fit, images, job.how, job.batch))
 
@@ -192,9 +193,8 @@ def _fit_curvature(job: Job, denoiser: Denoiser, fit: Fit, out: Path) -> None:
 def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
     """Check the gradients of two images that can be read, if there is a long run ahead."""
     machine = source.machine
+    assert isinstance(machine, Extractor), "what makes no gradients is not checked"
     rows = [row for _, shard in left for row in shard]
-    if not isinstance(machine, Extractor):
-        return
     if len(rows) * len(machine.timesteps) * machine.draws < WORTH_IT:
         return
     images, _ = open_images(source, rows[:8], skip_bad=True)

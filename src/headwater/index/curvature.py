@@ -7,7 +7,7 @@ of each layer, whose eigenvectors are `bases.safetensors`, and then the moments 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from headwater.curvature.basis import Basis, basis_of
-from headwater.curvature.factors import added, eigenbases, shape_of
+from headwater.curvature.factors import added, eigenbases, shape_of, widths
 from headwater.curvature.moments import products
-from headwater.curvature.passes import Look, factor_sums, looks, moment_sums
+from headwater.curvature.passes import PROBES, Look, factor_sums, looks, moment_sums
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
 from headwater.data.prefetch import reading
 from headwater.data.training_set import TrainingSet
@@ -26,6 +26,7 @@ from headwater.errors import StoreError
 from headwater.features.batch import Batch, training_batches
 from headwater.features.extractor import Extractor
 from headwater.gradients.blocks import Form, forms_as_they_are
+from headwater.gradients.layers import size
 from headwater.index.config import Recipe
 from headwater.index.machines import Former
 from headwater.index.rows import Source, open_images
@@ -211,6 +212,27 @@ def _batches(source: Source, rows: Sequence[int], skip_bad: bool) -> Iterator[Ba
 
 def _probes(images: Batch, look: Look) -> Tensor:
     return torch.tensor(float(len(images.x0) * len(look.spec.timesteps)))
+
+
+# --- what it takes --------------------------------------------------------------------------------
+
+
+def images_of_fit(recipe: Recipe, images: int) -> float:
+    """A fit's work, in images whose rows take as long: 0 for a recipe without a curvature."""
+    if not recipe.curvature:
+        return 0
+    passes = {"kfac": 1, "ekfac": 2}[recipe.curvature]
+    looked_at = sum(map(len, parts_of(images)))
+    return passes * looked_at * PROBES / (len(recipe.timesteps) * recipe.draws)
+
+
+def fit_bytes(recipe: Recipe, layers: Collection[nn.Module]) -> int:
+    """Of bases and moments on disk: 0 for a recipe without a curvature."""
+    if not recipe.curvature:
+        return 0
+    shapes = [shape_of(layer) for layer in layers]
+    sides = [side for shape in shapes if shape is not None for side in shape]
+    return 4 * (sum(map(size, layers)) + sum(w * w + w for side in sides for w in widths(side)))
 
 
 # --- what was fitted ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from headwater.errors import DatasetError
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
+from headwater.index.curvature import fit_bytes, images_of_fit
 from headwater.index.machines import extractor
 from headwater.index.rows import Source, open_images, rows_of
 from headwater.models.clip import Clip
@@ -60,8 +61,11 @@ def estimate(
         seconds, rows = timed(list(images)[: batch.size])  # warm, and of the size that was found
     probes = len(recipe.timesteps) * recipe.draws
     residuals = 4 * probes if recipe.train_path == "noising" else 0
+    row = 2 * recipe.dim + 12 + residuals
     beside = min(models - 1, 1)  # a session keeps its own spectrum, and of checkpoints one
-    kernel = min(len(data), recipe.dim) ** 2 if recipe.train.gradient else 0
+    inverts = recipe.train.gradient and not recipe.curvature
+    kernel = min(len(data), recipe.dim) ** 2 if inverts else 0
+    work = len(data) + images_of_fit(recipe, len(data))
     return {
         "models": models,
         "rows": len(data),
@@ -70,9 +74,9 @@ def estimate(
         "parameters": sum(map(size, layers)),
         "dim": recipe.dim,
         "batch size": min(batch.size, len(images)),
-        "disk (MB)": round(len(data) * (2 * recipe.dim + 12 + residuals) * models / 1e6, 1),
+        "disk (MB)": round((len(data) * row + fit_bytes(recipe, layers)) * models / 1e6, 1),
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
-        "minutes (estimated)": round(min(*speeds, seconds / rows) * len(data) * models / 60, 1),
+        "minutes (estimated)": round(min(*speeds, seconds / rows) * work * models / 60, 1),
         "kernel disk (MB)": round(4 * kernel * models / 1e6, 1),
         "kernel memory (MB)": round((8 * AT_ONCE + 4 * beside) * kernel / 1e6, 1),
     }

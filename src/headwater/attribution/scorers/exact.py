@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.gradient import setting_of
-from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, release_checkpoint
 from headwater.attribution.scorers.training_images import batches_of
 from headwater.attribution.scores import Scored
 from headwater.curvature.exact import onto, unprojected
@@ -31,24 +31,39 @@ ONCE = "an exact answer is of all draws together"
 def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
-    """(F + lambda)^-1 g of the question at each damping, against every image's gradient."""
-    index = resources.index
-    index.require_same_images()
+    """(F + lambda)^-1 g of the question at each damping, against every image's gradient.
+
+    The mean over checkpoints, of which one is in memory at a time.
+    """
+    resources.index.require_same_images()
     drawer = query.drawer(setting_of(resources, method, query))
     draws = drawer.limit or query.draws or DRAWS
     remarks = drawer.check(resources.denoiser)
-    machine = without_projection(resources.denoiser, index.recipe)
+    found = []
+    for member in resources.members:
+        found.append(influences(member, resources, drawer, draws, options.dampings))
+        release_checkpoint(resources, member)
+    mean = torch.stack(found).mean(0)
+    scored = {ratio: Scored(row[None]) for ratio, row in zip(options.dampings, mean, strict=True)}
+    return Scoring(scored, drawer.describe(draws), draws, ONCE, remarks=tuple(remarks))
+
+
+def influences(
+    member: Resources,
+    images: Resources,
+    drawer: Drawer,
+    draws: int,
+    dampings: Sequence[float],
+) -> Float[Tensor, "d n"]:
+    """Of every image by one model, at each damping; `images` are of the index that is asked."""
+    index = member.index
+    machine = without_projection(member.denoiser, index.recipe)
     fit = fit_of(index.path, index.manifest, index.recipe)
     curvature = load_curvature(fit, machine.layers)
     asked = torch.stack([
-        mean_row(unprojected(machine, curvature, damping), drawer, draws)
-        for damping in options.dampings
+        mean_row(unprojected(machine, curvature, damping), drawer, draws) for damping in dampings
     ])  # fmt: skip
-    found = image_rows(resources, onto(machine, curvature, asked))
-    scored = {
-        damping: Scored(row[None]) for damping, row in zip(options.dampings, found.T, strict=True)
-    }
-    return Scoring(scored, drawer.describe(draws), draws, ONCE, remarks=tuple(remarks))
+    return image_rows(images, onto(machine, curvature, asked)).T
 
 
 def mean_row(machine: Extractor, drawer: Drawer, draws: int) -> Float[Tensor, " d"]:
