@@ -35,6 +35,7 @@ from headwater.index import build as building
 from headwater.index import rows as row_making
 from headwater.index.build import build_index
 from headwater.index.config import plan, planned_of_all
+from headwater.index.curvature import images_of_fit
 from headwater.index.estimate import estimate
 from headwater.index.index import Index
 from headwater.index.rows import require_finite
@@ -448,6 +449,19 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     many = estimate(denoiser, data, planned[0], 32, models=5)  # one of whose is held at a time
     assert many["kernel memory (MB)"] == said["kernel memory (MB)"]
     assert many["kernel disk (MB)"] == pytest.approx(2.5 * said["kernel disk (MB)"], abs=0.2)
+
+
+def test_a_curvature_is_estimated_and_no_kernel(tmp_path, denoiser, many_images):
+    """Its files are a part of the disk; of ten timesteps two passes look at two each."""
+    data, out = load_dataset(many_images).first(40), tmp_path / "index"
+    recipe = RECIPE | {"method": "ekfac", "dim": 400}
+    said = estimate(denoiser, data, plan(denoiser, **recipe), 32)
+    build_index(denoiser, data, out, self_check=False, **recipe)
+    written = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+    assert said["disk (MB)"] == pytest.approx(written / 1e6, abs=0.06)
+    assert said["kernel disk (MB)"] == said["kernel memory (MB)"] == 0
+    assert images_of_fit(plan(denoiser, method="ekfac", timesteps=10), 1000) == 400
+    assert images_of_fit(plan(denoiser, method="ekfac", timesteps=10), 10**8) == 8000
 
 
 def test_what_has_no_kernel_is_estimated_without(denoiser, tiny_images):
