@@ -81,6 +81,9 @@ def index(
             "shapes-first."
         ),
     ] = "uniform",
+    curvature_targets: Annotated[
+        str, typer.Option(help="Of ekfac and kfac: of the model (Gauss-Newton) or of the data.")
+    ] = "model",
     draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
     clip: ClipFolder = None,
     checkpoint: Annotated[
@@ -146,6 +149,7 @@ def index(
         projection=projection,
         inversion_guidance=inversion_guidance,
         loss_weights=loss_weights,
+        curvature_targets=curvature_targets,
         draws=draws,
         clip=None if clip is None else _clip_model(clip, denoiser),
     )

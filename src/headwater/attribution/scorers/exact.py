@@ -7,16 +7,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, release_checkpoint
-from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scorers.training_images import over_training_images
 from headwater.attribution.scores import Scored
 from headwater.curvature.exact import onto, unprojected
-from headwater.data.prefetch import reading
-from headwater.features.batch import in_order
 from headwater.features.extractor import Extractor
 from headwater.features.spec import DRAWS
 from headwater.index.curvature import fit_of, load_curvature
@@ -63,7 +60,11 @@ def influences(
     asked = torch.stack([
         mean_row(unprojected(machine, curvature, damping), drawer, draws) for damping in dampings
     ])  # fmt: skip
-    return image_rows(images, onto(machine, curvature, asked)).T
+    dots = onto(machine, curvature, asked)
+    found = over_training_images(
+        images, lambda part: dots.train_rows(part).features, title="influence"
+    )
+    return found.float().T
 
 
 def mean_row(machine: Extractor, drawer: Drawer, draws: int) -> Float[Tensor, " d"]:
@@ -74,22 +75,3 @@ def mean_row(machine: Extractor, drawer: Drawer, draws: int) -> Float[Tensor, " 
         return machine.query_rows(drawer.objectives(machine, part)).sum(0)
 
     return sum(batch.over(range(draws), compute), torch.zeros(())) / draws
-
-
-def image_rows(resources: Resources, machine: Extractor) -> Float[Tensor, "n q"]:
-    """The rows of every training image, in index order."""
-    index, batch = resources.index, BatchSize(None, device=machine.denoiser.device)
-    with (
-        reading(index.pictures) as reader,
-        tqdm(total=len(index), desc="influence", unit="image", delay=2) as bar,
-    ):
-
-        def compute(rows: Sequence[int]) -> Tensor:
-            parts, places = [], []
-            for own, images in batches_of(resources, reader.image, rows):
-                parts.append(machine.train_rows(images).features)
-                places += own
-            bar.update(rows[-1] + 1 - bar.n)
-            return in_order(torch.cat(parts), places).float().cpu()
-
-        return torch.cat(list(batch.over(range(len(index)), compute)))

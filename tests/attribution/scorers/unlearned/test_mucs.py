@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from support.tiny import tiny_folder
+from support.weights import state, unchanged
 
 import headwater
 from headwater import Concept, Denoiser, Image, Session
+from headwater.attribution.scorers import training_images
 from headwater.attribution.scorers.unlearned import mucs, unlearning
 from headwater.attribution.scorers.unlearned.mucs import Options
 from headwater.errors import HeadwaterWarning, NonFiniteError
@@ -35,15 +37,6 @@ def session(tmp_path_factory, tiny_model):
 def target(session):
     x0 = torch.randn(1, *session.denoiser.latent_shape, generator=torch.Generator().manual_seed(3))
     return unlearning.repeat_picture(session.denoiser, x0.double(), "a red star", seed=0, draws=3)
-
-
-def state(denoiser):
-    return {name: tensor.clone() for name, tensor in denoiser.network.state_dict().items()}
-
-
-def unchanged(denoiser, before):
-    after = denoiser.network.state_dict()
-    return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -176,7 +169,7 @@ def test_a_rate_that_breaks_the_model_is_refused(session, target):
 def test_scores_do_not_depend_on_the_batch_and_losses_before_are_kept(session, target, monkeypatch):
     first, _ = mucs.skew(session, target, DRAWS, SMALL, batch_size=1)
     sweeps = []
-    over = unlearning.over_training_images
+    over = training_images.over_training_images
 
     def counted(resources, compute, batch_size=None, title="losses"):
         sweeps.append(title)

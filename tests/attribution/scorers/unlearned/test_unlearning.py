@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.conditions import words_of
 from support.tiny import tiny_folder, tiny_unconditional
+from support.weights import state, unchanged
 
 import headwater
 from headwater import Denoiser, Session
@@ -41,15 +42,6 @@ def session(tmp_path_factory, tiny_model, data):
 def target(session):
     x0 = torch.randn(1, *session.denoiser.latent_shape, generator=torch.Generator().manual_seed(3))
     return unlearning.repeat_picture(session.denoiser, x0.double(), "a red star", seed=0, draws=3)
-
-
-def state(denoiser):
-    return {name: tensor.clone() for name, tensor in denoiser.network.state_dict().items()}
-
-
-def unchanged(denoiser, before):
-    after = denoiser.network.state_dict()
-    return all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 # --- the closed form ------------------------------------------------------------------------------

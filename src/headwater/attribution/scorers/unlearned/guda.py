@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scorers.training_images import batches_of, over_training_images
 from headwater.attribution.scorers.unlearned.descent import (
     Plan,
     descend,
@@ -37,7 +37,6 @@ from headwater.attribution.scorers.unlearned.natural_gradient import (
 )
 from headwater.attribution.scorers.unlearned.redirection import nearest_outside, redirected
 from headwater.attribution.scorers.unlearned.unlearning import (
-    over_training_images,
     remember,
     repeat_picture,
     warn_of_rounding,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scorers.training_images import batches_of, over_training_images
 from headwater.attribution.scorers.unlearned.descent import (
     Plan,
     descend,
@@ -43,7 +43,6 @@ from headwater.attribution.scorers.unlearned.natural_gradient import (
     restored,
 )
 from headwater.attribution.scorers.unlearned.unlearning import (
-    over_training_images,
     remember,
     target_of,
     warn_of_rounding,

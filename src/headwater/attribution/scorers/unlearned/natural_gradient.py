@@ -7,7 +7,7 @@ F is the diagonal of the Fisher information: the mean of squared per-sample grad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,8 +15,9 @@ from typing import TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from headwater.attribution.scorers.training_images import in_batches
+from headwater.curvature.factors import added
 from headwater.errors import NonFiniteError
 from headwater.features.batch import Batch
 from headwater.features.objectives import Objective, image_objectives
@@ -216,24 +217,3 @@ def move(
 
 
 # --- batch by batch -------------------------------------------------------------------------------
-
-
-def in_batches(
-    batch: BatchSize,
-    rows: Sequence[int],
-    compute: Callable[[Sequence[int]], Result],
-    title: str,
-) -> Iterator[Result]:
-    """Results of `compute` batch by batch, with a bar."""
-    with tqdm(total=len(rows), desc=title, unit="image", delay=2, leave=False) as bar:
-        for count, result in batch.over(rows, lambda part: (len(part), compute(part))):
-            bar.update(count)
-            yield result
-
-
-def added(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums of batches, name by name."""
-    total = next(parts)
-    for part in parts:
-        total = {name: total[name] + part[name] for name in total}
-    return total

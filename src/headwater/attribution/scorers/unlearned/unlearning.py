@@ -25,22 +25,24 @@ from torch import Tensor, nn
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scorers.training_images import batches_of
+from headwater.attribution.scorers.training_images import (
+    batches_of,
+    in_batches,
+    over_training_images,
+)
 from headwater.attribution.scorers.unlearned.natural_gradient import (
     Loss,
     Options,
-    added,
     forget,
     gradient_sums,
-    in_batches,
     layers_of,
     losses,
     restored,
 )
 from headwater.attribution.scores import Scored
-from headwater.data.prefetch import reading
+from headwater.curvature.factors import added
 from headwater.errors import HeadwaterWarning, NonFiniteError
-from headwater.features.batch import Batch, in_order
+from headwater.features.batch import Batch
 from headwater.features.spec import DRAWS
 from headwater.methods.row import Method
 from headwater.models.denoiser import Denoiser
@@ -205,26 +207,6 @@ def training_losses(
 ) -> Float[Tensor, " n"]:
     """The loss of every training image, in index order."""
     return over_training_images(resources, lambda images: losses(loss, images), batch_size, title)
-
-
-def over_training_images(
-    resources: Resources,
-    compute: Callable[[Batch], Float[Tensor, "b ..."]],
-    batch_size: int | None = None,
-    title: str = "losses",
-) -> Float[Tensor, "n ..."]:
-    """What is computed of the training images batch by batch, in index order, on the CPU."""
-    batch = BatchSize(batch_size, device=resources.denoiser.device)
-    with reading(resources.index.pictures) as reader:
-
-        def of_rows(rows: Sequence[int]) -> Tensor:
-            parts, places = [], []
-            for own, images in batches_of(resources, reader.image, rows):
-                parts.append(compute(images))
-                places += own
-            return in_order(torch.cat(parts), places).cpu()
-
-        return torch.cat(list(in_batches(batch, range(len(resources.index)), of_rows, title)))
 
 
 def fisher_information(
