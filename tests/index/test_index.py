@@ -75,7 +75,8 @@ def test_an_index_serves_methods_of_its_guidance(tmp_path, tiny_model, tiny_imag
     file.write_text(json.dumps(written))
 
     old = Index.open(tmp_path / "old")
-    assert old.methods() == ["concept-trak-unguided", "unlearning", "random"]
+    assert "concept-trak-unguided" in old.methods()
+    assert "concept-trak" not in old.methods()
     answer = old.attribute(STAR)
     assert answer.method == "concept-trak-unguided"
     np.testing.assert_array_equal(answer.scores, scores)
@@ -93,7 +94,8 @@ def test_questions_that_invert_are_guided_as_the_rows_are(
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(4)
     options = FEW | {"method": "concept-trak", "inversion_guidance": guidance}
     index = build_index(denoiser, data, tmp_path / "index", **options)
-    assert index.methods() == ["concept-trak", "concept-trak-d", "unlearning", "random"]
+    assert {"concept-trak", "concept-trak-d"} <= set(index.methods())
+    assert "concept-trak-unguided" not in index.methods()
     session, method = Session(index), METHODS["concept-trak"]
     own = Image("a red star", tiny_images / data.samples[0].id)
     better, worse = data.take([0, 1]), data.take([2, 3])
