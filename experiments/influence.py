@@ -38,6 +38,7 @@ from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_ro
 from headwater.queries.concept import Concept
 from headwater.queries.outputs.output import Output
 from headwater.runtime.executor import THIS_PROCESS
+from headwater.scenes.vocabulary import ATTRIBUTES
 
 ASKED = ("ekfac", "trak", "gradient-dot", "kfac")
 OUTPUTS: dict[str, type[Output]] = {"contribution": Contribution, "loss": Loss}
@@ -109,19 +110,29 @@ def on_held_out(session: Session, method: str, output: str, truths: Sequence[Tru
     rows = []
     for truth in truths:
         pictures = held_out(truth.concept)
-        prompt = pictures.samples[0].caption
-        query = question(prompt, truth.concept, pictures=pictures, draws=HELD_DRAWS)
+        prompt, (words, anchor) = pictures.samples[0].caption, asked_as(truth.concept, output)
+        query = question(prompt, words, anchor, pictures=pictures, draws=HELD_DRAWS)
         rows.append(session.attribute(query, method=method).scores)
     return np.stack(rows)
+
+
+def asked_as(concept: str, output: str) -> tuple[str, str]:
+    """Words and anchor with which c- is the caption that the outputs were measured with."""
+    if concept in ATTRIBUTES["background"]:
+        return f"{concept} background", ""
+    anchored = concept in ATTRIBUTES["object"] and output == "contribution"
+    return concept, "shape" if anchored else ""
 
 
 def on_its_own(session: Session, method: str, output: str, truths: Sequence[Truth]) -> np.ndarray:
     """The same on pictures that the model makes under training captions."""
     question = OUTPUTS[output]
-    return np.stack([
-        session.attribute(question(t.concept, t.concept, draws=MADE_DRAWS), method=method).scores
-        for t in truths
-    ])  # fmt: skip
+    rows = []
+    for truth in truths:
+        words, anchor = asked_as(truth.concept, output)
+        query = question(words, words, anchor, draws=MADE_DRAWS)
+        rows.append(session.attribute(query, method=method).scores)
+    return np.stack(rows)
 
 
 def slider(session: Session, method: str, truths: Sequence[Truth]) -> np.ndarray:

@@ -614,3 +614,8 @@ def test_an_output_is_asked_on_pictures_that_are_given(places, output):
     (answer,) = json.loads(result.out)["results"]
     assert (answer["concept"], answer["question"]) == ("star", output)
     assert "2 pictures of" in answer["context"] and len(answer["top"]) == 10
+    result = headwater(*command, "--anchor", "shape", "--out", places["out"] / "anchor")
+    if output == "loss":
+        assert result.code and "--anchor does not go with --ask loss" in result.err
+    else:
+        assert "gain over 'shape' on" in json.loads(result.out)["results"][0]["context"]

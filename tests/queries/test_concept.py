@@ -135,6 +135,24 @@ def test_what_is_described_is_what_was_used():
     assert choose_contexts(ask(draws=7), CAPTIONS).words.startswith("over 3 training captions")
 
 
+def test_an_anchor_takes_the_place_of_the_words(tmp_path):
+    assert ask(anchor="shape").complement == "a red shape in hatched style"
+    auto = choose_contexts(ask(anchor="shape", draws=3), CAPTIONS)
+    assert all("shape" in minus for _, minus in auto.pairs)
+    assert "with and with 'shape' instead" in auto.words
+    bare = choose_contexts(ask(anchor="shape", context="bare"), CAPTIONS)
+    assert set(bare.pairs) == {("star", "shape")}
+    (tmp_path / "file").write_text("a star\na big star\ta thing\n")
+    given = choose_contexts(ask(anchor="oval", context=str(tmp_path / "file"), draws=2), CAPTIONS)
+    assert set(given.pairs) == {("a star", "an oval"), ("a big star", "a thing")}
+    with pytest.raises(QueryError, match="--minus is the whole of c-: leave it or --anchor out"):
+        ask(anchor="shape", minus="a shape")
+    with pytest.raises(QueryError, match="--anchor 'two star' names 'star' itself"):
+        ask(anchor="two star")
+    with pytest.raises(QueryError, match="anchor 3 is a int"):
+        ask(anchor=3)
+
+
 def test_a_minus_goes_with_one_prompt():
     with pytest.raises(QueryError, match="--minus goes with one prompt, not with --context bare"):
         ask(context="bare", minus="a shape")

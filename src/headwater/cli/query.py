@@ -57,6 +57,7 @@ def concept(
     local: own.Local = None,
     mask: own.LocalMask = None,
     minus: own.Minus = None,
+    anchor: own.Anchor = "",
     base: own.Base = None,
     context: own.Context = "auto",
     draws: own.Trajectories = _DRAWS,
@@ -141,8 +142,8 @@ def _require_output(given: Mapping[str, Any], way: str) -> None:
     asked = f"--ask {ask}"
     if way != "--concept":
         raise QueryError(f"{asked} is of words of a prompt: give --concept")
-    names = ("minus", "base", "swap")
-    _refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
+    names = ("minus", "base", "swap", *(["anchor"] if ask == "loss" else []))
+    _refuse({f"--{name}": given[name] not in (None, False, "") for name in names}, asked)
     if given["pictures"] is not None:
         of_made = {
             "--context": given["context"] != "auto",
@@ -165,10 +166,10 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return [Feature(given["feature"])]
     if given["preset"] is not None:
         return preset(given["preset"], draws, seed)
-    names = ("minus", "base", "context", "swap", "alternatives")
+    names = ("minus", "anchor", "base", "context", "swap", "alternatives")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
     if given["ask"] in OUTPUTS:
-        own = {name: given[name] for name in ("pictures", "context", "guidance")}
+        own = {name: given[name] for name in ("anchor", "pictures", "context", "guidance")}
         made = output_named(given["ask"])
         return [made(prompt, words, draws=draws, seed=seed, **own) for words in given["concept"]]
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
@@ -287,6 +288,7 @@ def _of_words(given: Mapping[str, Any]) -> dict[str, bool]:
     """Options of how prompts are compared, and whether each is given."""
     return {
         "--minus": given["minus"] is not None,
+        "--anchor": bool(given["anchor"]),
         "--base": given["base"] is not None,
         "--swap": given["swap"],
         "--context": given["context"] != "auto",

@@ -69,6 +69,14 @@ Minus = Annotated[
         help="The prompt without the concept, if not by taking it out; asks in this one prompt."
     ),
 ]
+Anchor = Annotated[
+    str,
+    typer.Option(
+        help="Words that stand in the concept's place in the prompt without it (shape for star); "
+        "by default none.",
+        show_default=False,
+    ),
+]
 Base = Annotated[
     str | None, typer.Option(help="Prompt that trajectories run under (the prompt itself).")
 ]

@@ -38,6 +38,8 @@ class Concept(Question):
         prompt: the prompt that the user has in mind.
         concept: words of the prompt.
         minus: the complementary prompt; by default `prompt` with the words taken out.
+        anchor: words that stand in the concept's place in c-, as "shape" for "star"; by default
+            its words are taken out and nothing stands there.
         base: the prompt under which trajectories run and gradients are taken; by default c+.
         context: "prompt" asks in this one prompt, as the paper does; "bare" asks for the words
             alone against the empty prompt; "auto" over training captions that name the concept,
@@ -51,8 +53,8 @@ class Concept(Question):
             as other colours; None takes those that captions have there, () none.
 
     Raises:
-        QueryError: the words are no text or not in the prompt, c+ equals c-, or alternatives name
-            nothing but the concept.
+        QueryError: the words are no text or not in the prompt, c+ equals c-, the anchor names the
+            concept or comes with a minus, or alternatives name nothing but the concept.
 
     >>> Concept("a red star in hatched style", "hatched").complement
     'a red star'
@@ -61,6 +63,7 @@ class Concept(Question):
     prompt: str
     concept: str
     minus: str | None = None
+    anchor: str = ""
     base: str | None = None
     context: str = "auto"
     draws: int | None = DRAWS
@@ -71,7 +74,7 @@ class Concept(Question):
     kind = "concept"
 
     def __post_init__(self) -> None:
-        require_text(prompt=self.prompt, concept=self.concept)
+        require_text(prompt=self.prompt, concept=self.concept, anchor=self.anchor)
         if not contains(self.prompt, self.concept):
             near = " or ".join(map(repr, inflections(self.concept, [self.prompt])))
             mend = f"it holds {near}, so give that" if near else "give words of the prompt"
@@ -86,6 +89,12 @@ class Concept(Question):
         if self.minus is not None and self.context not in ("auto", "prompt"):
             raise QueryError(
                 f"--minus goes with one prompt, not with --context {self.context}: leave one out"
+            )
+        if self.anchor and self.minus is not None:
+            raise QueryError("--minus is the whole of c-: leave it or --anchor out")
+        if contains(self.anchor, self.concept):
+            raise QueryError(
+                f"--anchor {self.anchor!r} names {self.concept!r} itself: give a word for its kind"
             )
         require_draws(self.draws)
         self._require_alternatives()
@@ -110,7 +119,9 @@ class Concept(Question):
     @property
     def complement(self) -> str:
         """The prompt without the concept."""
-        return without(self.prompt, self.concept) if self.minus is None else self.minus
+        if self.minus is not None:
+            return self.minus
+        return without(self.prompt, self.concept, self.anchor)
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -71,10 +71,11 @@ def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
         if len(named) < MIN_CONTEXTS:
             _warn_of_near_forms(query.concept, len(named), captions)
             return _bare(query, draws)
-        pool = [(caption, without(caption, query.concept)) for caption in named]
-        where = "training captions that name it, with and without the words"
+        pool = [(caption, without(caption, query.concept, query.anchor)) for caption in named]
+        instead = f"with {query.anchor!r} instead" if query.anchor else "without the words"
+        where = f"training captions that name it, with and {instead}"
         return _drawn(query, pool, draws, "captions", where)
-    pool = _read_contexts(Path(query.context), query.concept)
+    pool = _read_contexts(Path(query.context), query)
     return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
 
 
@@ -92,8 +93,9 @@ def _warn_of_near_forms(concept: str, named: int, captions: Sequence[str]) -> No
 
 
 def _bare(query: Concept, draws: int) -> Contexts:
-    pair = (query.concept, "")
-    return Contexts("bare", (pair,) * draws, "the bare words against the empty prompt")
+    pair = (query.concept, query.anchor)
+    against = repr(query.anchor) if query.anchor else "the empty prompt"
+    return Contexts("bare", (pair,) * draws, f"the bare words against {against}")
 
 
 def _drawn(
@@ -104,7 +106,7 @@ def _drawn(
     return Contexts(kind, tuple(without_repeats(pool, draws, chance)), where)
 
 
-def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
+def _read_contexts(path: Path, query: Concept) -> list[tuple[str, str]]:
     try:
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -114,11 +116,11 @@ def _read_contexts(path: Path, concept: str) -> list[tuple[str, str]]:
     pairs = []
     for number, line in enumerate(lines, 1):
         plus, tab, minus = line.partition("\t")
-        pair = (plus.strip(), minus.strip() if tab else without(plus, concept))
+        pair = (plus.strip(), minus.strip() if tab else without(plus, query.concept, query.anchor))
         if same_words(*pair):
             raise QueryError(
                 f"{path} line {number}: c+ equals c- ({plus!r}): give a caption that holds "
-                f"{concept!r}, or `c+ <tab> c-`"
+                f"{query.concept!r}, or `c+ <tab> c-`"
             )
         pairs.append(pair)
     if not pairs:

@@ -138,6 +138,17 @@ def test_pictures_are_made_under_the_contexts_of_a_concept(session):
     assert np.isfinite(answer.scores).all()
 
 
+def test_an_anchor_stands_in_the_place_of_the_concept(session, pictures):
+    query = Contribution(PROMPT, WORD, anchor="shape", pictures=pictures, draws=3)
+    shown = drawer_of(session, query).shown
+    assert set(shown.pairs(range(3))) == {
+        (PROMPT, "a red shape"), ("a golden star on a wall", "a golden shape on a wall"),
+    }  # fmt: skip
+    assert "by what its words gain over 'shape' on" in session.attribute(query).asked
+    made = drawer_of(session, Contribution(PROMPT, WORD, anchor="shape", context="bare")).shown
+    assert made.pairs([0]) == [(WORD, "shape")]
+
+
 def test_pictures_of_a_folder_and_rows_that_are_kept(session, folder):
     query = Loss(PROMPT, WORD, pictures=folder, draws=2)
     first, second = session.attribute(query), session.attribute(query)
@@ -152,6 +163,8 @@ def test_pictures_of_a_folder_and_rows_that_are_kept(session, folder):
 def test_what_is_refused(session, pictures, tiny_model):
     with pytest.raises(QueryError, match="--concept 'fish' is not in the prompt"):
         Contribution(PROMPT, "fish")
+    with pytest.raises(QueryError, match="--anchor 'a star' names 'star' itself"):
+        Contribution(PROMPT, WORD, anchor="a star")
     with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
         Loss(PROMPT, WORD, draws=0)
     with pytest.raises(MethodError, match="cannot be asked for the loss on pictures of a concept"):

@@ -197,6 +197,21 @@ def test_however_deep_the_brackets_are():
     assert without(f"night, {'(' * 2000}star{')' * 2000}", "star") == "night"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words", "anchor", "made"),
+    [
+        ("an orange star in neon style", "star", "shape", "an orange shape in neon style"),
+        ("a star and a moon", "star", "object", "an object and a moon"),
+        ("An apple, apples", "apple", "fruit", "A fruit, apples"),
+        ("a star, the star", "star", " thing ", "a thing, the thing"),
+        ("a star", "star", r"\1", r"a \1"),  # no pattern either
+        ("a star", "star", " ", ""),
+    ],
+)
+def test_an_anchor_stands_in_the_place(prompt, words, anchor, made):
+    assert without(prompt, words, anchor) == made
+
+
 def test_words_are_no_pattern():
     assert not contains("what is this", "w.at") and contains("what (is.) this", "(is.)")
 

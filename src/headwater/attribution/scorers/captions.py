@@ -78,11 +78,11 @@ def require_no_prompts(query: Concept, method: str) -> None:
     Raises:
         MethodError: the query says how prompts are compared or exchanged, and there are none.
     """
-    compares = query.minus is not None or query.base is not None or query.context != "auto"
-    if compares or query.swap:
+    prompts = query.minus is not None or query.base is not None or query.anchor
+    if prompts or query.context != "auto" or query.swap:
         raise MethodError(
-            f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
-            "--context and --swap"
+            f"{method} asks by captions and compares no prompts: leave out --minus, "
+            "--anchor, --base, --context and --swap"
         )
 
 

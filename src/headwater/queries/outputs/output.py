@@ -50,6 +50,7 @@ class Output(Question):
     Args:
         prompt: the prompt that the user has in mind.
         concept: words of the prompt.
+        anchor: of a contribution, words that stand in the concept's place in c-, as of `Concept`.
         pictures: that show the concept: a `TrainingSet`, or a folder or file of such. A picture's
             own caption is used where it names the concept, else the prompt. None for pictures that
             the model makes, one for each draw.
@@ -64,6 +65,7 @@ class Output(Question):
 
     prompt: str
     concept: str
+    anchor: str = ""
     pictures: TrainingSet | str | Path | None = None
     context: str = "auto"
     draws: int | None = DRAWS
@@ -76,7 +78,12 @@ class Output(Question):
     @property
     def _concept(self) -> Concept:
         return Concept(
-            self.prompt, self.concept, context=self.context, draws=self.draws, seed=self.seed
+            self.prompt,
+            self.concept,
+            anchor=self.anchor,
+            context=self.context,
+            draws=self.draws,
+            seed=self.seed,
         )
 
     @property
@@ -110,7 +117,7 @@ class Output(Question):
         """The pictures."""
         draws = self.draws or MOST_DRAWS
         if self._given is not None:
-            return given(self._given, self.prompt, self.concept, draws, self.seed)
+            return given(self._given, self._concept, draws)
         contexts = choose_contexts(self._concept, setting.captions)
         return Made(contexts.pairs, self.seed, self.guidance, setting.picture)
 
@@ -168,6 +175,9 @@ class OutputDrawer:
         """On which pictures."""
         what = {"loss": "by the loss", "contribution": "by what its words gain"}[self.query.kind]
         facts = {"output": self.query.kind, "pictures": self.shown.words}
+        if self.query.anchor:
+            what += f" over {self.query.anchor!r}"
+            facts["anchor"] = self.query.anchor
         return Description(f"{what} on {self.shown.words}", facts)
 
     def key(self, draws: range) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import BadImageError, QueryError
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
+from headwater.queries.concept import Concept
 from headwater.queries.draws import without_repeats
 from headwater.queries.image import Image
 from headwater.queries.query import Pictured
@@ -57,8 +58,7 @@ class Given:
 
     pictures: TrainingSet
     order: Sequence[int]
-    prompt: str
-    concept: str
+    query: Concept
 
     @property
     def words(self) -> str:
@@ -69,8 +69,9 @@ class Given:
     def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
         """Of each picture's caption, or of the question's prompt."""
         captions = [self.pictures.samples[self.order[draw]].caption for draw in draws]
-        named = [c if contains(c, self.concept) else self.prompt for c in captions]
-        return [(caption, without(caption, self.concept)) for caption in named]
+        words, anchor = self.query.concept, self.query.anchor
+        named = [c if contains(c, words) else self.query.prompt for c in captions]
+        return [(caption, without(caption, words, anchor)) for caption in named]
 
     def key(self, draw: int) -> Any:
         """The picture, by the fingerprint of its set."""
@@ -91,11 +92,11 @@ class Given:
         return denoiser.encode_images(images)
 
 
-def given(pictures: TrainingSet, prompt: str, concept: str, draws: int, seed: int) -> Given:
+def given(pictures: TrainingSet, query: Concept, draws: int) -> Given:
     """These pictures in an order that the seed decides."""
     rows = range(len(pictures))
-    order = without_repeats(rows, draws, random.Random(f"{seed}|{pictures.fingerprint}"))
-    return Given(pictures, order, prompt, concept)
+    order = without_repeats(rows, draws, random.Random(f"{query.seed}|{pictures.fingerprint}"))
+    return Given(pictures, order, query)
 
 
 @dataclass(frozen=True)

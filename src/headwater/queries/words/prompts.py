@@ -109,8 +109,11 @@ def contains(text: str, words: str) -> bool:
     return word_pattern(words).search(text) is not None
 
 
-def without(text: str, words: str) -> str:
-    """`text` with every occurrence of `words` taken out and the gap tidied.
+def without(text: str, words: str, anchor: str = "") -> str:
+    """`text` with every occurrence of `words` taken out and the gap tidied, or an anchor there.
+
+    An anchor is what the thing is called if not by its own name (Kumari et al. 2023, "anchor
+    concept"): "shape" for "star".
 
     >>> without("Pikachu in the style of Pablo Picasso", "Pablo Picasso")
     'Pikachu'
@@ -120,7 +123,11 @@ def without(text: str, words: str) -> str:
     'an orange star on a striped background'
     >>> without("1girl, (star:1.2), night", "star")
     '1girl, night'
+    >>> without("an orange star in hatched style", "star", anchor="shape")
+    'an orange shape in hatched style'
     """
+    if anchor.strip():
+        return _anchored(text, words, anchor.strip())
     text = _reduced(word_pattern(words).sub(_HOLE, text), _WRAPPING)
     for pattern, replacement in _GRAMMAR:
         text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
@@ -129,6 +136,14 @@ def without(text: str, words: str) -> str:
     text = re.sub(rf"\s*{_HOLE}\s*", " ", text)
     text = re.sub(r"\s+", " ", text).strip(" ,.;:-，、。；：")
     return text if re.search(r"\w", text) else ""
+
+
+def _anchored(text: str, words: str, anchor: str) -> str:
+    """`text` with an anchor for `words`: "a star" -> "an object"."""
+    holes = word_pattern(words).sub(_HOLE, text)
+    article = "n" if anchor[0].casefold() in "aeiou" else ""
+    holes = re.sub(rf"\b(a)n?(\s+{_HOLE})", rf"\1{article}\2", holes, flags=re.IGNORECASE)
+    return holes.replace(_HOLE, anchor)
 
 
 def _reduced(text: str, rules: Sequence[tuple[str, str]]) -> str:
