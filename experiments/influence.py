@@ -8,10 +8,13 @@ that the outputs were measured on, or such as the model makes itself.
     export OMP_NUM_THREADS=1
     python experiments/influence.py tables [--methods ekfac trak gradient-dot kfac]
     python experiments/influence.py sizes        what a projection and the draws of an index cost
+    python experiments/influence.py models --second    train what had no part in any choice
+    python experiments/influence.py tables --second    the same questions of that
 
-Rows are weighed as the model's training weighed timesteps (`shapes-first`), four draws of noise at
-each of ten timesteps, and keep every number (`--projection identity`). Everything lies in
-`experiments/results/influence`.
+`--second` is another model and its halves: the other 1,000 training pictures, other random halves,
+other seeds of weights and batches. Rows are weighed as the models' training weighed timesteps
+(`shapes-first`), four draws of noise at each of ten timesteps, and keep every number (`--projection
+identity`). Everything lies in `experiments/results/influence`, but for the models.
 """
 
 from __future__ import annotations
@@ -23,21 +26,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, about, parser
-from scenes import SEEN, output_of, plan_of, trained, unseen_of
-from scenes_sizes import data_of, folder
+from common import RESULTS, about, add_workers, executor_of, parser
+from influence_models import FIRST, SECOND, Trained
+from scenes import SEEN, output_of, unseen_of
 
-from headwater import Contribution, Denoiser, Loss, Session, TrainingSet, build_index, from_images
+from headwater import (
+    Contribution,
+    Denoiser,
+    Loss,
+    Session,
+    TrainingSet,
+    build_index,
+    from_images,
+)
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, membership
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining import scene_outputs
-from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_rows
+from headwater.evaluation.retraining.retrain import Measured
+from headwater.evaluation.studies.subset_plan import collect, lds_rows
 from headwater.queries.concept import Concept
 from headwater.queries.outputs.output import Output
-from headwater.runtime.executor import THIS_PROCESS
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 ASKED = ("ekfac", "trak", "gradient-dot", "kfac")
@@ -45,7 +56,7 @@ OUTPUTS: dict[str, type[Output]] = {"contribution": Contribution, "loss": Loss}
 PARAMETERS = "attn2"
 RECIPE: dict[str, Any] = {"loss_weights": "shapes-first", "draws": 4, "parameters": PARAMETERS}
 # Of a question: on held-out pictures, several for each; on pictures that the model makes.
-HELD_DRAWS, MADE_DRAWS = 64, 32
+HELD_DRAWS, MADE_DRAWS, SLIDER_DRAWS = 64, 160, 32
 SIZES = {
     "8,192 features, 1 draw": {"dim": 8192, "draws": 1},
     "32,768 features, 1 draw": {"dim": 32_768, "draws": 1},
@@ -55,42 +66,52 @@ SIZES = {
 
 
 def main() -> None:
-    command = parser(__doc__, "tables", "sizes")
+    command = parser(__doc__, "models", "tables", "sizes")
+    add_workers(command)
+    command.add_argument("--second", action="store_true", help="the model that nothing chose on")
     command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
     given = command.parse_args()
+    if given.full:
+        command.error("--full is not of this experiment")
     torch.set_num_threads(1)
-    plan = plan_of(given.full, None, None)
-    truths = read_truths("scenes", data_of(given.full).samples)
+    study = SECOND if given.second else FIRST
+    measured = study.trained(executor_of(given), given.device)
+    if given.stage != "models":
+        make_tables(study, measured, given)
+
+
+def make_tables(study: Trained, measured: list[Measured], given: argparse.Namespace) -> None:
+    """Ask the model of everything, and compare with what the others put out."""
+    truths = read_truths("scenes", study.data.samples)
     if given.stage == "tables":
         answers = {output: known(truths, output) for output in OUTPUTS}
         for method in given.methods:
-            session = session_of(method, plan, given)
+            session = session_of(method, study, given.device)
             for output in OUTPUTS:
                 answers[output] |= asked(session, method, output, truths)
         if "ekfac" in given.methods:
-            add_presence(session_of("ekfac", plan, given), truths, answers)
+            add_presence(session_of("ekfac", study, given.device), truths, answers)
         for output, found in answers.items():
-            table(output, f"scenes-{output}", plan, found, given)
+            table(output, f"{study.name}-{output}", study, measured, found, given)
     else:
         found = {}
         for name, changes in SIZES.items():
-            session = session_of("ekfac", plan, given, **changes)
+            session = session_of("ekfac", study, given.device, **changes)
             found[name] = on_held_out(session, "ekfac", "contribution", truths)
         found[MEMBERSHIP] = membership(truths)
-        table("contribution", "sizes", plan, found, given)
+        table("contribution", f"{study.name}-sizes", study, measured, found, given)
 
 
-def session_of(method: str, plan: SubsetPlan, given: argparse.Namespace, **changes: Any) -> Session:
+def session_of(method: str, study: Trained, device: str, **changes: Any) -> Session:
     """The index of the model of everything for a method, built or found."""
     recipe = {**RECIPE, **changes}
     if method == "ekfac" or method == "kfac":
         recipe = {"projection": "identity", **recipe} if "dim" not in changes else recipe
     shared = "dsm" if method in ("trak", "gradient-dot") else method
     name = "-".join([shared, *(f"{key}={value}" for key, value in changes.items())])
-    model = Denoiser.load(folder(given.full) / "models" / plan.full.name, given.device)
+    model = Denoiser.load(study.folder / "models" / study.plan.full.name, device)
     built_for = "trak" if shared == "dsm" else method
-    out = RESULTS / "influence" / "indexes" / name
-    return Session(build_index(model, data_of(given.full), out, method=built_for, **recipe))
+    return Session(build_index(model, study.data, study.indexes / name, method=built_for, **recipe))
 
 
 # --- what is asked --------------------------------------------------------------------------------
@@ -138,7 +159,7 @@ def on_its_own(session: Session, method: str, output: str, truths: Sequence[Trut
 def slider(session: Session, method: str, truths: Sequence[Truth]) -> np.ndarray:
     """The question of Concept-TRAK."""
     return np.stack([
-        session.attribute(Concept(t.concept, t.concept, draws=MADE_DRAWS), method=method).scores
+        session.attribute(Concept(t.concept, t.concept, draws=SLIDER_DRAWS), method=method).scores
         for t in truths
     ])  # fmt: skip
 
@@ -163,12 +184,19 @@ def add_presence(
         session.attribute(Concept(t.concept, t.concept), method="presence").scores > 0
         for t in truths
     ])  # fmt: skip
-    unnamed = seen * (1 - named)
+    unnamed = seen * (1 - of_its_kind(truths, named))
     for output, found in answers.items():
         found["presence"] = weighed(output, named, unnamed)
         for pictures in ("held-out", "its own"):
             both = standard(found["presence"]) + standard(found[f"ekfac, {pictures} pictures"])
             found[f"presence + ekfac, {pictures} pictures"] = both
+
+
+def of_its_kind(truths: Sequence[Truth], named: np.ndarray) -> np.ndarray:
+    """Whether an image's caption names the concept or another colour, object, and so on, [q, n]."""
+    kinds = [next(k for k, v in ATTRIBUTES.items() if t.concept in v) for t in truths]
+    same = np.array([[own == other for other in kinds] for own in kinds])
+    return (same @ named > 0).astype(float)
 
 
 def weighed(output: str, named: np.ndarray, unnamed: np.ndarray) -> np.ndarray:
@@ -197,12 +225,13 @@ def known(truths: Sequence[Truth], output: str) -> dict[str, np.ndarray]:
 def table(
     output: str,
     name: str,
-    plan: SubsetPlan,
+    study: Trained,
+    measured: list[Measured],
     answers: Mapping[str, np.ndarray],
     given: argparse.Namespace,
 ) -> None:
     """LDS of each answer on an output, beside what captions alone predict."""
-    measured = trained(given.full, plan, THIS_PROCESS, given.device)
+    plan = study.plan
     found = collect(plan, measured, partial(output_of, name=output))
     rows = lds_rows(plan, found, dict(answers), MEMBERSHIP)
     unseen, words = unseen_of(plan), predicted_outputs(answers[MEMBERSHIP], plan.chosen)
@@ -214,14 +243,16 @@ def table(
             above = Interval(*lds_difference(true, predicted, words[unseen]))
             row[f"above {MEMBERSHIP!r}, halves {SEEN + 1} on"] = above
     path = RESULTS / "influence" / name
-    title = f"Concept LDS on the scenes, {output}: {plan.subsets} halves, {PARAMETERS}"
+    which = "" if study is FIRST else ", the second model"
+    title = f"Concept LDS on the scenes{which}, {output}: {plan.subsets} halves, {PARAMETERS}"
     notes = [
         f"rows: weighed as in training, {RECIPE['draws']} draws of noise at each of 10 timesteps; "
         "ekfac and kfac keep every number, damping 0.01; trak 8,192 features, damping 0.1",
         f"held-out pictures: those that the output was measured on, {HELD_DRAWS} draws; its own: "
         f"{MADE_DRAWS} pictures that the model makes under training captions that name the concept",
-        "presence: captions that name it, and images in which the model sees it without (of the "
-        "contribution, less twice those); with ekfac: the sum of both, standardised",
+        "presence: captions that name it, and images in which the model sees it whose captions "
+        "name nothing of its kind (of the contribution, less twice those); with ekfac: the sum of "
+        "both, standardised",
     ]
     write_results(path, title, about(given), rows, notes)
     print((path / "table.md").read_text())

@@ -44,7 +44,7 @@ def draw(
     denoiser: Denoiser, prompt: str, seed: int, guidance: float = 5.0, steps: int = 50
 ) -> Picture:
     """Make a picture by DDIM with classifier-free guidance, and keep its trajectory."""
-    noise = seeded_noise(denoiser.latent_shape, seed, "query")[None]
+    noise = picture_noise(denoiser, seed)[None]
     condition = denoiser.encode_captions([prompt])
     unconditional = None if guidance == 1 else denoiser.encode_captions([""])
     start = noise.to(denoiser.device, denoiser.latent_dtype)
@@ -52,6 +52,22 @@ def draw(
     x0hats = dict(path)
     x0 = x0hats[min(x0hats)]
     return Picture(denoiser.decode(x0)[0], x0, noise, x0hats, guidance, steps)
+
+
+@torch.no_grad()
+def draw_latents(
+    denoiser: Denoiser,
+    prompts: Sequence[str],
+    noise: Float[Tensor, "b c *f h w"],
+    *,
+    guidance: float,
+    steps: int,
+) -> Float[Tensor, "b c *f h w"]:
+    """Latents of a picture of each prompt, all in one batch, by `draw`'s guidance."""
+    start = noise.to(denoiser.device, denoiser.latent_dtype)
+    condition = denoiser.encode_captions(prompts)
+    empty = None if guidance == 1 else denoiser.encode_captions([""] * len(prompts))
+    return sample(denoiser, start, condition, empty, steps=steps, guidance=guidance)
 
 
 @torch.no_grad()
@@ -133,6 +149,11 @@ def sample(
     """x0 of a picture made by DDIM: the end of its `trajectory`."""
     steps_of = trajectory(denoiser, noise, condition, unconditional, steps=steps, guidance=guidance)
     return [x0hat for _, x0hat in steps_of][-1]
+
+
+def picture_noise(denoiser: Denoiser, seed: int) -> Float[Tensor, "c *f h w"]:
+    """Where the picture of a seed begins."""
+    return seeded_noise(denoiser.latent_shape, seed, "query")
 
 
 def seeded_noise(shape: Sequence[int], *key: object) -> Tensor:

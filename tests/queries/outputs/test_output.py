@@ -131,8 +131,9 @@ def test_pictures_are_made_under_the_contexts_of_a_concept(session):
     assert drawer.shown.pairs([0, 1]) == [(WORD, "")] * 2
     asked = drawer.shown.asked(2)
     assert (asked.prompt, asked.seed, asked.guidance, asked.steps) == (WORD, 2, 2.0, 25)
-    x0 = drawer.shown.latents(session.denoiser, [2])
-    torch.testing.assert_close(x0.double(), session.picture(asked).x0.double())
+    x0 = drawer.shown.latents(session.denoiser, [2, 0])
+    alone = [session.picture(drawer.shown.asked(draw)).x0 for draw in (2, 0)]
+    torch.testing.assert_close(x0, torch.cat(alone))
     answer = session.attribute(query)
     assert "by what its words gain on pictures that the model makes of it" in answer.asked
     assert np.isfinite(answer.scores).all()

@@ -18,7 +18,7 @@ from headwater.features.objectives import Objective, image_objectives
 from headwater.features.spec import ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import captions_kept, frozen
-from headwater.models.sampling import sample, seeded_noise
+from headwater.models.sampling import draw_latents, seeded_noise
 from headwater.models.schedule import evenly_spaced
 
 _NOISED = Side("noising", "dsm")
@@ -110,12 +110,7 @@ def samples(
     for start in range(0, len(prompts), BATCH):
         part = prompts[start : start + BATCH]
         noise = starting_noise(denoiser, seeds[start : start + BATCH])
-        begun = noise.to(denoiser.device, denoiser.latent_dtype)
-        condition = denoiser.encode_captions(part)
-        empty = denoiser.encode_captions([""] * len(part))
-        x0 = sample(
-            denoiser, begun, condition, empty, steps=sampler.steps, guidance=sampler.guidance
-        )
+        x0 = draw_latents(denoiser, part, noise, steps=sampler.steps, guidance=sampler.guidance)
         latents.append(x0.cpu())
     return torch.cat(latents)
 

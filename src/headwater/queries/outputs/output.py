@@ -119,7 +119,7 @@ class Output(Question):
         if self._given is not None:
             return given(self._given, self._concept, draws)
         contexts = choose_contexts(self._concept, setting.captions)
-        return Made(contexts.pairs, self.seed, self.guidance, setting.picture)
+        return Made(contexts.pairs, self.seed, self.guidance)
 
     def drawer(self, setting: Setting) -> OutputDrawer:
         """The question, ready to be asked.
