@@ -68,9 +68,7 @@ def test_a_bad_image_stops_workers_and_leaves_what_can_be_gone_on_with(tmp_path,
         build_index(denoiser, load_dataset(folder), tmp_path / "out", executor=TWO, **RECIPE)
     written = list((tmp_path / "out").rglob("*.safetensors"))
     assert len(written) < 4 and bool(written) == (tmp_path / "out").exists()
-    built = build_index(
-        denoiser, load_dataset(folder), tmp_path / "out", executor=TWO, skip_bad=True, **RECIPE
-    )
+    built = build_index(denoiser, load_dataset(folder), tmp_path / "out", skip_bad=True, **RECIPE)
     assert len(built) == 199 and built.manifest.skipped == [broken.name]
 
 
