@@ -39,25 +39,21 @@ def weights(session):
     return [p for name in layers for p in modules[name].parameters(recurse=False)]
 
 
-def weight(denoiser, t):
-    return shapes_first(denoiser.schedule)[t].item()
-
-
 def denoising_gradient(session, rows, draws):
     """Gradient of the model's training loss on these pictures, over many noises."""
     denoiser, index = session.denoiser, session.index
     x0 = denoiser.encode_images([index.image(row) for row in rows])
-    condition = denoiser.encode_captions([index.samples[row].caption for row in rows])
+    x0 = x0.repeat(draws, *[1] * (x0.ndim - 1))
+    condition = denoiser.encode_captions([index.samples[row].caption for row in rows] * draws)
+    weighed, shape = shapes_first(denoiser.schedule), denoiser.latent_shape
     total = [torch.zeros_like(w) for w in weights(session)]
-    for draw in range(draws):
-        for t in TIMESTEPS:
-            shape = denoiser.latent_shape
-            noise = torch.stack([seeded_noise(shape, "tune", t, r, draw) for r in rows])
-            xt = denoiser.schedule.noised(x0, noise, t)
-            eps = denoiser.predict(xt, t, condition)
-            loss = weight(denoiser, t) * (eps - noise).square().mean() / (draws * len(TIMESTEPS))
-            for sum_, g in zip(total, torch.autograd.grad(loss, weights(session)), strict=True):
-                sum_ += g
+    for t in TIMESTEPS:
+        noise = [seeded_noise(shape, "tune", t, r, draw) for draw in range(draws) for r in rows]
+        noise = torch.stack(noise)
+        eps = denoiser.predict(denoiser.schedule.noised(x0, noise, t), t, condition)
+        loss = weighed[t] * (eps - noise).square().mean() / len(TIMESTEPS)
+        for sum_, g in zip(total, torch.autograd.grad(loss, weights(session)), strict=True):
+            sum_ += g
     return total
 
 
