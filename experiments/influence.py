@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from common import RESULTS, about, add_workers, executor_of, parser
 from influence_models import FIRST, SECOND, Trained
-from scenes import SEEN, output_of, unseen_of
+from scenes import SEEN, unseen_of
 
 from headwater import (
     Contribution,
@@ -46,6 +46,7 @@ from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predi
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining import scene_outputs
 from headwater.evaluation.retraining.retrain import Measured
+from headwater.evaluation.retraining.scene_outputs import SceneMeasure
 from headwater.evaluation.studies.subset_plan import collect, lds_rows
 from headwater.queries.concept import Concept
 from headwater.queries.outputs.output import Output
@@ -88,7 +89,7 @@ def make_tables(study: Trained, measured: list[Measured], given: argparse.Namesp
         for method in given.methods:
             session = session_of(method, study, given.device)
             for output in OUTPUTS:
-                answers[output] |= asked(session, method, output, truths)
+                answers[output] |= asked(session, method, output, truths, study.measure)
         if "ekfac" in given.methods:
             add_presence(session_of("ekfac", study, given.device), truths, answers)
         for output, found in answers.items():
@@ -97,7 +98,7 @@ def make_tables(study: Trained, measured: list[Measured], given: argparse.Namesp
         found = {}
         for name, changes in SIZES.items():
             session = session_of("ekfac", study, given.device, **changes)
-            found[name] = on_held_out(session, "ekfac", "contribution", truths)
+            found[name] = on_held_out(session, "ekfac", "contribution", truths, study.measure)
         found[MEMBERSHIP] = membership(truths)
         table("contribution", f"{study.name}-sizes", study, measured, found, given)
 
@@ -118,19 +119,21 @@ def session_of(method: str, study: Trained, device: str, **changes: Any) -> Sess
 
 
 @cache
-def held_out(concept: str) -> TrainingSet:
+def held_out(concept: str, measure: SceneMeasure) -> TrainingSet:
     """The pictures that outputs of a concept were measured on, captioned in full."""
-    shown = [p for p in scene_outputs.MEASURE.held_out() if p.shows(concept)]
+    shown = [p for p in measure.held_out() if p.shows(concept)]
     captions = [scene_outputs.full_caption(picture) for picture in shown]
     return from_images([picture.draw() for picture in shown], captions)
 
 
-def on_held_out(session: Session, method: str, output: str, truths: Sequence[Truth]) -> np.ndarray:
+def on_held_out(
+    session: Session, method: str, output: str, truths: Sequence[Truth], measure: SceneMeasure
+) -> np.ndarray:
     """Scores of every concept, [q, n]."""
     question = OUTPUTS[output]
     rows = []
     for truth in truths:
-        pictures = held_out(truth.concept)
+        pictures = held_out(truth.concept, measure)
         prompt, (words, anchor) = pictures.samples[0].caption, asked_as(truth.concept, output)
         query = question(prompt, words, anchor, pictures=pictures, draws=HELD_DRAWS)
         rows.append(session.attribute(query, method=method).scores)
@@ -165,10 +168,10 @@ def slider(session: Session, method: str, truths: Sequence[Truth]) -> np.ndarray
 
 
 def asked(
-    session: Session, method: str, output: str, truths: Sequence[Truth]
+    session: Session, method: str, output: str, truths: Sequence[Truth], measure: SceneMeasure
 ) -> dict[str, np.ndarray]:
     """All that a method is asked."""
-    found = {f"{method}, held-out pictures": on_held_out(session, method, output, truths)}
+    found = {f"{method}, held-out pictures": on_held_out(session, method, output, truths, measure)}
     if method == "ekfac":
         found[f"{method}, its own pictures"] = on_its_own(session, method, output, truths)
         found[f"{method}, slider"] = slider(session, method, truths)
@@ -222,6 +225,10 @@ def known(truths: Sequence[Truth], output: str) -> dict[str, np.ndarray]:
 # --- the tables -----------------------------------------------------------------------------------
 
 
+def output_of(measured: Measured, name: str, **which: Any) -> np.ndarray:
+    return scene_outputs.by_concept(measured, **which)[name]
+
+
 def table(
     output: str,
     name: str,
@@ -232,7 +239,7 @@ def table(
 ) -> None:
     """LDS of each answer on an output, beside what captions alone predict."""
     plan = study.plan
-    found = collect(plan, measured, partial(output_of, name=output))
+    found = collect(plan, measured, partial(output_of, name=output, measure=study.measure))
     rows = lds_rows(plan, found, dict(answers), MEMBERSHIP)
     unseen, words = unseen_of(plan), predicted_outputs(answers[MEMBERSHIP], plan.chosen)
     for row in rows[:-1]:
@@ -242,6 +249,12 @@ def table(
         if row["method"] != MEMBERSHIP:
             above = Interval(*lds_difference(true, predicted, words[unseen]))
             row[f"above {MEMBERSHIP!r}, halves {SEEN + 1} on"] = above
+    even, odd = (
+        collect(plan, measured, partial(output_of, name=output, measure=study.measure, some=some))
+        for some in (slice(None, None, 2), slice(1, None, 2))
+    )
+    alike = Interval(*lds_interval(even.outputs, odd.outputs))
+    rows.append({"method": "one half of the pictures by the other", "LDS": alike})
     path = RESULTS / "influence" / name
     which = "" if study is FIRST else ", the second model"
     title = f"Concept LDS on the scenes{which}, {output}: {plan.subsets} halves, {PARAMETERS}"

@@ -9,8 +9,8 @@ from common import RESULTS
 from scenes_sizes import REDUCED
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.evaluation.retraining import scene_outputs
 from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
+from headwater.evaluation.retraining.scene_outputs import MEASURE, SceneMeasure
 from headwater.evaluation.studies.subset_plan import SubsetPlan
 from headwater.runtime.executor import Executor
 
@@ -28,6 +28,7 @@ class Trained:
         first: of the training pictures.
         plan: which halves.
         seed: added to those of the plan's models.
+        measure: of each model.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Trained:
     first: int = 0
     plan: SubsetPlan = HALVES
     seed: int = 0
+    measure: SceneMeasure = MEASURE
 
     @property
     def data(self) -> TrainingSet:
@@ -44,8 +46,8 @@ class Trained:
 
     def trained(self, executor: Executor, device: str) -> list[Measured]:
         """What was measured of every model."""
-        scenes, encoder = scene_outputs.MEASURE, Denoiser.load("scenes", "cpu")
-        measure = Measure(scenes, scenes.facts())
+        encoder = Denoiser.load("scenes", "cpu")
+        measure = Measure(self.measure, self.measure.facts())
         study = study_of(self.folder, REDUCED, self.data, encoder, measure, device)
         tasks = [replace(task, seed=task.seed + self.seed) for task in self.plan.tasks()]
         return retrain(study, tasks, executor)
@@ -59,4 +61,5 @@ SECOND = Trained(
     first=IMAGES,
     plan=replace(HALVES, seed=1),
     seed=100,
+    measure=SceneMeasure(pictures=500),  # all that are held out
 )

@@ -109,14 +109,18 @@ MEASURE = SceneMeasure()  # what the experiments' models are measured by
 
 
 def by_concept(
-    measured: Measured, measure: SceneMeasure = MEASURE
+    measured: Measured, measure: SceneMeasure = MEASURE, some: slice = slice(None)
 ) -> dict[str, Float[np.ndarray, " q"]]:
-    """Three outputs for each of `CONCEPTS`, all as losses: lower is more of the concept."""
-    held_out = measure.held_out()
-    losses = np.array(measured["losses"])
+    """Three outputs for each of `CONCEPTS`, all as losses: lower is more of the concept.
+
+    Args:
+        some: of which of the pictures held out; the rate is of none of them.
+    """
+    held_out = measure.held_out()[some]
+    losses = np.array(measured["losses"])[some]
     outputs = {"loss": [], "contribution": []}
     for attribute, values in ATTRIBUTES.items():
-        gained = losses - np.array(measured[f"without {attribute}"])
+        gained = losses - np.array(measured[f"without {attribute}"])[some]
         for value in values:
             rows = np.array([p.scene.attributes[attribute] == value for p in held_out])
             outputs["loss"].append(losses[rows].mean())
