@@ -81,8 +81,8 @@ def require_no_prompts(query: Concept, method: str) -> None:
     prompts = query.minus is not None or query.base is not None or query.anchor
     if prompts or query.context != "auto" or query.swap:
         raise MethodError(
-            f"{method} asks by captions and compares no prompts: leave out --minus, "
-            "--anchor, --base, --context and --swap"
+            f"{method} asks by captions and compares no prompts: leave out --minus, --base, "
+            "--anchor, --context and --swap"
         )
 
 
