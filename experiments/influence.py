@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from common import RESULTS, about, add_workers, executor_of, parser
 from influence_models import FIRST, SECOND, Trained
-from scenes import SEEN, unseen_of
+from scenes import SEEN, output_of, unseen_of
 
 from headwater import (
     Contribution,
@@ -223,10 +223,6 @@ def known(truths: Sequence[Truth], output: str) -> dict[str, np.ndarray]:
 
 
 # --- the tables -----------------------------------------------------------------------------------
-
-
-def output_of(measured: Measured, name: str, **which: Any) -> np.ndarray:
-    return scene_outputs.by_concept(measured, **which)[name]
 
 
 def table(

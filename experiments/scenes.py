@@ -35,6 +35,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -263,8 +264,8 @@ def held_row(
     }
 
 
-def output_of(measured: Measured, name: str) -> np.ndarray:
-    return scene_outputs.by_concept(measured)[name]
+def output_of(measured: Measured, name: str, **which: Any) -> np.ndarray:
+    return scene_outputs.by_concept(measured, **which)[name]
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ def _require_output(given: Mapping[str, Any], way: str) -> None:
     asked = f"--ask {ask}"
     if way != "--concept":
         raise QueryError(f"{asked} is of words of a prompt: give --concept")
-    names = ("minus", "base", "swap", *(["anchor"] if ask == "loss" else []))
-    _refuse({f"--{name}": given[name] not in (None, False, "") for name in names}, asked)
+    names = ("minus", "base", "swap")
+    _refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
     if given["pictures"] is not None:
         of_made = {
             "--context": given["context"] != "auto",

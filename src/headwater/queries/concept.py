@@ -38,8 +38,6 @@ class Concept(Question):
         prompt: the prompt that the user has in mind.
         concept: words of the prompt.
         minus: the complementary prompt; by default `prompt` with the words taken out.
-        anchor: words that stand in the concept's place in c-, as "shape" for "star"; by default
-            its words are taken out and nothing stands there.
         base: the prompt under which trajectories run and gradients are taken; by default c+.
         context: "prompt" asks in this one prompt, as the paper does; "bare" asks for the words
             alone against the empty prompt; "auto" over training captions that name the concept,
@@ -51,6 +49,8 @@ class Concept(Question):
         swap: exchange c+ and c- in every context, and so ask for the lack of the concept.
         alternatives: for `presence`: other values that an image could show in the concept's place,
             as other colours; None takes those that captions have there, () none.
+        anchor: words that stand in the concept's place in c-, as "shape" for "star"; by default
+            its words are taken out and nothing stands there.
 
     Raises:
         QueryError: the words are no text or not in the prompt, c+ equals c-, the anchor names the
@@ -63,13 +63,13 @@ class Concept(Question):
     prompt: str
     concept: str
     minus: str | None = None
-    anchor: str = ""
     base: str | None = None
     context: str = "auto"
     draws: int | None = DRAWS
     seed: int = 0
     swap: bool = False
     alternatives: tuple[str, ...] | None = None
+    anchor: str = ""
 
     kind = "concept"
 

@@ -166,6 +166,8 @@ def test_what_is_refused(session, pictures, tiny_model):
         Contribution(PROMPT, "fish")
     with pytest.raises(QueryError, match="--anchor 'a star' names 'star' itself"):
         Contribution(PROMPT, WORD, anchor="a star")
+    with pytest.raises(QueryError, match="--anchor does not go with --ask loss"):
+        Loss(PROMPT, WORD, anchor="shape")
     with pytest.raises(QueryError, match="--draws 0 must be at least 1"):
         Loss(PROMPT, WORD, draws=0)
     with pytest.raises(MethodError, match="cannot be asked for the loss on pictures of a concept"):

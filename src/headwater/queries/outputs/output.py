@@ -60,7 +60,7 @@ class Output(Question):
         guidance: of made pictures.
 
     Raises:
-        QueryError: the words are no text or not in the prompt.
+        QueryError: the words are no text or not in the prompt, or a loss is given an anchor.
     """
 
     prompt: str
@@ -150,6 +150,11 @@ class Loss(Output):
     """
 
     kind = "loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anchor:
+            raise QueryError("--anchor does not go with --ask loss, which has no c-: leave it out")
 
 
 def output_named(kind: str) -> type[Output]:
