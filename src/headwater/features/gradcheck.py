@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 import torch
@@ -157,17 +158,19 @@ def _widen(twin: Denoiser) -> None:
     twin.dtype = twin.latent_dtype = torch.float64
 
 
+def _note_silent(silent: list[str], name: str, *_: object) -> None:
+    if not torch.is_grad_enabled():
+        silent.append(name)
+
+
 def _require_gradients(denoiser: Denoiser, names: Sequence[str], x0, condition) -> None:
     """Refuse layers that the network calls under `torch.no_grad`."""
     silent: list[str] = []
-
-    def listener(name: str):
-        return lambda *_: None if torch.is_grad_enabled() else silent.append(name)
-
-    handles = [
-        (layer.owner if isinstance(layer, Bare) else layer).register_forward_hook(listener(name))
-        for name, layer in denoiser.layers_named(names).items()
-    ]
+    handles = []
+    for name, layer in denoiser.layers_named(names).items():
+        called = layer.owner if isinstance(layer, Bare) else layer
+        listener = partial(_note_silent, silent, name)
+        handles.append(called.register_forward_hook(listener))
     xt, t, c, _ = _asked(denoiser, x0[:1], None if condition is None else condition[:1])
     try:
         with torch.enable_grad():

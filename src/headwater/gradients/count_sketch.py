@@ -9,6 +9,7 @@ additions do not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -29,23 +30,21 @@ def sketched(sizes: Sequence[int], dim: int, seed: int, device: torch.device) ->
     # A layer smaller than k, and the rest of a larger one, starts where chance says.
     start = int(torch.randint(dim, (), generator=generator))
     if len(sizes) == 1:
-        return [_whole(order.to(device), sign.to(device), start, dim)]
+        order, sign = order.to(device), sign.to(device)
+        return [partial(_add_whole, order, sign[order].float(), start)]
     features = _features(order, start, dim)
     parts = zip(features.split(list(sizes)), sign.split(list(sizes)), strict=True)
     return [_block(*part, dim, device) for part in parts]
 
 
-def _whole(order: Tensor, sign: Tensor, start: int, dim: int) -> Place:
+def _add_whole(order: Tensor, sign: Tensor, start: int, out: Tensor, rows: Tensor) -> None:
+    """`sign` is in the order of the shuffled coordinates."""
+    dim = out.shape[1]
     whole = len(order) // dim * dim
-    sign = sign[order].float()  # in the order of the shuffled coordinates
-
-    def place(out: Tensor, rows: Tensor) -> None:
-        shuffled = rows.index_select(1, order).mul_(sign)
-        if whole:
-            out += shuffled[:, :whole].unflatten(1, (-1, dim)).sum(1)
-        add_around(out, shuffled[:, whole:], start)
-
-    return place
+    shuffled = rows.index_select(1, order).mul_(sign)
+    if whole:
+        out += shuffled[:, :whole].unflatten(1, (-1, dim)).sum(1)
+    add_around(out, shuffled[:, whole:], start)
 
 
 def add_around(out: Float[Tensor, "b k"], values: Float[Tensor, "b n"], start: int) -> None:
@@ -56,7 +55,7 @@ def add_around(out: Float[Tensor, "b k"], values: Float[Tensor, "b n"], start: i
 
 
 def _features(order: Tensor, start: int, dim: int) -> Tensor:
-    """Of each coordinate j, h(j) as `_whole` lays it out."""
+    """Of each coordinate j, h(j) as `_add_whole` lays it out."""
     places = torch.arange(len(order), dtype=torch.int32)
     rest = len(order) - len(order) % dim
     places[rest:] += start - rest
@@ -76,9 +75,8 @@ def _block(features: Tensor, sign: Tensor, dim: int, device: torch.device) -> Pl
     table = torch.zeros(int(counts.max()), dim, dtype=torch.int32)
     signs = torch.zeros_like(table, dtype=torch.int8)
     table[row, column], signs[row, column] = order.int(), sign[order]
-    table, signs = table.flatten().to(device), signs.flatten().to(device)
+    return partial(_add_block, table.flatten().to(device), signs.flatten().to(device))
 
-    def place(out: Tensor, rows: Tensor) -> None:
-        out += rows.index_select(1, table).mul_(signs).unflatten(1, (-1, dim)).sum(1)
 
-    return place
+def _add_block(table: Tensor, signs: Tensor, out: Tensor, rows: Tensor) -> None:
+    out += rows.index_select(1, table).mul_(signs).unflatten(1, (-1, out.shape[1])).sum(1)

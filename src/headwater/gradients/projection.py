@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
@@ -91,29 +92,25 @@ def layer_seed(seed: int, layer: str) -> int:
 # --- projections of a gradient that is formed for a moment ----------------------------------------
 
 
-def _formed(form: Form, place: Place) -> Adder:
-    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
-        parts = list(form.blocks(calls))
-        rows = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        place(out, rows)
-        return torch.linalg.vector_norm(rows, dim=1)
-
-    return add
+def _add_formed(form: Form, place: Place, out: Tensor, calls: Sequence[Call]) -> Tensor:
+    parts = list(form.blocks(calls))
+    rows = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    place(out, rows)
+    return torch.linalg.vector_norm(rows, dim=1)
 
 
 def _streamed(form: Form, places: Sequence[Place]) -> Adder:
     """The same block by block; a place for each of them."""
-    if len(places) == 1:
-        return _formed(form, places[0])
+    one = len(places) == 1
+    return partial(_add_formed, form, places[0]) if one else partial(_add_blocks, form, places)
 
-    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
-        norms = []
-        for place, rows in zip(places, form.blocks(calls), strict=True):
-            place(out, rows)
-            norms.append(torch.linalg.vector_norm(rows, dim=1))
-        return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
-    return add
+def _add_blocks(form: Form, places: Sequence[Place], out: Tensor, calls: Sequence[Call]) -> Tensor:
+    norms = []
+    for place, rows in zip(places, form.blocks(calls), strict=True):
+        place(out, rows)
+        norms.append(torch.linalg.vector_norm(rows, dim=1))
+    return torch.linalg.vector_norm(torch.stack(norms), dim=0)
 
 
 def _count_sketch(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
@@ -142,18 +139,17 @@ def _mask(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, 
 
 def _kept(chosen: Tensor, start: int, scale: float, sizes: Sequence[int]) -> list[Place]:
     """The chosen coordinates, times the scale, in features from `start` on; block by block."""
-
-    def kept(coordinates: Tensor, features: Tensor) -> Place:
-        def place(out: Tensor, rows: Tensor) -> None:
-            out[:, features] += rows.index_select(1, coordinates) * scale
-
-        return place
-
     places = []
     for first, end in pairwise(accumulate(sizes, initial=0)):
         (inside,) = ((chosen >= first) & (chosen < end)).nonzero(as_tuple=True)
-        places.append(kept(chosen[inside] - first, inside + start))
+        places.append(partial(_add_kept, chosen[inside] - first, inside + start, scale))
     return places
+
+
+def _add_kept(
+    coordinates: Tensor, features: Tensor, scale: float, out: Tensor, rows: Tensor
+) -> None:
+    out[:, features] += rows.index_select(1, coordinates) * scale
 
 
 def _shares(sizes: Mapping[str, int], dim: int) -> dict[str, int]:
@@ -184,29 +180,32 @@ def _identity(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[s
 
 def _gaussian(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Independent normal entries of variance 1/k."""
-    draw = torch.randn
-    return {name: _formed(form, _dense(draw, name, seed)) for name, form in forms.items()}
+    return _dense(torch.randn, forms, seed)
 
 
 def _rademacher(forms: Forms, dim: int, seed: int, device: torch.device) -> dict[str, Adder]:
     """Independent signs, times sqrt(1/k)."""
-
-    def draw(*shape: int, generator: torch.Generator) -> Tensor:
-        return 2.0 * torch.randint(2, shape, generator=generator) - 1
-
-    return {name: _formed(form, _dense(draw, name, seed)) for name, form in forms.items()}
+    return _dense(_signs, forms, seed)
 
 
-def _dense(draw: Callable[..., Tensor], name: str, seed: int) -> Place:
-    """A d x k matrix, drawn anew for every batch in pieces of 64 MB: it would not fit in memory."""
+def _signs(*shape: int, generator: torch.Generator) -> Tensor:
+    return 2.0 * torch.randint(2, shape, generator=generator) - 1
 
-    def place(out: Tensor, rows: Tensor) -> None:
-        dim, generator = out.shape[1], torch.Generator().manual_seed(layer_seed(seed, name))
-        for part in rows.to(out.dtype).split(max(1, 2**24 // dim), dim=1):
-            piece = draw(part.shape[1], dim, generator=generator)
-            out.addmm_(part, piece.to(out), alpha=dim**-0.5)
 
-    return place
+def _dense(draw: Callable[..., Tensor], forms: Forms, seed: int) -> dict[str, Adder]:
+    """A d x k matrix of each layer."""
+    return {
+        name: partial(_add_formed, form, partial(_add_product, draw, layer_seed(seed, name)))
+        for name, form in forms.items()
+    }
+
+
+def _add_product(draw: Callable[..., Tensor], seed: int, out: Tensor, rows: Tensor) -> None:
+    """By a matrix drawn anew for every batch, in pieces of 64 MB: it would not fit in memory."""
+    dim, generator = out.shape[1], torch.Generator().manual_seed(seed)
+    for part in rows.to(out.dtype).split(max(1, 2**24 // dim), dim=1):
+        piece = draw(part.shape[1], dim, generator=generator)
+        out.addmm_(part, piece.to(out), alpha=dim**-0.5)
 
 
 # --- a projection that never forms the gradient ---------------------------------------------------
@@ -236,15 +235,22 @@ def _two_sided(layer: nn.Module, dim: int, seed: int, device: torch.device) -> A
     left = (torch.randn(outputs, p, generator=generator) / p**0.5).to(device)
     right = (torch.randn(inputs, q, generator=generator) / q**0.5).to(device)
     start = int(torch.randint(dim, (), generator=generator))
+    return partial(_add_two_sided, layer, (left, right), start)
 
-    def add(out: Tensor, calls: Sequence[Call]) -> Tensor:
-        pairs = [factors(layer, x, gy) for x, gy in calls]
-        x, gy = (torch.cat(side, 1) for side in zip(*pairs, strict=True))  # [b, t, i], [b, t, o]
-        projected = (gy @ left.to(gy)).transpose(1, 2) @ (x @ right.to(x))  # [b, p, q]
-        add_around(out, projected.flatten(1).to(out.dtype), start)
-        return _norm_of_sum(widened(x), widened(gy))
 
-    return add
+def _add_two_sided(
+    layer: nn.Module,
+    sides: tuple[Tensor, Tensor],
+    start: int,
+    out: Tensor,
+    calls: Sequence[Call],
+) -> Tensor:
+    left, right = sides
+    pairs = [factors(layer, x, gy) for x, gy in calls]
+    x, gy = (torch.cat(side, 1) for side in zip(*pairs, strict=True))  # [b, t, i], [b, t, o]
+    projected = (gy @ left.to(gy)).transpose(1, 2) @ (x @ right.to(x))  # [b, p, q]
+    add_around(out, projected.flatten(1).to(out.dtype), start)
+    return _norm_of_sum(widened(x), widened(gy))
 
 
 def _norm_of_sum(x: Float[Tensor, "b t i"], gy: Float[Tensor, "b t o"]) -> Float[Tensor, "..."]:

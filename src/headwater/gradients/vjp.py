@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -51,8 +52,8 @@ class Tape:
             if isinstance(module, Bare):
                 self._handles += self._watched(name, module)
             else:
-                hook = self._hook(name)
-                self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+                keep = partial(self._keep, name)
+                self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -61,47 +62,49 @@ class Tape:
         self._handles.clear()
         self._seen.clear()
 
-    def _hook(self, name: str):
-        def hook(
-            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor
-        ) -> None:
-            if get_ident() != self._thread or not torch.is_grad_enabled():
-                return
-            if ".lora_A." in name and is_identity(args[0]):
-                return
-            if not out.requires_grad:
-                out.requires_grad_()
-            if torch._C._current_graph_task_id() != -1:  # within a backward pass
-                return
-            # The edge, not the tensor: later in-place changes of `out` must not move it.
-            dora = is_dora(type(module))
-            x = slope(module, args, kwargs) if dora else args[0].detach()
-            self._seen.append((name, x, get_gradient_edge(out)))
-
-        return hook
+    def _keep(
+        self,
+        name: str,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        out: Tensor,
+    ) -> None:
+        """Keep a layer's input and the edge of its output: a forward hook."""
+        if get_ident() != self._thread or not torch.is_grad_enabled():
+            return
+        if ".lora_A." in name and is_identity(args[0]):
+            return
+        if not out.requires_grad:
+            out.requires_grad_()
+        if torch._C._current_graph_task_id() != -1:  # within a backward pass
+            return
+        # The edge, not the tensor: later in-place changes of `out` must not move it.
+        x = slope(module, args, kwargs) if is_dora(type(module)) else args[0].detach()
+        self._seen.append((name, x, get_gradient_edge(out)))
 
     def _watched(self, name: str, layer: Bare) -> Iterator[RemovableHandle]:
         """Watch a parameter while the module that uses it runs, within its forward alone.
 
         A mode that stood open while a generator waits would be everybody's.
         """
-
-        def record(use: Use) -> None:
-            if torch._C._current_graph_task_id() == -1:
-                self._seen.append((name, use, get_gradient_edge(use.copies)))
-
-        def begin(*_: object) -> None:
-            if get_ident() == self._thread:
-                graph = torch.is_grad_enabled()
-                self._watches.append(Watch(layer, record) if graph else nullcontext())
-                self._watches[-1].__enter__()
-
-        def end(*_: object) -> None:
-            if get_ident() == self._thread:
-                self._watches.pop().__exit__(None, None, None)
-
+        begin = partial(self._begin, name, layer)
         yield layer.owner.register_forward_pre_hook(begin)
-        yield layer.owner.register_forward_hook(end, always_call=True)
+        yield layer.owner.register_forward_hook(self._end, always_call=True)
+
+    def _begin(self, name: str, layer: Bare, *_: object) -> None:
+        if get_ident() == self._thread:
+            watch = Watch(layer, partial(self._keep_use, name))
+            self._watches.append(watch if torch.is_grad_enabled() else nullcontext())
+            self._watches[-1].__enter__()
+
+    def _keep_use(self, name: str, use: Use) -> None:
+        if torch._C._current_graph_task_id() == -1:
+            self._seen.append((name, use, get_gradient_edge(use.copies)))
+
+    def _end(self, *_: object) -> None:
+        if get_ident() == self._thread:
+            self._watches.pop().__exit__(None, None, None)
 
     def calls(
         self, out: Float[Tensor, "b ..."], delta: Float[Tensor, "b ..."]
