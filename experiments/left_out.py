@@ -81,16 +81,15 @@ def main() -> None:
 def scenes(seed: int, count: int) -> list[Scene]:
     """The object in each colour as often, else at random."""
     chance = np.random.default_rng(seed)
-    return [
-        Scene(
-            THING, COLOURS[number % len(COLOURS)],
-            str(chance.choice(STYLES)), str(chance.choice(BACKGROUNDS)),
-            *map(float, chance.uniform(0.4, 0.6, 2)),
-            float(chance.uniform(0.28, 0.36)), float(chance.uniform(-20, 20)),
-            float(chance.uniform()),
-        )
-        for number in range(count)
-    ]  # fmt: skip
+    found = []
+    for number in range(count):
+        style, background = str(chance.choice(STYLES)), str(chance.choice(BACKGROUNDS))
+        x, y = chance.uniform(0.4, 0.6, 2)
+        radius, tilt, tone = (float(chance.uniform(*r)) for r in ((0.28, 0.36), (-20, 20), (0, 1)))
+        colour = COLOURS[number % len(COLOURS)]
+        scene = Scene(THING, colour, style, background, float(x), float(y), radius, tilt, tone)
+        found.append(scene)
+    return found
 
 
 LEARNED, HELD_OUT = scenes(0, IMAGES), scenes(1, HELD)
@@ -159,7 +158,7 @@ def measured_of(seed: int) -> np.ndarray:
 
 def outputs(run: Run, weights: Tensor) -> Tensor:
     """Of one training, for each of `OUTPUTS` and each pair of colours: lower is more of it."""
-    return sum(torch.stack(list(parts(run, weights)))) / len(TIMESTEPS)
+    return torch.stack(list(parts(run, weights))).mean(0)
 
 
 def parts(run: Run, weights: Tensor) -> Iterator[Tensor]:
@@ -243,30 +242,34 @@ def check(steps: int = 12, change: float = 1e-7) -> None:
 def asked(given: argparse.Namespace) -> dict[str, np.ndarray]:
     """By method, what each picture is to the outputs, [outputs, pairs, 40]: more is more of it."""
     model = Denoiser.load("scenes", given.device, lora=file_of(SEEDS[0]))
-    data, recipe = pictures(LEARNED), {"parameters": "lora", "draws": 4}
-    found = {}
-    for method, dampings in (("ekfac", DAMPINGS), ("gradient-dot", (None,))):
-        kept = {"projection": "identity"} if method == "ekfac" else {"dim": 8192}
-        index = build_index(model, data, OUT / "indexes" / method, method=method, **recipe, **kept)
+    data, found = pictures(LEARNED), {}
+    for method, dampings in (("ekfac", DAMPINGS), ("gradient-dot", ())):
+        index = build_index(
+            model, data, OUT / "indexes" / method,
+            method=method, parameters="lora", projection="identity", draws=4,
+        )  # fmt: skip
         session = Session(index)
-        for damping in dampings:
-            name = method if damping is None else f"{method}, damping {damping:g}"
-            found[name] = np.stack([
-                [score(session, question, number, method, damping) for number in range(len(PAIRS))]
-                for question in OUTPUTS.values()
-            ])  # fmt: skip
+        answers = [
+            session.attribute(question_of(output, of), method=method, damping=dampings or None)
+            for output, of in product(OUTPUTS.values(), OF_PAIR)
+        ]
+        found |= {
+            f"{method}, damping {each:g}": stacked([answer.sweep[each] for answer in answers])
+            for each in dampings
+        } or {method: stacked([answer.scores for answer in answers])}
     return found
 
 
-def score(
-    session: Session, question: type[Output], pair: int, method: str, damping: float | None
-) -> np.ndarray:
-    """Of one output's question."""
-    shown = pictures([scene for scene, of in zip(HELD_OUT, OF_PAIR[pair], strict=True) if of])
-    anchor = "shape" if question is Contribution else ""
-    prompt = shown.samples[0].caption
-    query = question(prompt, THING, anchor, pictures=shown, draws=DRAWS)
-    return session.attribute(query, method=method, damping=damping).scores
+def stacked(scores: Sequence[np.ndarray]) -> np.ndarray:
+    """[outputs, pairs, 40]."""
+    return np.stack(scores).reshape(len(OUTPUTS), len(PAIRS), -1)
+
+
+def question_of(output: type[Output], of: np.ndarray) -> Output:
+    """An output on those of the pictures held out."""
+    shown = pictures([scene for scene, its in zip(HELD_OUT, of, strict=True) if its])
+    anchor = "shape" if output is Contribution else ""
+    return output(shown.samples[0].caption, THING, anchor, pictures=shown, draws=DRAWS)
 
 
 def tables(measured: np.ndarray, given: argparse.Namespace) -> None:

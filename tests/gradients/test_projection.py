@@ -3,14 +3,17 @@
 What is compared with is the gradient itself, never another projection.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.tiny import as_calls
 from torch import nn
 
 from headwater.errors import ParameterError
+from headwater.gradients.blocks import forms_as_they_are
 from headwater.gradients.layers import per_sample, size
-from headwater.gradients.projection import PROJECTIONS, make_projection
+from headwater.gradients.projection import PROJECTIONS, make_projection, project, side_by_side
 
 SEEDS = 100
 RANDOM = [name for name in PROJECTIONS if name != "identity"]
@@ -124,6 +127,20 @@ def test_the_seed_moves_it_and_nothing_else_does(name):
     first, again, other = (projected(name, layers, calls, 16, s)[0] for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
+
+
+def test_projections_side_by_side_are_each_of_them():
+    """With gradients in forms of their own: one is half as long."""
+    layer, calls = SHAPES["bias"]
+    plain = forms_as_they_are({"layer": layer})
+    form = plain["layer"]
+    halved = {"layer": replace(form, blocks=lambda c: (part / 2 for part in form.blocks(c)))}
+    each = [project("count-sketch", plain, 16, seed=0), project("gaussian", halved, 7, seed=1)]
+    out, alone = torch.zeros(2, 23), [torch.zeros(2, 16), torch.zeros(2, 7)]
+    norms = side_by_side(each).add["layer"](out, calls)
+    first, _ = (one.add["layer"](part, calls) for one, part in zip(each, alone, strict=True))
+    assert torch.equal(out, torch.cat(alone, 1)) and out.all()
+    assert torch.equal(norms, first)
 
 
 def test_identity_keeps_every_coordinate():

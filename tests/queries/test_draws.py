@@ -17,7 +17,7 @@ from headwater.models.sampling import Picture
 from headwater.queries import draws as drawing
 from headwater.queries.concept import ConceptDrawer
 from headwater.queries.contexts import Contexts
-from headwater.queries.draws import RowCache, draw_rows
+from headwater.queries.draws import DrawnRows, RowCache, draw_rows
 from headwater.queries.image import PictureDrawer
 from headwater.queries.query import Drawer
 from headwater.runtime.batch_size import BatchSize
@@ -63,8 +63,13 @@ class Odd:
                 raise torch.OutOfMemoryError("after the first probe")
 
 
+def draw(machine, drawer: Drawer, draws: int, kept: RowCache) -> DrawnRows:
+    """In one metric."""
+    return draw_rows(lambda _: machine(), drawer, range(draws), {None: kept})[None]
+
+
 def rows(machine, drawer: Drawer, folder: Path, draws: int = 3) -> Tensor:
-    drawn = draw_rows(lambda: machine, drawer, range(draws), RowCache(folder, "an index"))
+    drawn = draw(lambda: machine, drawer, draws, RowCache(folder, "an index"))
     assert not drawn.cached
     return drawn.rows
 
@@ -143,15 +148,15 @@ def test_a_gradient_that_is_no_number_is_refused(machine, tmp_path):
 
 def test_rows_that_are_kept_need_no_model(machine, tmp_path):
     kept = RowCache(tmp_path, "an index")
-    first = draw_rows(lambda: machine, Odd(STAR), range(3), kept)
+    first = draw(lambda: machine, Odd(STAR), 3, kept)
 
     def load():
         raise AssertionError("the model was loaded")
 
-    again = draw_rows(load, Odd(STAR), range(3), kept)
+    again = draw(load, Odd(STAR), 3, kept)
     assert (first.cached, again.cached) == (False, True)
     assert torch.equal(again.rows, first.rows)
     assert again.remarks == first.remarks == ("odd it is",)
     for other in (RowCache(tmp_path, "another"), RowCache(tmp_path, "an index", fresh=True)):
         with pytest.raises(AssertionError, match="the model was loaded"):
-            draw_rows(load, Odd(STAR), range(3), other)
+            draw(load, Odd(STAR), 3, other)

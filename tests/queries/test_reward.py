@@ -248,7 +248,7 @@ def test_a_reward_that_is_flat_says_so(denoiser, function, tmp_path):
     machine = unprojected(denoiser, (499, 999), "probe")
     drawer = Reward(PROMPT, Scorer("mine", "", function)).drawer(setting(denoiser))
     with pytest.raises(NonFiniteError, match="'mine' gave an all-zero gradient: leave out what is"):
-        draw_rows(lambda: machine, drawer, range(2), RowCache(tmp_path, ""))
+        draw_rows(lambda _: machine, drawer, range(2), {None: RowCache(tmp_path, "")})
 
 
 def test_numbers_of_each_image_may_be_many(denoiser):

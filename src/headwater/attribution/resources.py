@@ -99,19 +99,22 @@ class Resources:
             self._clip = Clip(source, self.device)
         return self._clip
 
-    def extractor(self, damping: float | None = None) -> Machine:
+    def extractor(self, dampings: Sequence[float | None] = (None,)) -> Machine:
         """What makes rows of questions.
 
         Args:
-            damping: of the curvature that an index's rows are in the metric of; None where they
-                are not.
+            dampings: of the curvature that an index's rows are in the metric of, None where they
+                are not. A row holds the features at each after those at the ones before it.
         """
         index = self.index
         clip = self.clip() if index.recipe.clip else None
-        former = forms_as_they_are
-        if damping is not None:
-            former = former_of(index.path, index.manifest, index.recipe, damping)
-        return extractor(self.denoiser, index.recipe, clip, former)
+        formers = [
+            forms_as_they_are
+            if damping is None
+            else former_of(index.path, index.manifest, index.recipe, damping)
+            for damping in dampings
+        ]
+        return extractor(self.denoiser, index.recipe, clip, formers)
 
     def release(self) -> None:
         """Let go of what takes memory; it is made again where it is needed."""
@@ -130,7 +133,7 @@ class Resources:
     # --- what is kept -----------------------------------------------------------------------
 
     def row_cache(self, fresh: bool, damping: float | None = None) -> RowCache:
-        """Where feature rows of questions are kept; `damping` as of `extractor`."""
+        """Where feature rows of questions are kept; `damping` as one of `extractor`."""
         model, recipe = self.index.manifest.model, self.index.recipe
         facts = [model["fingerprint"], model["dtype"], recipe.query_facts()]
         if damping is not None:

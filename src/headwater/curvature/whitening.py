@@ -50,11 +50,6 @@ def whitened(layer: nn.Module, curvature: LayerCurvature, damping: float = DAMPI
     return _scaled(layer, curvature.basis, scale)
 
 
-def preconditioned(layer: nn.Module, curvature: LayerCurvature, damping: float) -> Form:
-    """(F + lambda)^-1 g, in the basis."""
-    return _scaled(layer, curvature.basis, 1 / curvature.damped(damping))
-
-
 def in_basis(layer: nn.Module, curvature: LayerCurvature) -> Form:
     """The gradient as it is, in the basis."""
     return _scaled(layer, curvature.basis, torch.ones_like(curvature.moments))

@@ -65,6 +65,27 @@ def project(
     return Projection(dim, PROJECTIONS[name](forms, dim, seed, torch.device(device)))
 
 
+def side_by_side(projections: Sequence[Projection]) -> Projection:
+    """Several projections of the same layers at once, features of each after those before it.
+
+    Norms are those of the first.
+    """
+    dims = [projection.dim for projection in projections]
+    adders = {
+        layer: [projection.add[layer] for projection in projections] for layer in projections[0].add
+    }
+    add = {layer: partial(_add_side_by_side, each, dims) for layer, each in adders.items()}
+    return Projection(sum(dims), add)
+
+
+def _add_side_by_side(
+    adders: Sequence[Adder], dims: Sequence[int], out: Tensor, calls: Sequence[Call]
+) -> Tensor:
+    parts = zip(adders, out.split(list(dims), 1), strict=True)
+    norms = [add(part, calls) for add, part in parts]
+    return norms[0]
+
+
 def require_dim(dim: int, parameters: int, name: str = "count-sketch") -> None:
     """Refuse a projection that there is not, or that cannot have `dim` features.
 

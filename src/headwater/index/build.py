@@ -172,7 +172,7 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
                 if fit is not None:
                     _fit_curvature(job, gradients, fit, out)
             former = former_of(out, manifest, planned)
-            machine = extractor(denoiser, planned, job.clip, former)
+            machine = extractor(denoiser, planned, job.clip, [former])
             source = Source(machine, data, reader, how.encodings)
             for shard in write_shards(out, source, how, job.batch, left):
                 done[shard.first] = shard

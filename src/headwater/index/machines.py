@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +13,7 @@ from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
 from headwater.features.loss_weights import loss_weights
 from headwater.gradients.blocks import Form, forms_as_they_are
-from headwater.gradients.projection import Projection, project
+from headwater.gradients.projection import Projection, project, side_by_side
 from headwater.index.config import Recipe
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -21,15 +21,20 @@ from headwater.models.denoiser import Denoiser
 Machine = Extractor | Embedder
 # Of the layers by name, the form in which their gradients are projected.
 Former = Callable[[Mapping[str, nn.Module]], Mapping[str, Form]]
+AS_THEY_ARE: Sequence[Former] = (forms_as_they_are,)
 
 
 def extractor(
-    denoiser: Denoiser, recipe: Recipe, clip: Clip | None = None, former: Former = forms_as_they_are
+    denoiser: Denoiser,
+    recipe: Recipe,
+    clip: Clip | None = None,
+    formers: Sequence[Former] = AS_THEY_ARE,
 ) -> Machine:
     """The machine that makes this recipe's rows with this model.
 
     Args:
-        former: in which form gradients are projected; of methods with a curvature, whitened.
+        formers: in which forms gradients are projected; of methods with a curvature, whitened. A
+            row holds the features of each form after those of the forms before it.
 
     Raises:
         MismatchError: the recipe's rows are another CLIP's.
@@ -40,19 +45,17 @@ def extractor(
         if clip is None or clip.fingerprint() != recipe.clip:
             raise MismatchError("this index was built with another CLIP model: give it as --clip")
         return Embedder(recipe.dim, clip.images)
-    return gradient_extractor(denoiser, recipe, former)
+    return gradient_extractor(denoiser, recipe, formers)
 
 
 def gradient_extractor(
-    denoiser: Denoiser, recipe: Recipe, former: Former = forms_as_they_are
+    denoiser: Denoiser, recipe: Recipe, formers: Sequence[Former] = AS_THEY_ARE
 ) -> Extractor:
     """The same for rows that are gradients."""
     machine = without_projection(denoiser, recipe)
-    layers = machine.layers
-    projection = project(
-        recipe.projection, former(layers), recipe.dim, recipe.seed, machine.denoiser.device
-    )
-    return replace(machine, projection=projection)
+    settings = recipe.dim, recipe.seed, machine.denoiser.device
+    each = [project(recipe.projection, former(machine.layers), *settings) for former in formers]
+    return replace(machine, projection=each[0] if len(each) == 1 else side_by_side(each))
 
 
 def without_projection(denoiser: Denoiser, recipe: Recipe) -> Extractor:

@@ -122,7 +122,7 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
     """
     index, data, denoiser = _found(out, device)
     former = former_of(out, index.manifest, index.recipe)
-    machine = gradient_extractor(denoiser, index.recipe, former)
+    machine = gradient_extractor(denoiser, index.recipe, [former])
     batch = _ready(denoiser, machine, how, device)
     return partial(_open_and_write, out, machine, data, how, batch)
 

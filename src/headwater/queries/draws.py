@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from headwater.runtime.batch_size import BatchSize
 from headwater.storage import cache
 
 Item = TypeVar("Item")
+Metric = TypeVar("Metric", bound=Hashable)
 
 # Why a question may have no gradient, by the type in its drawer's key; any, for lack of layers.
 _NO_GRADIENT = {
@@ -59,29 +60,42 @@ class RowCache:
 
 
 def draw_rows(
-    extractor: Callable[[], Extractor], drawer: Drawer, draws: range, kept: RowCache
-) -> DrawnRows:
-    """One feature row for each draw.
+    extractor: Callable[[Sequence[Metric]], Extractor],
+    drawer: Drawer,
+    draws: range,
+    kept: Mapping[Metric, RowCache],
+) -> dict[Metric, DrawnRows]:
+    """One feature row for each draw, in each metric that gradients are measured in.
 
     Args:
-        extractor: makes rows; called if there are none yet, and so is the model loaded only then.
-        kept: where they are looked up and kept; `fresh` computes them again.
+        extractor: makes rows in the metrics that it is told, one after the other in each row, in
+            one pass; called for those that are not kept yet, and so is the model loaded only then.
+        kept: where rows in each metric are looked up and kept; `fresh` computes them again.
 
     Raises:
         NonFiniteError: the query's gradient is NaN or zero.
         MethodError, QueryError: the model cannot be asked this.
     """
     key = {**drawer.key(draws), "draws": [draws.start, draws.stop]}
+    facts = {m: {"index": each.identity, "question": key} for m, each in kept.items()}
+    found: dict[Metric, cache.Entry] = {}
+    for metric, each in kept.items():
+        entry = None if each.fresh else cache.read(each.folder, facts[metric])
+        if entry is not None:
+            found[metric] = entry
+    missing = [metric for metric in kept if metric not in found]
+    if missing:
+        machine = extractor(missing)
+        note = {"title": drawer.title, "remarks": list(drawer.check(machine.denoiser))}
+        rows = _computed(machine, drawer, draws).chunk(len(missing), 1)
+        for part in rows:
+            _require_gradient(part, drawer.title, str(key.get("type")))
+        for metric, part in zip(missing, rows, strict=True):
+            found[metric] = cache.write(kept[metric].folder, facts[metric], {"draws": part}, note)
+    return {metric: _drawn(found[metric]) for metric in kept}
 
-    def compute() -> cache.Computed:
-        machine = extractor()
-        remarks = drawer.check(machine.denoiser)
-        rows = _computed(machine, drawer, draws)
-        _require_gradient(rows, drawer.title, str(key.get("type")))
-        return {"draws": rows}, {"title": drawer.title, "remarks": list(remarks)}
 
-    facts = {"index": kept.identity, "question": key}
-    entry = cache.remember(kept.folder, facts, compute, fresh=kept.fresh)
+def _drawn(entry: cache.Entry) -> DrawnRows:
     return DrawnRows(entry.tensors["draws"], tuple(entry.note["remarks"]), entry.cached)
 
 

@@ -84,6 +84,15 @@ def remember(
         return entry
     computed = compute()
     tensors, note = computed if isinstance(computed, tuple) else (computed, {})
+    return write(folder, facts, tensors, note)
+
+
+def write(folder: Path, facts: Any, tensors: Tensors, note: Mapping[str, Any]) -> Entry:
+    """Keep what was computed for these facts, in place of what was kept before.
+
+    Raises:
+        TypeError: JSON cannot hold the facts or the note.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note)
     keep(path_of(folder, facts), tensors, {"note": text, "note_sha256": _sha256(text)})

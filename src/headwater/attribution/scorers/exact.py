@@ -13,7 +13,7 @@ from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions, release_checkpoint
 from headwater.attribution.scorers.training_images import over_training_images
 from headwater.attribution.scores import Scored
-from headwater.curvature.exact import onto, unprojected
+from headwater.curvature.exact import onto, preconditioned, unprojected
 from headwater.features.extractor import Extractor
 from headwater.features.spec import DRAWS
 from headwater.index.curvature import fit_of, load_curvature
@@ -57,9 +57,8 @@ def influences(
     machine = without_projection(member.denoiser, index.recipe)
     fit = fit_of(index.path, index.manifest, index.recipe)
     curvature = load_curvature(fit, machine.layers)
-    asked = torch.stack([
-        mean_row(unprojected(machine, curvature, damping), drawer, draws) for damping in dampings
-    ])  # fmt: skip
+    row = mean_row(unprojected(machine, curvature), drawer, draws)
+    asked = torch.stack([preconditioned(row, machine, curvature, each) for each in dampings])
     dots = onto(machine, curvature, asked)
     found = over_training_images(
         images, lambda part: dots.train_rows(part).features, title="influence"

@@ -118,15 +118,15 @@ def _draw(
 ) -> None:
     """Add the rows of these draws, by each checkpoint's model in turn."""
     for number, member in enumerate(resources.members):
+        kept = {metric: member.row_cache(fresh, metric) for metric in drawn}
+        rows = draw_rows(partial(_extractor, member), drawer, draws, kept)
         for metric, members in drawn.items():
-            machine = partial(_extractor, member, metric)
-            kept = member.row_cache(fresh, metric)
-            members[number].append(draw_rows(machine, drawer, draws, kept))
+            members[number].append(rows[metric])
         release_checkpoint(resources, member)
 
 
-def _extractor(resources: Resources, damping: float | None) -> Extractor:
-    extractor = resources.extractor(damping)
+def _extractor(resources: Resources, metrics: Sequence[float | None]) -> Extractor:
+    extractor = resources.extractor(metrics)
     assert isinstance(extractor, Extractor), "methods of gradients have an index of gradients"
     return extractor
 
