@@ -31,9 +31,7 @@ from influence_models import FIRST, SECOND, Trained
 from scenes import SEEN, output_of, unseen_of
 
 from headwater import (
-    Contribution,
     Denoiser,
-    Loss,
     Session,
     TrainingSet,
     build_index,
@@ -49,11 +47,10 @@ from headwater.evaluation.retraining.retrain import Measured
 from headwater.evaluation.retraining.scene_outputs import SceneMeasure
 from headwater.evaluation.studies.subset_plan import collect, lds_rows
 from headwater.queries.concept import Concept
-from headwater.queries.outputs.output import Output
+from headwater.queries.outputs.output import OUTPUTS
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 ASKED = ("ekfac", "trak", "gradient-dot", "kfac")
-OUTPUTS: dict[str, type[Output]] = {"contribution": Contribution, "loss": Loss}
 PARAMETERS = "attn2"
 RECIPE: dict[str, Any] = {"loss_weights": "shapes-first", "draws": 4, "parameters": PARAMETERS}
 # Of a question: on held-out pictures, several for each; on pictures that the model makes.

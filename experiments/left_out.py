@@ -55,7 +55,7 @@ IMAGES, HELD, STEPS, BATCH = 40, 40, 300, 4
 SEEDS = (0, 1, 2)
 SIZES = {1: 40, 5: 20, 10: 20}  # pictures left out -> how many times
 PAIRS = tuple(zip(COLOURS[::2], COLOURS[1::2], strict=True))
-OUTPUTS: dict[str, type[Output]] = {"loss": Loss, "contribution": Contribution}
+OUTPUTS = {"loss": Loss, "contribution": Contribution}
 SIDE_BY_SIDE = 20  # trainings
 TIMESTEPS = evenly_spaced(10)  # of what is measured
 DRAWS = 64  # of a question

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from headwater.queries.reward import Scorer
 
 _DRAWS = str(DRAWS)
-OUTPUTS = ("contribution", "loss")
+OUTPUT_NAMES = ("contribution", "loss")
 
 
 @with_options
@@ -134,8 +134,8 @@ def _require_output(given: Mapping[str, Any], way: str) -> None:
         QueryError: names it, or there is no such output.
     """
     ask = given["ask"]
-    if ask not in OUTPUTS and ask != "slider":
-        raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUTS)}")
+    if ask not in OUTPUT_NAMES and ask != "slider":
+        raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUT_NAMES)}")
     if ask == "slider":
         _refuse({"--pictures": given["pictures"] is not None}, "--ask slider")
         return
@@ -158,7 +158,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
     from headwater.queries.local.local_concept import Local, whole_picture
-    from headwater.queries.outputs.output import output_named
+    from headwater.queries.outputs.output import OUTPUTS
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
@@ -168,9 +168,9 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return preset(given["preset"], draws, seed)
     names = ("minus", "anchor", "base", "context", "swap", "alternatives")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
-    if given["ask"] in OUTPUTS:
+    if given["ask"] in OUTPUT_NAMES:
         own = {name: given[name] for name in ("anchor", "pictures", "context", "guidance")}
-        made = output_named(given["ask"])
+        made = OUTPUTS[given["ask"]]
         return [made(prompt, words, draws=draws, seed=seed, **own) for words in given["concept"]]
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
     if local is not None:

@@ -10,6 +10,7 @@ from support.indexes import places as places  # a fixture
 from headwater import Denoiser, Index, Session, load_dataset
 from headwater.errors import HeadwaterWarning, MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
+from headwater.evaluation.studies.method_indexes import query_kind
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
     concept_question,
@@ -24,6 +25,7 @@ from headwater.index.build import build_index
 from headwater.methods.table import METHODS
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
+from headwater.queries.outputs.output import OUTPUTS
 
 # --- methods ------------------------------------------------------------------------------------
 
@@ -73,7 +75,50 @@ def test_what_a_method_is_asked():
     assert all(kind in METHODS[name].takes for name, kind in kinds.items())
 
 
+@pytest.mark.parametrize("ask", ["contribution", "loss"])
+def test_methods_that_take_an_output_are_asked_it(ask):
+    nothing = np.zeros(3, bool)
+    truth = Truth("star", "a red star", nothing, nothing, nothing, {})
+    options = QuestionOptions(draws=7, seed=3, guidance=2.0, context="prompt", ask=ask)
+    assert concept_question(METHODS["ekfac"], truth, options) == OUTPUTS[ask](
+        "a red star", "star", context="prompt", draws=7, seed=3, guidance=2.0
+    )
+    assert concept_question(METHODS["clip-cosine"], truth, options).kind == "concept"
+    kinds = {name: concept_question(m, truth, options).kind for name, m in METHODS.items()
+             if query_kind(m)}  # fmt: skip
+    assert {name for name, kind in kinds.items() if kind == ask} == {
+        name for name, method in METHODS.items() if ask in method.takes
+    }
+    assert all(kind == query_kind(METHODS[name], ask) for name, kind in kinds.items())
+
+
+def test_an_output_that_there_is_not():
+    with pytest.raises(QueryError, match="--ask 'gain' is not one of slider, contribution, loss"):
+        QuestionOptions(ask="gain")
+
+
 # --- scores -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ask", ["contribution", "loss"])
+def test_scores_of_outputs_are_those_of_the_index(places, tiny_model, tiny_images, tmp_path, ask):
+    """With a file of contexts, under which the pictures are made."""
+    (tmp_path / "contexts.json").write_text('["a blue fish", "a blue moon"]')
+    context, method = str(tmp_path / "contexts.json"), METHODS["gradient-dot"]
+    index = build_index(
+        Denoiser.load(tiny_model), load_dataset(tiny_images), tmp_path / "index",
+        method=method.name, timesteps=1, dim=16, parameters="attn2-kv",
+    )  # fmt: skip
+    truths, options = (
+        truths_of(places)[:1],
+        QuestionOptions(2, guidance=2.0, context=context, ask=ask),
+    )
+    found = score_concepts({method: index}, truths, options, tmp_path / "scores")[method.name]
+    alone = index.attribute(concept_question(method, truths[0], options), method=method.name)
+    assert alone.provenance["query"]["output"] == ask
+    np.testing.assert_allclose(found[0], alone.scores, rtol=1e-5, atol=1e-7)
+    again = score_concepts({method: index}, truths, QuestionOptions(2), tmp_path / "scores")
+    assert not np.allclose(again[method.name], found)
 
 
 @pytest.mark.parametrize("named", [False, True])

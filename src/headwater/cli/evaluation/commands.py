@@ -13,6 +13,7 @@ import typer
 
 from headwater.cli.evaluation.counterfactual import counterfactual
 from headwater.cli.evaluation.options import (
+    Ask,
     Context,
     Draws,
     Methods,
@@ -58,6 +59,7 @@ def isolation(
     seed: Seed = 0,
     guidance: Guidance = 5.0,
     context: Context = "auto",
+    ask: Ask = "slider",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -79,6 +81,7 @@ def retrieval(
     seed: Seed = 0,
     guidance: Guidance = 5.0,
     context: Context = "auto",
+    ask: Ask = "slider",
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +105,9 @@ def _evaluate(kind: str, options: Options) -> None:
     indexes = open_indexes([options["index"], *(options["more"] or ())], options["device"])
     methods = select_methods(indexes, split_names(options["methods"]))
     truths = _truths(options["truth"], indexes[0])
-    questions = QuestionOptions(draws, options["seed"], options["guidance"], options["context"])
+    questions = QuestionOptions(
+        draws, options["seed"], options["guidance"], options["context"], ask=options["ask"]
+    )
     rows, written = evaluate(
         Evaluation(kind, options["top"]),
         methods,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.cli.evaluation.options import (
+    Ask,
     Config,
     Data,
     Draws,
@@ -76,6 +77,7 @@ def counterfactual(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = None,
+    ask: Ask = "slider",
     parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",

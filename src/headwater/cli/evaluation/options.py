@@ -40,6 +40,13 @@ Methods = Annotated[
 Draws = Annotated[str, typer.Option(help="Of each question, or `auto`.")]
 Seed = Annotated[int, typer.Option(help="Of pictures and draws.")]
 Context = Annotated[str, typer.Option(help="Of concepts: auto, prompt or bare.")]
+Ask = Annotated[
+    str,
+    typer.Option(
+        help="What is asked of a concept: slider, contribution or loss, the last two of pictures "
+        "that the model makes, and of methods that take them."
+    ),
+]
 Top = Annotated[int, typer.Option(help="k of precision@k.")]
 Config = Annotated[Path, typer.Argument(help="JSON file: how the models are made and trained.")]
 Data = Annotated[str, typer.Argument(help="Images to train on, as `headwater index` takes them.")]
@@ -84,7 +91,9 @@ def questions_of(options: Options) -> QuestionOptions:
     draws = number_or_auto("--draws", options["draws"])
     from headwater.evaluation.studies.method_scores import QuestionOptions
 
-    return QuestionOptions(draws, options["seed"], damping=options["damping"])
+    return QuestionOptions(
+        draws, options["seed"], damping=options["damping"], ask=options.get("ask", "slider")
+    )
 
 
 def refuse_ignored(parameters: str | None, gradients: list[str]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from headwater.cli.evaluation.options import (
     Again,
+    Ask,
     Config,
     Data,
     Draws,
@@ -99,6 +100,7 @@ def concept_lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = None,
+    ask: Ask = "slider",
     parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",

@@ -43,9 +43,12 @@ def asks_by_captions(method: Method) -> bool:
     return method.scorer == "captions"
 
 
-def query_kind(method: Method) -> str:
-    """What a method is asked about in an evaluation: concept, image, or "" for neither."""
-    return next((kind for kind in ("concept", "image") if kind in method.takes), "")
+def query_kind(method: Method, ask: str = "slider") -> str:
+    """What a method is asked about in an evaluation, or "" where it takes none of these.
+
+    That is the output named, if it takes it, else the concept's slider, else an image.
+    """
+    return next((kind for kind in (ask, "concept", "image") if kind in method.takes), "")
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -33,13 +33,19 @@ from headwater.methods.table import METHODS
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import NAMED_CONTEXTS, choose_contexts
 from headwater.queries.image import Image
+from headwater.queries.outputs.output import OUTPUTS, Output
 from headwater.queries.query import require_draws
 from headwater.storage.cache import read, remember
+
+Asked = Concept | Image | Output
 
 
 @dataclass(frozen=True)
 class QuestionOptions:
     """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`.
+
+    Attributes:
+        ask: slider, contribution or loss: of methods that take it.
 
     Raises:
         ParameterError, QueryError: what no question could be asked with, before hours of work.
@@ -50,8 +56,11 @@ class QuestionOptions:
     guidance: float = 5.0
     context: str = "auto"
     damping: float | None = None
+    ask: str = "slider"
 
     def __post_init__(self) -> None:
+        if self.ask not in ("slider", *OUTPUTS):
+            raise QueryError(f"--ask {self.ask!r} is not one of slider, {', '.join(OUTPUTS)}")
         require_draws(self.draws)
         if self.damping is not None:
             require_damping(self.damping)
@@ -112,9 +121,22 @@ def select_methods(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[
 # --- questions and scores -------------------------------------------------------------------------
 
 
-def concept_question(method: Method, truth: Truth, options: QuestionOptions) -> Concept | Image:
-    """The concept; to methods that take none, the picture that the model makes of its prompt."""
-    if query_kind(method) == "concept":
+def concept_question(method: Method, truth: Truth, options: QuestionOptions) -> Asked:
+    """The concept; to methods that take none, the picture that the model makes of its prompt.
+
+    An output is asked of pictures that the model makes itself.
+    """
+    kind = query_kind(method, options.ask)
+    if kind in OUTPUTS:
+        return OUTPUTS[kind](
+            truth.prompt,
+            truth.concept,
+            context=options.context,
+            draws=options.draws,
+            seed=options.seed,
+            guidance=options.guidance,
+        )
+    if kind == "concept":
         return Concept(
             truth.prompt,
             truth.concept,
@@ -159,7 +181,7 @@ def require_named(methods: Iterable[Method], truths: Sequence[Truth]) -> None:
 
 def score_questions(
     methods: Mapping[Method, Index],
-    questions: Callable[[Method], Sequence[Concept | Image]],
+    questions: Callable[[Method], Sequence[Asked]],
     folder: Path,
     damping: float | None = None,
 ) -> dict[str, Float[np.ndarray, "q n"]]:
@@ -176,7 +198,7 @@ def score_questions(
 
 def sweep_dampings(
     methods: Mapping[Method, Index],
-    questions: Callable[[Method], Sequence[Concept | Image]],
+    questions: Callable[[Method], Sequence[Asked]],
     folder: Path,
     dampings: Sequence[float | None],
 ) -> dict[float | None, dict[str, Float[np.ndarray, "q n"]]]:
@@ -207,16 +229,14 @@ class Served:
     session: Session
     lender: Session
 
-    def ask(
-        self, query: Concept | Image, dampings: Sequence[float]
-    ) -> dict[float, Float[np.ndarray, " n"]]:
+    def ask(self, query: Asked, dampings: Sequence[float]) -> dict[float, Float[np.ndarray, " n"]]:
         """The scores at each damping, of one answer."""
         if self.session is not self.lender:
             self.lender.lend_to(self.session)
         answer = self.session.attribute(query, method=self.method.name, damping=list(dampings))
         return dict(answer.sweep or {dampings[0]: answer.scores})
 
-    def facts(self, query: Concept | Image, damping: float) -> dict[str, Any]:
+    def facts(self, query: Asked, damping: float) -> dict[str, Any]:
         """All that the scores depend on."""
         manifest = self.session.index.manifest
         members = [member.index.manifest for member in self.session.members]
@@ -233,7 +253,7 @@ class Served:
 
 
 def _score(
-    folder: Path, served: Served, query: Concept | Image, dampings: Sequence[float | None]
+    folder: Path, served: Served, query: Asked, dampings: Sequence[float | None]
 ) -> dict[float | None, Float[np.ndarray, " n"]]:
     """At each damping, kept one by one; a method without one has one answer for all."""
     method = served.method
@@ -251,13 +271,14 @@ def _score(
     return {given: scores.get(ratio, scores[apart[0]]) for given, ratio in meant.items()}
 
 
-def _query_facts(query: Concept | Image) -> dict[str, Any]:
+def _query_facts(query: Asked) -> dict[str, Any]:
     """A question as JSON: files go by what they hold, not by where they lie."""
     facts = asdict(query)
     if isinstance(query, Image):
         return {**facts, "file": None, "mask": None, "contents": query.contents()}
-    if query.alternatives is None:  # as before there were any
+    if isinstance(query, Concept) and query.alternatives is None:  # as before there were any
         del facts["alternatives"]
     if query.context not in NAMED_CONTEXTS:
-        facts["context"] = list(choose_contexts(query, ()).pairs)
+        concept = query if isinstance(query, Concept) else query.slider
+        facts["context"] = list(choose_contexts(concept, ()).pairs)
     return facts

@@ -162,7 +162,7 @@ def evaluate(
     scores = score_concepts(methods, truths, options, out / "scores")
     scores[MEMBERSHIP] = break_ties(membership(truths))
     values = {name: evaluation.measure(truths, rows) for name, rows in scores.items()}
-    rows = _rows(methods, values)
+    rows = _rows(methods, options.ask, values)
     columns = describe_columns(evaluation.k)
     written = write_results(
         out,
@@ -185,16 +185,18 @@ def evaluate(
     return rows, written
 
 
-def describe_method(method: Method, index: Index) -> dict[str, str | None]:
+def describe_method(method: Method, index: Index, ask: str = "slider") -> dict[str, str | None]:
     """What a method was asked about, and of which parameters its gradients are."""
     parameters = index.recipe.parameters if uses_gradients(method) else None
-    return {"asked": query_kind(method), "parameters": parameters}
+    return {"asked": query_kind(method, ask), "parameters": parameters}
 
 
 def _rows(
-    methods: Mapping[Method, Index], values: Mapping[str, Mapping[str, Sequence[float | None]]]
+    methods: Mapping[Method, Index],
+    ask: str,
+    values: Mapping[str, Mapping[str, Sequence[float | None]]],
 ) -> list[dict[str, Any]]:
-    facts = {method.name: describe_method(method, index) for method, index in methods.items()}
+    facts = {method.name: describe_method(method, index, ask) for method, index in methods.items()}
     facts[MEMBERSHIP] = {"asked": "caption", "parameters": None}
     return [
         {"method": name, **facts[name], **{metric: interval(v) for metric, v in own.items()}}

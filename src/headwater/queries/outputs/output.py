@@ -73,10 +73,11 @@ class Output(Question):
     guidance: float = 5.0
 
     def __post_init__(self) -> None:
-        self._concept  # noqa: B018 - it refuses what cannot be asked
+        self.slider  # noqa: B018 - it refuses what cannot be asked
 
     @property
-    def _concept(self) -> Concept:
+    def slider(self) -> Concept:
+        """The same words asked for as `Concept` does, by which prompts and contexts are made."""
         return Concept(
             self.prompt,
             self.concept,
@@ -117,8 +118,8 @@ class Output(Question):
         """The pictures."""
         draws = self.draws or MOST_DRAWS
         if self._given is not None:
-            return given(self._given, self._concept, draws)
-        contexts = choose_contexts(self._concept, setting.captions)
+            return given(self._given, self.slider, draws)
+        contexts = choose_contexts(self.slider, setting.captions)
         return Made(contexts.pairs, self.seed, self.guidance)
 
     def drawer(self, setting: Setting) -> OutputDrawer:
@@ -157,9 +158,8 @@ class Loss(Output):
             raise QueryError("--anchor does not go with --ask loss, which has no c-: leave it out")
 
 
-def output_named(kind: str) -> type[Output]:
-    """The question about the output of this name."""
-    return {each.kind: each for each in (Contribution, Loss)}[kind]
+# By what they are asked for.
+OUTPUTS: Mapping[str, type[Output]] = {each.kind: each for each in (Contribution, Loss)}
 
 
 @dataclass(frozen=True)
