@@ -39,6 +39,7 @@ from headwater.index.machines import gradient_extractor
 from headwater.models.condition import Condition
 from headwater.models.patches import compiled
 from headwater.runtime.memory import peak_bytes
+from headwater.storage.manifest import Manifest
 from headwater.storage.shards import ShardRows, write_shard
 
 BOUNDS = {"dps": 3.5, "dsm": 2.5, "concept": 3.5}
@@ -165,10 +166,12 @@ def measure(name: str, given: argparse.Namespace) -> list[dict]:
 
 def stored(compute: Callable[[], torch.Tensor], folder: Path) -> Callable[[], object]:
     """The step with its last part: rows to float16, to disk, checksummed."""
+    nothing = {"source": "", "options": {}, "dtype": "", "fingerprint": "", "rows": 0}
+    index = Manifest(recipe={}, model=nothing, data=nothing, versions={}, shard_rows=1)
 
     def whole() -> object:
         rows = compute().cpu()
-        return write_shard(folder, 0, 0, ShardRows(rows, range(len(rows))))
+        return write_shard(folder, index, 0, ShardRows(rows, range(len(rows))))
 
     return whole
 

@@ -1,6 +1,7 @@
 """Where an index begins: a folder that is a link, and a table of samples that is lost."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from headwater.errors import StoreError
 from headwater.index.build import build_index
 from headwater.index.index import Index
 from headwater.models.denoiser import Denoiser
+from headwater.storage.manifest import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +55,79 @@ def test_the_same_command_mends_a_table_of_samples(tmp_path, small, denoiser, ti
     """The shards say which rows they hold, so nothing is computed again."""
     folder = Path(shutil.copytree(small, tmp_path / "index"))
     damage(folder / "samples.parquet")
-    with pytest.raises(StoreError, match="run the same `headwater index` command"):
+    with pytest.raises(StoreError, match="writes it again"):
         Index.open(folder)
     shard = next(folder.glob("features/*.safetensors"))
     before = state(folder)[shard]
     build_index(denoiser, load_dataset(tiny_images), folder, **RECIPE)
     assert files(folder) == files(small) and state(folder)[shard] == before
+
+
+# --- killed anywhere ------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for a kill wherever it is raised: nothing may catch it."""
+
+
+def killed_at(monkeypatch, call: int) -> list[str]:
+    """Names of what is changed on disk (a rename, a removal), until the process dies at one."""
+    calls = []
+
+    def stop(name, real):
+        def change(*args, **options):
+            calls.append(name)
+            if len(calls) == call + 1:
+                raise Killed
+            return real(*args, **options)
+
+        return change
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, stop(name, getattr(owner, name)))
+    return calls
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("call", range(12))
+def test_the_same_command_goes_on_after_any_kill(
+    tmp_path, small, denoiser, tiny_images, overwrite, call
+):
+    """At whichever change of the disk: what the process would tidy up stays as it is."""
+    folder, recipe = tmp_path / "index", RECIPE
+    if overwrite:
+        shutil.copytree(small, folder)
+        (folder / "queries").mkdir()
+        (folder / "queries/old.safetensors").write_text("of the old index")
+        recipe = RECIPE | {"seed": 1}
+    data, options = load_dataset(tiny_images), {**recipe, "overwrite": overwrite}
+    with pytest.MonkeyPatch.context() as patch:
+        calls = killed_at(patch, call)
+        try:
+            build_index(denoiser, data, folder, **options)
+        except Killed:
+            assert len(calls) > call
+    built = build_index(denoiser, data, folder, **options)
+    assert len(built) == 20 and built.recipe.seed == recipe.get("seed", 0)
+    assert set(files(folder)) == {"index.json", "samples.parquet", "features/00000.safetensors"}
+
+
+def test_a_folder_with_half_a_write_alone_is_empty(tmp_path, small, denoiser, tiny_images):
+    """As a kill leaves it before the first `index.json` has its name."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    (folder / "index.json.0123456789ab.part").write_text("{")
+    (folder / "lock").write_text("")
+    build_index(denoiser, load_dataset(tiny_images), folder, **RECIPE)
+    assert files(folder) == files(small)
+
+
+def test_other_versions_that_go_on_say_so(tmp_path, small, denoiser, tiny_images):
+    folder = Path(shutil.copytree(small, tmp_path / "index"))
+    old = read_manifest(folder)
+    write_manifest(folder, replace(old, versions={**old.versions, "torch": "1.0", "python": "2"}))
+    (folder / "samples.parquet").unlink()
+    said = []
+    build_index(denoiser, load_dataset(tiny_images), folder, note=said.append, **RECIPE)
+    (line,) = [line for line in said if line.startswith("begun with")]
+    assert "begun with torch 1.0 (now " in line and "python" not in line and "--overwrite" in line

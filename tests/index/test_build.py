@@ -88,12 +88,12 @@ from headwater.storage import shards
 
 real, calls = shards.save_file, []
 
-def save_file(tensors, path):
+def save_file(tensors, path, metadata):
     calls.append(path)
     if len(calls) == 3:
         path.write_bytes(b"half a shard")
         os.kill(os.getpid(), signal.SIGKILL)
-    real(tensors, path)
+    real(tensors, path, metadata)
 
 shards.save_file = save_file
 sys.argv[0] = "headwater"
@@ -323,7 +323,7 @@ def test_overwrite(index, denoiser, tiny_images):
 
 def test_overwrite_mends_a_damaged_manifest(index, denoiser, tiny_images, small):
     (index / "index.json").write_text("{")
-    with pytest.raises(StoreError, match="--overwrite"):
+    with pytest.raises(StoreError, match=r"is damaged .*: `headwater repair"):
         build_index(denoiser, load_dataset(tiny_images), index, **RECIPE)
     build_index(denoiser, load_dataset(tiny_images), index, overwrite=True, **RECIPE)
     assert files(index) == files(small)
@@ -392,7 +392,7 @@ def test_an_index_knows_that_checkpoints_are_unfinished(
     """So do `info` and every question, until the same command has been run again."""
     out = tmp_path / "index"
     command = ("index", tiny_model, tiny_images, out, *FAST, "--checkpoint", checkpoint)
-    real, made = building._build, []
+    real, made = building.build_planned, []
 
     def killed(*args, **options):
         made.append(options)
@@ -401,7 +401,7 @@ def test_an_index_knows_that_checkpoints_are_unfinished(
         return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(building, "_build", killed)
+        patch.setattr(building, "build_planned", killed)
         with pytest.raises(Killed):
             run(*command)
     ask = ("concept", out, "a red star", "--concept", "star", "--draws", 1, "--out", tmp_path / "a")
@@ -647,12 +647,12 @@ def test_a_full_disk_keeps_the_shards_that_are_there(
     out, data = tmp_path / "index", load_dataset(many_images)
     real, calls = shards.save_file, []
 
-    def save_file(tensors, path):
+    def save_file(tensors, path, metadata):
         calls.append(path)
         if len(calls) > 2:
             path.write_bytes(b"half")
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        real(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "save_file", save_file)

@@ -1,7 +1,7 @@
 """An index and the images that it was built from, which may change under it."""
 
-import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from headwater.index.index import Index
 from headwater.methods.table import METHODS
 from headwater.models.denoiser import Denoiser
 from headwater.queries.preference import Pairs
+from headwater.storage.manifest import write_manifest
 
 
 def test_a_picture_is_found_by_its_id_when_others_are_gone(tmp_path, tiny_model, tiny_images):
@@ -69,10 +70,8 @@ def test_an_index_serves_methods_of_its_guidance(tmp_path, tiny_model, tiny_imag
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(4)
     made = build_index(denoiser, data, tmp_path / "old", method="concept-trak-unguided", **FEW)
     scores = made.attribute(STAR).scores
-    file = made.path / "index.json"
-    written = json.loads(file.read_text())
-    written["recipe"]["method"] = "concept-trak"
-    file.write_text(json.dumps(written))
+    recipe = {**made.manifest.recipe, "method": "concept-trak"}
+    write_manifest(made.path, replace(made.manifest, recipe=recipe))
 
     old = Index.open(tmp_path / "old")
     assert "concept-trak-unguided" in old.methods()

@@ -5,12 +5,14 @@ import errno
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import stat
 import struct
 import sys
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -29,7 +31,14 @@ from headwater.index.index import Index
 from headwater.storage import files
 from headwater.storage import manifest as manifest_module
 from headwater.storage import shards as store
-from headwater.storage.manifest import Manifest, Shard, read_manifest, require_same, write_manifest
+from headwater.storage.manifest import (
+    Manifest,
+    Shard,
+    read_manifest,
+    require_same,
+    run_of,
+    write_manifest,
+)
 
 PAGE = Path(__file__).parents[2] / "docs" / "format.md"
 
@@ -58,15 +67,15 @@ def manifest(rows: int = 3, **changes) -> Manifest:
 
 def write_index(folder: Path, rows: torch.Tensor) -> Manifest:
     """A finished index with two rows a shard."""
-    shards = []
+    shards, begun = [], manifest(len(rows))
     for number, first in enumerate(range(0, len(rows), 2)):
         part = rows[first : first + 2]
         held = store.ShardRows(part, range(first, first + len(part)))
-        shards.append(store.write_shard(folder, number, first, held))
+        shards.append(store.write_shard(folder, begun, number, held))
     names = [f"row-{row}" for row in range(len(rows))]
     table = {"row": range(len(rows)), "id": names, "caption": names, "uri": names}
     files.write_table(folder / "samples.parquet", pa.table(table))
-    return store.finish(folder, manifest(len(rows)), shards)
+    return store.finish(folder, begun, shards)
 
 
 def plain(module: ModuleType) -> ModuleType:
@@ -107,11 +116,16 @@ def index(whole, tmp_path) -> Path:
 
 def test_golden_shard(tmp_path):
     rows = torch.tensor(SIGNS) * torch.tensor(MAGNITUDES)[:, None]
-    shard = store.write_shard(tmp_path, 7, 14, store.ShardRows(rows, [14, 16, 17], ["bad.png"]))
+    begun = manifest(30)
+    shard = store.write_shard(tmp_path, begun, 7, store.ShardRows(rows, [14, 16, 17], ["bad.png"]))
     data = (tmp_path / "features/00007.safetensors").read_bytes()
 
     size = struct.unpack("<Q", data[:8])[0]
     header, body = json.loads(data[8 : 8 + size]), data[8 + size :]
+    told = json.loads(header.pop("__metadata__")["headwater"])
+    assert (told.pop("first"), told.pop("skipped")) == (14, ["bad.png"])
+    assert told.pop("index") == json.loads(json.dumps(asdict(begun)))
+    assert list(told) == ["sha256"] and len(told["sha256"]) == 64
     said = {name: (entry["dtype"], entry["shape"]) for name, entry in header.items()}
     assert said == {"features": ("F16", [3, 4]), "scale": ("F32", [3]), "position": ("I64", [3])}
     golden = {
@@ -128,7 +142,8 @@ def test_golden_shard(tmp_path):
     digest = f"xxh3:{xxhash.xxh3_128_hexdigest(data)}"
     assert whole == ("features/00007.safetensors", 14, 3, ("bad.png",), len(data), digest)
     note = json.loads((tmp_path / "features/00007.json").read_text())
-    assert tuple(note.values()) == (*whole[:3], ["bad.png"], *whole[4:])
+    assert tuple(note.values()) == (run_of(begun), *whole[:3], ["bad.png"], *whole[4:])
+    assert store.read_shard(tmp_path, 7) == (begun, shard)
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 1e-42, 1e-30, 1e-20, 1.0, 1e20, 1e37])
@@ -149,10 +164,13 @@ def test_manifest_round_trip(tmp_path):
     raw = json.loads((tmp_path / "index.json").read_text("utf-8"))
     assert set(raw) == {
         "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
-        "complete", "samples_sha256",
-        "shards",
+        "metric", "complete", "samples_sha256",
+        "shards", "checksum",
     }  # fmt: skip
-    assert (raw["format"], raw["version"]) == ("headwater-index", 2)
+    assert (raw["format"], raw["version"]) == ("headwater-index", 3)
+    said = json.dumps({k: v for k, v in raw.items() if k != "checksum"}, sort_keys=True,
+                      ensure_ascii=False)  # fmt: skip
+    assert raw["checksum"] == f"xxh3:{xxhash.xxh3_128_hexdigest(said.encode())}"
     assert raw["shards"][0]["skipped"] == ["zürich.png"]
     assert (written.rows, written.skipped) == (2, ["zürich.png"])
 
@@ -166,21 +184,22 @@ def test_the_reader_in_the_specification_reads_the_same(whole):
     assert np.allclose(theirs, ROWS.numpy(), rtol=2**-10)
 
 
-def to_version_1(index: Path) -> None:
-    """Rewrite `index.json` as format version 1 would have it."""
+def to_version(index: Path, version: int) -> None:
+    """Rewrite `index.json` as an earlier format version would have it."""
     raw = json.loads((index / "index.json").read_text("utf-8"))
-    raw["version"] = 1
-    for shard in raw["shards"]:
+    raw["version"] = version
+    del raw["checksum"]
+    for shard in raw["shards"] if version == 1 else ():
         del shard["checksum"]
         shard["sha256"] = hashlib.sha256((index / shard["file"]).read_bytes()).hexdigest()
     (index / "index.json").write_text(json.dumps(raw))
 
 
 def test_version_1_is_read(index, whole):
-    to_version_1(index)
+    to_version(index, 1)
     assert torch.equal(read(index), read(whole))
     old = read_manifest(index)
-    assert old.version == 2 and {shard.checksum[:7] for shard in old.shards} == {"sha256:"}
+    assert old.version == 3 and {shard.checksum[:7] for shard in old.shards} == {"sha256:"}
     write_manifest(index, old)  # as where the model has moved
     assert read_manifest(index) == old
     flip(0.9)(index / "features/00001.safetensors")
@@ -189,15 +208,37 @@ def test_version_1_is_read(index, whole):
     assert sorted(store.finished_shards(index, old)) == [0, 4]
 
 
-def test_a_note_of_version_1_counts(tmp_path):
-    """An index that version 1 began and this version finishes."""
-    store.write_shard(tmp_path, 0, 0, store.ShardRows(ROWS[:2], [0, 1]))
+def test_version_2_is_read(index, whole):
+    to_version(index, 2)
+    assert torch.equal(read(index), read(whole))
+    write_manifest(index, read_manifest(index))
+    assert (index / "index.json").read_bytes() == (whole / "index.json").read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"dim": 4, "method": "other"}])
+def test_a_shard_counts_for_its_own_run(tmp_path, change):
+    """Of whom it is, is no matter of which method it was asked for."""
+    other = manifest(recipe={**RECIPE, **change})
+    for number in range(2):
+        rows = store.ShardRows(ROWS[:2], [2 * number, 2 * number + 1])
+        store.write_shard(tmp_path, other if number else manifest(), number, rows)
+    same = "seed" not in change
+    assert (run_of(other) == run_of(manifest())) == same
+    assert sorted(store.finished_shards(tmp_path, manifest())) == ([0, 2] if same else [0])
+    assert sorted(store.finished_shards(tmp_path, other)) == ([0, 2] if same else [2])
+
+
+@pytest.mark.parametrize("change", ["run", "file"])
+def test_a_note_of_no_run_or_of_another_file_does_not_count(tmp_path, change):
+    store.write_shard(tmp_path, manifest(), 0, store.ShardRows(ROWS[:2], [0, 1]))
     note = tmp_path / "features/00000.json"
     raw = json.loads(note.read_text())
-    del raw["checksum"]
-    data = (tmp_path / "features/00000.safetensors").read_bytes()
-    note.write_text(json.dumps({**raw, "sha256": hashlib.sha256(data).hexdigest()}))
-    assert sorted(store.finished_shards(tmp_path, manifest())) == [0]
+    if change == "run":
+        del raw["run"]
+        note.write_text(json.dumps(raw))
+    else:
+        note.rename(tmp_path / "features/00001.json")
+    assert store.finished_shards(tmp_path, manifest()) == {}
 
 
 @pytest.mark.parametrize("checksum", ["", "xxh3:", "sha256:", "md5:00", "ef" * 32])
@@ -248,7 +289,7 @@ def flip(place: float):
 )
 def test_a_damaged_shard_is_refused_by_name(index, damage, said):
     damage(index / "features/00001.safetensors")
-    with pytest.raises(StoreError, match=rf"00001\.safetensors {said}.*same `headwater index`"):
+    with pytest.raises(StoreError, match=rf"00001\.safetensors {said}.*`headwater repair"):
         read(index)
     assert sorted(store.finished_shards(index, read_manifest(index))) == [0, 4]
 
@@ -275,7 +316,10 @@ def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(ind
         (b'"headwater-index"', "damaged"),
         (b"{}", "damaged"),
         (b'{"format": "other"}', "no headwater index"),
-        (b'{"format": "headwater-index", "version": 3}', "format version 3"),
+        (b'{"format": "headwater-index", "version": 4}', "format version 4"),
+        (b'{"format": "headwater-index", "version": 3}', "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b'{"format": ' + b"9" * 5_000, "damaged"),
         (b'{"format": "headwater-index", "version": 2}', "damaged"),
         (b'{"format": "headwater-index", "version": 1}', "damaged"),
         (None, "no index at"),
@@ -287,6 +331,12 @@ def test_what_is_no_manifest(index, text, said):
     with pytest.raises(StoreError, match=said) as caught:
         read(index)
     assert "\n" not in str(caught.value)
+
+
+def with_checksum(raw: dict) -> dict:
+    """The same with a checksum that is right, as nobody's accident has it."""
+    said = {key: value for key, value in raw.items() if key != "checksum"}
+    return {**said, "checksum": manifest_module._checksum(said)}
 
 
 WRONG = [None, -1, "x", [], {}]
@@ -325,9 +375,10 @@ def test_a_manifest_without_a_key_or_with_another_type(index, path):
             continue  # reads as no ids, which it says too
         else:
             place[key] = wrong
-        (index / "index.json").write_text(json.dumps(broken))
-        with pytest.raises(StoreError):
-            read(index)
+        for raw_broken in (broken, with_checksum(broken)):
+            (index / "index.json").write_text(json.dumps(raw_broken))
+            with pytest.raises(StoreError):
+                read(index)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +396,7 @@ def test_a_manifest_without_a_key_or_with_another_type(index, path):
 def test_shards_that_do_not_add_up(index, change):
     raw = json.loads((index / "index.json").read_text())
     change(raw["shards"])
-    (index / "index.json").write_text(json.dumps(raw))
+    (index / "index.json").write_text(json.dumps(with_checksum(raw)))
     with pytest.raises(StoreError, match="add up"):
         read(index)
 
@@ -388,7 +439,7 @@ def test_damaged_samples(index, table):
         path.write_bytes(table)
     elif table is not None:
         files.write_table(path, pa.table({name: list(column) for name, column in table.items()}))
-    with pytest.raises(StoreError, match=r"samples\.parquet.*run the same `headwater index`"):
+    with pytest.raises(StoreError, match=r"samples\.parquet.*`headwater repair"):
         Index.open(index)
 
 
@@ -427,7 +478,7 @@ def test_where_it_came_from_is_no_difference(tmp_path):
 
 def test_finished_shards_of_a_build_that_was_killed(tmp_path):
     for number in range(3):
-        store.write_shard(tmp_path, number, 2 * number, store.ShardRows(ROWS[:2], [0, 1]))
+        store.write_shard(tmp_path, manifest(), number, store.ShardRows(ROWS[:2], [0, 1]))
     features = tmp_path / "features"
     (features / "00001.json").write_bytes(b'{"file": \xff')  # a note that is none
     (features / "00003.json").write_text("[]")
@@ -467,7 +518,7 @@ def half_then(error: BaseException):
 
 
 WRITES = {
-    "shard": (store, "save_file", lambda f: store.write_shard(f, 0, 0, FIVE)),
+    "shard": (store, "save_file", lambda f: store.write_shard(f, manifest(), 0, FIVE)),
     "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
     "table": (files.pq, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
     "text": (Path, "write_text", lambda f: write_manifest(f, manifest())),
@@ -492,6 +543,64 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch, write, error, 
     with pytest.raises(raised, match=said):
         call(tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_every_flipped_bit_of_the_manifest_is_seen(whole):
+    """Or changes nothing that it says."""
+    path = whole / "index.json"
+    good, said = path.read_bytes(), read_manifest(whole)
+    try:
+        for place in range(len(good)):
+            for bit in (1, 2, 16):
+                path.write_bytes(good[:place] + bytes([good[place] ^ bit]) + good[place + 1 :])
+                try:
+                    assert read_manifest(whole) == said
+                except StoreError as error:
+                    assert "\n" not in str(error)
+    finally:
+        path.write_bytes(good)
+
+
+NO_ROWS = ["../../etc/passwd", "features/../index.json", "/dev/zero", "features/00000.json",
+           "features\\00000.npy", "checkpoints/0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", NO_ROWS)
+def test_what_is_no_file_of_rows_is_not_opened(index, file):
+    raw = json.loads((index / "index.json").read_text())
+    raw["shards"][0]["file"] = file
+    (index / "index.json").write_text(json.dumps(with_checksum(raw)))
+    with pytest.raises(StoreError, match="is no file of rows"):
+        read(index)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.parametrize("name", ["index.json", "features/00000.safetensors", "samples.parquet"])
+def test_a_pipe_is_not_waited_for(index, name):
+    (index / name).unlink()
+    os.mkfifo(index / name)
+    with pytest.raises(StoreError) as caught:
+        read(index)
+        Index.open(index)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shard_that_changed_before_the_end_is_named(tmp_path):
+    shard = store.write_shard(tmp_path, manifest(2), 0, store.ShardRows(ROWS[:2], [0, 1]))
+    store.write_shard(tmp_path, manifest(2), 0, store.ShardRows(ROWS[2:4], [0, 1]))
+    files.write_table(tmp_path / "samples.parquet", pa.table({"row": [0, 1]}))
+    with pytest.raises(StoreError, match="has changed since it was written: `headwater repair"):
+        store.finish(tmp_path, manifest(2), [shard])
+    assert not (tmp_path / "index.json").exists()
+
+
+def test_what_kills_left_in_a_cache_goes_after_a_day(tmp_path):
+    old, young = tmp_path / "a.1.part", tmp_path / "b.2.part"
+    for part in (old, young):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - files.DAY - 60,) * 2)
+    files.keep(tmp_path / "kept.safetensors", {"a": ROWS}, {})
+    assert {path.name for path in tmp_path.iterdir()} == {"b.2.part", "kept.safetensors"}
 
 
 def test_the_folder_is_synced_after_the_rename(tmp_path, monkeypatch):
@@ -544,7 +653,7 @@ def test_a_full_disk_keeps_what_was_there(index, monkeypatch):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "features").write_text("a file")
     with pytest.raises(StoreError, match="cannot write"):
-        store.write_shard(tmp_path, 0, 0, FIVE)
+        store.write_shard(tmp_path, manifest(), 0, FIVE)
 
 
 def test_a_flipped_bit_in_a_cache_counts_as_absent(tmp_path):

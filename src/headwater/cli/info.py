@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headwater.cli.options import IndexFolder, Json
+from headwater.cli.options import Device, IndexFolder, Json
 from headwater.cli.tables import listed, print_facts
 from headwater.errors import StoreError
 from headwater.runtime.console import json_line
@@ -25,24 +25,64 @@ def info(
         read_manifest,
         unfinished_checkpoints,
     )
-    from headwater.storage.shards import shard_ranges
+    from headwater.storage.shards import has_samples, shard_count
 
     manifest = read_manifest(index)
     folders = [index, *checkpoint_folders(index, manifest)]
     whole = [_whole_shards(folder) for folder in folders]
-    expected = len(shard_ranges(manifest.data["rows"], manifest.shard_rows)) * len(folders)
-    complete = manifest.complete and not unfinished_checkpoints(index, manifest)
-    facts = _stored(whole, expected, complete) | _repeats(index, manifest) | _recipe(manifest)
+    expected = shard_count(manifest.data["rows"], manifest.shard_rows) * len(folders)
+    missing = expected - sum(map(len, whole))
+    state = "complete"
+    if not manifest.complete or unfinished_checkpoints(index, manifest):
+        state = "unfinished, run `headwater index` again"
+    elif missing or not has_samples(index, manifest):
+        state = "damaged, see `headwater verify`"
+    facts = _stored(whole, expected, state) | _repeats(index, manifest) | _recipe(manifest)
     if as_json:
         print(json_line(facts))
     else:
         print_facts(facts)
-    missing = expected - sum(map(len, whole))
-    if complete and missing:
+    if state.startswith("damaged"):
+        what = f"{missing} shard(s)" if missing else "samples.parquet"
         raise StoreError(
-            f"{missing} shard(s) of {index} are missing or damaged: run the same "
-            "`headwater index` command again to rebuild them"
+            f"{what} of {index}: missing or damaged; `headwater repair {index}` mends it"
         )
+
+
+def verify(
+    index: IndexFolder,
+    as_json: Json = False,
+) -> None:
+    """Read an index through: is every file what was written?"""
+    from tqdm import tqdm
+
+    from headwater.upkeep.verify import verify as findings_of
+
+    with tqdm(desc="verify", unit="file", delay=2, leave=False) as bar:
+        found = findings_of(index, lambda _: bar.update())
+    if as_json:
+        print(json_line([finding._asdict() for finding in found]))
+    elif not found:
+        print(f"{index} is whole")
+    for finding in [] if as_json else found:
+        print(f"{finding.file} {finding.what}; it is made again of {finding.needs}")
+    if found:
+        raise StoreError(
+            f"{len(found)} file(s) of {index} are missing or damaged: `headwater repair {index}` "
+            "mends them"
+        )
+
+
+def repair(
+    index: IndexFolder,
+    device: Device = None,
+) -> None:
+    """Make an index whole again; what is there and right is not computed again."""
+    from headwater.runtime.console import say
+    from headwater.upkeep.repair import repair as mend
+
+    mend(index, device, say)
+    print(f"{index} is whole")
 
 
 def _whole_shards(folder: Path) -> list[Shard]:
@@ -55,17 +95,17 @@ def _whole_shards(folder: Path) -> list[Shard]:
     return list(finished_shards(folder, read_manifest(folder)).values())
 
 
-def _stored(whole: Sequence[Sequence[Shard]], expected: int, complete: bool) -> dict[str, Any]:
+def _stored(whole: Sequence[Sequence[Shard]], expected: int, state: str) -> dict[str, Any]:
     """How much of an index is there.
 
     Args:
         whole: the shards that are whole, model by model.
         expected: how many shards there should be, of all models.
-        complete: whether the index says that it is.
+        state: of the whole, in words.
     """
     first, shards = whole[0], [shard for of_model in whole for shard in of_model]
     return {
-        "state": "complete" if complete else "unfinished, run `headwater index` again",
+        "state": state,
         "rows": sum(shard.rows for shard in first),
         "skipped": sum(len(shard.skipped) for shard in first),
         "models": len(whole),

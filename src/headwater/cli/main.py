@@ -12,7 +12,7 @@ import typer
 from headwater.cli.evaluation.commands import app as evaluate
 from headwater.cli.imports import import_rows
 from headwater.cli.index import index
-from headwater.cli.info import info
+from headwater.cli.info import info, repair, verify
 from headwater.cli.inspect import inspect
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
@@ -147,7 +147,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.callback()(verbosity)
-for command in (demo, why, inspect, index, concept, image, preference, audit, methods, info):
+COMMANDS = (
+    demo, why, inspect, index, concept, image, preference, audit, methods, info, verify, repair,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_rows)
 app.add_typer(evaluate, name="evaluate")

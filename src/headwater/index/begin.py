@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,13 +16,14 @@ from headwater.index.config import Recipe
 from headwater.index.samples import data_facts
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
+from headwater.storage.lock import LOCK_FILES
 from headwater.storage.manifest import Manifest, read_manifest, require_same, write_manifest
 from headwater.storage.shards import default_shard_rows
 
 # What an index folder holds; --overwrite removes no other folder.
 _OWN = (
     "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
-    "curvature",
+    "curvature", *LOCK_FILES,
 )  # fmt: skip
 
 
@@ -49,13 +49,11 @@ def new_manifest(
 
 def begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
     """The manifest to build under: the one there if it is of the same run, else the new one."""
-    if out.exists() and not out.is_dir():
-        raise StoreError(f"{out} is a file: name a folder for the index")
     if (out / "index.json").exists() and not overwrite:
         old = read_manifest(out)
         require_same(out, old, manifest)
         return _found_again(out, old, manifest)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not _is_empty(out):
         if not overwrite:
             raise MismatchError(f"{out} holds other files: name an empty or a new folder")
         if not (out / "index.json").exists():
@@ -66,20 +64,35 @@ def begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
                 f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
             )
         _empty(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {out}: {error.strerror}") from None
     write_manifest(out, manifest)
     return manifest
 
 
+def refuse_file(out: Path) -> None:
+    """Refuse a file where a folder is meant.
+
+    Raises:
+        StoreError: it is one.
+    """
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file: name a folder for the index")
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a write left that was killed, or a lock."""
+    return all(path.suffix == ".part" or path.name in LOCK_FILES for path in folder.iterdir())
+
+
 def _empty(folder: Path) -> None:
-    """Remove what is in a folder; the folder itself may be a link to another disk, and stays."""
+    """Remove what is in a folder; the folder itself may be a link to another disk, and stays.
+
+    `index.json` stays until another takes its place: without it nobody could tell, after a kill,
+    that the folder held an index.
+    """
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif path.name not in ("index.json", *LOCK_FILES):
             path.unlink()
 
 
@@ -98,10 +111,7 @@ def _places(model: Mapping[str, Any]) -> dict[str, Any]:
     return {name: model[name] for name in ("source", "options") if name in model}
 
 
-def withdraw(out: Path, existed: bool) -> None:
+def withdraw(out: Path) -> None:
     """Leave nothing of a run that failed before its first shard was whole."""
     (out / "index.json").unlink(missing_ok=True)
     shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
-    if not existed:
-        with suppress(OSError):  # it is not there, or holds other files
-            out.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from headwater.data.training_set import IN_MEMORY, TrainingSet, every_caption
 from headwater.errors import (
     DatasetError,
     HeadwaterWarning,
+    MismatchError,
     ParameterError,
 )
 from headwater.features.extractor import Extractor
 from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
-from headwater.index.begin import begin, new_manifest, withdraw
+from headwater.index.begin import begin, new_manifest, refuse_file, withdraw
 from headwater.index.config import (
     Recipe,
     plan,
@@ -29,10 +31,11 @@ from headwater.index.config import (
 from headwater.index.curvature import Fit, Images, fit_curvature, fit_of, former_of
 from headwater.index.index import Index
 from headwater.index.machines import extractor, without_projection
-from headwater.index.notes import notes_on_parameters
+from headwater.index.notes import notes_on_parameters, notes_on_versions
 from headwater.index.rows import Source, open_images
 from headwater.index.samples import RowSamples, write_samples
 from headwater.index.workers import (
+    Begun,
     BuildOptions,
     Missing,
     curvature_parts,
@@ -45,16 +48,21 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode, warn_of_lost_words
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS
+from headwater.storage.lock import locked
 from headwater.storage.manifest import (
     Manifest,
     Shard,
     checkpoint_folders,
+    read_manifest,
+    require_same,
+    write_manifest,
 )
 from headwater.storage.shards import (
     finish,
     finished_shards,
     has_samples,
     read_positions,
+    remove_leftovers,
     shard_ranges,
 )
 
@@ -111,13 +119,30 @@ def build_index(
     out = Path(out)
     batch = BatchSize(how.batch_size, note, denoiser.device)
     job = Job(training_set, how, batch, note, options.get("clip"))
-    index = _build(job, denoiser, planned, out, checkpoints=len(checkpoints))
-    for source, folder in zip(checkpoints, checkpoint_folders(out, index.manifest), strict=True):
-        note(f"checkpoint {source}")
-        other = denoiser.like(source)
-        _build(job, other, plan(other, **options), folder)
-        del other  # before the next is loaded
-    return index
+    refuse_file(out)
+    with locked(out, partial(_wait_or_refuse, job, denoiser, planned, out)):
+        index = build_planned(job, denoiser, planned, out, checkpoints=len(checkpoints))
+        folders = checkpoint_folders(out, index.manifest)
+        for source, folder in zip(checkpoints, folders, strict=True):
+            note(f"checkpoint {source}")
+            other = denoiser.like(source)
+            build_planned(job, other, plan(other, **options), folder)
+            del other  # before the next is loaded
+        return index
+
+
+def _wait_or_refuse(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, owner: str) -> None:
+    """What to do where somebody else writes the index: wait, if it is the same."""
+    if job.how.overwrite:
+        raise MismatchError(
+            f"{out} is being written by {owner}: wait until it is done, or stop it, and then "
+            "--overwrite"
+        )
+    if (out / "index.json").exists():
+        old = read_manifest(out)
+        new = new_manifest(denoiser, job.data, planned, job.clip)
+        require_same(out, old, replace(new, checkpoints=old.checkpoints))
+    job.note(f"waiting for {owner}, which builds the same index")
 
 
 def _refuse_useless(
@@ -141,10 +166,12 @@ def _refuse_useless(
         )
 
 
-def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints: int = 0) -> Index:
-    """The index of one model."""
+def build_planned(
+    job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints: int = 0
+) -> Index:
+    """The index of one model, by a recipe; whoever calls holds the lock of the folder."""
     data, how = job.data, job.how
-    existed, begun = out.exists(), (out / "index.json").exists() and not how.overwrite
+    begun = (out / "index.json").exists() and not how.overwrite
     new = replace(new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
     manifest = begin(out, new, how.overwrite)
     done = finished_shards(out, manifest)
@@ -152,9 +179,12 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
     fit = fit_of(out, manifest, planned) if planned.curvature else None
     whole = len(done) == len(ranges) and has_samples(out, manifest)
     if manifest.complete and whole and (fit is None or fit.whole):
+        remove_leftovers(out)
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:
         job.note(f"resuming: {len(done)} of {len(ranges)} shards are there")
+        for line in notes_on_versions(manifest, new):
+            job.note(line)
     warn_of_lost_words(denoiser, every_caption(data.samples))
     if denoiser.conditional:
         _speak_of_captions(data, job.note)
@@ -171,16 +201,20 @@ def _build(job: Job, denoiser: Denoiser, planned: Recipe, out: Path, checkpoints
                     _check_first(Source(gradients, data, reader), left, job.note)
                 if fit is not None:
                     _fit_curvature(job, gradients, fit, out)
+                    manifest = _with_metric(out, manifest, fit.digest())
+                    done = finished_shards(out, manifest)
+                    left = [(i, rows) for i, rows in enumerate(ranges) if rows.start not in done]
             former = former_of(out, manifest, planned)
             machine = extractor(denoiser, planned, job.clip, [former])
             source = Source(machine, data, reader, how.encodings)
-            for shard in write_shards(out, source, how, job.batch, left):
+            begun_index = Begun(out, manifest)
+            for shard in write_shards(begun_index, source, how, job.batch, left):
                 done[shard.first] = shard
     except BaseException:
         if not (begun or done or finished_shards(out, manifest) or (fit and fit.begun)):
-            withdraw(out, existed)
+            withdraw(out)
         raise
-    _finish(out, manifest, [done[rows.start] for rows in ranges], data)
+    complete(out, manifest, [done[rows.start] for rows in ranges], data)
     return Index.open(out, denoiser, data, clip=job.clip)
 
 
@@ -188,6 +222,15 @@ def _fit_curvature(job: Job, machine: Extractor, fit: Fit, out: Path) -> None:
     """What rows are in the metric of, before there are any."""
     images = Images(machine, job.data, job.how.encodings)
     fit_curvature(fit, machine.layers, curvature_parts(out, fit, images, job.how, job.batch))
+
+
+def _with_metric(out: Path, manifest: Manifest, metric: str) -> Manifest:
+    """The manifest of rows in this metric: those in another are not its own."""
+    if manifest.metric == metric:
+        return manifest
+    new = replace(manifest, metric=metric, complete=False, samples_sha256="", shards=())
+    write_manifest(out, new)
+    return new
 
 
 def _check_first(source: Source, left: Sequence[Missing], note: Callable[[str], None]) -> None:
@@ -225,7 +268,7 @@ def _speak_of_captions(data: TrainingSet, note: Callable[[str], None]) -> None:
         warnings.warn(text, HeadwaterWarning, stacklevel=3)
 
 
-def _finish(
+def complete(
     out: Path, manifest: Manifest, shards: Sequence[Shard], training_set: TrainingSet
 ) -> None:
     """Write the table of samples, and say in the manifest that the index is whole."""

@@ -7,6 +7,7 @@ of each layer, whose eigenvectors are `bases.safetensors`, and then the moments 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +53,14 @@ class Fit:
     Attributes:
         images: how many the index is of.
         key: of all that the numbers depend on.
+        metric: what rows were made with, as `digest` has it; empty where there are none.
     """
 
     folder: Path
     recipe: Recipe
     images: int
     key: str
+    metric: str = ""
 
     @property
     def begun(self) -> bool:
@@ -71,13 +74,33 @@ class Fit:
 
     def read(self, name: str) -> dict[str, Tensor] | None:
         """A file of this fit; None where it is missing, damaged or of another."""
+        found = self.read_with_digest(name)
+        return None if found is None else found[0]
+
+    def read_with_digest(self, name: str) -> tuple[dict[str, Tensor], str] | None:
+        """The same, and the digest of its tensors."""
         found = read_tensors_and_metadata(self.folder / f"{name}.safetensors")
-        return found[0] if found is not None and found[1].get("fit") == self.key else None
+        if found is None or found[1].get("fit") != self.key:
+            return None
+        return found[0], found[1]["sha256"]
+
+    def digest(self) -> str:
+        """Of the numbers themselves, which another device or version rounds otherwise.
+
+        Eigenvectors may even change their signs: rows made with others are of another metric.
+        """
+        found = [self.read_with_digest(name) for name in ("bases", "moments")]
+        return metric_of(*(digest for _, digest in filter(None, found)))
 
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write one."""
         made = {key: value.cpu() for key, value in tensors.items()}
         write_tensors(self.folder / f"{name}.safetensors", made, {"fit": self.key})
+
+
+def metric_of(*digests: str) -> str:
+    """One digest for those of bases and moments."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
 
 def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
@@ -90,7 +113,8 @@ def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
         "data": manifest.data["fingerprint"],
         "recipe": {name: getattr(recipe, name) for name in decides},
     }
-    return Fit(folder / FOLDER, recipe, manifest.data["rows"], cache.key(facts))
+    images = manifest.data["rows"]
+    return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
 
 
 # --- the fit --------------------------------------------------------------------------------------
@@ -261,12 +285,18 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     Raises:
         StoreError: a file of it is missing or damaged.
     """
-    bases, moments = fit.read("bases"), fit.read("moments")
-    if bases is None or moments is None:
-        which = "bases" if bases is None else "moments"
+    read = {name: fit.read_with_digest(name) for name in ("bases", "moments")}
+    missing = [name for name, found in read.items() if found is None]
+    if missing:
         raise StoreError(
-            f"{fit.folder / which}.safetensors is missing or damaged: run the same `headwater "
-            "index` command again, it is fitted anew"
+            f"{fit.folder / missing[0]}.safetensors is missing or damaged: `headwater repair "
+            f"{fit.folder.parent}` fits it anew"
+        )
+    (bases, of_bases), (moments, of_moments) = filter(None, read.values())
+    if fit.metric and fit.metric != metric_of(of_bases, of_moments):
+        raise StoreError(
+            f"{fit.folder} is not what the rows were made with: `headwater repair "
+            f"{fit.folder.parent}` makes these anew"
         )
     found = {}
     for name, layer in layers.items():

@@ -122,22 +122,7 @@ class Index:
     @cached_property
     def recipe(self) -> Recipe:
         """What the rows were made with."""
-        raw = dict(self.manifest.recipe)
-        if raw["features_version"] != FEATURES_VERSION:
-            raise StoreError(
-                f"{self.path} holds features of version {raw['features_version']}, this headwater "
-                f"computes {FEATURES_VERSION}: build the index again with --overwrite"
-            )
-        try:
-            raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
-            recipe = Recipe(**raw)
-            method_named(recipe.method)
-            return recipe
-        except TypeError as error:
-            raise StoreError(
-                f"{self.path / 'index.json'} has a damaged recipe ({error}): build the index "
-                "again with --overwrite"
-            ) from None
+        return recipe_of(self.path, self.manifest)
 
     def methods(self) -> list[str]:
         """Names of the methods that this index can serve."""
@@ -231,6 +216,30 @@ class Index:
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard, checksums verified."""
         return read_blocks(self.path, self.manifest)
+
+
+def recipe_of(folder: Path, manifest: Manifest) -> Recipe:
+    """What the rows of an index were made with.
+
+    Raises:
+        StoreError: it is damaged, or of a version of which nothing is known here.
+    """
+    raw = dict(manifest.recipe)
+    if raw["features_version"] != FEATURES_VERSION:
+        raise StoreError(
+            f"{folder} holds features of version {raw['features_version']}, this headwater "
+            f"computes {FEATURES_VERSION}: build the index again with --overwrite"
+        )
+    try:
+        raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
+        recipe = Recipe(**raw)
+        method_named(recipe.method)
+        return recipe
+    except TypeError as error:
+        raise StoreError(
+            f"{folder / 'index.json'} has a damaged recipe ({error}): build the index again with "
+            "--overwrite"
+        ) from None
 
 
 def load_denoiser(index: Index) -> Denoiser:

@@ -1,4 +1,4 @@
-"""What a person should know of an index before it is built: which parameters, and which not."""
+"""What a person should know of an index before it is built: of its parameters, of versions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,22 @@ from headwater.gradients.layers import size
 from headwater.gradients.parameters import left_out, select
 from headwater.index.config import Recipe
 from headwater.models.denoiser import Denoiser
+from headwater.storage.manifest import Manifest
+
+
+def notes_on_versions(old: Manifest, new: Manifest) -> list[str]:
+    """A line, where other versions go on with what some have begun: rows may differ by rounding."""
+    changed = [
+        f"{name} {old.versions[name]} (now {version})"
+        for name, version in new.versions.items()
+        if name != "python" and old.versions.get(name, version) != version
+    ]
+    if not changed:
+        return []
+    return [
+        f"begun with {', '.join(changed)}: rows of both will stand side by side, --overwrite makes "
+        "all of them anew"
+    ]
 
 
 def notes_on_parameters(

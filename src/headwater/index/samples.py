@@ -73,7 +73,7 @@ def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise StoreError(
             f"{folder / _FILE} cannot be read ({first_line(error)}): "
-            "run the same `headwater index` command again to write it again"
+            f"`headwater repair {folder}` writes it again"
         ) from None
     samples = [Sample(*each) for each in zip(*columns, several, repeats, strict=True)]
     return RowSamples(samples, positions)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from tqdm import tqdm
@@ -27,7 +27,7 @@ from headwater.models.patches import compiled, recomputed
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.storage import shards
-from headwater.storage.manifest import Shard, read_manifest
+from headwater.storage.manifest import Manifest, Shard, read_manifest
 from headwater.storage.shards import ShardRows
 
 # A shard that is not there: its number, and the rows of the data set that it covers.
@@ -64,6 +64,13 @@ class BuildOptions:
     executor: Executor = THIS_PROCESS
 
 
+class Begun(NamedTuple):
+    """An index that was begun: its folder, and what stands in its `index.json`."""
+
+    folder: Path
+    manifest: Manifest
+
+
 @contextmanager
 def run_as(how: BuildOptions, network: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
     """The network as the options want it run; `layers` are those attributed."""
@@ -76,9 +83,9 @@ def run_as(how: BuildOptions, network: nn.Module, layers: Sequence[nn.Module]) -
 
 
 def write_shards(
-    out: Path, source: Source, how: BuildOptions, batch: BatchSize, left: Sequence[Missing]
+    begun: Begun, source: Source, how: BuildOptions, batch: BatchSize, left: Sequence[Missing]
 ) -> Iterator[Shard]:
-    """Each missing shard of the index in `out`, once it is written.
+    """Each missing shard of an index, once it is written.
 
     Args:
         source, batch: for shards that this process computes itself; workers make their own.
@@ -87,17 +94,18 @@ def write_shards(
     first = total - sum(len(rows) for _, rows in left)
     with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
         if how.executor == THIS_PROCESS:
-            yield from map(partial(write_shard, out, source, how, batch, bar.update), left)
+            yield from map(partial(write_shard, begun, source, how, batch, bar.update), left)
             return
         assert isinstance(machine, Extractor), NO_WORKERS
         device = str(machine.denoiser.device)
-        for shard in run(how.executor, partial(shard_writer, out, how, device), left, device):
+        writer = partial(shard_writer, begun.folder, how, device)
+        for shard in run(how.executor, writer, left, device):
             bar.update(shard.rows + len(shard.skipped))
             yield shard
 
 
 def write_shard(
-    out: Path,
+    begun: Begun,
     source: Source,
     how: BuildOptions,
     batch: BatchSize,
@@ -108,7 +116,7 @@ def write_shard(
     number, rows = missing
     made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
     shard = ShardRows(made.features, good, skipped, made.residuals)
-    return shards.write_shard(out, number, rows.start, shard)
+    return shards.write_shard(begun.folder, begun.manifest, number, shard)
 
 
 def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing], Shard]:
@@ -124,7 +132,7 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
     former = former_of(out, index.manifest, index.recipe)
     machine = gradient_extractor(denoiser, index.recipe, [former])
     batch = _ready(denoiser, machine, how, device)
-    return partial(_open_and_write, out, machine, data, how, batch)
+    return partial(_open_and_write, Begun(out, index.manifest), machine, data, how, batch)
 
 
 def part_doer(out: Path, how: BuildOptions, device: str) -> Callable[[tuple[str, int]], int]:
@@ -173,7 +181,7 @@ def _ready(denoiser: Denoiser, machine: Extractor, how: BuildOptions, device: st
 
 
 def _open_and_write(
-    out: Path,
+    begun: Begun,
     machine: Extractor,
     data: TrainingSet,
     how: BuildOptions,
@@ -183,4 +191,4 @@ def _open_and_write(
     """`write_shard`, with a reader of the rows of this shard alone."""
     with reading(data, missing[1]) as reader:
         source = Source(machine, data, reader, how.encodings)
-        return write_shard(out, source, how, batch, lambda rows: None, missing)
+        return write_shard(begun, source, how, batch, lambda rows: None, missing)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +28,8 @@ from torch import Tensor
 from headwater.errors import HeadwaterWarning, ResourceError, StoreError
 
 log = logging.getLogger(__name__)
+
+DAY = 24 * 60 * 60  # seconds; no write takes as long
 
 # Of a folder: there is no such thing on this file system, or (Windows) no way to open one.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)
@@ -65,7 +69,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """Write a safetensors file atomically, with a checksum that `read_tensors` verifies."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with renamed(path) as part:
-        save_file(tensors, part, metadata={**metadata, "sha256": _digest(tensors)})
+        save_file(tensors, part, metadata={**metadata, "sha256": digest_of(tensors)})
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
@@ -80,30 +84,62 @@ def read_tensors_and_metadata(path: Path) -> tuple[dict[str, Tensor], dict[str, 
     The checksum is of the tensors alone.
     """
     try:
+        if not path.is_file():
+            return None
         with safe_open(path, "pt") as file:
             # Copied out of the file's mapping, whose alignment would change how products round.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             metadata = file.metadata() or {}
     except (OSError, SafetensorError):
         return None
-    return (tensors, metadata) if metadata.get("sha256") == _digest(tensors) else None
+    return (tensors, metadata) if metadata.get("sha256") == digest_of(tensors) else None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        StoreError: it cannot be read: a device, a pipe, no UTF-8.
+        ValueError: it is no JSON.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise StoreError(f"{path} is no file: remove it")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"cannot read {path}: {error}") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def keep(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Keep for the next time; an index that cannot be written to still answers."""
     try:
         write_tensors(path, tensors, metadata)
+        remove_parts(path.parent)
     except (StoreError, ResourceError) as error:
         warnings.warn(f"not kept for the next time: {error}", HeadwaterWarning, stacklevel=2)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors and their names, types and shapes, in hex."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def remove_parts(folder: Path, older_than: float = DAY) -> None:
+    """Remove what writes left that were killed: a `.part` that is so many seconds old."""
+    for part in folder.glob("*.part"):
+        with suppress(OSError):
+            if part.stat().st_mtime <= time.time() - older_than:
+                part.unlink()
 
 
 @contextmanager
@@ -174,6 +210,8 @@ def has_checksum(path: Path, checksum: str) -> bool:
 
 
 def _hex(path: Path, digest: Any) -> str:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(errno.EINVAL, "is no file")
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+import xxhash
+
 from headwater.errors import MismatchError, StoreError
-from headwater.storage.files import write_text
+from headwater.storage.files import read_json, write_text
 
 FORMAT = "headwater-index"
-VERSION = 2
-READABLE = (1, VERSION)  # version 1 had sha256 where shards have a checksum of either kind now
+VERSION = 3
+# Version 1 had sha256 where shards have a checksum of either kind now; version 2 no checksum of
+# index.json itself, and shards that did not say of which run they are.
+READABLE = (1, 2, VERSION)
 
 # What these parts of index.json hold, at least.
 _KEYS = {
@@ -25,6 +31,8 @@ _KEYS = {
     "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
+# Files of rows: of this program, or of another, beside index.json.
+_ROWS = re.compile(r"features/\d{5,}\.safetensors|[^/\\]+\.npy")
 # Of two runs that make the same rows: where things lie, and for which of the methods that share
 # these features the index was asked for.
 _MAY_DIFFER = ("source", "options", "clip_source", "method")
@@ -53,7 +61,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `index.json` says. `recipe` is everything that a feature row depends on."""
+    """What `index.json` says. `recipe` is everything that a feature row depends on.
+
+    `metric` is a digest of the curvature that rows are in the metric of, once that is fitted.
+    """
 
     recipe: Mapping[str, Any]
     model: Mapping[str, Any]
@@ -61,6 +72,7 @@ class Manifest:
     versions: Mapping[str, str]
     shard_rows: int
     checkpoints: int = 0
+    metric: str = ""
     complete: bool = False
     samples_sha256: str = ""
     shards: tuple[Shard, ...] = ()
@@ -84,15 +96,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "index.json"
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise StoreError(
-            f"no index at {folder}: build one with `headwater index MODEL DATA {folder}`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"cannot read {path}: {error}") from None
-    try:
-        raw = json.loads(text)
+        raw = read_json(path)
         if raw["format"] != FORMAT:
             raise StoreError(f"{path} is no headwater index (format {raw['format']!r})")
         if raw["version"] not in READABLE:
@@ -100,16 +104,31 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{path} has format version {raw['version']}, this headwater reads up to "
                 f"{VERSION}: use the headwater that wrote it, or build the index in another folder"
             )
-        shards = tuple(map(shard_from_json, raw.pop("shards")))
-        later = {name: raw[name] for name in ("checkpoints", "complete", "samples_sha256")}
-        now = {**raw, **later, "shards": shards, "version": VERSION}
-        manifest = _typed(Manifest(**now))
-        _check(manifest)
-        return manifest
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if raw["version"] >= VERSION and raw.pop("checksum") != _checksum(raw):
+            raise ValueError("its checksum differs")
+        return manifest_from_json(raw)
+    except FileNotFoundError:
         raise StoreError(
-            f"{path} is damaged ({type(error).__name__}: {error}): build it again with --overwrite"
+            f"no index at {folder}: build one with `headwater index MODEL DATA {folder}`"
         ) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"{path} is damaged ({type(error).__name__}: {error}): `headwater repair {folder}` "
+            "writes it again"
+        ) from None
+
+
+def manifest_from_json(raw: Mapping[str, Any]) -> Manifest:
+    """A manifest as `index.json` has it, without its checksum.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is none.
+    """
+    shards = tuple(map(shard_from_json, raw["shards"]))
+    later = {name: raw[name] for name in ("checkpoints", "complete", "samples_sha256")}
+    manifest = _typed(Manifest(**{**raw, **later, "shards": shards, "version": VERSION}))
+    _check(manifest)
+    return manifest
 
 
 def shard_from_json(raw: Mapping[str, Any]) -> Shard:
@@ -117,15 +136,23 @@ def shard_from_json(raw: Mapping[str, Any]) -> Shard:
     entry = {**raw, "skipped": tuple(raw["skipped"])}
     if "checksum" not in entry:
         entry["checksum"] = f"sha256:{entry.pop('sha256')}"
-    return _typed(Shard(**entry))
+    shard = _typed(Shard(**entry))
+    if not _ROWS.fullmatch(shard.file):
+        raise ValueError(f"{_short(shard.file)} is no file of rows")
+    return shard
 
 
 def _typed(made: Any) -> Any:
-    """A manifest or shard, if its fields are of their declared types."""
+    """A manifest or shard, if its fields are of their declared types, and no number negative."""
     for name, declared in get_type_hints(type(made)).items():
-        if not isinstance(getattr(made, name), get_origin(declared) or declared):
-            raise TypeError(f"{name} is {getattr(made, name)!r}")
+        value, kind = getattr(made, name), get_origin(declared) or declared
+        if not isinstance(value, kind) or (kind is int and not _is_count(value)):
+            raise TypeError(f"{name} is {_short(value)}")
     return made
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _check(manifest: Manifest) -> None:
@@ -133,6 +160,8 @@ def _check(manifest: Manifest) -> None:
     for part, keys in _KEYS.items():
         if missing := keys.difference(getattr(manifest, part)):
             raise KeyError(f"{part} lacks {min(missing)}")
+    if not _is_count(manifest.data["rows"]) or not manifest.shard_rows:
+        raise TypeError("there is no such number of rows")
     ends = accumulate((s.rows + len(s.skipped) for s in manifest.shards), initial=0)
     firsts = [shard.first for shard in manifest.shards]
     if manifest.complete and [*ends] != [*firsts, manifest.data["rows"]]:
@@ -140,8 +169,26 @@ def _check(manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `index.json`, atomically."""
-    write_text(folder / "index.json", json.dumps(asdict(manifest), indent=1, ensure_ascii=False))
+    """Write `index.json`, atomically, with a checksum of all that it says."""
+    facts = _normal(asdict(manifest))
+    said = {**facts, "checksum": _checksum(facts)}
+    write_text(folder / "index.json", json.dumps(said, indent=1, ensure_ascii=False))
+
+
+def _checksum(facts: Mapping[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, ensure_ascii=False)
+    return f"xxh3:{xxhash.xxh3_128_hexdigest(text.encode('utf-8', 'surrogatepass'))}"
+
+
+def run_of(manifest: Manifest) -> str:
+    """A digest of all that rows and their shards depend on, which a shard's file names.
+
+    32 hex digits; runs that may go on with each other's work (`require_same`) have the same.
+    """
+    compared = {part: _compared(getattr(manifest, part)) for part in ("recipe", "model", "data")}
+    others = {"shard_rows": manifest.shard_rows, "metric": manifest.metric}
+    facts = json.dumps({**compared, **others}, sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
@@ -156,9 +203,9 @@ def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
             f"{new.checkpoints}: use another folder, or --overwrite"
         )
     for part in ("recipe", "model", "data"):
-        before, now = _normal(getattr(old, part)), _normal(getattr(new, part))
+        before, now = _compared(getattr(old, part)), _compared(getattr(new, part))
         for key in sorted(before.keys() | now.keys()):
-            if key not in _MAY_DIFFER and before.get(key) != now.get(key):
+            if before.get(key) != now.get(key):
                 raise MismatchError(
                     f"{folder} was begun with {part} {key} = {_short(before.get(key))}, this run "
                     f"has {_short(now.get(key))}: use another folder, or --overwrite"
@@ -168,6 +215,10 @@ def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
 def has_old_checksums(manifest: Manifest) -> bool:
     """Whether format version 1 wrote the index."""
     return any(shard.checksum.startswith("sha256:") for shard in manifest.shards)
+
+
+def _compared(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _normal(part).items() if key not in _MAY_DIFFER}
 
 
 def _normal(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,12 @@ renamed: what has its final name is whole. docs/format.md is the specification.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,14 +25,29 @@ from headwater.errors import StoreError
 from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.files import (
     checksum_of,
+    digest_of,
     has_checksum,
+    read_json,
+    remove_parts,
     renamed,
     sha256_of,
     write_text,
 )
-from headwater.storage.manifest import Manifest, Shard, shard_from_json, write_manifest
+from headwater.storage.manifest import (
+    Manifest,
+    Shard,
+    manifest_from_json,
+    run_of,
+    shard_from_json,
+    write_manifest,
+)
 
 # --- shards -------------------------------------------------------------------------------------
+
+
+def shard_count(rows: int, shard_rows: int) -> int:
+    """How many shards there are."""
+    return -(-rows // shard_rows)
 
 
 def shard_ranges(rows: int, shard_rows: int) -> list[range]:
@@ -78,44 +95,104 @@ class ShardRows:
         return tensors
 
 
-def write_shard(folder: Path, number: int, first: int, rows: ShardRows) -> Shard:
+def write_shard(folder: Path, manifest: Manifest, number: int, rows: ShardRows) -> Shard:
     """Write one shard and the note (`.json` beside it) that says it is whole.
+
+    The file says of which index it is, so that what is lost of that can be written again.
 
     Args:
         folder: of the index.
+        manifest: of the index.
         number: of the shard, which its file is named after.
-        first: the first data set row that it covers.
         rows: what it holds.
     """
-    name = f"features/{number:05d}.safetensors"
-    path = folder / name
+    name, first = shard_name(number), number * manifest.shard_rows
+    facts = asdict(replace(manifest, complete=False, samples_sha256="", shards=()))
+    tensors, path = rows.tensors(), folder / name
+    said = {"index": facts, "first": first, "skipped": list(rows.skipped)}
+    # One text: safetensors writes several in an order of its own, at each time another.
+    metadata = {"headwater": json.dumps({**said, "sha256": _digest(said, tensors)})}
     with renamed(path) as part:
-        save_file(rows.tensors(), part)
-    size, checksum = path.stat().st_size, checksum_of(path)
-    shard = Shard(name, first, len(rows.features), tuple(rows.skipped), size, checksum)
-    write_text(path.with_suffix(".json"), json.dumps(asdict(shard)))
+        save_file(tensors, part, metadata)
+    shard = Shard(
+        name, first, len(rows.features), tuple(rows.skipped), path.stat().st_size, checksum_of(path)
+    )
+    write_note(folder, manifest, shard)
     return shard
 
 
+def shard_name(number: int) -> str:
+    """Where a shard lies in the folder of an index.
+
+    >>> shard_name(7)
+    'features/00007.safetensors'
+    """
+    return f"features/{number:05d}.safetensors"
+
+
+def write_note(folder: Path, manifest: Manifest, shard: Shard) -> None:
+    """Say beside a shard that it is whole, and of which run."""
+    note = {"run": run_of(manifest), **asdict(shard)}
+    write_text((folder / shard.file).with_suffix(".json"), json.dumps(note))
+
+
+# What reading JSON raises that is none, or of another form.
+_OTHER_JSON = (ValueError, KeyError, TypeError, AttributeError)
+
+
 def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
-    """Shards that are whole on disk, by their first row; damaged and unfinished ones are not."""
+    """Shards of this index that are whole on disk, by their first row.
+
+    Damaged and unfinished ones are not, nor are those of another run in the same folder.
+    """
     known = {shard.first: shard for shard in manifest.shards}
+    run = run_of(manifest)
     for note in sorted((folder / "features").glob("*.json")):
         try:
-            shard = shard_from_json(json.loads(note.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError):
+            raw = read_json(note)
+            if raw.pop("run") != run:
+                continue
+            shard = shard_from_json(raw)
+        except (OSError, StoreError, *_OTHER_JSON):
             continue
-        known[shard.first] = shard
-    return {first: shard for first, shard in known.items() if _is_whole(folder, shard)}
+        if shard.file == f"features/{note.stem}.safetensors":
+            known[shard.first] = shard
+    return {first: shard for first, shard in known.items() if is_whole(folder, shard)}
 
 
-def _is_whole(folder: Path, shard: Shard) -> bool:
+def is_whole(folder: Path, shard: Shard) -> bool:
+    """Whether a shard's file is there, and has its size and checksum."""
     path = folder / shard.file
-    return path.exists() and _is_same(path, shard)
+    return path.is_file() and _is_same(path, shard)
 
 
 def _is_same(path: Path, shard: Shard) -> bool:
     return path.stat().st_size == shard.bytes and has_checksum(path, shard.checksum)
+
+
+def read_shard(folder: Path, number: int) -> tuple[Manifest, Shard] | None:
+    """A shard as its own file tells it, and the index that it is of, without its other shards.
+
+    None where it is missing, damaged, or written before files told it (format version 3).
+    """
+    name = shard_name(number)
+    path = folder / name
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads(file.metadata()["headwater"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if said.pop("sha256") != _digest(said, tensors):
+            return None
+        manifest = manifest_from_json(said["index"])
+        shard = shard_from_json({
+            "file": name, "first": said["first"], "rows": len(tensors["position"]),
+            "skipped": said["skipped"], "bytes": path.stat().st_size, "checksum": checksum_of(path),
+        })  # fmt: skip
+    except (OSError, SafetensorError, RecursionError, *_OTHER_JSON):
+        return None
+    return (manifest, shard) if shard.first == number * manifest.shard_rows else None
 
 
 def has_samples(folder: Path, manifest: Manifest) -> bool:
@@ -124,18 +201,38 @@ def has_samples(folder: Path, manifest: Manifest) -> bool:
     return path.exists() and sha256_of(path) == manifest.samples_sha256
 
 
+def _digest(said: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Of a shard's tensors and what is said of them."""
+    text = json.dumps(said, sort_keys=True) + digest_of(tensors)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifest:
-    """List what is there in the manifest, mark it complete, drop notes and what kills left."""
+    """List what is there in the manifest, mark it complete, drop notes and what kills left.
+
+    Raises:
+        StoreError: a shard is not what was written a while ago.
+    """
+    changed = [shard.file for shard in shards if not is_whole(folder, shard)]
+    if changed:
+        raise StoreError(f"{folder / changed[0]} has changed since it was written: {_mend(folder)}")
     samples = sha256_of(folder / "samples.parquet")
     complete = replace(manifest, samples_sha256=samples, shards=tuple(shards), complete=True)
     write_manifest(folder, complete)
-    for pattern in ("features/*.json", "features/*.part", "*.part"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+    remove_leftovers(folder)
     return complete
 
 
-_MEND = "run the same `headwater index` command again to rebuild it"
+def remove_leftovers(folder: Path) -> None:
+    """Remove notes of a complete index, and what kills left; whoever calls holds the lock."""
+    for note in folder.glob("features/*.json"):
+        note.unlink()
+    for written in (folder, folder / "features", folder / "curvature"):
+        remove_parts(written, older_than=0)
+
+
+def _mend(folder: Path) -> str:
+    return f"`headwater repair {folder}` mends it"
 
 
 def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k"]]:
@@ -146,10 +243,12 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
     """
     for shard in manifest.shards:
         path = folder / shard.file
-        if not path.exists():
-            raise StoreError(f"{path} is missing: {_MEND}")
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: {_mend(folder)}")
         if not _is_same(path, shard):
-            raise StoreError(f"{path} is damaged (its checksum differs from index.json): {_MEND}")
+            raise StoreError(
+                f"{path} is damaged (its checksum differs from index.json): {_mend(folder)}"
+            )
         if path.suffix == ".npy":
             yield from row_blocks(open_rows(path, manifest.recipe["dim"]))
             continue
@@ -157,7 +256,7 @@ def read_blocks(folder: Path, manifest: Manifest) -> Iterator[Float[Tensor, "r k
             with safe_open(path, "pt") as file:
                 yield file.get_tensor("features").float() * file.get_tensor("scale")[:, None]
         except (SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} cannot be read ({error}): {_MEND}") from None
+            raise StoreError(f"{path} cannot be read ({error}): {_mend(folder)}") from None
 
 
 def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
@@ -181,5 +280,7 @@ def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
                 if name in file.keys() and shard.rows:
                     parts.append(file.get_tensor(name))
         except (OSError, SafetensorError) as error:
-            raise StoreError(f"{folder / shard.file} cannot be read ({error}): {_MEND}") from None
+            raise StoreError(
+                f"{folder / shard.file} cannot be read ({error}): {_mend(folder)}"
+            ) from None
     return torch.cat(parts) if parts else None

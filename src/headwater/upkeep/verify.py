@@ -1,0 +1,117 @@
+"""What of an index is missing or damaged: every file read once, against its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from headwater.errors import StoreError
+from headwater.index.curvature import fit_of
+from headwater.index.index import recipe_of
+from headwater.storage.files import read_tensors
+from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
+from headwater.storage.shards import (
+    finished_shards,
+    has_samples,
+    is_whole,
+    shard_count,
+    shard_name,
+)
+
+CACHES = ("kernels", "queries", "similarity")
+MODEL, IMAGES, SHARDS, NOTHING = "the model and the images", "the images", "the shards", "nothing"
+
+Tick = Callable[[str], object]  # is told each file before it is read
+
+
+class Finding(NamedTuple):
+    """A file that is not as it should be.
+
+    Attributes:
+        file: path from the folder of the index.
+        what: is wrong with it.
+        needs: what it can be made of again.
+    """
+
+    file: str
+    what: str
+    needs: str
+
+
+def verify(folder: Path, tick: Tick = lambda file: None) -> list[Finding]:
+    """What is missing or damaged in the folder of an index, in the order in which it is mended.
+
+    Nothing is changed. Caches count too, which nobody needs; of features nothing is computed.
+
+    Raises:
+        StoreError: there is nothing of an index in the folder.
+    """
+    if not (folder / "index.json").exists() and not (folder / "features").exists():
+        raise StoreError(f"no index at {folder}: nothing of one lies there")
+    return list(_findings(folder, "", tick))
+
+
+def _findings(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
+    """Of an index, or of that of a further checkpoint at a place in it."""
+    tick(f"{place}index.json")
+    try:
+        manifest = read_manifest(folder)
+    except StoreError:
+        there = (folder / "index.json").exists()
+        yield Finding(f"{place}index.json", "is damaged" if there else "is missing", SHARDS)
+        return
+    yield from _of_rows(folder, manifest, place, tick)
+    yield from _of_caches(folder, place, tick)
+    for number, checkpoint in enumerate(checkpoint_folders(folder, manifest)):
+        yield from _findings(checkpoint, f"{place}checkpoints/{number}/", tick)
+
+
+def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterator[Finding]:
+    if manifest.complete:
+        for shard in manifest.shards:
+            tick(f"{place}{shard.file}")
+            if not is_whole(folder, shard):
+                yield Finding(f"{place}{shard.file}", _wrong(folder / shard.file), MODEL)
+    else:
+        tick(f"{place}features")
+        done = finished_shards(folder, manifest)
+        for number in range(shard_count(manifest.data["rows"], manifest.shard_rows)):
+            if number * manifest.shard_rows not in done:
+                path = folder / shard_name(number)
+                yield Finding(f"{place}{shard_name(number)}", _wrong(path), MODEL)
+    if manifest.recipe.get("curvature"):
+        fit = fit_of(folder, manifest, recipe_of(folder, manifest))
+        for name in ("bases", "moments"):
+            tick(f"{place}curvature/{name}.safetensors")
+            if fit.read(name) is None:
+                path = fit.folder / f"{name}.safetensors"
+                yield Finding(f"{place}curvature/{path.name}", _wrong(path), MODEL)
+        if fit.whole and fit.metric not in ("", fit.digest()):
+            yield Finding(f"{place}curvature", "is not what the rows were made with", MODEL)
+    tick(f"{place}samples.parquet")
+    if not has_samples(folder, manifest):
+        path = folder / "samples.parquet"
+        yield Finding(f"{place}samples.parquet", _wrong(path), IMAGES)
+    if not manifest.complete:
+        yield Finding(f"{place}index.json", "is unfinished", SHARDS)
+
+
+def _of_caches(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
+    for path in damaged_caches(folder, lambda path: tick(f"{place}{path}")):
+        yield Finding(f"{place}{path.relative_to(folder)}", "is damaged", NOTHING)
+
+
+def damaged_caches(folder: Path, tick: Callable[[Path], object] = lambda path: None) -> list[Path]:
+    """Files of caches that cannot be read."""
+    damaged = []
+    for name in CACHES:
+        for path in sorted((folder / name).glob("*.safetensors")):
+            tick(path.relative_to(folder))
+            if read_tensors(path) is None:
+                damaged.append(path)
+    return damaged
+
+
+def _wrong(path: Path) -> str:
+    return "is damaged" if path.exists() else "is missing"
