@@ -25,6 +25,7 @@ from support.command_line import (
     headwater,
     shell,
 )
+from support.index_files import rewrite_manifest
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_parts import LATENT
 
@@ -164,8 +165,7 @@ def places(tmp_path, tiny_model, tiny_images, index, unconditional) -> dict[str,
     (tmp_path / "context").write_text("a blue star\na moon\n")
     for name in ("begun", "newer", "damaged"):
         shutil.copytree(index, tmp_path / name)
-    change = {"complete": False, "shards": []}
-    rewrite(tmp_path / "begun/index.json", **change)
+    rewrite_manifest(tmp_path / "begun", complete=False, shards=())
     rewrite(tmp_path / "newer/index.json", version=9)
     (tmp_path / "damaged/features/00000.safetensors").write_bytes(b"short")
     return {

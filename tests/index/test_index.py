@@ -1,12 +1,11 @@
 """An index and the images that it was built from, which may change under it."""
 
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from support.index_files import RECIPE
+from support.index_files import RECIPE, rewrite_manifest
 
 from headwater import Concept, Image, Preference, Session
 from headwater.attribution.scorers.gradient import setting_of
@@ -18,7 +17,6 @@ from headwater.index.index import Index
 from headwater.methods.table import METHODS
 from headwater.models.denoiser import Denoiser
 from headwater.queries.preference import Pairs
-from headwater.storage.manifest import write_manifest
 
 
 def test_a_picture_is_found_by_its_id_when_others_are_gone(tmp_path, tiny_model, tiny_images):
@@ -71,7 +69,7 @@ def test_an_index_serves_methods_of_its_guidance(tmp_path, tiny_model, tiny_imag
     made = build_index(denoiser, data, tmp_path / "old", method="concept-trak-unguided", **FEW)
     scores = made.attribute(STAR).scores
     recipe = {**made.manifest.recipe, "method": "concept-trak"}
-    write_manifest(made.path, replace(made.manifest, recipe=recipe))
+    rewrite_manifest(made.path, recipe=recipe)
 
     old = Index.open(tmp_path / "old")
     assert "concept-trak-unguided" in old.methods()

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.index_files import rewrite_manifest
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import load_dataset, session_of
@@ -92,8 +93,7 @@ def test_a_folder_of_ones_own(model, data, tmp_path):
 
 def test_a_build_that_was_interrupted_goes_on(model, data):
     index, _ = opened(model, data)
-    manifest = index.path / "index.json"
-    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    rewrite_manifest(index.path, complete=False)
     again, built = opened(model, data)
     assert built and again.path == index.path and again.manifest.complete
 

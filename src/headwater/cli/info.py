@@ -77,7 +77,7 @@ def repair(
     index: IndexFolder,
     device: Device = None,
 ) -> None:
-    """Make an index whole again; what is there and right is not computed again."""
+    """Make an index whole again from what is there of it."""
     from headwater.runtime.console import say
     from headwater.upkeep.repair import repair as mend
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.command_line import assert_refused, headwater
+from support.index_files import rewrite_manifest
 from support.indexes import METHODS_HERE, WORDS, truths_of
 from support.indexes import places as places  # a fixture
 
@@ -20,6 +21,7 @@ from headwater.evaluation.studies.method_scores import (
 )
 from headwater.scenes.dataset import pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
+from headwater.storage.manifest import read_manifest
 
 FAST = "--index {pixel} --methods concept-trak,pixel-cosine,random --draws 1 --guidance 2"
 RETRIEVAL = f"evaluate retrieval {{concept}} {{truth}} {{out}} {FAST} --top 3"
@@ -145,8 +147,7 @@ def test_nothing_is_asked_where_no_plot_can_be_made(places, tmp_path, monkeypatc
 def test_what_was_scored_needs_no_model(places, done, tmp_path):
     out, first = done
     moved = shutil.copytree(places["concept"], tmp_path / "concept")
-    facts = json.loads((moved / "index.json").read_text())
-    facts["model"]["source"] = str(tmp_path / "gone")
-    (moved / "index.json").write_text(json.dumps(facts))
+    model = {**read_manifest(moved).model, "source": str(tmp_path / "gone")}
+    rewrite_manifest(moved, model=model)
     again = evaluated(RETRIEVAL, **{**places, "concept": moved}, out=out)
     assert again == first
