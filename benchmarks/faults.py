@@ -1,0 +1,326 @@
+"""Faults on purpose: processes killed, files damaged, two writers. Is a number ever wrong?
+
+    python benchmarks/faults.py [--kills 60] [--damages 1200]
+
+A small index (20 images, three shards, EK-FAC, so that there is a curvature too) is built, built
+over, and asked, by processes that are killed at random moments and at every change of the disk
+(a rename, a removal, a sync); the same command must then end with the same rows and the same
+answer, and leave nothing behind. Two build in one folder at once, the same and another index, and
+one of them is killed. Then bits are flipped in every file, every digit of `index.json` among them,
+files are cut and exchanged: what is read is right or refused by name, and after `headwater repair`
+it is right.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
+from headwater.errors import MismatchError, StoreError
+from headwater.evaluation.reporting.results import circumstances, markdown
+from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.retraining.models import save_pipeline
+from headwater.evaluation.retraining.networks import new_pipeline
+from headwater.index import begin
+from headwater.upkeep.repair import repair
+from headwater.upkeep.verify import verify
+
+IMAGES, SHARD_ROWS = 20, 8
+RECIPE: dict[str, Any] = {"method": "ekfac", "timesteps": 1, "dim": 64, "parameters": "attn2-kv"}
+QUERY = Concept("a red star", "star", draws=1, context="prompt")
+REFUSED = 3  # how a process ends that was refused
+LONGEST = 120  # seconds; one that takes longer is stuck
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=60, help="at random, of each command")
+    parser.add_argument("--damages", type=int, default=1200, help="of files, besides digits")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    begin.default_shard_rows = lambda rows: SHARD_ROWS  # a shard of 64 takes longer, that is all
+    with tempfile.TemporaryDirectory() as folder:
+        world = World(Path(folder))
+        rows = [*kills(world, given.kills), *writers(world, given.kills)]
+        rows += damages(world, given.damages)
+    print(markdown(rows), circumstances()["machine"], sep="\n")
+
+
+class World:
+    """A model, images, and an index of them that nothing happened to."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.chance = place, np.random.default_rng(0)
+        config = ModelConfig(
+            (Phase(1),), network={"block_out_channels": (16, 16, 16)}, text_encoder=None
+        )
+        save_pipeline(new_pipeline(config, 0), place / "model")
+        self.model, self.data = Denoiser.load(place / "model", "cpu"), load_dataset("scenes")
+        self.data = self.data.first(IMAGES)
+        self.whole = self.build(place / "whole")
+        self.ask(self.whole)
+        self.rows, self.scores = rows_of(self.whole), self.ask(self.whole)
+
+    def build(self, folder: Path, **changes: Any) -> Path:
+        """An index."""
+        kept = {"encodings": self.place / "encodings", "self_check": False}
+        return build_index(self.model, self.data, folder, **(RECIPE | kept | changes)).path
+
+    def ask(self, folder: Path) -> np.ndarray:
+        """Scores of the question."""
+        return Session(Index.open(folder, self.model, self.data)).attribute(QUERY).scores
+
+    def copy(self) -> Path:
+        """The whole index, to do something to."""
+        folder = self.place / "copy"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Path(shutil.copytree(self.whole, folder))
+
+    def is_right(self, folder: Path) -> bool:
+        """Whether rows and answer are what they were, and nothing else lies there."""
+        left = {path.suffix for path in folder.rglob("*") if path.is_file()}
+        return (
+            verify(folder) == []
+            and torch.equal(rows_of(folder), self.rows)
+            and np.array_equal(self.ask(folder), self.scores)
+            and left == {".json", ".parquet", ".safetensors"}
+            and not list(folder.glob("features/*.json"))
+        )
+
+
+def rows_of(folder: Path) -> torch.Tensor:
+    """All that is stored."""
+    return torch.cat(list(Index.open(folder).blocks()))
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def started(work: Callable[[], object]) -> int:
+    """A process that does it; 0 at its end, or that it was refused."""
+    process = os.fork()
+    if process:
+        return process
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        work()
+        os._exit(0)
+    except MismatchError:
+        os._exit(REFUSED)
+    finally:
+        os._exit(1)
+
+
+def ended(process: int) -> int | None:
+    """How it ended; None if it had to be killed because it would not."""
+    for _ in range(100 * LONGEST):
+        found, status = os.waitpid(process, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    killed(process)
+    return None
+
+
+def killed(process: int) -> None:
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """That a process takes for it."""
+    start = time.perf_counter()
+    assert ended(started(work)) == 0
+    return time.perf_counter() - start
+
+
+def dying(work: Callable[[], object], change: int) -> Callable[[], object]:
+    """The same, but killed just before the disk is changed for the so-manieth time."""
+
+    def stop(real: Callable[..., object]) -> Callable[..., object]:
+        def called(*args: Any, **options: Any) -> object:
+            nonlocal change
+            change -= 1
+            if change < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return called
+
+    def run() -> None:
+        for owner, name in ((Path, "replace"), (Path, "unlink"), (shutil, "rmtree"), (os, "fsync")):
+            setattr(owner, name, stop(getattr(owner, name)))
+        work()
+
+    return run
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+
+def kills(world: World, count: int) -> Iterator[dict[str, Any]]:
+    """Of each command, at random moments and at every change of the disk."""
+    for name, (prepare, work) in commands(world).items():
+        prepare()
+        lasts = seconds(work)
+        random, at_changes = Counter(), Counter()
+        for _ in range(count):
+            prepare()
+            process = started(work)
+            time.sleep(lasts * world.chance.uniform(0, 1.1))
+            killed(process)
+            random[gone_on(world, work)] += 1
+        for change in range(10_000):
+            prepare()
+            if ended(started(dying(work, change))) == 0:
+                break
+            at_changes[gone_on(world, work)] += 1
+        yield {"fault": f"{name}, killed at random", **counted(random)}
+        yield {"fault": f"{name}, killed at every change of the disk", **counted(at_changes)}
+
+
+def commands(world: World) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """What is there at the beginning, and what is done then."""
+    folder, other = world.place / "copy", world.place / "other"
+    world.build(other, seed=7)
+
+    def put_other() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(other, folder)
+
+    def put_unasked() -> None:
+        world.copy()
+        shutil.rmtree(folder / "queries")
+
+    return {
+        "index": (
+            lambda: shutil.rmtree(folder, ignore_errors=True),
+            lambda: world.build(folder),
+        ),
+        "index --overwrite": (put_other, lambda: world.build(folder, overwrite=True)),
+        "concept": (put_unasked, lambda: world.ask(folder)),
+    }
+
+
+def gone_on(world: World, work: Callable[[], object]) -> str:
+    """What the same command makes of what a kill left."""
+    end = ended(started(work))
+    if end is None:
+        return "stuck"
+    folder = world.place / "copy"
+    for part in folder.glob("queries/*.part"):
+        part.unlink()  # goes after a day
+    return "mended" if end == 0 and world.is_right(folder) else "wrong"
+
+
+def counted(found: Counter[str]) -> dict[str, int]:
+    names = ("mended", "refused", "unchanged", "wrong", "stuck")
+    return {"times": sum(found.values()), **{name: found[name] for name in names}}
+
+
+# --- two writers ----------------------------------------------------------------------------------
+
+
+def writers(world: World, count: int) -> Iterator[dict[str, Any]]:
+    """Two at once in a folder; one of them is killed at random, or none."""
+    folder = world.place / "copy"
+    for name, changes in {
+        "the same index": {},
+        "another index": {"seed": 7},
+        "another index, --overwrite": {"seed": 7, "overwrite": True},
+    }.items():
+        found = Counter()
+        for number in range(count // 3):
+            shutil.rmtree(folder, ignore_errors=True)
+            first = started(lambda: world.build(folder))
+            while not (folder / "lock.json").exists() and not (folder / "index.json").exists():
+                time.sleep(0.001)
+            second = started(lambda changes=changes: world.build(folder, **changes))
+            if number % 2 and not changes:
+                time.sleep(world.chance.uniform(0, 1))
+                killed(first)
+            elif ended(first) != 0:
+                found["wrong"] += 1
+                continue
+            end = ended(second)
+            expected = REFUSED if changes else 0
+            right = end == expected and world.is_right(folder)
+            found["stuck" if end is None else "mended" if right else "wrong"] += 1
+        yield {"fault": f"a second writer, of {name}", **counted(found)}
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def damages(world: World, count: int) -> Iterator[dict[str, Any]]:
+    """Of every file."""
+    folder = world.copy()
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    contents = {path: path.read_bytes() for path in files}
+    manifest = folder / "index.json"
+    digits = [n for n, byte in enumerate(contents[manifest]) if chr(byte).isdigit()]
+    chosen = [(manifest, flipped(contents[manifest], place, 1)) for place in digits]
+    yield {"fault": "a digit of index.json", **damaged(world, contents, chosen)}
+    per_file = -(-count // (3 * len(files)))
+
+    def below(end: int) -> int:
+        return int(world.chance.integers(end))
+
+    kinds: dict[str, Callable[[Path], bytes]] = {
+        "a bit flipped": lambda path: flipped(
+            contents[path], below(len(contents[path])), 1 << below(8)
+        ),
+        "a file cut": lambda path: contents[path][: below(len(contents[path]))],
+        "a file in another's place": lambda path: contents[
+            files[(files.index(path) + 1 + below(len(files) - 1)) % len(files)]
+        ],
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        chosen = [(path, kind(path)) for path in files for _ in range(per_file)]
+        yield {"fault": name, **damaged(world, contents, chosen)}
+
+
+def flipped(data: bytes, place: int, mask: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+
+
+def damaged(
+    world: World, contents: dict[Path, bytes], chosen: list[tuple[Path, bytes]]
+) -> dict[str, int]:
+    """What is read of it, and, now and then, what `repair` makes of it."""
+    found, folder = Counter(), world.place / "copy"
+    for number, (path, data) in enumerate(chosen):
+        path.write_bytes(data)
+        try:
+            same = torch.equal(rows_of(folder), world.rows)
+            same = same and np.array_equal(world.ask(folder), world.scores)
+            found["unchanged" if same else "wrong"] += 1
+        except StoreError as error:
+            named = path.name in str(error) or "curvature" in str(error)
+            found["refused" if named and "\n" not in str(error) else "wrong"] += 1
+        if number % 10 == 0:
+            path.write_bytes(data)  # a cache was written anew by the question
+            repair(folder)
+            found["mended" if world.is_right(folder) else "wrong"] += 1
+        for each, whole in contents.items():
+            each.write_bytes(whole)
+    return counted(found) | {"times": len(chosen)}
+
+
+if __name__ == "__main__":
+    main()
