@@ -248,7 +248,10 @@ def writers(world: World, count: int) -> Iterator[dict[str, Any]]:
         for number in range(count // 3):
             shutil.rmtree(folder, ignore_errors=True)
             first = started(lambda: world.build(folder))
-            while not (folder / "lock.json").exists() and not (folder / "index.json").exists():
+            while (
+                not (folder / "headwater.lock.json").exists()
+                and not (folder / "index.json").exists()
+            ):
                 time.sleep(0.001)
             second = started(lambda changes=changes: world.build(folder, **changes))
             if number % 2 and not changes:

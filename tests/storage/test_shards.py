@@ -422,6 +422,45 @@ def test_fuzzed_files_give_the_same_numbers_or_a_store_error(whole, name, edits,
         path.write_bytes(good)
 
 
+SHORT = st.text(max_size=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | SHORT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(SHORT, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(places=st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True), value=JSON)
+def test_a_manifest_of_any_json_is_refused_or_read_as_it_was(whole, places, value):
+    """Even with a checksum that is right."""
+    path = whole / "index.json"
+    good, said = path.read_bytes(), json.loads(path.read_bytes())
+    changed = with_checksum({**said, **dict.fromkeys(places, value)})
+    try:
+        path.write_text(json.dumps(changed))
+        try:
+            assert json.loads(json.dumps(asdict(read_manifest(whole)))) == {
+                key: entry for key, entry in changed.items() if key != "checksum"
+            }
+        except StoreError as error:
+            assert "\n" not in str(error)
+    finally:
+        path.write_bytes(good)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(note=JSON | st.dictionaries(st.sampled_from(["run", *ENTRY]), JSON))
+def test_a_note_of_any_json_counts_for_nothing(whole, note):
+    unlisted = replace(read_manifest(whole), complete=False, shards=())
+    path = whole / "features/00000.json"
+    try:
+        path.write_text(json.dumps(note))
+        assert store.finished_shards(whole, unlisted) == {}
+    finally:
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     "table",
     [

@@ -2,7 +2,7 @@
 
 The lock is the operating system's (`flock`), which goes with the process that holds it, however
 that ends; where a file system has none, a file that names its owner, which others take over when
-the owner is gone (`filelock`). `lock.json` beside it says who holds it, for people.
+the owner is gone (`filelock`). A `.json` beside it says who holds it, for people.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from headwater.errors import StoreError
 from headwater.storage.files import read_json
 
 # What a lock leaves in a folder while it is held.
-LOCK_FILES = ("lock", "lock.json")
+LOCK_FILES = ("headwater.lock", "headwater.lock.json")
 POLL = 0.5  # seconds between two looks at a lock that others hold
 
 

@@ -48,7 +48,9 @@ def verify(folder: Path, tick: Tick = lambda file: None) -> list[Finding]:
         StoreError: there is nothing of an index in the folder.
     """
     if not (folder / "index.json").exists() and not (folder / "features").exists():
-        raise StoreError(f"no index at {folder}: nothing of one lies there")
+        raise StoreError(
+            f"no index at {folder}: build one with `headwater index MODEL DATA {folder}`"
+        )
     return list(_findings(folder, "", tick))
 
 
