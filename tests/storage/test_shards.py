@@ -489,6 +489,37 @@ def test_other_features_are_refused(index):
         Index.open(index).recipe  # noqa: B018 - a property that raises
 
 
+def test_a_checksum_is_verified_once_and_again_where_the_file_changed(index, monkeypatch):
+    read_through, real = [], store.has_checksum
+
+    def counted(path, checksum):
+        read_through.append(path.name)
+        return real(path, checksum)
+
+    monkeypatch.setattr(store, "has_checksum", counted)
+    opened = Index.open(index)
+    first = torch.cat(list(opened.blocks()))
+    assert len(read_through) == 3
+    assert torch.equal(torch.cat(list(opened.blocks())), first) and len(read_through) == 3
+    path = index / "features/00001.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole)  # the same, but who knows
+    assert torch.equal(torch.cat(list(opened.blocks())), first)
+    assert read_through[3:] == ["00001.safetensors"]
+    flip(0.9)(path)
+    with pytest.raises(StoreError, match=r"00001\.safetensors is damaged"):
+        list(opened.blocks())
+
+
+def test_a_scan_gives_the_same_rows_in_one_piece_of_memory(index):
+    opened = Index.open(index)
+    apart, places = [], set()
+    for block in opened.scan():
+        apart.append(block.clone())
+        places.add(block.data_ptr())
+    assert torch.equal(torch.cat(apart), torch.cat(list(opened.blocks()))) and len(places) == 1
+
+
 # --- going on -----------------------------------------------------------------------------------
 
 

@@ -137,7 +137,8 @@ class Resources:
         model, recipe = self.index.manifest.model, self.index.recipe
         facts = [model["fingerprint"], model["dtype"], recipe.query_facts()]
         if damping is not None:
-            facts += [damping, fit_of(self.index.path, self.index.manifest, recipe).key]
+            fit = fit_of(self.index.path, self.index.manifest, recipe)
+            facts += [damping, fit.key, *([fit.metric] if fit.metric else [])]
         return RowCache(self.queries, facts, fresh)
 
     def picture(self, pictured: Pictured) -> Picture:
@@ -165,13 +166,13 @@ class Resources:
     def spectrum(self) -> Spectrum:
         """The kernel's eigendecomposition, computed once for these shards."""
         if self._spectrum is None:
-            self._spectrum = self._kept_spectrum(self.index.blocks, len(self.index), {})
+            self._spectrum = self._kept_spectrum(self.index.scan, len(self.index), {})
         return self._spectrum
 
     def kernel(self, inverted: bool) -> Kernel:
         """The kernel before a damping is chosen; its spectrum where it is to be inverted."""
         made = self.spectrum() if inverted else None
-        return Kernel(self.index.blocks, made, 0.0, len(self.index), self.index.residuals())
+        return Kernel(self.index.scan, made, 0.0, len(self.index), self.index.residuals())
 
     def kernel_without(self, ids: Collection[str]) -> Kernel:
         """The kernel of all images but these, which it scores too; computed once, as `spectrum`.
@@ -186,7 +187,7 @@ class Resources:
         inside = torch.tensor([sample.id not in ids for sample in samples])
         if not inside.any():
             raise QueryError(f"no image of {self.index.path} is left for the kernel: name fewer")
-        blocks, count = self.index.blocks, int(inside.sum())
+        blocks, count = self.index.scan, int(inside.sum())
         facts = {"outside": (~inside).nonzero()[:, 0].tolist()} if count < len(inside) else {}
         made = self._kept_spectrum(inside_of(blocks, inside), count, facts)
         return Kernel(blocks, made, 0.0, count, self.index.residuals(), inside)

@@ -33,7 +33,7 @@ from headwater.storage.manifest import (
     read_manifest,
     unfinished_checkpoints,
 )
-from headwater.storage.shards import read_blocks, read_residuals
+from headwater.storage.shards import Verified, read_blocks, read_residuals
 
 if TYPE_CHECKING:
     from headwater import Attribution, Session
@@ -73,6 +73,7 @@ class Index:
         self.samples, self.positions = rows
         self.handed = handed or Handed()
         self._training_set = training_set
+        self._verified: Verified = {}
         self._images_lost = False
 
     @classmethod
@@ -214,8 +215,14 @@ class Index:
         return read_residuals(self.path, self.manifest.shards)
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
-        """The feature rows, shard by shard, checksums verified."""
-        return read_blocks(self.path, self.manifest)
+        """The feature rows, shard by shard; checksums are verified once, and when files change."""
+        return read_blocks(self.path, self.manifest, self._verified)
+
+    def scan(self) -> Iterator[Float[Tensor, "r k"]]:
+        """The same in one piece of memory: each block is good until the next one is asked for."""
+        largest = max(shard.rows for shard in self.manifest.shards)
+        buffer = torch.empty(largest, self.manifest.recipe["dim"])
+        return read_blocks(self.path, self.manifest, self._verified, buffer)
 
 
 def recipe_of(folder: Path, manifest: Manifest) -> Recipe:

@@ -90,7 +90,7 @@ def difference(index: Index, named: Bool[Tensor, " n"]) -> Float[Tensor, "1 k"]:
     """The mean of these rows of an index less the mean of the others."""
     weights = torch.where(named, 1 / named.sum(), -1 / (~named).sum())
     total, start = torch.zeros(index.recipe.dim), 0
-    for block in index.blocks():
+    for block in index.scan():
         total += weights[start : start + len(block)] @ block
         start += len(block)
     return total[None]
