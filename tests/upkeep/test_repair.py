@@ -14,6 +14,7 @@ from support.tiny import tiny_folder, tiny_pipeline
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.errors import MismatchError, ModelError, StoreError
 from headwater.storage.manifest import read_manifest, write_manifest
+from headwater.storage.shards import shard_name
 from headwater.upkeep import repair as repairing
 from headwater.upkeep.repair import repair
 from headwater.upkeep.verify import Finding, verify
@@ -111,6 +112,8 @@ def test_all_but_one_shard(index, whole, computed, number):
     for path in [*index.rglob("*.safetensors"), index / "index.json", index / "samples.parquet"]:
         if path.name != kept:
             path.unlink()
+    lost = [shard_name(other) for other in range(SHARDS) if other != number]
+    assert [finding.file for finding in verify(index)] == ["index.json", *lost, "samples.parquet"]
     repair(index)
     assert features_of(index) == features_of(whole) and len(computed) == SHARDS - 1
 
@@ -149,7 +152,9 @@ def test_a_further_checkpoint_is_mended_too(tmp_path, tiny_model, images):
     before = rows(folder / "checkpoints/0")
     for name in ("index.json", "features/00000.safetensors"):
         (folder / "checkpoints/0" / name).unlink()
-    assert [finding.file for finding in verify(folder)] == ["checkpoints/0/index.json"]
+    assert [finding.file for finding in verify(folder)] == [
+        "checkpoints/0/index.json", "checkpoints/0/features/00000.safetensors",
+    ]  # fmt: skip
     repair(folder)
     assert verify(folder) == [] and (rows(folder / "checkpoints/0") == before).all()
     shutil.rmtree(folder / "checkpoints/0")
@@ -270,5 +275,5 @@ def test_the_commands(index, whole):
     assert found["file"] == "features/00001.safetensors" and found["what"] == "is damaged"
     result = headwater("repair", index)
     assert (result.code, result.out) == (0, f"{index} is whole\n")
-    assert "going on with" in result.err
+    assert "computing what is lost, by " in result.err
     assert features_of(index) == features_of(whole)

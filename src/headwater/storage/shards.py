@@ -136,6 +136,14 @@ def write_note(folder: Path, manifest: Manifest, shard: Shard) -> None:
     write_text((folder / shard.file).with_suffix(".json"), json.dumps(note))
 
 
+def manifests_told(folder: Path) -> list[Manifest]:
+    """What shards say of the index that they are of, where they are whole; each index once."""
+    numbers = [path.stem for path in (folder / "features").glob("*.safetensors")]
+    told = [read_shard(folder, int(each)) for each in sorted(numbers) if each.isdecimal()]
+    manifests = [manifest for manifest, _ in filter(None, told)]
+    return list({run_of(manifest): manifest for manifest in manifests}.values())
+
+
 # What reading JSON raises that is none, or of another form.
 _OTHER_JSON = (ValueError, KeyError, TypeError, AttributeError)
 

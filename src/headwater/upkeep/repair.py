@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from headwater.data.training_set import TrainingSet
@@ -25,6 +24,7 @@ from headwater.storage.manifest import (
 )
 from headwater.storage.shards import (
     finished_shards,
+    manifests_told,
     read_shard,
     shard_count,
     write_note,
@@ -90,20 +90,14 @@ def _manifest(folder: Path, note: Note) -> Manifest:
     try:
         return read_manifest(folder)
     except StoreError as error:
-        numbers = sorted(
-            int(path.stem) for path in (folder / "features").glob("*.safetensors")
-            if path.stem.isdecimal()
-        )  # fmt: skip
-        told = [found for number in numbers if (found := read_shard(folder, number))]
-        runs = {run_of(manifest): manifest for manifest, _ in told}
-        if len(runs) != 1:
-            why = "say nothing of it" if not runs else f"are of {len(runs)} different indexes"
+        told = manifests_told(folder)
+        if len(told) != 1:
+            why = "say nothing of it" if not told else f"are of {len(told)} different indexes"
             raise StoreError(
                 f"{folder / 'index.json'} cannot be written again, the shards {why}: run the "
                 "`headwater index` command again with --overwrite"
             ) from error
-    (manifest,) = runs.values()
-    write_manifest(folder, replace(manifest, complete=False, samples_sha256="", shards=()))
+    write_manifest(folder, told[0])
     note(f"wrote {folder / 'index.json'} again, from what the shards say")
     return read_manifest(folder)
 
@@ -120,7 +114,7 @@ def _complete(folder: Path, manifest: Manifest, device: str | None, note: Note) 
         return
     denoiser, clip_source = load_denoiser(index), manifest.model.get("clip_source")
     clip = None if clip_source is None else Clip(clip_source, denoiser.device)
-    note(f"going on with {manifest.model['source']} and {data.source}")
+    note(f"computing what is lost, by {manifest.model['source']}, of {data.source}")
     how = BuildOptions(skip_bad=any(shard.skipped for shard in known.values()))
     job = Job(data, how, BatchSize(None, note, denoiser.device), note, clip)
     build_planned(job, denoiser, index.recipe, folder, manifest.checkpoints)

@@ -15,6 +15,8 @@ from headwater.storage.shards import (
     finished_shards,
     has_samples,
     is_whole,
+    manifests_told,
+    read_shard,
     shard_count,
     shard_name,
 )
@@ -62,6 +64,8 @@ def _findings(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
     except StoreError:
         there = (folder / "index.json").exists()
         yield Finding(f"{place}index.json", "is damaged" if there else "is missing", SHARDS)
+        yield from _by_what_shards_say(folder, place, tick)
+        yield from _of_caches(folder, place, tick)
         return
     yield from _of_rows(folder, manifest, place, tick)
     yield from _of_caches(folder, place, tick)
@@ -97,6 +101,20 @@ def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterat
         yield Finding(f"{place}samples.parquet", _wrong(path), IMAGES)
     if not manifest.complete:
         yield Finding(f"{place}index.json", "is unfinished", SHARDS)
+
+
+def _by_what_shards_say(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
+    """Of rows, where nothing else says what there should be."""
+    told = manifests_told(folder)
+    if len(told) != 1:
+        return
+    for number in range(shard_count(told[0].data["rows"], told[0].shard_rows)):
+        tick(f"{place}{shard_name(number)}")
+        if read_shard(folder, number) is None:
+            path = folder / shard_name(number)
+            yield Finding(f"{place}{shard_name(number)}", _wrong(path), MODEL)
+    if not (folder / "samples.parquet").is_file():
+        yield Finding(f"{place}samples.parquet", "is missing", IMAGES)
 
 
 def _of_caches(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
