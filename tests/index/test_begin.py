@@ -117,7 +117,7 @@ def test_a_folder_with_half_a_write_alone_is_empty(tmp_path, small, denoiser, ti
     folder = tmp_path / "index"
     folder.mkdir()
     (folder / "index.json.0123456789ab.part").write_text("{")
-    (folder / "headwater.lock").write_text("")
+    (folder / "headwater-lock").write_text("")
     build_index(denoiser, load_dataset(tiny_images), folder, **RECIPE)
     assert files(folder) == files(small)
 

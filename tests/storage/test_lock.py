@@ -45,7 +45,7 @@ def holder(tmp_path):
 
 def test_nothing_is_left_of_it(tmp_path):
     with locked(tmp_path / "index", nobody):
-        said = json.loads((tmp_path / "index/headwater.lock.json").read_text())
+        said = json.loads((tmp_path / "index/headwater-lock.json").read_text())
         assert said["pid"] == os.getpid() and said["host"]
     assert list(tmp_path.iterdir()) == []  # a folder that stays empty goes too
     with locked(tmp_path / "index", nobody):
@@ -57,14 +57,14 @@ def test_who_holds_it_is_named(tmp_path, holder):
     with pytest.raises(StoreError, match=rf"held by process {holder.pid} on "):
         with locked(tmp_path, refused):
             pass
-    assert (tmp_path / "headwater.lock").exists()
+    assert (tmp_path / "headwater-lock").exists()
 
 
 @pytest.mark.parametrize("said", ["", "{", "[1]", '{"pid": "x", "host": 1}', None])
 def test_whoever_it_is(tmp_path, holder, said):
-    (tmp_path / "headwater.lock.json").unlink()
+    (tmp_path / "headwater-lock.json").unlink()
     if said is not None:
-        (tmp_path / "headwater.lock.json").write_text(said)
+        (tmp_path / "headwater-lock.json").write_text(said)
     with pytest.raises(StoreError, match="held by another process"):
         with locked(tmp_path, refused):
             pass
@@ -73,7 +73,7 @@ def test_whoever_it_is(tmp_path, holder, said):
 def test_a_lock_goes_with_its_process(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert (tmp_path / "headwater.lock").exists()  # it had no time to tidy up
+    assert (tmp_path / "headwater-lock").exists()  # it had no time to tidy up
     with locked(tmp_path, nobody):
         pass
     assert list(tmp_path.iterdir()) == []

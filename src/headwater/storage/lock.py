@@ -20,7 +20,7 @@ from headwater.errors import StoreError
 from headwater.storage.files import read_json
 
 # What a lock leaves in a folder while it is held.
-LOCK_FILES = ("headwater.lock", "headwater.lock.json")
+LOCK_FILES = ("headwater-lock", "headwater-lock.json")
 POLL = 0.5  # seconds between two looks at a lock that others hold
 
 
