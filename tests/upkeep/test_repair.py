@@ -198,6 +198,23 @@ def test_rows_of_another_curvature_are_refused(tmp_path, tiny_model):
     assert [finding.file for finding in verify(folder)] == ["curvature"]
     with pytest.raises(StoreError, match="is not what the rows were made with: `headwater repair"):
         Session.open(folder).attribute(Concept("a red star", "star", draws=1, context="prompt"))
+    repair(folder)
+    assert verify(folder) == [] and read_manifest(folder).metric != "0" * 32
+
+
+def test_files_of_a_curvature_in_each_other_s_place(tmp_path, tiny_model):
+    images, folder = tiny_folder(tmp_path / "images", 10), tmp_path / "index"
+    build_index(Denoiser.load(tiny_model), load_dataset(images), folder, method="ekfac", **RECIPE)
+    before, places = (
+        rows(folder),
+        [folder / f"curvature/{n}.safetensors" for n in ("bases", "moments")],
+    )
+    one, other = (place.read_bytes() for place in places)
+    for place, data in zip(places, (other, one), strict=True):
+        place.write_bytes(data)
+    assert [finding.what for finding in verify(folder)] == ["is damaged"] * 2
+    repair(folder)
+    assert verify(folder) == [] and (rows(folder) == before).all()
 
 
 # --- what cannot be mended ------------------------------------------------------------------------

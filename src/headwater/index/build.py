@@ -178,7 +178,7 @@ def build_planned(
     ranges = shard_ranges(len(data), manifest.shard_rows)
     fit = fit_of(out, manifest, planned) if planned.curvature else None
     whole = len(done) == len(ranges) and has_samples(out, manifest)
-    if manifest.complete and whole and (fit is None or fit.whole):
+    if manifest.complete and whole and (fit is None or fit.is_of_rows):
         remove_leftovers(out)
         return Index.open(out, denoiser, data, clip=job.clip)
     if done:

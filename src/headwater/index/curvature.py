@@ -72,6 +72,11 @@ class Fit:
         """Whether nothing is missing or damaged."""
         return self.read("bases") is not None and self.read("moments") is not None
 
+    @property
+    def is_of_rows(self) -> bool:
+        """Whether it is whole, and what rows were made with; of old indexes nothing tells."""
+        return self.whole and self.metric in ("", self.digest())
+
     def read(self, name: str) -> dict[str, Tensor] | None:
         """A file of this fit; None where it is missing, damaged or of another."""
         found = self.read_with_digest(name)
@@ -81,6 +86,8 @@ class Fit:
         """The same, and the digest of its tensors."""
         found = read_tensors_and_metadata(self.folder / f"{name}.safetensors")
         if found is None or found[1].get("fit") != self.key:
+            return None
+        if found[1].get("name", name) != name:  # bases in the place of moments, say
             return None
         return found[0], found[1]["sha256"]
 
@@ -95,7 +102,7 @@ class Fit:
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write one."""
         made = {key: value.cpu() for key, value in tensors.items()}
-        write_tensors(self.folder / f"{name}.safetensors", made, {"fit": self.key})
+        write_tensors(self.folder / f"{name}.safetensors", made, {"fit": self.key, "name": name})
 
 
 def metric_of(*digests: str) -> str:
