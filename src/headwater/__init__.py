@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from headwater.quick.audit import audit
     from headwater.quick.questions import why
     from headwater.quick.sessions import session_of
+    from headwater.recording.recorder import Recorder
     from headwater.report.concept_trak import write_concept_trak
     from headwater.report.export import write_answers
     from headwater.report.trajectory import write_journey
@@ -70,6 +71,7 @@ _HOME = {
     "write_answers": "report.export",
     "write_concept_trak": "report.concept_trak",
     "write_journey": "report.trajectory",
+    "Recorder": "recording.recorder",
     "METHODS": "methods.table",
 }
 
@@ -106,6 +108,7 @@ __all__ = [
     "write_answers",
     "write_concept_trak",
     "write_journey",
+    "Recorder",
     "METHODS",
 ]
 

@@ -129,7 +129,8 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
 
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
     side, curvature = side_of(recipe), recipe.get("curvature", "")
-    served = served_by(side, recipe["normalise"], 1 + manifest.checkpoints, curvature)
+    recorded = "run" in manifest.model.get("options", {})
+    served = served_by(side, recipe["normalise"], 1 + manifest.checkpoints, curvature, recorded)
     return {
         "methods": ", ".join(served),
         "model": model["source"],

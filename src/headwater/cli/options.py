@@ -82,6 +82,10 @@ ClipSkip = Annotated[
 DistilledGuidance = Annotated[
     float | None, typer.Option(help="Told to a network that wants it (Flux.1-dev), as in training.")
 ]
+Run = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the training, as headwater.Recorder recorded it."),
+]
 GUIDANCE = 5.0
 Guidance = Annotated[float, typer.Option(help="Guidance scale of the query's picture.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; default cuda, if there.")]

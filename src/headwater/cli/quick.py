@@ -28,6 +28,7 @@ from headwater.cli.options import (
     Parameters,
     Resize,
     Resolution,
+    Run,
     Seed,
     Split,
     Token,
@@ -67,6 +68,7 @@ def why(
     resize: Resize = None,
     clip_skip: ClipSkip = None,
     distilled_guidance: DistilledGuidance = None,
+    run: Run = None,
     prompt: Annotated[str, typer.Option(help="Of a picture file: what it is of.")] = "",
     concept: Annotated[
         list[str] | None,
@@ -125,6 +127,7 @@ def audit(
     resize: Resize = None,
     clip_skip: ClipSkip = None,
     distilled_guidance: DistilledGuidance = None,
+    run: Run = None,
     alternatives: Annotated[
         list[str] | None,
         typer.Option(

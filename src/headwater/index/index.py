@@ -129,7 +129,14 @@ class Index:
         """Names of the methods that this index can serve."""
         recipe = self.recipe
         checkpoints = 1 + self.manifest.checkpoints
-        return served_by(recipe.train, recipe.normalise, checkpoints, recipe.curvature)
+        recorded = self.run is not None
+        return served_by(recipe.train, recipe.normalise, checkpoints, recipe.curvature, recorded)
+
+    @property
+    def run(self) -> Path | None:
+        """The folder of the recorded training of its model, if it was told of one."""
+        run = self.manifest.model.get("options", {}).get("run")
+        return None if run is None else Path(run)
 
     @cached_property
     def checkpoints(self) -> list[Index]:

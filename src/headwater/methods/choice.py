@@ -33,11 +33,20 @@ def side_of(recipe: Mapping[str, Any]) -> Side:
     return Side(recipe["train_path"], recipe["train_delta"], recipe["inversion_guidance"])
 
 
-def served_by(train: Side, normalise: str, checkpoints: int = 1, curvature: str = "") -> list[str]:
+def served_by(
+    train: Side,
+    normalise: str,
+    checkpoints: int = 1,
+    curvature: str = "",
+    recorded: bool = False,
+) -> list[str]:
     """Names of the methods that an index of these features can serve.
 
     One of a guided inversion serves guided methods alone, whatever its guidance, and one of an
     unguided inversion unguided ones: the two rank images differently.
+
+    Args:
+        recorded: whether it knows of a recorded training of its model.
 
     >>> served_by(Side("inversion", "dps", 7.5), "probe")[:2]
     ['concept-trak', 'concept-trak-d']
@@ -47,7 +56,8 @@ def served_by(train: Side, normalise: str, checkpoints: int = 1, curvature: str 
 
     def serves(method: Method) -> bool:
         if method.train is None:  # no features
-            return checkpoints == 1 or not method.one_model
+            alone = checkpoints == 1 or not method.one_model
+            return alone and (recorded or not method.recorded)
         holds = (method.train.kind(), method.normalise, method.curvature)
         same = holds == (train.kind(), normalise, curvature)
         return same and checkpoints >= method.checkpoints
@@ -109,6 +119,11 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
         raise MethodError(
             f"{name} cannot be asked for {QUESTIONS[question]}: that take {_listed(question)}; "
             f"{name} takes: {', '.join(method.takes)}"
+        )
+    if name not in served and method.recorded:
+        raise MethodError(
+            f"{name} derives a training that headwater.Recorder recorded, and this index knows of "
+            "none (or is of several models): build it again with --run"
         )
     if name not in served and method.train is None:
         raise MethodError(

@@ -45,12 +45,14 @@ class Cost:
         draws: how many by default; None for as many as there are pairs.
         image: of each training image.
         value: of each training image, for each value of the concept's kind.
+        shown: of each training image, each time that the recorded training showed it.
     """
 
     draw: int = 0
     draws: int | None = 1
     image: int = 0
     value: int = 0
+    shown: int = 0
 
     def __str__(self) -> str:
         if self.value:
@@ -59,6 +61,8 @@ class Cost:
             return f"{self.image}n" if self.image else "-"
         drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"
         drawn = f"{self.draw} a pair" if self.draws is None else drawn
+        if self.shown:
+            return f"{drawn}+{self.shown}s"
         return f"{drawn}+{self.image}n" if self.image else drawn
 
 
@@ -85,6 +89,7 @@ class Method:
         measure: what scores measure, a key of `report.wording.WORDING`.
         alias_of: the method that this is a second name of.
         one_model: whether several checkpoints mean nothing to it.
+        recorded: whether the index must know of a recorded training.
         passes: forward passes for each training image, where the method makes them itself.
         rereads: whether each question opens every training image.
         costs: (kind of question, cost), where sides do not say it.
@@ -106,6 +111,7 @@ class Method:
     measure: str = "influence"
     alias_of: str = ""
     one_model: bool = False
+    recorded: bool = False
     passes: int = 0
     rereads: bool = False
     costs: tuple[tuple[str, Cost], ...] = ()
@@ -113,7 +119,7 @@ class Method:
     @property
     def slow(self) -> bool:
         """Whether each question takes a look at, or forward passes of, every training image."""
-        return self.rereads or any(cost.image or cost.value for _, cost in self.costs)
+        return self.rereads or any(cost.image or cost.value or cost.shown for _, cost in self.costs)
 
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.

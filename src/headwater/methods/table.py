@@ -31,6 +31,11 @@ _MUCS = (("image", Cost(0, DRAWS, DRAWS)), ("concept", Cost(2 * 25, DRAWS, DRAWS
 _LEVELS = 20
 # Of presence: losses of each training image under captions, at three timesteps.
 _PRESENCE = 3
+# Of a recorded training: each step again, its gradient with a graph, and back through that.
+_METAGRADIENT = tuple(
+    (kind, Cost(OWN.get(kind, _NOISED).units(), DRAWS, shown=10))
+    for kind in (*_OUTPUT, "concept", "image")
+)
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}
 _UNIT_SQUARES = _SQUARES | {"normalise": "probe"}
 
@@ -123,6 +128,18 @@ METHODS = {
         _influence("kfac", "Mlodozeniec 2025"),
         _exact_influence("ekfac-exact", "Grosse 2023, EK-FAC", "ekfac"),
         _exact_influence("kfac-exact", "Mlodozeniec 2025", "kfac"),
+        Method(
+            "metagradient",
+            "Ilyas 2025, MAGIC",
+            None,
+            _NOISED,
+            "metagradient",
+            (*_OUTPUT, "concept", "image"),
+            scorer="metagradient",
+            one_model=True,
+            recorded=True,
+            costs=_METAGRADIENT,
+        ),
         _on_images("gradient-dot", "Charpiat 2019", "dsm", "dot"),
         _on_images("gradient-cosine", "Charpiat 2019", "dsm", "cosine"),
         _on_images("tracin", "Pruthi 2020", "dsm", "dot", checkpoints=2),

@@ -44,7 +44,7 @@ def test_every_row_of_methods_names_what_there_is_and_nothing_is_left_over():
     assert {method.scorer for method in rows} == set(SCORERS)
     assert {method.measure for method in rows} == set(WORDING)
     assert {kind for method in rows for kind in method.takes} == set(QUESTIONS)
-    of_their_own = {"unlearning", "mucs", "guda", "nda", "presence", "random"}
+    of_their_own = {"unlearning", "mucs", "guda", "nda", "presence", "metagradient", "random"}
     assert {method.rule for method in rows} == set(RULES) | of_their_own
     for method in rows:
         if method.rule in of_their_own:

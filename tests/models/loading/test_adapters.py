@@ -67,6 +67,17 @@ def test_adapters_are_what_was_trained(tiny_model, lora, file):
     assert denoiser.fingerprint() == Denoiser.load(tiny_model, lora=lora).fingerprint()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adapters_in_float32_go_into_a_model_in_half_precision(tiny_model, lora, dtype):
+    """Training scripts save them so; compared by content, they are what was rounded."""
+    denoiser = Denoiser.load(tiny_model, dtype=dtype, lora=lora)
+    exact = dict(Denoiser.load(tiny_model, lora=lora).network.named_parameters())
+    found = {n: p for n, p in denoiser.network.named_parameters() if ".lora_" in n}
+    assert found
+    for name, parameter in found.items():
+        assert torch.equal(parameter, exact[name].to(dtype))
+
+
 def test_gradients_of_adapters_are_exact(tiny_model, lora):
     """Keys and values are projected once for each caption, through the adapters too."""
     denoiser = Denoiser.load(tiny_model, lora=lora)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwater.attribution.scorers import captions, exact, gradient, random
+from headwater.attribution.scorers import captions, exact, gradient, metagradient, random
 from headwater.attribution.scorers.content import nda, presence, similarity
 from headwater.attribution.scorers.scoring import Scorer
 from headwater.attribution.scorers.unlearned import guda, mucs, unlearning
@@ -12,6 +12,7 @@ SCORERS: dict[str, Scorer] = {
     "similarity": similarity.score,
     "captions": captions.score,
     "exact": exact.score,
+    "metagradient": metagradient.score,
     "presence": presence.score,
     "unlearning": unlearning.score,
     "mucs": mucs.score,

@@ -90,6 +90,8 @@ def require_askable(names: Sequence[str], question: str) -> None:
             )
         if uses_checkpoints(method):
             raise MethodError(f"{method.name} needs a training's checkpoints: leave it out")
+        if method.recorded:
+            raise MethodError(f"{method.name} needs a recorded training: leave it out")
 
 
 # --- indexes --------------------------------------------------------------------------------------

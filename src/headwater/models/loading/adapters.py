@@ -231,7 +231,7 @@ def _require_all(
     there = [tensor for _, tensor in _adapter_tensors(parts.values(), adapter)]
     # of a network without numbers, by how many there would be
     key = torch.Tensor.numel if any(tensor.is_meta for tensor in there) else _key
-    loaded = set(map(key, there))
+    loaded, types = set(map(key, there)), {tensor.dtype for tensor in there}
     if not loaded:
         raise Unreadable(
             f"none of its tensors ({_few(list(tensors))}) are of this pipeline's layers"
@@ -239,7 +239,8 @@ def _require_all(
     dropped = [
         name
         for name, tensor in tensors.items()
-        if not is_factor(name) and key(tensor) not in loaded
+        if not is_factor(name)
+        and loaded.isdisjoint(key(tensor.to(each)) for each in types)  # rounded as the model is
     ]
     of_words = [name for name in dropped if _of_text_encoder(name)]
     if len(of_words) < len(dropped):

@@ -30,6 +30,7 @@ class ModelOptions(TypedDict, total=False):
         clip_skip: the layer of the text encoder that is read, as trainers count: 1 is the last.
             Stable Diffusion XL reads the second last anyway.
         distilled_guidance: the guidance that a network distilled from a guided one is told of.
+        run: folder of the training that made the model, or its adapters, recorded by a `Recorder`.
     """
 
     base: str | Path | None
@@ -41,6 +42,7 @@ class ModelOptions(TypedDict, total=False):
     resize: str | None
     clip_skip: int | None
     distilled_guidance: float | None
+    run: str | Path | None
 
 
 # Those that a family reads (`families.family.Reading`); adapters and tokens are in the pipeline.
@@ -62,8 +64,9 @@ def normal(options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise TypeError(f"{unknown[0]!r} is no option of a model: {', '.join(_known())} are")
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    if "base" in given:
-        given["base"] = place(given["base"])
+    for name in ("base", "run"):
+        if name in given:
+            given[name] = place(given[name])
     for name in ("lora", "token"):
         if name in given:
             given[name] = [_placed(str(source)) for source in several(given[name])]
