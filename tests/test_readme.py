@@ -40,6 +40,20 @@ def test_the_questions_of_the_guide(tmp_path, monkeypatch):
     assert [question.kind for question in names["others"]] == ["image", "image", "local"]
 
 
+def test_the_training_that_is_recorded(tmp_path, monkeypatch):
+    """And what the page says to do with it."""
+    ran("docs/recorded-training.md", tmp_path, monkeypatch)
+    model = headwater.Denoiser.load("scenes", "cpu", lora="my-lora", run="my-run")
+    data = headwater.load_dataset("scenes").first(12)
+    index = headwater.build_index(model, data, "my-index", method="gradient-dot", timesteps=2)
+    prompt = data.samples[0].caption
+    question = headwater.Image(prompt, seed=1, draws=2)
+    answer = index.attribute(question, method="metagradient")
+    assert answer.asked.endswith("through all 20 steps")
+    assert answer.provenance["query"]["recorded training"]["gradient error"] < 1e-4
+    assert len(set(answer.scores)) == 12
+
+
 # --- what documents name is there -----------------------------------------------------------------
 
 DOCUMENTS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.trainings import IMAGES, Toy, toy_batches, train_toy
 
-from headwater.recording.metagradient import metagradient
+from headwater.recording.metagradient import GROWTH, metagradient
 from headwater.recording.recording import read_recording
 from headwater.recording.replay import Replay
 
@@ -43,17 +43,19 @@ def test_what_is_made_again_is_what_was_recorded(tmp_path):
 
 
 def test_what_grows_beyond_a_bound_is_left_out(tmp_path):
-    """A step whose learning rate is far too large makes a change grow, so nothing before counts."""
+    """A learning rate that falls from far too large: from the end back to where it does."""
     batches = list(toy_batches(8))
-    end = train_toy(batches, tmp_path / "run", optimizer=torch.optim.SGD, lr=0.02)
+    end = train_toy(batches, tmp_path / "run", optimizer=torch.optim.SGD, lr=8.0)
     outputs = torch.randn(1, len(end), dtype=torch.float64)
     replay = Replay(read_recording(tmp_path / "run"), Toy())
-    whole = metagradient(replay, outputs)
+    whole = metagradient(replay, outputs, growth=1e30)
     assert whole.steps == len(whole.growth) == 8
-    bound = sorted(whole.growth)[4]
-    part = metagradient(replay, outputs, growth=bound * 0.999)
-    assert part.steps == next(n for n, g in enumerate(whole.growth, 1) if g > bound * 0.999) < 8
+    assert whole.growth[0] == pytest.approx(1)
+    part = metagradient(replay, outputs)
+    assert part.steps == next(step for step, grown in enumerate(whole.growth) if grown > GROWTH)
     assert part.growth == whole.growth[: part.steps]
+    assert 0 < part.steps < 8
+    assert set(part.by_image) == {id for (batch,) in batches[-part.steps :] for id in batch[0]}
 
 
 def test_progress_is_told_step_by_step(tmp_path):

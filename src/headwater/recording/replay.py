@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -149,7 +150,9 @@ class Replay:
         if counts is None:
             counts = weights.new_ones(sum(len(batch.ids) for batch in step.batches))
         leaf = weights if graph else weights.detach().requires_grad_()
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # others have no second derivative
+        # the faster kernels of attention have no second derivative
+        kernels = sdpa_kernel(SDPBackend.MATH) if graph else nullcontext()
+        with torch.enable_grad(), kernels:
             loss = self.loss(step, leaf, counts)
             (found,) = torch.autograd.grad(loss, leaf, create_graph=graph)
         return found
