@@ -203,13 +203,8 @@ def gram(train: Tensor) -> Tensor:
 def scores(rows: Tensor, n: int) -> np.ndarray:
     """The answers of an index of the first n rows to the queries after them."""
     train, psi = rows[:n], rows[n:]
-    spectrum = kernel.spectrum(lambda: [train], n, train.shape[1])
-    return (
-        kernel.Kernel(lambda: [train], spectrum, METHODS["trak"].damping, n)
-        .trak(psi)
-        .double()
-        .numpy()
-    )
+    made = kernel.kernel_of(lambda: [train], n, train.shape[1])
+    return made.trak(psi, [METHODS["trak"].damping])[0].double().numpy()
 
 
 def fidelity(rows: Tensor, exact: Exact, asked: list[Question]) -> dict:

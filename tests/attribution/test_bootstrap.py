@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
-from support.brute_force import kernel_of, made
+from support.brute_force import made, scored
 
 from headwater import Concept, Denoiser, build_index, load_dataset
 from headwater.attribution.bootstrap import certainty
 from headwater.attribution.scorers import gradient
 from headwater.attribution.scorers.unlearned import unlearning
-from headwater.attribution.scores import RULES, Scored
+from headwater.attribution.scores import Scored
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.image import Image
 
@@ -23,9 +23,9 @@ PROMPT = "a red star"
 def test_the_error_of_a_mean_is_std_over_sqrt_d(rule):
     phi, _, errors = made(60, 20)
     psi = torch.randn(40, 20)
-    scored = RULES[rule].score(kernel_of(phi, 0.1, errors), psi)
-    sure = certainty(scored)
-    exact = scored.draws.double().std(0, correction=0).numpy() / 40**0.5
+    found = scored(rule, phi, psi, errors)
+    sure = certainty(found)
+    exact = found.draws.double().std(0, correction=0).numpy() / 40**0.5
     ratio = sure.errors / exact
     assert sure.draws == 40 and len(ratio) == 60
     # 200 resamples know a standard deviation to one part in twenty

@@ -1,17 +1,18 @@
-"""Scores against the formula with an explicit float64 inverse; one eigendecomposition for all."""
+"""Scores against the formula with an explicit float64 inverse; one Gram matrix for all."""
 
 import pytest
 import torch
 
 from headwater.attribution import kernel
+from headwater.errors import NonFiniteError
 
 
 def blocks_of(phi, rows=7):
     return lambda: phi.split(rows)
 
 
-def scores(phi, spectrum, psi, ratio, rows=7):
-    return kernel.Kernel(blocks_of(phi, rows), spectrum, ratio, len(phi)).trak(psi)
+def scores(phi, psi, ratio, rows=7, **more):
+    return kernel.kernel_of(blocks_of(phi, rows), *phi.shape, **more).trak(psi, [ratio])[0]
 
 
 def brute_force(phi, psi, ratio):
@@ -28,44 +29,46 @@ def brute_force(phi, psi, ratio):
 def test_scores_equal_the_explicit_inverse(n, k, ratio):
     scale = torch.logspace(0, -2, k)  # eigenvalues over four orders of magnitude
     phi, psi = torch.randn(n, k) * scale, torch.randn(3, k) * scale
-    spectrum = kernel.spectrum(blocks_of(phi), n, k)
-    assert spectrum.dual == (n < k)
-    ours = scores(phi, spectrum, psi, ratio)
+    assert kernel.gram(blocks_of(phi), n, k).dual == (n < k)
+    ours = scores(phi, psi, ratio)
     torch.testing.assert_close(ours.double(), brute_force(phi, psi, ratio), rtol=2e-4, atol=2e-4)
 
 
 def test_primal_and_dual_agree():
+    """Of as many rows as features, whichever is taken."""
     phi, psi = torch.randn(30, 30), torch.randn(2, 30)
-    values, vectors = torch.linalg.eigh((phi @ phi.T / 30).double())
-    dual = kernel.Spectrum(values.float(), vectors.float(), dual=True)
-    primal = kernel.spectrum(blocks_of(phi), 30, 30)
-    torch.testing.assert_close(
-        scores(phi, dual, psi, 0.1),
-        scores(phi, primal, psi, 0.1),
-        rtol=1e-3,
-        atol=1e-3,
-    )
+    blocks, primal = blocks_of(phi), scores(phi, psi, 0.1)
+    found = kernel.Gram((phi @ phi.T / 30).double(), dual=True)
+
+    def inverse(ratio):
+        return kernel.Inverse(found.factor(ratio))
+
+    dual = kernel.Kernel(blocks, 30, True, lambda: found, inverse)
+    torch.testing.assert_close(dual.trak(psi, [0.1])[0], primal, rtol=1e-3, atol=1e-3)
+
+
+def test_a_kernel_without_an_inverse_says_so():
+    """Fewer directions than features, and no damping; or features that are no numbers."""
+    phi = torch.randn(50, 3).repeat(1, 2)
+    with pytest.raises(NonFiniteError, match="no inverse at --damping 0: raise it"):
+        scores(phi, torch.randn(1, 6), 0.0)
+    phi[3, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"no inverse at --damping 0\.1"):
+        scores(phi, torch.randn(1, 6), 0.1)
 
 
 @pytest.mark.parametrize("n, k", [(20, 50), (50, 20)])
 def test_large_damping_leaves_the_dot_product(n, k):
     phi, psi = torch.randn(n, k), torch.randn(1, k)
-    spectrum = kernel.spectrum(blocks_of(phi), n, k)
     ratio = 1e6
-    found = scores(phi, spectrum, psi, ratio) * spectrum.damping(ratio)
+    found = scores(phi, psi, ratio) * kernel.gram(blocks_of(phi), n, k).damping(ratio)
     torch.testing.assert_close(found, psi @ phi.T, rtol=1e-3, atol=1e-3)
 
 
 def test_block_size_changes_nothing():
     phi, psi = torch.randn(23, 40), torch.randn(1, 40)
-    one = kernel.spectrum(blocks_of(phi, 23), 23, 40)
-    many = kernel.spectrum(blocks_of(phi, 5), 23, 40)
-    torch.testing.assert_close(
-        scores(phi, one, psi, 0.1, rows=23),
-        scores(phi, many, psi, 0.1, rows=4),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    one, many = (scores(phi, psi, 0.1, rows=rows) for rows in (23, 4))
+    torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
 
 
 # --- rows outside ---------------------------------------------------------------------------------
@@ -78,43 +81,43 @@ def test_rows_outside_are_scored_by_the_kernel_of_the_others(n, k, ratio):
     phi, psi = torch.randn(n, k) * scale, torch.randn(3, k) * scale
     inside = torch.arange(n) % 4 != 1
     rows, count = phi[inside].double(), int(inside.sum())
-    found = kernel.spectrum(kernel.inside_of(blocks_of(phi), inside), count, k)
-    ours = kernel.Kernel(blocks_of(phi), found, ratio, count, inside=inside)
+    ours = kernel.kernel_of(blocks_of(phi), count, k, inside=inside)
 
     gram = rows.T @ rows / count
     solve = torch.linalg.inv(gram + ratio * gram.trace() / min(count, k) * torch.eye(k))
     close = dict(rtol=2e-3, atol=2e-3)
     torch.testing.assert_close(
-        ours.trak(psi).double(), psi.double() @ solve @ phi.double().T, **close
+        ours.trak(psi, [9.0, ratio])[1].double(), psi.double() @ solve @ phi.double().T, **close
     )
     norms = (phi.double() @ solve).norm(dim=1)
-    torch.testing.assert_close(ours.solved_norms().double(), norms, **close)
+    torch.testing.assert_close(ours.solved_norms(ratio).double(), norms, **close)
     leverage = torch.einsum("ik,kl,il->i", phi.double(), solve, phi.double()) / count
     expected = torch.where(inside, leverage, 0.0)
-    torch.testing.assert_close(ours.leverage().double(), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ours.leverage(ratio).double(), expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_row_inside_is_shrunk_by_its_leverage():
     """S = (1 - h) s', s' by K less the row's own part (Sherman-Morrison)."""
     phi, psi, n = torch.randn(20, 30), torch.randn(1, 30), 20
-    found = kernel.Kernel(blocks_of(phi), kernel.spectrum(blocks_of(phi), n, 30), 0.1, n)
+    found = kernel.kernel_of(blocks_of(phi), n, 30)
     whole = phi.double().T @ phi.double() / n
     whole = whole + 0.1 * whole.trace() / n * torch.eye(30)
     without = [
         psi.double() @ torch.linalg.inv(whole - torch.outer(row, row) / n) @ row
         for row in phi.double()
     ]
-    corrected = found.trak(psi) / (1 - found.leverage())
+    corrected = found.trak(psi, [0.1])[0] / (1 - found.leverage(0.1))
     torch.testing.assert_close(corrected.double()[0], torch.cat(without), rtol=1e-3, atol=1e-3)
 
 
 def test_with_every_row_inside_nothing_changes():
     for n, k in ((20, 50), (50, 20)):
         phi, psi, inside = torch.randn(n, k), torch.randn(2, k), torch.ones(n, dtype=torch.bool)
-        found = kernel.spectrum(blocks_of(phi), n, k)
-        one = kernel.Kernel(blocks_of(phi), found, 0.1, n)
-        other = kernel.Kernel(blocks_of(phi), found, 0.1, n, inside=inside)
+        one = kernel.kernel_of(blocks_of(phi), n, k)
+        other = kernel.kernel_of(blocks_of(phi), n, k, inside=inside)
         close = dict(rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(other.trak(psi), one.trak(psi), **close)
-        torch.testing.assert_close(other.leverage(), one.leverage(), **close)
-        torch.testing.assert_close(other.solved_norms(), one.solved_norms(), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(other.trak(psi, [0.1]), one.trak(psi, [0.1]), **close)
+        torch.testing.assert_close(other.leverage(0.1), one.leverage(0.1), **close)
+        torch.testing.assert_close(
+            other.solved_norms(0.1), one.solved_norms(0.1), rtol=1e-3, atol=1e-4
+        )

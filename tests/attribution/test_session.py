@@ -28,6 +28,7 @@ from headwater import (
     write_answers,
 )
 from headwater.attribution import resources
+from headwater.attribution.scorers import gradient
 from headwater.errors import MismatchError, QueryError
 from headwater.models.clip import Clip
 
@@ -194,7 +195,7 @@ def test_another_picture_under_the_same_name_is_another_question(folder, tmp_pat
 
     before, digest = answered(first, session)
     after, other = answered(second, session)
-    assert digest != other and not np.allclose(before, after)
+    assert digest != other and not np.array_equal(before, after)
     np.testing.assert_array_equal(answered(first, session)[0], before)
     reopened = Session.open(folder / method)
     for content, scores in ((second, after), (first, before)):
@@ -265,12 +266,12 @@ def test_a_session_lends_what_questions_have_made(folder, tiny_images, monkeypat
 
 def test_what_is_let_go_of_is_made_again(folder):
     session = Session.open(folder / "trak")
-    model, spectrum = session.denoiser, session.spectrum()
-    assert session.denoiser is model and session.spectrum() is spectrum
+    model, inverse = session.denoiser, session.kernel().inverse(0.1)
+    assert session.denoiser is model and session.kernel().inverse(0.1) is inverse
     session.release()
-    assert session.denoiser is not model and session.spectrum() is not spectrum
+    assert session.denoiser is not model and session.kernel().inverse(0.1) is not inverse
     assert session.denoiser.fingerprint() == model.fingerprint()
-    assert session.spectrum().values.equal(spectrum.values)
+    assert session.kernel().inverse(0.1).factor.equal(inverse.factor)
 
 
 def test_a_session_says_what_it_lacks(folder, tmp_path):
@@ -287,6 +288,72 @@ def test_a_session_says_what_it_lacks(folder, tmp_path):
         print(Session(index).denoiser)
 
 
+# --- one pass over the rows -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """A list that grows by one with each pass over the rows of an index."""
+    passes, scan = [], Index.scan
+    monkeypatch.setattr(Index, "scan", lambda index: passes.append(1) or scan(index))
+    return passes
+
+
+def test_several_questions_and_dampings_are_one_pass(folder, scans):
+    session = Session.open(folder / "trak")
+    asked = [Image(PROMPT, seed=seed, draws=2 + seed, steps=3) for seed in range(3)]
+    dampings = [0.1, 0.5, 2.0]
+    alone = [session.attribute(each, damping=dampings) for each in asked]
+    scans.clear()
+    together = session.attribute(asked, damping=dampings)
+    assert len(scans) == 1
+    for one, many in zip(alone, together, strict=True):
+        assert many.query == one.query and many.provenance["query"] == one.provenance["query"]
+        for ratio in dampings:
+            close = dict(rtol=1e-5, atol=1e-5 * np.abs(one.scores).max())
+            np.testing.assert_allclose(many.sweep[ratio], one.sweep[ratio], **close)
+        np.testing.assert_allclose(many.certainty.errors, one.certainty.errors, rtol=1e-3)
+
+
+def test_draws_that_are_added_are_scored_alone(folder, scans, monkeypatch):
+    """Rounds of new draws, of all questions that want more; no draw is scored twice."""
+    monkeypatch.setattr(gradient, "FIRST_DRAWS", 2)
+    monkeypatch.setattr(gradient, "MOST_DRAWS", 8)
+    monkeypatch.setattr(gradient, "STABLE", 2.0)  # never
+    session = Session.open(folder / "trak")
+    asked = [Image(PROMPT, seed=seed, draws=None, steps=3) for seed in range(2)]
+    fixed = session.attribute([replace(each, draws=8) for each in asked])
+    for method in ("trak", "gradient-cosine"):  # whose length is that of all draws
+        scans.clear()
+        found = session.attribute(asked, method=method)
+        if method == "trak":
+            assert len(scans) == 3  # 2, 4 and 8 draws
+        fixed = session.attribute([replace(each, draws=8) for each in asked], method=method)
+        for one, other in zip(found, fixed, strict=True):
+            assert one.certainty.draws == other.certainty.draws == 8
+            np.testing.assert_allclose(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_what_rows_count_in_a_kernel_is_kept(folder, scans, monkeypatch, tmp_path):
+    """Leverages take a pass and a solution for each row: once for an index and damping."""
+    path = shutil.copytree(folder / "trak", tmp_path / "index")
+    question = Image(PROMPT, draws=2, steps=3)
+    first = Session.open(path).attribute(question, method="renormalised-influence")
+    scans.clear()
+    monkeypatch.setattr(resources, "gram", None)
+    again = Session.open(path).attribute(question, method="renormalised-influence")
+    assert len(scans) == 1 and np.array_equal(again.scores, first.scores)
+    other = Session.open(path).attribute(question, method="renormalised-influence", damping=0.5)
+    assert not np.allclose(other.scores, first.scores)
+
+
+def test_a_list_of_what_are_no_questions(folder):
+    session = Session.open(folder / "trak")
+    assert session.attribute([]) == []
+    with pytest.raises(QueryError, match="'a star' is a str, no question"):
+        session.attribute([Image(PROMPT, draws=1), "a star"])
+
+
 # --- images left out of the kernel ----------------------------------------------------------------
 
 
@@ -296,14 +363,17 @@ def test_a_kernel_of_some_images_scores_all(folder, monkeypatch):
     left_out = [session.index.samples[row].id for row in (2, 7)]
     rows = torch.cat(list(session.index.blocks()))
     psi = torch.randn(1, rows.shape[1])
-    ours = replace(session.kernel_without(left_out), damping=0.1).trak(psi)
+    (ours,) = session.kernel_without(left_out).trak(psi, [0.1])
     exact = psi.double() @ inverse(rows[inside].double(), 0.1) @ rows.double().T
     torch.testing.assert_close(
         ours.double(), exact, rtol=1e-3, atol=1e-3 * exact.abs().max().item()
     )
-    monkeypatch.setattr(resources, "spectrum", None)  # kept
+    monkeypatch.setattr(resources, "gram", None)  # kept
     again = Session.open(folder / "trak").kernel_without(left_out)
-    torch.testing.assert_close(replace(again, damping=0.1).trak(psi), ours)
+    assert torch.equal(again.trak(psi, [0.1])[0], ours)
+    others = Session.open(folder / "trak").kernel_without(left_out[:1])
+    with pytest.raises(TypeError, match="not callable"):  # which is not
+        others.trak(psi, [0.1])
 
 
 def test_images_that_cannot_be_left_out(folder):

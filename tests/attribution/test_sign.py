@@ -14,7 +14,7 @@ import torch
 from support.tiny import as_calls
 
 import headwater
-from headwater.attribution.kernel import Kernel, spectrum
+from headwater.attribution.kernel import kernel_of
 from headwater.evaluation.retraining.weights import shapes_first
 from headwater.index.machines import extractor
 from headwater.models.sampling import seeded_noise
@@ -81,8 +81,7 @@ def test_a_picture_is_a_proponent_of_learning_it(session):
         for name in index.recipe.layers:
             own = [next(parts)[None] for _ in modules[name].parameters(recurse=False)]
             projection.add[name](step[None], as_calls(*own))
-    found = spectrum(index.blocks, len(index), projection.dim)
-    scores = Kernel(index.blocks, found, 0.1, len(index)).trak(steps)
+    (scores,) = kernel_of(index.blocks, len(index), projection.dim).trak(steps, [0.1])
     own = scores[range(len(rows)), rows]
     rank = (scores > own[:, None]).sum(1).float()
     assert (own > 0).float().mean() >= 0.75

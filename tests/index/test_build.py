@@ -442,10 +442,10 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     features = sum(path.stat().st_size for path in out.rglob("features/*.safetensors"))
     assert said["disk (MB)"] == pytest.approx(features / 1e6, abs=0.06)
     for member in Session(index).members:
-        member.spectrum()
+        member.kernel().inverse(0.1)
     kernels = sum(path.stat().st_size for path in out.rglob("kernels/*.safetensors"))
     assert said["kernel disk (MB)"] == pytest.approx(kernels / 1e6, abs=0.06)
-    assert said["kernel memory (MB)"] > 2 * 8 * len(data) ** 2 / 1e6
+    assert said["kernel memory (MB)"] >= round(2 * 8 * len(data) ** 2 / 1e6, 1)
     many = estimate(denoiser, data, planned[0], 32, models=5)  # one of whose is held at a time
     assert many["kernel memory (MB)"] == said["kernel memory (MB)"]
     assert many["kernel disk (MB)"] == pytest.approx(2.5 * said["kernel disk (MB)"], abs=0.2)

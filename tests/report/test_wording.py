@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from support.brute_force import kernel_of, made
+from support.brute_force import made, scored
 from support.report import ParsedPage, answer, entry, report
 
 from headwater.attribution.scores import RULES
@@ -27,9 +27,6 @@ def test_what_is_no_influence_is_not_called_so(measure):
 def test_which_rules_square_their_scores():
     """A rule whose scores are never negative, whatever the query, has none to call opponents."""
     phi, psi, errors = made(60, 20)
-    kernel = kernel_of(phi, 0.1, errors)
-    squares = {
-        name for name, rule in RULES.items() if (rule.score(kernel, psi).answer() >= 0).all()
-    }
+    squares = {rule for rule in RULES if (scored(rule, phi, psi, errors).answer() >= 0).all()}
     for name, method in METHODS.items():
         assert (measure(name) == "strength") == (method.rule in squares)

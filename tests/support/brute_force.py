@@ -2,7 +2,8 @@
 
 import torch
 
-from headwater.attribution.kernel import Kernel, spectrum
+from headwater.attribution import kernel
+from headwater.attribution.scores import RULES
 
 
 def inverse(phi, ratio):
@@ -45,11 +46,14 @@ def made(n, k):
     return phi, psi, torch.rand(n, 5)
 
 
-def kernel_of(phi, ratio, errors=None, found=None):
-    def blocks():
-        return phi.split(7)
+def kernel_of(phi, errors=None):
+    """Of rows that come seven at a time."""
+    return kernel.kernel_of(lambda: phi.split(7), *phi.shape, errors)
 
-    return Kernel(blocks, found or spectrum(blocks, *phi.shape), ratio, len(phi), errors)
+
+def scored(rule, phi, psi, errors=None, ratio=0.1):
+    """What a rule scores."""
+    return RULES[rule].score(kernel_of(phi, errors), psi, [ratio])[ratio]
 
 
 def relative_error(ours, exact):

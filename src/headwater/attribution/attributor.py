@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -18,14 +18,18 @@ from headwater.attribution.provenance import provenance
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scorers.table import SCORERS
+from headwater.attribution.scorers.table import SCORERS, TOGETHER
 from headwater.attribution.scores import Scored, has_damping
 from headwater.errors import HeadwaterWarning, MethodError, NonFiniteError, QueryError
-from headwater.features.spec import DRAWS
+from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.methods.choice import choose
 from headwater.methods.row import Method
 from headwater.queries.concept import Concept
+from headwater.queries.feature import Feature
 from headwater.queries.query import Question
+
+# Scores of draws that stand in memory at once, of questions that are answered together: 1 GB.
+AT_ONCE = 250_000_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Options:
     note: Callable[[str], None] = lambda line: None
 
 
+class _Asked(NamedTuple):
+    """A question, and how it is to be answered."""
+
+    query: Question
+    method: Method
+    options: ScoringOptions
+
+
 def attribute(resources: Resources, query: Question, options: Options) -> Attribution:
     """Score every training image of an index for a question.
 
@@ -61,18 +73,76 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
         MismatchError: the model has changed since the index was built.
         NonFiniteError: a gradient or a score is NaN, infinite or zero.
     """
-    start, index = time.perf_counter(), resources.index
+    return attribute_all(resources, [query], options)[0]
+
+
+def attribute_all(
+    resources: Resources, queries: Sequence[Question], options: Options
+) -> list[Attribution]:
+    """The same of several questions, which share a pass over the index where they can.
+
+    Raises:
+        QueryError, MethodError, MismatchError, NonFiniteError: as `attribute`, of any of them.
+    """
+    asked = [_prepared(resources, query, options) for query in queries]
+    answers: list[Attribution] = []
+    for part in _together(asked, len(resources.index)):
+        start, first = time.perf_counter(), part[0]
+        score_all = TOGETHER.get(first.method.scorer)
+        if len(part) == 1 or score_all is None:
+            query, method, how = first
+            scorings = [SCORERS[method.scorer](resources, method, query, how)]
+        else:
+            pairs = [(each.query, each.options) for each in part]
+            scorings = score_all(resources, first.method, pairs)
+        seconds = (time.perf_counter() - start) / len(part)
+        for each, scoring in zip(part, scorings, strict=True):
+            answers.append(_answer(resources, each, scoring, options.candidates, seconds))
+    return answers
+
+
+def _prepared(resources: Resources, query: Question, options: Options) -> _Asked:
+    """Its method, and the images that compete."""
     require_question(query)
+    index = resources.index
     method = choose(options.method, index.recipe.method, index.methods(), query.kind)
     _require_alternatives_of_use(query, method, options)
     dampings = _dampings(method, options)
     among = _competing(resources, query, options.candidates)
-    scoring = SCORERS[method.scorer](
-        resources, method, query, ScoringOptions(dampings, among, options.fresh, options.note)
-    )
+    return _Asked(query, method, ScoringOptions(dampings, among, options.fresh, options.note))
+
+
+def _together(asked: Sequence[_Asked], rows: int) -> Iterator[list[_Asked]]:
+    """Questions one after the other, those of one method together as memory allows."""
+    part: list[_Asked] = []
+    numbers = 0
+    for each in asked:
+        own = (each.query.draws or MOST_DRAWS) * rows * len(each.options.dampings)
+        kinds = {_kind(each), *map(_kind, part)}
+        if part and (None in kinds or len(kinds) > 1 or numbers + own > AT_ONCE):
+            yield part
+            part, numbers = [], 0
+        part.append(each)
+        numbers += own
+    if part:
+        yield part
+
+
+def _kind(asked: _Asked) -> str | None:
+    """The method of questions that can be answered together; None for one that stands alone."""
+    alone = asked.method.scorer not in TOGETHER or isinstance(asked.query, Feature)
+    return None if alone else asked.method.name
+
+
+def _answer(
+    resources: Resources, asked: _Asked, scoring: Scoring, candidates: str | None, seconds: float
+) -> Attribution:
+    """The attribution of a question that was scored."""
+    query, method, options = asked
+    dampings = options.dampings
     for remark in scoring.remarks:
-        warnings.warn(remark, HeadwaterWarning, stacklevel=4)
-    among = _both(among, scoring.among)
+        warnings.warn(remark, HeadwaterWarning, stacklevel=6)
+    among = _both(options.among, scoring.among)
     scores = {ratio: _finite(query, each) for ratio, each in scoring.scored.items()}
     sure = certainty(scoring.scored[dampings[0]], among=among)
     unsure = "" if sure is not None else scoring.once or "there was one draw"
@@ -83,12 +153,12 @@ def attribute(resources: Resources, query: Question, options: Options) -> Attrib
         scoring.description.words,
         method.name,
         scores[dampings[0]],
-        index,
+        resources.index,
         {
             **provenance(resources, method, _query_facts(query, scoring), dampings),
-            **_candidate_facts(resources, options.candidates),
+            **_candidate_facts(resources, candidates),
             "reused_query_gradient": scoring.cached,
-            "seconds": round(time.perf_counter() - start, 2),
+            "seconds": round(seconds, 2),
         },
         sure,
         scores if len(dampings) > 1 else {},

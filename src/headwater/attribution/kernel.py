@@ -1,8 +1,7 @@
-r"""The kernel K = Phi^T Phi / n + damping I, from one eigendecomposition.
+r"""The kernel K = Phi^T Phi / n + lambda I, by one Gram matrix and a Cholesky factor a damping.
 
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
-the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + damping I)^-1. Either way
-every damping comes from the same eigendecomposition.
+the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + lambda I)^-1.
 
 Rows may stand outside: the kernel is then of the others, and scores all. A row inside is shrunk by
 its own part in K, to s = (1 - h) s' with s' its score by a kernel without it and h its leverage
@@ -11,57 +10,93 @@ its own part in K, to s = (1 - h) s' with s' its score by a kernel without it an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
+from headwater.errors import NonFiniteError
+
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
+# Keeps a number of each row by its name and damping, and computes it where it is not kept.
+Keep = Callable[[str, float, Callable[[], Float[Tensor, " n"]]], Float[Tensor, " n"]]
 
 
 @dataclass(frozen=True)
-class Spectrum:
-    """Eigenvalues (ascending) and eigenvectors of G (n x n, dual) or of Phi^T Phi / n (k x k)."""
+class Inverse:
+    """(G + lambda I)^-1 by its Cholesky factor L, lower triangular, L L^T = G + lambda I."""
 
-    values: Float[Tensor, " m"]
-    vectors: Float[Tensor, "m m"]
+    factor: Float[Tensor, "m m"]
+
+    def times(self, columns: Float[Tensor, "m q"]) -> Float[Tensor, "m q"]:
+        """The inverse times these, in float64: how many there are should not be seen in any."""
+        return torch.cholesky_solve(columns.double(), self._exact).to(columns)
+
+    def half(self, columns: Float[Tensor, "m q"]) -> Float[Tensor, "m q"]:
+        """L^-1 times these: the squares of x's half sum to x^T (G + lambda I)^-1 x."""
+        return torch.linalg.solve_triangular(self.factor, columns, upper=False)
+
+    def whole(self) -> Float[Tensor, "m m"]:
+        """The inverse itself."""
+        return torch.cholesky_inverse(self._exact)
+
+    @cached_property
+    def _exact(self) -> Float[Tensor, "m m"]:
+        return self.factor.double()
+
+
+@dataclass(frozen=True)
+class Gram:
+    """G: Phi Phi^T / n (n x n, dual) or Phi^T Phi / n (k x k), in float64."""
+
+    matrix: Float[Tensor, "m m"]
     dual: bool
 
     def damping(self, ratio: float) -> float:
         """The absolute lambda: ratio * trace / min(n, k), `ratio` times the mean eigenvalue.
 
-        >>> Spectrum(torch.tensor([1.0, 3.0]), torch.eye(2), dual=False).damping(0.1)
+        >>> Gram(torch.diag(torch.tensor([1.0, 3.0])), dual=False).damping(0.1)
         0.2
         """
-        return ratio * self.values.sum().item() / len(self.values)
+        return ratio * self.matrix.trace().item() / len(self.matrix)
+
+    def factor(self, ratio: float) -> Float[Tensor, "m m"]:
+        """The Cholesky factor of G + lambda I, in float32.
+
+        Raises:
+            NonFiniteError: there is none: features are zero or not finite, or lambda is too small.
+        """
+        damped = self.matrix.clone()
+        damped.diagonal().add_(self.damping(ratio))
+        factor, wrong = torch.linalg.cholesky_ex(damped)
+        if wrong or not factor.diagonal().isfinite().all():
+            raise NonFiniteError(f"the kernel has no inverse at --damping {ratio:g}: raise it")
+        # Laid out as it is when read back, so that products with it round alike.
+        return factor.float().contiguous()
 
 
-def spectrum(blocks: Blocks, n: int, k: int) -> Spectrum:
-    """Eigendecompose the smaller of the two Gram matrices, in float64.
+def gram(blocks: Blocks, n: int, k: int) -> Gram:
+    """The smaller of the two Gram matrices.
 
     Args:
         blocks: the n rows of features, some at a time, as often as it is called.
-        n, k: rows and features; the Gram matrix is n x n (dual) where n < k, else k x k.
+        n, k: rows and features; the matrix is n x n (dual) where n < k, else k x k.
 
-    >>> found = spectrum(lambda: torch.eye(2).split(1), 2, 2)
-    >>> found.values, found.dual
-    (tensor([0.5000, 0.5000]), False)
+    >>> found = gram(lambda: torch.eye(2).split(1), 2, 2)
+    >>> found.matrix.tolist(), found.dual
+    ([[0.5, 0.0], [0.0, 0.5]], False)
     """
     with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
-        gram = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
-        # One call, which can tell nothing of itself: minutes for 8,192 on a few cores.
-        bar.set_description(f"eigenvalues of {min(n, k)} x {min(n, k)}", refresh=min(n, k) > 2_000)
-        values, vectors = torch.linalg.eigh(gram / n)
-    # Rounding leaves tiny negative eigenvalues of a matrix that has none.
-    # Laid out as they are when read back, so that products with them round alike.
-    return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous(), dual=n < k)
+        made = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
+    return Gram(made.div_(n), dual=n < k)
 
 
 def inside_of(blocks: Blocks, inside: Bool[Tensor, " n"]) -> Blocks:
-    """The rows that are inside, to make a spectrum of.
+    """The rows that are inside, to make a Gram matrix of.
 
     >>> blocks = inside_of(lambda: torch.eye(3).split(2), torch.tensor([True, False, True]))
     >>> [block.shape[0] for block in blocks()]
@@ -85,23 +120,23 @@ def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
 
 
 def _primal_gram(blocks: Blocks, k: int) -> Float[Tensor, "k k"]:
-    gram = torch.zeros(k, k, dtype=torch.float64)
+    found = torch.zeros(k, k, dtype=torch.float64)
     for block in blocks():
-        gram += (block.T @ block).double()
-    return gram
+        found += (block.T @ block).double()
+    return found
 
 
 def _dual_gram(blocks: Blocks, n: int) -> Float[Tensor, "n n"]:
     """Phi Phi^T with two blocks in memory at a time."""
-    gram = torch.zeros(n, n, dtype=torch.float64)
+    found = torch.zeros(n, n, dtype=torch.float64)
     for start, rows in _placed(blocks()):
         for other, columns in _placed(blocks()):
             if other > start:
                 break
             tile = (rows @ columns.T).double()
-            gram[start : start + len(rows), other : other + len(columns)] = tile
-            gram[other : other + len(columns), start : start + len(rows)] = tile.T
-    return gram
+            found[start : start + len(rows), other : other + len(columns)] = tile
+            found[other : other + len(columns), start : start + len(rows)] = tile.T
+    return found
 
 
 def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
@@ -113,92 +148,126 @@ def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
 
 @dataclass(frozen=True)
 class Kernel:
-    """K of training rows with one relative damping, and what score rules ask of it and of all rows.
+    """K of training rows, and what score rules ask of it and of all rows.
+
+    A damping is given relatively, as a multiple of the mean eigenvalue of Phi^T Phi / n.
 
     Attributes:
         blocks: the rows phi_i, some at a time.
-        spectrum: of the rows inside; None for rules that need no K.
-        damping: lambda as a multiple of the mean eigenvalue of Phi^T Phi / n.
         count: n, the rows inside.
+        dual: whether G is Phi Phi^T / n.
+        gram: makes G of the rows inside, for rules that need K.
+        inverse: relative damping -> (G + lambda I)^-1.
         residuals: mean squared errors of each row's probes, where noise was drawn.
         inside: of each row whether K is made of it; None: it is of all.
+        keep: keeps numbers of rows that take a pass over them.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])  # Phi^T Phi / n has eigenvalues 0.5 and 2
-    >>> kernel = Kernel(lambda: [rows], spectrum(lambda: [rows], 2, 2), damping=1.0, count=2)
-    >>> kernel.trak(torch.tensor([[1.0, 1.0]]))  # 1 / (0.5 + 1.25) and 2 / (2 + 1.25)
-    tensor([[0.5714, 0.6154]])
+    >>> kernel = kernel_of(lambda: [rows], 2, 2)
+    >>> kernel.trak(torch.tensor([[1.0, 1.0]]), [1.0])  # 1 / (0.5 + 1.25) and 2 / (2 + 1.25)
+    tensor([[[0.5714, 0.6154]]])
     """
 
     blocks: Blocks
-    spectrum: Spectrum | None
-    damping: float
     count: int
+    dual: bool
+    gram: Callable[[], Gram]
+    inverse: Callable[[float], Inverse]
     residuals: Float[Tensor, "n p"] | None = None
     inside: Bool[Tensor, " n"] | None = None
+    keep: Keep = lambda name, ratio, compute: compute()
 
-    def dot(self, psi: Tensor) -> Float[Tensor, "q n"]:
+    def dot(self, psi: Float[Tensor, "q k"]) -> Float[Tensor, "q n"]:
         """Psi . phi_i."""
-        return torch.cat([psi @ block.T for block in self.blocks()], 1)
+        return torch.cat([(block @ psi.T).T for block in self.blocks()], 1)
 
-    def trak(self, psi: Tensor) -> Float[Tensor, "q n"]:
-        """psi^T K^-1 phi_i. Higher is a proponent: training on i moves the model to the query."""
-        values, vectors, dual = self._parts()
-        if not dual:
-            return self.dot(((psi @ vectors) / values) @ vectors.T)
-        # K^-1 Phi^T = Phi^T (Phi Phi^T / n + lambda)^-1
-        if self.inside is None:
-            return ((self.dot(psi) @ vectors) / values) @ vectors.T
-        scores, inside = self.dot(self._solved(psi)), self.inside
-        scores[:, inside] = ((self.dot(psi)[:, inside] @ vectors) / values) @ vectors.T
+    def trak(self, psi: Float[Tensor, "q k"], ratios: Sequence[float]) -> Float[Tensor, "d q n"]:
+        """psi^T K^-1 phi_i at each damping, in one pass over the rows.
+
+        Higher is a proponent: training on i moves the model to the query.
+        """
+        own = self._own(psi, ratios) if self.dual else None
+        if own is not None and self.inside is None:
+            return own
+        asked = self.solved(psi, ratios)
+        scores = self.dot(asked.flatten(0, 1)).unflatten(0, asked.shape[:2])
+        if own is not None:
+            scores[:, :, self.inside] = own[:, :, self.inside]
         return scores
+
+    def _own(self, psi: Tensor, ratios: Sequence[float]) -> Float[Tensor, "d q n"]:
+        """The same of the rows inside, of the dual form; of others anything."""
+        products = self.dot(psi)
+        found = torch.zeros(len(ratios), *products.shape)
+        inside = slice(None) if self.inside is None else self.inside
+        for scores, ratio in zip(found, ratios, strict=True):
+            scores[:, inside] = self.inverse(ratio).times(products[:, inside].T).T
+        return found
+
+    def solved(self, rows: Float[Tensor, "q k"], ratios: Sequence[float]) -> Float[Tensor, "d q k"]:
+        """K^-1 of any rows at each damping.
+
+        In the dual form (x - Phi^T (G + lambda)^-1 Phi x / n) / lambda (Woodbury).
+        """
+        if not self.dual:
+            return torch.stack([self.inverse(ratio).times(rows.T).T for ratio in ratios])
+        own = self.blocks if self.inside is None else inside_of(self.blocks, self.inside)
+        products = torch.cat([block.double() @ rows.double().T for block in own()])  # [n, q]
+        found = []
+        for ratio in ratios:
+            inverse, start = self.inverse(ratio), 0
+            weights, within = inverse.times(products), torch.zeros(rows.shape, dtype=torch.float64)
+            for block in own():
+                within += weights[start : start + len(block)].T @ block.double()
+                start += len(block)
+            found.append((rows.double() - within / self.count) / self.gram().damping(ratio))
+        return torch.stack(found).to(rows)
 
     def norms(self) -> Float[Tensor, " n"]:
         """||phi_i||."""
-        return torch.cat([block.norm(dim=1) for block in self.blocks()])
+        return self.keep("norms", 0, lambda: self._each(lambda block: block.norm(dim=1)))
 
-    def solved_norms(self) -> Float[Tensor, " n"]:
+    def solved_norms(self, ratio: float) -> Float[Tensor, " n"]:
         """||K^-1 phi_i||."""
-        if self.inside is None:
-            return self._weighed(2).sqrt()
-        return torch.cat([self._solved(block).norm(dim=1) for block in self.blocks()])
 
-    def leverage(self) -> Float[Tensor, " n"]:
+        def compute() -> Tensor:
+            if self.dual and self.inside is None:  # e_i^T A n G A e_i, A the inverse of G + lambda
+                matrix, inverse = self.gram().matrix, self.inverse(ratio).whole()
+                return (self.count * ((inverse @ matrix) * inverse).sum(1)).sqrt().float()
+            return self._each(lambda block: self.solved(block, [ratio])[0].norm(dim=1))
+
+        return self.keep("solved norms", ratio, compute)
+
+    def leverage(self, ratio: float) -> Float[Tensor, " n"]:
         """h_i = phi_i^T K^-1 phi_i / n, between 0 and 1; 0 of rows outside, which have no part."""
-        own = self._weighed(1) / self.count
-        if self.inside is None:
-            return own
-        if len(own) == len(self.inside):
-            return own * self.inside
-        return own.new_zeros(len(self.inside)).masked_scatter(self.inside, own)
 
-    def _solved(self, rows: Float[Tensor, "q k"]) -> Float[Tensor, "q k"]:
-        """K^-1 of any rows.
+        def compute() -> Tensor:
+            if self.dual:
+                own = (self.gram().matrix * self.inverse(ratio).whole()).sum(1).float()
+                if self.inside is None:
+                    return own
+                return own.new_zeros(len(self.inside)).masked_scatter(self.inside, own)
+            inverse = self.inverse(ratio)
+            own = self._each(lambda block: inverse.half(block.T).square().sum(0)) / self.count
+            return own if self.inside is None else own * self.inside
 
-        In the dual form (x - Phi^T (Phi Phi^T / n + lambda)^-1 Phi x / n) / lambda (Woodbury).
-        """
-        values, vectors, dual = self._parts()
-        if not dual:
-            return ((rows @ vectors) / values) @ vectors.T
-        assert self.spectrum is not None
-        own = self.blocks if self.inside is None else inside_of(self.blocks, self.inside)
-        products = torch.cat([rows.double() @ block.double().T for block in own()], 1)
-        weights = ((products @ vectors.double()) / values.double()) @ vectors.double().T
-        parts = weights.split([len(block) for block in own()], 1)
-        within = sum(w @ block.double() for w, block in zip(parts, own(), strict=True))
-        left = rows.double() - within / self.count
-        return (left / self.spectrum.damping(self.damping)).to(rows)
+        return self.keep("leverage", ratio, compute)
 
-    def _weighed(self, power: int) -> Float[Tensor, " n"]:
-        """phi_i^T K^-power phi_i; in the dual form of the rows inside alone."""
-        values, vectors, dual = self._parts()
-        if dual:  # phi_i^T V_j = V'_ij sqrt(n e_j), V' the eigenvectors of Phi Phi^T, e its values
-            assert self.spectrum is not None
-            return self.count * vectors.square() @ (self.spectrum.values / values**power)
-        inside = [(block @ vectors).square() @ values**-power for block in self.blocks()]
-        return torch.cat(inside)
+    def _each(self, compute: Callable[[Tensor], Tensor]) -> Float[Tensor, " n"]:
+        return torch.cat([compute(block) for block in self.blocks()])
 
-    def _parts(self) -> tuple[Tensor, Tensor, bool]:
-        """Eigenvalues of K, eigenvectors, and whether they are of the dual form."""
-        assert self.spectrum is not None, "this rule needs the kernel"
-        values = self.spectrum.values + self.spectrum.damping(self.damping)
-        return values, self.spectrum.vectors, self.spectrum.dual
+
+def kernel_of(
+    blocks: Blocks,
+    n: int,
+    k: int,
+    residuals: Float[Tensor, "n p"] | None = None,
+    inside: Bool[Tensor, " n"] | None = None,
+) -> Kernel:
+    """The kernel of rows in memory, of which n are inside."""
+    found = gram(blocks if inside is None else inside_of(blocks, inside), n, k)
+
+    def inverse(ratio: float) -> Inverse:
+        return Inverse(found.factor(ratio))
+
+    return Kernel(blocks, n, found.dual, lambda: found, inverse, residuals, inside)

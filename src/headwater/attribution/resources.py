@@ -1,4 +1,4 @@
-"""What answers need of an index in memory: model, CLIP, spectrum, pictures. Each is made once.
+"""What answers need of an index in memory: model, CLIP, kernel, pictures. Each is made once.
 
 Nothing is made before it is needed: an answer whose gradient and picture are kept from an earlier
 time needs neither the model nor CLIP.
@@ -7,13 +7,15 @@ time needs neither the model nor CLIP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from headwater.attribution.kernel import Blocks, Kernel, Spectrum, inside_of, spectrum
+from headwater.attribution.kernel import Blocks, Gram, Inverse, Kernel, gram, inside_of
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
@@ -21,6 +23,7 @@ from headwater.gradients.blocks import forms_as_they_are
 from headwater.index.curvature import fit_of, former_of
 from headwater.index.index import Index, load_denoiser
 from headwater.index.machines import Machine, extractor
+from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
@@ -47,7 +50,7 @@ class Resources:
         self.queries = index.path / "queries"
         self._denoiser: Denoiser | None = None
         self._clip: Clip | None = index.handed.clip
-        self._spectrum: Spectrum | None = None
+        self._matrices: dict[str, Any] = {}
         self._pictures: dict[str, Picture] = {}
 
     @cached_property
@@ -118,7 +121,7 @@ class Resources:
 
     def release(self) -> None:
         """Let go of what takes memory; it is made again where it is needed."""
-        self._denoiser = self._spectrum = None
+        self._denoiser, self._matrices = None, {}
 
     def lend_to(self, other: Resources) -> None:
         """Let another index, by the same model, use what this one has made for questions.
@@ -163,19 +166,12 @@ class Resources:
         pictured = shown(query, guidance)
         return None if pictured is None else self.picture(pictured)
 
-    def spectrum(self) -> Spectrum:
-        """The kernel's eigendecomposition, computed once for these shards."""
-        if self._spectrum is None:
-            self._spectrum = self._kept_spectrum(self.index.scan, len(self.index), {})
-        return self._spectrum
-
-    def kernel(self, inverted: bool) -> Kernel:
-        """The kernel before a damping is chosen; its spectrum where it is to be inverted."""
-        made = self.spectrum() if inverted else None
-        return Kernel(self.index.scan, made, 0.0, len(self.index), self.index.residuals())
+    def kernel(self) -> Kernel:
+        """The kernel of all images; what it takes is made when a rule asks for it, and kept."""
+        return self._kernel(self.index.scan, len(self.index), {})
 
     def kernel_without(self, ids: Collection[str]) -> Kernel:
-        """The kernel of all images but these, which it scores too; computed once, as `spectrum`.
+        """The kernel of all images but these, which it scores too.
 
         Raises:
             QueryError: an id is none of the index, or no image is left.
@@ -189,16 +185,45 @@ class Resources:
             raise QueryError(f"no image of {self.index.path} is left for the kernel: name fewer")
         blocks, count = self.index.scan, int(inside.sum())
         facts = {"outside": (~inside).nonzero()[:, 0].tolist()} if count < len(inside) else {}
-        made = self._kept_spectrum(inside_of(blocks, inside), count, facts)
-        return Kernel(blocks, made, 0.0, count, self.index.residuals(), inside)
+        return replace(self._kernel(inside_of(blocks, inside), count, facts), inside=inside)
 
-    def _kept_spectrum(self, blocks: Blocks, rows: int, facts: Mapping[str, Any]) -> Spectrum:
-        dim = self.index.recipe.dim
+    def _kernel(self, inside: Blocks, count: int, outside: Mapping[str, Any]) -> Kernel:
+        """Of the rows inside; all are scored."""
+        dim, folder = self.index.recipe.dim, self.index.path / "kernels"
+        facts = {"shards": [shard.checksum for shard in self.index.manifest.shards], **outside}
+        dual, whole = count < dim, str(outside)
 
-        def compute() -> cache.Computed:
-            made = spectrum(blocks, rows, dim)
-            return {"values": made.values, "vectors": made.vectors}
+        def kept(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
+            asked = {**facts, "kept": name, "damping": ratio}
+            return cache.remember(folder, asked, lambda: {name: compute()}).tensors[name]
 
-        facts = {"shards": [shard.checksum for shard in self.index.manifest.shards], **facts}
-        kept = cache.remember(self.index.path / "kernels", facts, compute).tensors
-        return Spectrum(kept["values"], kept["vectors"], dual=rows < dim)
+        def made() -> Gram:
+            return Gram(kept("gram", 0, lambda: gram(inside, count, dim).matrix), dual)
+
+        def inverted(ratio: float) -> Inverse:
+            def compute() -> Tensor:
+                return held_gram().factor(ratio)
+
+            # factors of a sweep would fill the disk
+            factor = kept("factor", ratio, compute) if ratio == Method.damping else compute()
+            return Inverse(factor)
+
+        held_gram = partial(self._hold, f"gram {whole}", made)
+        return Kernel(
+            self.index.scan,
+            count,
+            dual,
+            held_gram,
+            lambda ratio: self._hold(f"inverse {whole} {ratio}", partial(inverted, ratio)),
+            self.index.residuals(),
+            keep=kept,
+        )
+
+    def _hold(self, name: str, make: Callable[[], Any]) -> Any:
+        """A matrix, made once; of inverses the last alone is held."""
+        if name not in self._matrices:
+            if name.startswith("inverse"):
+                held = self._matrices.items()
+                self._matrices = {n: m for n, m in held if not n.startswith("inverse")}
+            self._matrices[name] = make()
+        return self._matrices[name]

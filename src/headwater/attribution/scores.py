@@ -6,7 +6,7 @@ kept draw by draw until that step: their spread is the answer's uncertainty. `RU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,52 +44,64 @@ class Scored:
         return mean if mean.ndim == 2 else mean.mean(0)
 
 
-def dot(kernel: Kernel, psi: Tensor) -> Scored:
-    """Psi . phi."""
-    return Scored(kernel.dot(psi))
-
-
-def cosine(kernel: Kernel, psi: Tensor) -> Scored:
-    """Psi . phi on unit vectors, psi the mean over draws."""
-    length = psi.mean(0).norm().clamp_min(TINY) * kernel.norms().clamp_min(TINY)
-    return Scored(kernel.dot(psi) / length)
-
-
-def trak(kernel: Kernel, psi: Tensor) -> Scored:
-    """psi^T K^-1 phi."""
-    return Scored(kernel.trak(psi))
-
-
-def relative(kernel: Kernel, psi: Tensor) -> Scored:
-    """psi^T K^-1 phi / ||K^-1 phi|| (Barshan 2020)."""
-    return Scored(kernel.trak(psi) / kernel.solved_norms().clamp_min(TINY))
-
-
-def renormalised(kernel: Kernel, psi: Tensor) -> Scored:
-    """psi^T K^-1 phi / ||phi|| (Hammoudeh 2022)."""
-    return Scored(kernel.trak(psi) / kernel.norms().clamp_min(TINY))
-
-
-def das(residual: str, leverage: bool, square: str) -> Callable[[Kernel, Tensor], Scored]:
-    """The rule of DAS eq. 18, (psi^T K^-1 phi r / (1 - h))^2, with its parts on or off.
+@dataclass(frozen=True)
+class Rule:
+    """psi^T phi_i, or psi^T K^-1 phi_i, times a number of each image; squared, or not.
 
     Args:
-        residual: "over_time": the mean over probes of r_t / sqrt(sum r_t^2), r_t the root mean
-            square error of the predicted noise (eq. 17); "loss": the mean squared error.
-        leverage: whether to divide by 1 - h.
+        inverts: whether K is inverted, at some damping.
+        over: what of an image it is divided by: "norms" (||phi||) or "solved_norms" (||K^-1 phi||).
+        unit: whether the mean over draws of psi is divided by its norm.
+        residual: of DAS eq. 17, "over_time": times the mean over probes of r_t / sqrt(sum r_t^2),
+            r_t the root mean square error of the predicted noise; "loss": times the mean squared
+            error.
+        leverage: whether it is divided by 1 - h.
         square: "each": each draw's score is squared, then the mean is taken, which is the squared
             norm over output dimensions where draws are random outputs; "last": the mean is
             squared; "": not at all.
     """
 
-    def rule(kernel: Kernel, psi: Tensor) -> Scored:
-        assert kernel.residuals is not None, "das needs a path that draws noise"
-        scores = kernel.trak(psi) * _residual(kernel.residuals, residual)
-        if leverage:
-            scores = scores / (1 - kernel.leverage())
-        return Scored(scores.square() if square == "each" else scores, square == "last")
+    inverts: bool = True
+    over: str = ""
+    unit: bool = False
+    residual: str = ""
+    leverage: bool = False
+    square: str = ""
 
-    return rule
+    def score(
+        self, kernel: Kernel, psi: Float[Tensor, "q k"], ratios: Sequence[float]
+    ) -> dict[float, Scored]:
+        """Scores by a question's draws at each damping."""
+        return self.score_all(kernel, [psi], ratios)[0]
+
+    def score_all(
+        self, kernel: Kernel, questions: Sequence[Float[Tensor, "_ k"]], ratios: Sequence[float]
+    ) -> list[dict[float, Scored]]:
+        """The same of several questions, in one pass over the rows."""
+        psi = torch.cat(list(questions))
+        products = kernel.trak(psi, ratios) if self.inverts else kernel.dot(psi)[None]
+        each = products.expand(len(ratios), *products.shape[1:])
+        parts = each.split([len(rows) for rows in questions], 1)
+        return [
+            {r: self.finish(kernel, own, rows, r) for r, own in zip(ratios, part, strict=True)}
+            for rows, part in zip(questions, parts, strict=True)
+        ]
+
+    def finish(self, kernel: Kernel, scores: Tensor, psi: Tensor, ratio: float) -> Scored:
+        """The products of a question's draws with all rows, [q, n], as scores."""
+        factor = torch.ones(())
+        if self.over:
+            own = kernel.norms() if self.over == "norms" else kernel.solved_norms(ratio)
+            factor = factor / own.clamp_min(TINY)
+        if self.unit:
+            factor = factor / psi.mean(0).norm().clamp_min(TINY)
+        if self.residual:
+            assert kernel.residuals is not None, "das needs a path that draws noise"
+            factor = factor * _residual(kernel.residuals, self.residual)
+        if self.leverage:
+            factor = factor / (1 - kernel.leverage(ratio))
+        scores = scores * factor
+        return Scored(scores.square() if self.square == "each" else scores, self.square == "last")
 
 
 def _residual(errors: Float[Tensor, "n p"], kind: str) -> Float[Tensor, " n"]:
@@ -98,25 +110,17 @@ def _residual(errors: Float[Tensor, "n p"], kind: str) -> Float[Tensor, " n"]:
     return (errors.sqrt() / errors.sum(1, keepdim=True).sqrt().clamp_min(TINY)).mean(1)
 
 
-@dataclass(frozen=True)
-class Rule:
-    """A row of the table: what scores, and whether it inverts the kernel, at some damping."""
-
-    score: Callable[[Kernel, Tensor], Scored]
-    inverts: bool = True
-
-
 RULES = {
-    "dot": Rule(dot, inverts=False),
-    "cosine": Rule(cosine, inverts=False),
-    "trak": Rule(trak),
-    "relative": Rule(relative),
-    "renormalised": Rule(renormalised),
-    "das": Rule(das("over_time", leverage=True, square="each")),
-    "das-l1": Rule(das("over_time", leverage=True, square="last")),
+    "dot": Rule(inverts=False),
+    "cosine": Rule(inverts=False, over="norms", unit=True),
+    "trak": Rule(),
+    "relative": Rule(over="solved_norms"),  # Barshan 2020
+    "renormalised": Rule(over="norms"),  # Hammoudeh 2022
+    "das": Rule(residual="over_time", leverage=True, square="each"),  # DAS eq. 18
+    "das-l1": Rule(residual="over_time", leverage=True, square="last"),
     # what the branch `DAS1squ` of the authors' code computes: no leverage
-    "das-code": Rule(das("over_time", leverage=False, square="last")),
-    "das-concept-trak": Rule(das("loss", leverage=False, square="")),
+    "das-code": Rule(residual="over_time", square="last"),
+    "das-concept-trak": Rule(residual="loss"),
 }
 
 
@@ -132,6 +136,15 @@ def inverts_kernel(rule: str) -> bool:
 def has_damping(method: Method) -> bool:
     """Whether a method's scores depend on a damping: of a kernel, or of a curvature."""
     return inverts_kernel(method.rule) or bool(method.curvature)
+
+
+def joined(first: Scored, more: Scored) -> Scored:
+    """Scores of some draws and of more.
+
+    >>> joined(Scored(torch.ones(1, 2)), Scored(torch.zeros(3, 2))).draws.shape[0]
+    4
+    """
+    return Scored(torch.cat([first.draws, more.draws], -2), first.squared)
 
 
 def mean_over_checkpoints(scored: Sequence[Scored]) -> Scored:

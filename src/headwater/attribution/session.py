@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from headwater.attribution.attributor import Options, attribute
+from headwater.attribution.attributor import Options, attribute, attribute_all
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import attribute_steps
@@ -18,7 +17,7 @@ from headwater.queries.query import Question
 class Session(Resources):
     """An index that is asked. Several threads may share one: they are answered one by one.
 
-    The live model, CLIP, the kernel's spectrum and drawn pictures stay in memory between questions.
+    The live model, CLIP, the kernel and drawn pictures stay in memory between questions.
 
     >>> import tempfile
     >>> from headwater import Concept, Denoiser, build_index, load_dataset
@@ -39,24 +38,32 @@ class Session(Resources):
         """
         return cls(Index.open(path, **options))
 
+    @overload
+    def attribute(self, query: Question, **options: Any) -> Attribution: ...
+    @overload
     def attribute(
-        self,
-        query: Question,
-        *,
-        method: str | None = None,
-        damping: float | Sequence[float] | None = None,
-        candidates: str | None = None,
-        fresh: bool = False,
-        note: Callable[[str], None] = lambda line: None,
-    ) -> Attribution:
-        """Score every training image for a question: see `attributor.Options`.
+        self, query: list[Question] | tuple[Question, ...], **options: Any
+    ) -> list[Attribution]: ...
+    def attribute(
+        self, query: Question | list[Question] | tuple[Question, ...], **options: Any
+    ) -> Attribution | list[Attribution]:
+        """Score every training image for a question, or for each of several.
+
+        Several share a pass over the index, so that ask them together if there are many.
+
+        Args:
+            query: a question, or a list of them, which is answered by a list.
+            options: by the names of `attributor.Options`: `method`, `damping`, `candidates`,
+                `fresh`, `note`.
 
         Raises:
             MethodError: no such method, it cannot take the query, or the index does not serve it.
             MismatchError: the model has changed since the index was built.
         """
         with self.lock:
-            return attribute(self, query, Options(method, damping, candidates, fresh, note))
+            if isinstance(query, (list, tuple)):
+                return attribute_all(self, query, Options(**options))
+            return attribute(self, query, Options(**options))
 
     def attribute_steps(self, query: Image, **options: Any) -> list[Attribution]:
         """An attribution for each step of a picture's making: see `trajectory.attribute_steps`."""

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
-from headwater.attribution.attributor import Options, attribute, require_question
+from headwater.attribution.attributor import Options, attribute_all, require_question
 from headwater.attribution.resources import Resources
 from headwater.attribution.result import Attribution
 from headwater.errors import QueryError, first_line
@@ -54,7 +54,7 @@ def attribute_steps(resources: Resources, query: Image, options: Options) -> lis
     nearest = [min(passed, key=lambda t: abs(t - step)) for step in index.recipe.timesteps]
     steps = sorted(set(nearest), reverse=True)
     chosen = replace(options, method=method)
-    return [attribute(resources, replace(query, step=step), chosen) for step in steps]
+    return attribute_all(resources, [replace(query, step=step) for step in steps], chosen)
 
 
 def overlaps(scores: Float[np.ndarray, "s n"], count: int = 10) -> Float[np.ndarray, "s s"]:

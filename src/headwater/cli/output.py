@@ -99,12 +99,7 @@ def answer(
         guidance: of the picture that stands for a question without one.
         options: of `Session.attribute`.
     """
-    show(
-        session,
-        [session.attribute(query, note=say, **options) for query in queries],
-        output,
-        guidance,
-    )
+    show(session, session.attribute(list(queries), note=say, **options), output, guidance)
 
 
 def show(

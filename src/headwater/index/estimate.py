@@ -19,9 +19,10 @@ from headwater.models.denoiser import Denoiser
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.memory import peak_bytes
 
-# Matrices of float64 that the kernel's eigendecomposition holds at once, as measured: the Gram
-# matrix, its copies, the eigenvectors and LAPACK's workspace.
-AT_ONCE = 6
+# Bytes that the kernel takes for each number of the Gram matrix. At once: that, damped, and its
+# factor in float64. On disk: the Gram matrix, and the factor in float32; a session has the factor
+# in float64 too.
+AT_ONCE, ON_DISK, HELD = 8 + 8 + 8, 8 + 4, 8 + 4 + 8
 
 
 def estimate(
@@ -62,7 +63,7 @@ def estimate(
     probes = len(recipe.timesteps) * recipe.draws
     residuals = 4 * probes if recipe.train_path == "noising" else 0
     row = 2 * recipe.dim + 12 + residuals
-    beside = min(models - 1, 1)  # a session keeps its own spectrum, and of checkpoints one
+    beside = min(models - 1, 1)  # a session keeps its own kernel, and of checkpoints one
     inverts = recipe.train.gradient and not recipe.curvature
     kernel = min(len(data), recipe.dim) ** 2 if inverts else 0
     work = len(data) + images_of_fit(recipe, len(data))
@@ -77,6 +78,6 @@ def estimate(
         "disk (MB)": round((len(data) * row + fit_bytes(recipe, layers)) * models / 1e6, 1),
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
         "minutes (estimated)": round(min(*speeds, seconds / rows) * work * models / 60, 1),
-        "kernel disk (MB)": round(4 * kernel * models / 1e6, 1),
-        "kernel memory (MB)": round((8 * AT_ONCE + 4 * beside) * kernel / 1e6, 1),
+        "kernel disk (MB)": round(ON_DISK * kernel * models / 1e6, 1),
+        "kernel memory (MB)": round((AT_ONCE + HELD * beside) * kernel / 1e6, 1),
     }

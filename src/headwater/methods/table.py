@@ -33,7 +33,7 @@ _LEVELS = 20
 _PRESENCE = 3
 # Of a recorded training: each step again, its gradient with a graph, and back through that.
 _METAGRADIENT = tuple(
-    (kind, Cost(OWN.get(kind, _NOISED).units(), DRAWS, shown=10))
+    (kind, Cost(OWN.get(kind, _NOISED).units(), DRAWS, shown=8))
     for kind in (*_OUTPUT, "concept", "image")
 )
 _SQUARES: dict[str, Any] = {"normalise": "over_time", "measure": "strength"}

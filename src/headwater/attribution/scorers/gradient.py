@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -13,13 +13,14 @@ from headwater.attribution.bootstrap import certainty
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import feature
 from headwater.attribution.scorers.scoring import (
+    Asked,
     Scoring,
     ScoringOptions,
     mean_feature,
     release_checkpoint,
-    score_rows,
+    score_all_rows,
 )
-from headwater.attribution.scores import Scored
+from headwater.attribution.scores import RULES, Scored, joined
 from headwater.features.extractor import Extractor
 from headwater.features.spec import MOST_DRAWS
 from headwater.methods.row import Method
@@ -33,25 +34,82 @@ Drawn = dict[float | None, list[list[DrawnRows]]]
 FIRST_DRAWS, STABLE = 16, 0.9
 
 
+@dataclass
+class _Asking:
+    """A question that is being asked.
+
+    Attributes:
+        left: draws that may still be made.
+        made: how many were.
+        scored: at each damping, of all that were made.
+    """
+
+    drawer: Drawer
+    left: list[range]
+    drawn: Drawn
+    made: int = 0
+    scored: dict[float, Scored] = field(default_factory=dict)
+
+
 def score(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> Scoring:
     """The method's rule on the question's rows, of as many draws as it asks for or needs."""
     if isinstance(query, Feature):
         return feature.score(resources, method, query, options)
+    return score_all(resources, method, [(query, options)])[0]
+
+
+def score_all(resources: Resources, method: Method, asked: Asked) -> list[Scoring]:
+    """The same of several questions, whose rows are scored in one pass over the index."""
+    asking = [_begun(resources, method, *each) for each in asked]
+    while going := [pair for pair in zip(asking, asked, strict=True) if pair[0].left]:
+        for each, (_, options) in going:
+            draws = each.left.pop(0)
+            _draw(resources, each.drawer, draws, options.fresh, each.drawn)
+            each.made = draws.stop
+        _score(resources, method, [each for each, _ in going], asked[0][1].dampings)
+        for each, (query, options) in going:
+            if query.draws is None and _is_enough(each, options):
+                each.left = []
+    return [_scoring(each, options) for each, (_, options) in zip(asking, asked, strict=True)]
+
+
+def _begun(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> _Asking:
     drawer = query.drawer(setting_of(resources, method, query))
     # In the metric of a curvature a question has other rows at each damping, else at none.
     metrics = options.dampings if method.curvature else (None,)
     drawn: Drawn = {metric: [[] for _ in resources.members] for metric in metrics}
-    for draws in _parts(query.draws, drawer):
-        _draw(resources, drawer, draws, options.fresh, drawn)
-        scored: dict[float, Scored] = {}
-        for metric, members in drawn.items():
-            dampings = options.dampings if metric is None else (metric,)
-            scored |= score_rows(resources, method, _rows(members), dampings)
-        if query.draws is None and _is_enough(scored[options.dampings[0]], draws, drawer, options):
-            break
-    first = drawn[metrics[0]]
+    return _Asking(drawer, _parts(query.draws, drawer), drawn)
+
+
+def _score(
+    resources: Resources, method: Method, asking: Sequence[_Asking], dampings: Sequence[float]
+) -> None:
+    """Score the draws that are new. A rule that needs the mean of all draws has them all again."""
+    whole = RULES[method.rule].unit
+    rows = [
+        _rows(members) if whole else [parts[-1].rows for parts in members]
+        for each in asking
+        for members in each.drawn.values()
+    ]
+    # Rows in different metrics are dotted as they are, at whatever damping.
+    ratios = dampings if not method.curvature else dampings[:1]
+    found = iter(score_all_rows(resources, method, rows, ratios))
+    for each in asking:
+        new: dict[float, Scored] = {}
+        for metric in each.drawn:
+            scored = next(found)
+            new |= scored if metric is None else {metric: scored[ratios[0]]}
+        before = {} if whole else each.scored
+        each.scored = {r: joined(before[r], s) if r in before else s for r, s in new.items()}
+
+
+def _scoring(asking: _Asking, options: ScoringOptions) -> Scoring:
+    drawer, drawn = asking.drawer, asking.drawn
+    first = next(iter(drawn.values()))
     cached = all(part.cached for members in drawn.values() for parts in members for part in parts)
     if cached:
         options.note(
@@ -59,9 +117,9 @@ def score(
         )
     remarks = dict.fromkeys(remark for part in first[0] for remark in part.remarks)
     return Scoring(
-        scored,
-        drawer.describe(draws.stop),
-        draws.stop,
+        asking.scored,
+        drawer.describe(asking.made),
+        asking.made,
         drawer.once,
         cached,
         tuple(remarks),
@@ -131,13 +189,13 @@ def _extractor(resources: Resources, metrics: Sequence[float | None]) -> Extract
     return extractor
 
 
-def _is_enough(scored: Scored, draws: range, drawer: Drawer, options: ScoringOptions) -> bool:
+def _is_enough(asking: _Asking, options: ScoringOptions) -> bool:
     """Whether the top ten is stable, or there are no more draws to make; says so."""
-    sure = certainty(scored, among=options.among)
-    if sure is None or (sure.stability < STABLE and draws.stop < MOST_DRAWS):
+    sure = certainty(asking.scored[options.dampings[0]], among=options.among)
+    if sure is None or (sure.stability < STABLE and asking.left):
         return False
     options.note(
-        f"{drawer.title}: {draws.stop} draws, on average an image of the top {sure.k} stays there "
-        f"in {sure.stability:.0%} of resamples"
+        f"{asking.drawer.title}: {asking.made} draws, on average an image of the top {sure.k} "
+        f"stays there in {sure.stability:.0%} of resamples"
     )
     return True

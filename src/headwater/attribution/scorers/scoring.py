@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
@@ -58,6 +58,9 @@ class Scoring:
 
 
 Scorer = Callable[[Resources, Method, Question, ScoringOptions], Scoring]
+# The same of several questions by one method, which may share what takes time.
+Asked = Sequence[tuple[Question, ScoringOptions]]
+ScorerOfAll = Callable[[Resources, Method, Asked], list[Scoring]]
 
 
 def score_rows(
@@ -68,14 +71,25 @@ def score_rows(
     Args:
         psi: for each member of the index its query rows, [q, k].
     """
-    rule, members = RULES[method.rule], resources.members
-    scored: dict[float, list[Scored]] = {ratio: [] for ratio in dampings}
-    for member, rows in zip(members, psi, strict=True):
-        kernel = member.kernel(rule.inverts)
-        for ratio in dampings:
-            scored[ratio].append(rule.score(replace(kernel, damping=ratio), rows))
+    return score_all_rows(resources, method, [psi], dampings)[0]
+
+
+def score_all_rows(
+    resources: Resources,
+    method: Method,
+    questions: Sequence[Sequence[Tensor]],
+    dampings: Sequence[float],
+) -> list[dict[float, Scored]]:
+    """The same of several questions, in one pass over the rows of each member."""
+    found: list[list[dict[float, Scored]]] = []
+    for number, member in enumerate(resources.members):
+        rows = [psi[number] for psi in questions]
+        found.append(RULES[method.rule].score_all(member.kernel(), rows, dampings))
         release_checkpoint(resources, member)
-    return {ratio: mean_over_checkpoints(each) for ratio, each in scored.items()}
+    return [
+        {ratio: mean_over_checkpoints([each[ratio] for each in of_members]) for ratio in dampings}
+        for of_members in zip(*found, strict=True)
+    ]
 
 
 def mean_feature(psi: Sequence[Tensor]) -> Float[Tensor, " k"] | None:
@@ -84,6 +98,6 @@ def mean_feature(psi: Sequence[Tensor]) -> Float[Tensor, " k"] | None:
 
 
 def release_checkpoint(resources: Resources, member: Resources) -> None:
-    """Only one checkpoint's model and spectrum are in memory at a time, beside the index's own."""
+    """Only one checkpoint's model and kernel are in memory at a time, beside the index's own."""
     if member is not resources:
         member.release()

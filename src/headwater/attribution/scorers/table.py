@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headwater.attribution.scorers import captions, exact, gradient, metagradient, random
 from headwater.attribution.scorers.content import nda, presence, similarity
-from headwater.attribution.scorers.scoring import Scorer
+from headwater.attribution.scorers.scoring import Scorer, ScorerOfAll
 from headwater.attribution.scorers.unlearned import guda, mucs, unlearning
 
 SCORERS: dict[str, Scorer] = {
@@ -20,3 +20,6 @@ SCORERS: dict[str, Scorer] = {
     "nda": nda.score,
     "random": random.score,
 }
+
+# Those that answer several questions in one pass over the rows of an index.
+TOGETHER: dict[str, ScorerOfAll] = {"gradient": gradient.score_all}

@@ -33,7 +33,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -240,14 +240,12 @@ def kernel_scores(
         QueryError: an id is none of the index's.
     """
     rows = torch.from_numpy(psi)
-    whole, pool = session.kernel(True), session.kernel_without(hidden)
-    found: dict[str, dict[float, np.ndarray]] = {name: {} for name in KERNELS}
-    for ratio in dampings:
-        outside = replace(pool, damping=ratio)
-        scores = outside.trak(rows)
-        found["of all"][ratio] = replace(whole, damping=ratio).trak(rows).numpy()
+    pool, found = session.kernel_without(hidden), {name: {} for name in KERNELS}
+    of_all, of_pool = session.kernel().trak(rows, dampings), pool.trak(rows, dampings)
+    for ratio, whole, scores in zip(dampings, of_all, of_pool, strict=True):
+        found["of all"][ratio] = whole.numpy()
         found["of the pool"][ratio] = scores.numpy()
-        found["corrected"][ratio] = (scores / (1 - outside.leverage())).numpy()
+        found["corrected"][ratio] = (scores / (1 - pool.leverage(ratio))).numpy()
     return found
 
 
