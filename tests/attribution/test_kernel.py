@@ -43,8 +43,21 @@ def test_primal_and_dual_agree():
     def inverse(ratio):
         return kernel.Inverse(found.factor(ratio))
 
-    dual = kernel.Kernel(blocks, 30, True, lambda: found, inverse)
-    torch.testing.assert_close(dual.trak(psi, [0.1])[0], primal, rtol=1e-3, atol=1e-3)
+    dual = kernel.Kernel(blocks, 30, True, lambda: found, inverse, found.spectrum)
+    for ratios in ([0.1], [0.1, 2.0]):  # by a factor, by the spectrum
+        torch.testing.assert_close(dual.trak(psi, ratios)[0], primal, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("n, k", [(20, 50), (50, 20)])
+def test_one_damping_and_several_are_two_ways_to_the_same(n, k):
+    phi, psi, ratios = torch.randn(n, k), torch.randn(2, k), [0.01, 0.1, 5.0]
+    found = kernel.kernel_of(blocks_of(phi), n, k)
+    together = found.trak(psi, ratios)
+    for ratio, scores in zip(ratios, together, strict=True):
+        torch.testing.assert_close(found.trak(psi, [ratio])[0], scores, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            scores.double(), brute_force(phi, psi, ratio), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_kernel_without_an_inverse_says_so():

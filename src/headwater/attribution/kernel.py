@@ -1,4 +1,7 @@
-r"""The kernel K = Phi^T Phi / n + lambda I, by one Gram matrix and a Cholesky factor a damping.
+r"""The kernel K = Phi^T Phi / n + lambda I, by one Gram matrix G.
+
+One damping is a Cholesky factor of G + lambda I. Several at once are an eigendecomposition of G,
+which takes a dozen times as long and then serves any.
 
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
 the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + lambda I)^-1.
@@ -13,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -49,6 +53,19 @@ class Inverse:
         return self.factor.double()
 
 
+class Spectrum(NamedTuple):
+    """G by its eigenvalues (ascending) and eigenvectors."""
+
+    values: Float[Tensor, " m"]
+    vectors: Float[Tensor, "m m"]
+
+    def solved(self, columns: Float[Tensor, "m q"], ratio: float) -> Float[Tensor, "m q"]:
+        """(G + lambda I)^-1 times these."""
+        values, vectors = self.values.to(columns), self.vectors.to(columns)
+        damped = values + ratio * values.mean()
+        return vectors @ ((vectors.T @ columns) / damped[:, None])
+
+
 @dataclass(frozen=True)
 class Gram:
     """G: Phi Phi^T / n (n x n, dual) or Phi^T Phi / n (k x k), in float64."""
@@ -77,6 +94,22 @@ class Gram:
             raise NonFiniteError(f"the kernel has no inverse at --damping {ratio:g}: raise it")
         # Laid out as it is when read back, so that products with it round alike.
         return factor.float().contiguous()
+
+    def spectrum(self) -> Spectrum:
+        """Its eigenvalues and eigenvectors, in float32."""
+        size = len(self.matrix)
+        what = f"eigenvalues of {size} x {size}"
+        with tqdm(desc=what, bar_format="{desc}", delay=2, leave=False) as bar:
+            if size > 2_000:  # minutes for 8,192 on a few cores, in one call that tells nothing
+                bar.refresh()
+            values, vectors = torch.linalg.eigh(self.matrix)
+        # Rounding leaves tiny negative eigenvalues of a matrix that has none.
+        return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous())
+
+
+def computed(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
+    """Keeps nothing."""
+    return compute()
 
 
 def gram(blocks: Blocks, n: int, k: int) -> Gram:
@@ -158,6 +191,7 @@ class Kernel:
         dual: whether G is Phi Phi^T / n.
         gram: makes G of the rows inside, for rules that need K.
         inverse: relative damping -> (G + lambda I)^-1.
+        spectrum: makes the spectrum of G, for several dampings at once.
         residuals: mean squared errors of each row's probes, where noise was drawn.
         inside: of each row whether K is made of it; None: it is of all.
         keep: keeps numbers of rows that take a pass over them.
@@ -173,9 +207,10 @@ class Kernel:
     dual: bool
     gram: Callable[[], Gram]
     inverse: Callable[[float], Inverse]
+    spectrum: Callable[[], Spectrum]
     residuals: Float[Tensor, "n p"] | None = None
     inside: Bool[Tensor, " n"] | None = None
-    keep: Keep = lambda name, ratio, compute: compute()
+    keep: Keep = computed
 
     def dot(self, psi: Float[Tensor, "q k"]) -> Float[Tensor, "q n"]:
         """Psi . phi_i."""
@@ -200,9 +235,17 @@ class Kernel:
         products = self.dot(psi)
         found = torch.zeros(len(ratios), *products.shape)
         inside = slice(None) if self.inside is None else self.inside
-        for scores, ratio in zip(found, ratios, strict=True):
-            scores[:, inside] = self.inverse(ratio).times(products[:, inside].T).T
+        found[:, :, inside] = self._times(products[:, inside].T, ratios).mT
         return found
+
+    def _times(
+        self, columns: Float[Tensor, "m q"], ratios: Sequence[float]
+    ) -> Float[Tensor, "d m q"]:
+        """(G + lambda I)^-1 times these at each damping."""
+        if len(ratios) == 1:
+            return self.inverse(ratios[0]).times(columns)[None]
+        spectrum = self.spectrum()
+        return torch.stack([spectrum.solved(columns, ratio) for ratio in ratios])
 
     def solved(self, rows: Float[Tensor, "q k"], ratios: Sequence[float]) -> Float[Tensor, "d q k"]:
         """K^-1 of any rows at each damping.
@@ -210,18 +253,16 @@ class Kernel:
         In the dual form (x - Phi^T (G + lambda)^-1 Phi x / n) / lambda (Woodbury).
         """
         if not self.dual:
-            return torch.stack([self.inverse(ratio).times(rows.T).T for ratio in ratios])
+            return self._times(rows.T, ratios).mT
         own = self.blocks if self.inside is None else inside_of(self.blocks, self.inside)
         products = torch.cat([block.double() @ rows.double().T for block in own()])  # [n, q]
-        found = []
-        for ratio in ratios:
-            inverse, start = self.inverse(ratio), 0
-            weights, within = inverse.times(products), torch.zeros(rows.shape, dtype=torch.float64)
-            for block in own():
-                within += weights[start : start + len(block)].T @ block.double()
-                start += len(block)
-            found.append((rows.double() - within / self.count) / self.gram().damping(ratio))
-        return torch.stack(found).to(rows)
+        weights = self._times(products, ratios)
+        within = torch.zeros(len(ratios), *rows.shape, dtype=torch.float64)
+        for start, block in _placed(own()):
+            within += weights[:, start : start + len(block)].mT @ block.double()
+        gram = self.gram()
+        dampings = torch.tensor([gram.damping(ratio) for ratio in ratios])[:, None, None]
+        return ((rows.double() - within / self.count) / dampings).to(rows)
 
     def norms(self) -> Float[Tensor, " n"]:
         """||phi_i||."""
@@ -270,4 +311,4 @@ def kernel_of(
     def inverse(ratio: float) -> Inverse:
         return Inverse(found.factor(ratio))
 
-    return Kernel(blocks, n, found.dual, lambda: found, inverse, residuals, inside)
+    return Kernel(blocks, n, found.dual, lambda: found, inverse, found.spectrum, residuals, inside)

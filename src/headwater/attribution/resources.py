@@ -15,7 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.attribution.kernel import Blocks, Gram, Inverse, Kernel, gram, inside_of
+from headwater.attribution.kernel import (
+    Blocks,
+    Gram,
+    Inverse,
+    Kernel,
+    Spectrum,
+    computed,
+    gram,
+    inside_of,
+)
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
@@ -201,20 +210,23 @@ class Resources:
             return Gram(kept("gram", 0, lambda: gram(inside, count, dim).matrix), dual)
 
         def inverted(ratio: float) -> Inverse:
-            def compute() -> Tensor:
-                return held_gram().factor(ratio)
-
             # factors of a sweep would fill the disk
-            factor = kept("factor", ratio, compute) if ratio == Method.damping else compute()
-            return Inverse(factor)
+            keep = kept if ratio == Method.damping else computed
+            return Inverse(keep("factor", ratio, lambda: made().factor(ratio)))
 
-        held_gram = partial(self._hold, f"gram {whole}", made)
+        def decomposed() -> Spectrum:
+            found = cache.remember(
+                folder, {**facts, "kept": "spectrum"}, lambda: made().spectrum()._asdict()
+            )
+            return Spectrum(**found.tensors)
+
         return Kernel(
             self.index.scan,
             count,
             dual,
-            held_gram,
+            made,
             lambda ratio: self._hold(f"inverse {whole} {ratio}", partial(inverted, ratio)),
+            lambda: self._hold(f"spectrum {whole}", decomposed),
             self.index.residuals(),
             keep=kept,
         )

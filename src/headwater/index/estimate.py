@@ -19,10 +19,10 @@ from headwater.models.denoiser import Denoiser
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.memory import peak_bytes
 
-# Bytes that the kernel takes for each number of the Gram matrix. At once: that, damped, and its
-# factor in float64. On disk: the Gram matrix, and the factor in float32; a session has the factor
-# in float64 too.
-AT_ONCE, ON_DISK, HELD = 8 + 8 + 8, 8 + 4, 8 + 4 + 8
+# Bytes that the kernel takes for each number of the Gram matrix, where one damping is asked. At
+# once: that, damped, and its factor in float64. On disk: the Gram matrix, and the factor in
+# float32; a session holds the factor in both.
+AT_ONCE, ON_DISK, HELD = 8 + 8 + 8, 8 + 4, 4 + 8
 
 
 def estimate(
