@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,16 +15,14 @@ from headwater.errors import ParameterError, StoreError
 from headwater.recording.optimizers import State, options_of, rule_of
 from headwater.recording.recording import Packer, flat, write_facts, write_state, write_step
 
-log = logging.getLogger(__name__)
-
 
 class Recorder:
     """Records a training, so that what each image did to the model can be derived afterwards.
 
     The network's inputs are recorded where it is called, a step where the optimizer makes it. The
     loss must be the mean squared error of the network's output from a target, the mean over the
-    batch, and over the batches of a step where gradients are accumulated. What an answer takes of
-    the recording is in `headwater.METHODS["metagradient"]`.
+    batch, and over the batches of a step where gradients are accumulated. The method `metagradient`
+    asks the recording (docs/recorded-training.md).
 
     Args:
         folder: a new one. Holds what the network was given (pictures of latents and noise, each

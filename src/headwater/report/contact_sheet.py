@@ -190,7 +190,7 @@ def format_score(score: float) -> str:
     """
     rounded = f"{score or 0.0:+.2e}"
     exponent = int(rounded.rpartition("e")[2])
-    return format(Decimal(rounded), "+f") if -5 <= exponent < 7 else rounded
+    return format(Decimal(rounded), "+f") if -4 <= exponent < 7 else rounded
 
 
 def format_error(error: float) -> str:

@@ -9,8 +9,9 @@ import torch
 from support.trainings import IMAGES, STEPS, adapters_of, keep_adapters, train_adapters
 
 from headwater import Contribution, Denoiser, Image, Loss, Session, build_index, load_dataset
+from headwater.attribution.scorers import metagradient
 from headwater.attribution.scorers.gradient import setting_of
-from headwater.errors import HeadwaterWarning, MethodError, MismatchError
+from headwater.errors import HeadwaterWarning, MethodError, MismatchError, NonFiniteError
 from headwater.methods.table import METHODS
 from headwater.models.patches import frozen
 
@@ -121,6 +122,14 @@ def test_an_index_that_knows_of_no_recording_is_refused(trained):
         session.attribute(Image("a red star"), method="metagradient")
     # told of it, the index that is there does
     assert "metagradient" in index_of(trained, "plain").methods()
+
+
+def test_a_question_without_a_gradient_is_refused(trained, monkeypatch):
+    monkeypatch.setattr(metagradient, "mean_row", lambda machine, *_: torch.zeros(machine.dim))
+    with pytest.raises(NonFiniteError, match="'the picture' gave an all-zero or NaN gradient"):
+        Session(index_of(trained, "index")).attribute(
+            Image("a red star", draws=1, seed=9), method="metagradient"
+        )
 
 
 def test_adapters_of_another_training_are_refused(trained, tmp_path):

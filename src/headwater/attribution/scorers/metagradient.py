@@ -21,7 +21,7 @@ from headwater.attribution.scorers.exact import ONCE, mean_row
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
-from headwater.errors import MethodError, MismatchError
+from headwater.errors import MethodError, MismatchError, NonFiniteError
 from headwater.features.extractor import Extractor
 from headwater.features.spec import DRAWS, TIMESTEPS
 from headwater.gradients.blocks import forms_as_they_are
@@ -53,6 +53,7 @@ def score(
         StoreError: the recording is missing or damaged.
         MismatchError: it is not of this model and these images, or comes out otherwise.
         MethodError: what was trained is in no layer whose gradients are known.
+        NonFiniteError: the question's gradient by what was trained is zero, or no number.
     """
     assert resources.index.run is not None, "an index without it is refused"
     recording = read_recording(resources.index.run)
@@ -106,6 +107,11 @@ def derivative(
     require_end(replay)
     machine = machine_of(resources, replay, timesteps)
     end = by_parameters(replay, machine, mean_row(machine, drawer, draws))
+    if not end.isfinite().all() or not end.any():
+        raise NonFiniteError(
+            f"{drawer.title!r} gave an all-zero or NaN gradient: what was trained may have no say "
+            "in it, ask another question"
+        )
     how: Any = dict(desc="training, backwards", unit="step", delay=2, leave=False)
     with frozen(denoiser.network), tqdm(total=recording.steps, **how) as bar:
         found = metagradient(replay, end[None], bar.update)
