@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.command_line import FAST, headwater
 from support.studies import captioned
+from support.trainings import train_adapters
 
 from headwater import Concept, Denoiser, GroupedImage, Index, build_index, load_dataset
 from headwater.errors import ModelError
@@ -37,9 +38,9 @@ def correlation(one, other) -> float:
 
 
 def alone(method) -> bool:
-    """Whether it takes one checkpoint, and no CLIP."""
+    """Whether it takes one checkpoint, no CLIP and no recorded training."""
     clip = method.train is not None and method.train.path == "clip"
-    return method.checkpoints == 1 and not clip
+    return method.checkpoints == 1 and not clip and not method.recorded
 
 
 def answered(model, data, out, name):
@@ -74,6 +75,21 @@ def test_shorter_numbers_say_the_same(name, dtype, tiny_model, tiny_images, tmp_
     exact = answered(exactly(tiny_model, "cpu"), data, tmp_path / "exact", name)
     short = answered(Denoiser.load(tiny_model, "cuda", dtype), data, tmp_path / "short", name)
     assert correlation(exact, short) > (0.99 if dtype == torch.float32 else 0.8)
+
+
+def test_a_recorded_training_is_taken_back_as_on_the_cpu(tmp_path):
+    """Recorded on the CPU."""
+    train_adapters(tmp_path, recorded=True)
+    data, found = load_dataset(tmp_path / "images"), []
+    for device in ("cpu", "cuda"):
+        own = dict(lora=tmp_path / "lora", run=tmp_path / "run")
+        model = Denoiser.load(tmp_path / "model", device, torch.float64, **own)
+        index = build_index(model, data, tmp_path / device, method="gradient-dot", **RECIPE)
+        query = Image(PROMPT, seed=3, draws=2, steps=4)
+        found.append(index.attribute(query, method="metagradient").scores)
+    here, there = found
+    assert np.ptp(here) > 0
+    np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-4 * np.abs(here).max())
 
 
 def test_a_seed_makes_the_same_picture(tiny_model):
