@@ -464,7 +464,7 @@ def test_several_dampings_are_one_answer_each(places, tmp_path):
         assert list(top(alone)) == result["top by damping"][ratio]
         assert "top by damping" not in alone["results"][0]
         own = dict(zip(table["id"], table[f"score at damping {ratio}"], strict=True))
-        assert {id: own[id] for id in top(alone)} == pytest.approx(top(alone), rel=1e-5)
+        assert {id: own[id] for id in top(alone)} == pytest.approx(top(alone), rel=1e-3)
     assert table["score at damping 0.01"] != table["score at damping 10.0"]
 
 
@@ -505,7 +505,8 @@ def test_a_case_study_is_asked_as_the_paper_asks_it(places, tmp_path):
     spelt = ("--concept", "distorted hands", "--minus", minus, "--base", "hands", "--fresh")
     alone = json.loads(headwater(*command, plus, *spelt, "--out", tmp_path / "own").out)
     assert alone["results"][0]["query"]["contexts"] == study["query"]["contexts"]
-    assert top(alone) == top(answer) and not study["reused_query_gradient"]
+    assert top(alone) == pytest.approx(top(answer), rel=1e-4)
+    assert not study["reused_query_gradient"]
 
 
 def test_the_published_layout(places, tmp_path):

@@ -192,7 +192,7 @@ class Kernel:
         gram: makes G of the rows inside, for rules that need K.
         inverse: relative damping -> (G + lambda I)^-1.
         spectrum: makes the spectrum of G, for several dampings at once.
-        residuals: mean squared errors of each row's probes, where noise was drawn.
+        residuals: reads the mean squared errors of each row's probes; None where none was drawn.
         inside: of each row whether K is made of it; None: it is of all.
         keep: keeps numbers of rows that take a pass over them.
 
@@ -208,7 +208,7 @@ class Kernel:
     gram: Callable[[], Gram]
     inverse: Callable[[float], Inverse]
     spectrum: Callable[[], Spectrum]
-    residuals: Float[Tensor, "n p"] | None = None
+    residuals: Callable[[], Float[Tensor, "n p"] | None] = lambda: None
     inside: Bool[Tensor, " n"] | None = None
     keep: Keep = computed
 
@@ -311,4 +311,5 @@ def kernel_of(
     def inverse(ratio: float) -> Inverse:
         return Inverse(found.factor(ratio))
 
-    return Kernel(blocks, n, found.dual, lambda: found, inverse, found.spectrum, residuals, inside)
+    more = (lambda: residuals), inside
+    return Kernel(blocks, n, found.dual, lambda: found, inverse, found.spectrum, *more)

@@ -227,7 +227,7 @@ class Resources:
             made,
             lambda ratio: self._hold(f"inverse {whole} {ratio}", partial(inverted, ratio)),
             lambda: self._hold(f"spectrum {whole}", decomposed),
-            self.index.residuals(),
+            self.index.residuals,
             keep=kept,
         )
 

@@ -96,8 +96,9 @@ class Rule:
         if self.unit:
             factor = factor / psi.mean(0).norm().clamp_min(TINY)
         if self.residual:
-            assert kernel.residuals is not None, "das needs a path that draws noise"
-            factor = factor * _residual(kernel.residuals, self.residual)
+            errors = kernel.residuals()
+            assert errors is not None, "das needs a path that draws noise"
+            factor = factor * _residual(errors, self.residual)
         if self.leverage:
             factor = factor / (1 - kernel.leverage(ratio))
         scores = scores * factor

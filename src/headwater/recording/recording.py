@@ -191,9 +191,6 @@ def read_recording(folder: str | Path) -> Recording:
 
     Raises:
         StoreError: there is none, it did not come to its end, or something of it is missing.
-
-    >>> read_recording("my-run").steps  # doctest: +SKIP
-    300
     """
     folder = Path(folder)
     try:

@@ -203,7 +203,7 @@ def test_a_model_learns_what_its_scheduler_takes_it_to_say(data, kind, monkeypat
 
     monkeypatch.setattr(pipe.unet, "forward", network)
     denoiser = Denoiser(pipe, "", "cpu")
-    assert denoising_loss(denoiser, data, lambda rows: None)(*given) == 0
+    assert denoising_loss(denoiser, data, lambda rows: None)(*given) < 1e-12
     xt = a.sqrt() * data.x0[rows] + (1 - a).sqrt() * eps
     for i, step in enumerate(t.tolist()):
         monkeypatch.setattr(pipe.unet, "forward", partial(network, sample=said[[i]]))
