@@ -1,5 +1,6 @@
 """What a loop of one's own must say is recorded; what cannot be derived is refused at once."""
 
+import copy
 import json
 
 import pytest
@@ -73,6 +74,44 @@ def test_a_step_that_a_scaler_skips_is_not_recorded(tmp_path):
     recorder.close()
     (batch,) = read_recording(tmp_path / "run").step(0).batches
     assert list(batch.ids) == second[0] and torch.equal(batch.args[0], second[1][0])
+
+
+def test_a_training_goes_on_recording(tmp_path):
+    """From the checkpoint of its trainer, behind which it had been recorded."""
+    steps = list(toy_batches(8))
+    network = Toy()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02)
+
+    def go(first, last, recorder):
+        schedule = [0.02 / (1 + step) for step in range(first, last)]
+        for (batch,), rate in zip(steps[first:last], schedule, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+            images, out, target = called(network, batch)
+            recorder.batch(images, target)
+            (out - target).square().flatten(1).mean(1).mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    begun = Recorder(tmp_path / "two", network, optimizer, every=3)
+    go(0, 4, begun)
+    kept = [copy.deepcopy(each.state_dict()) for each in (network, optimizer)]
+    go(4, 7, begun)  # and is killed
+    begun._unhook()
+    for each, state in zip((network, optimizer), kept, strict=True):
+        each.load_state_dict(state)
+    with Recorder(tmp_path / "two", network, optimizer, every=3, first_step=4) as gone_on:
+        go(4, 8, gone_on)
+    recording = read_recording(tmp_path / "two")
+    assert (recording.steps, recording.kept) == (8, [0, 3, 4, 6, 8])
+    ends = torch.randn(1, sum(recording.sizes), dtype=torch.float64)
+    found = metagradient(Replay(recording, Toy()), ends)
+    assert max(found.gradient_error, found.drift) < 1e-12 and found.steps == 8
+    with pytest.raises(StoreError, match=r"000008.* is missing .* goes on at step 9"):
+        Recorder(tmp_path / "two", network, optimizer, first_step=9)
+    network.first.requires_grad_(False)
+    other = Recorder(tmp_path / "two", network, optimizer, first_step=4)
+    with pytest.raises(ParameterError, match="recorded of other parameters than learn now"):
+        go(4, 5, other)
 
 
 def test_calls_without_a_graph_are_no_training(tmp_path):

@@ -13,7 +13,15 @@ from typing_extensions import Self
 
 from headwater.errors import ParameterError, StoreError
 from headwater.recording.optimizers import State, options_of, rule_of
-from headwater.recording.recording import Packer, flat, write_facts, write_state, write_step
+from headwater.recording.recording import (
+    Packer,
+    drop_steps,
+    flat,
+    write_facts,
+    write_state,
+    write_step,
+)
+from headwater.storage.files import read_json
 
 
 class Recorder:
@@ -31,11 +39,13 @@ class Recorder:
         optimizer: `torch.optim`'s Adam, AdamW or SGD, of parameters of the network.
         max_grad_norm: what `clip_grad_norm_` is given, if gradients are clipped.
         every: weights and moments are kept at each so manieth step; those between are made again.
+        first_step: of a training that its trainer goes on with, how many steps it made before;
+            those of the folder from there on are dropped.
 
     Raises:
         ParameterError: such a training cannot be derived: another optimizer, parameters that are
             not the network's, dropout.
-        StoreError: the folder holds something.
+        StoreError: the folder holds something, or not the steps before the first.
 
     Example:
         In a training script of diffusers, three lines are new::
@@ -58,9 +68,11 @@ class Recorder:
         *,
         max_grad_norm: float | None = None,
         every: int = 20,
+        first_step: int = 0,
     ) -> None:
         optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps torch's
         self.folder, self.every, self._norm = Path(folder), every, max_grad_norm
+        self._steps = self._first = first_step
         self._rule, self._optimizer = rule_of(optimizer), optimizer
         self._names = {id(parameter): name for name, parameter in network.named_parameters()}
         self._require(network)
@@ -68,7 +80,8 @@ class Recorder:
         self._packer, self._call = Packer(), None
         self._batches: list[Any] = []
         self._rows: dict[str, Tensor] = {}
-        self._steps = 0
+        if first_step:
+            self._packer.seen = drop_steps(self.folder, first_step)
         self._hooks = (
             network.register_forward_pre_hook(self._called, with_kwargs=True),
             optimizer.register_step_pre_hook(self._before_step),
@@ -142,7 +155,7 @@ class Recorder:
         if not self._parameters:
             self._begin()
         self._require_gradients()
-        if self._steps % self.every == 0:
+        if self._steps % self.every == 0 or self._steps == self._first:
             state, gradient = self._state()
             write_state(self.folder, self._steps, state, self._rule, gradient)
         said = {"batches": self._batches, "options": options_of(self._optimizer)}
@@ -155,6 +168,12 @@ class Recorder:
             [each for each in group["params"] if each.grad is not None]
             for group in self._optimizer.param_groups
         ]
+        names = [self._names[id(each)] for group in self._parameters for each in group]
+        if self._first and names != read_json(self.folder / "run.json")["names"]:
+            raise ParameterError(
+                f"{self.folder} was recorded of other parameters than learn now: record the "
+                "training from its beginning"
+            )
         self._write_facts(None)
 
     def _write_facts(self, steps: int | None) -> None:
@@ -198,7 +217,7 @@ class Recorder:
     def _require(self, network: nn.Module) -> None:
         if self.every < 1:
             raise ParameterError(f"every={self.every} must be a number of steps from 1 up")
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if not self._first and self.folder.exists() and any(self.folder.iterdir()):
             raise StoreError(f"{self.folder} holds something: name an empty or a new folder")
         strange = [
             each

@@ -152,10 +152,14 @@ class Recording:
 
 
 class Packer:
-    """Nested values as JSON, their tensors row by row by content: once each."""
+    """Nested values as JSON, their tensors row by row by content: once each.
+
+    Attributes:
+        seen: digest of a row -> the step that holds it.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self.seen: dict[str, int] = {}
 
     def packed(self, value: Any, rows: int, step: int, into: dict[str, Tensor]) -> Any:
         """[kind, contents]; rows that were not seen before are put `into` a step's.
@@ -181,9 +185,9 @@ class Packer:
     def _place(self, row: Tensor, step: int, into: dict[str, Tensor]) -> list[Any]:
         row = row.clone()  # a row of a batch would be saved with all of it
         digest = digest_of({"": row})
-        if self._seen.setdefault(digest, step) == step:
+        if self.seen.setdefault(digest, step) == step:
             into[digest] = row
-        return [digest, self._seen[digest]]
+        return [digest, self.seen[digest]]
 
 
 def read_recording(folder: str | Path) -> Recording:
@@ -238,6 +242,30 @@ def write_state(
     tensors = {"weights": state.weights, "gradient": gradient, **moments}
     count = torch.tensor(state.count)
     write_tensors(state_file(folder, number), {**tensors, "count": count}, {})
+
+
+def drop_steps(folder: Path, first: int) -> dict[str, int]:
+    """Drop what was recorded from a step on; of what is left, digest of a row -> step.
+
+    Raises:
+        StoreError: a step before it is missing or damaged.
+    """
+    for kind, stays in (("steps", first), ("states", first + 1)):
+        for path in (folder / kind).glob("*.safetensors"):
+            if int(path.stem) >= stays:
+                path.unlink()
+    seen: dict[str, int] = {}
+    for number in range(first):
+        path = step_file(folder, number)
+        try:
+            with safe_open(path, "pt") as file:
+                seen |= dict.fromkeys(file.keys(), number)
+        except (OSError, SafetensorError):
+            raise StoreError(
+                f"{path} is missing or damaged, and the training goes on at step {first}: record "
+                "it from its beginning"
+            ) from None
+    return seen
 
 
 def write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
