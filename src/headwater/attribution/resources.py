@@ -227,12 +227,12 @@ class Resources:
             made,
             lambda ratio: self._hold(f"inverse {whole} {ratio}", partial(inverted, ratio)),
             lambda: self._hold(f"spectrum {whole}", decomposed),
-            self.index.residuals,
+            partial(self._hold, "residuals", self.index.residuals),
             keep=kept,
         )
 
     def _hold(self, name: str, make: Callable[[], Any]) -> Any:
-        """A matrix, made once; of inverses the last alone is held."""
+        """What a kernel takes, made once; of inverses the last alone is held."""
         if name not in self._matrices:
             if name.startswith("inverse"):
                 held = self._matrices.items()

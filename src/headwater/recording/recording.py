@@ -250,10 +250,6 @@ def drop_steps(folder: Path, first: int) -> dict[str, int]:
     Raises:
         StoreError: a step before it is missing or damaged.
     """
-    for kind, stays in (("steps", first), ("states", first + 1)):
-        for path in (folder / kind).glob("*.safetensors"):
-            if int(path.stem) >= stays:
-                path.unlink()
     seen: dict[str, int] = {}
     for number in range(first):
         path = step_file(folder, number)
@@ -265,6 +261,10 @@ def drop_steps(folder: Path, first: int) -> dict[str, int]:
                 f"{path} is missing or damaged, and the training goes on at step {first}: record "
                 "it from its beginning"
             ) from None
+    for kind, stays in (("steps", first), ("states", first + 1)):
+        for path in (folder / kind).glob("*.safetensors"):
+            if int(path.stem) >= stays:
+                path.unlink()
     return seen
 
 
