@@ -33,7 +33,7 @@ from headwater.evaluation.reporting.results import circumstances, markdown
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import save_pipeline
 from headwater.evaluation.retraining.networks import new_pipeline
-from headwater.index import begin
+from headwater.index.building import begin
 from headwater.upkeep.repair import repair
 from headwater.upkeep.verify import verify
 

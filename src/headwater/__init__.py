@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headwater.data.sources import load_dataset
     from headwater.data.tables.hugging_face import from_hf_dataset
     from headwater.data.training_set import Sample, TrainingSet
-    from headwater.index.build import build_index
+    from headwater.index.build import build_index, build_shard
     from headwater.index.index import Index
     from headwater.index.published import import_rows
     from headwater.methods.table import METHODS
@@ -46,6 +46,7 @@ _HOME = {
     "from_images": "data.memory",
     "from_hf_dataset": "data.tables.hugging_face",
     "build_index": "index.build",
+    "build_shard": "index.build",
     "import_rows": "index.published",
     "Index": "index.index",
     "Session": "attribution.session",
@@ -83,6 +84,7 @@ __all__ = [
     "from_images",
     "from_hf_dataset",
     "build_index",
+    "build_shard",
     "import_rows",
     "Index",
     "Session",

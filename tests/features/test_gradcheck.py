@@ -72,10 +72,10 @@ def test_a_precision_that_is_too_low_is_named(tiny_model):
 
 
 def test_it_runs_before_a_long_run_only(tmp_path, tiny_model, tiny_images, monkeypatch):
-    from headwater.index import build
+    from headwater.index.building import one_model
 
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
-    monkeypatch.setattr(build, "WORTH_IT", 40)
+    monkeypatch.setattr(one_model, "WORTH_IT", 40)
     denoiser.network.get_submodule(LAYER).__class__ = Doubled
     build_index(denoiser, data.first(19), tmp_path / "short", timesteps=2, dim=64)
     build_index(denoiser, data, tmp_path / "off", timesteps=2, dim=64, self_check=False)

@@ -34,15 +34,16 @@ from headwater.features.batch import Rows
 from headwater.index import build as building
 from headwater.index import rows as row_making
 from headwater.index.build import build_index
+from headwater.index.building import one_model
 from headwater.index.config import plan, planned_of_all
-from headwater.index.curvature import images_of_fit
+from headwater.index.curvature.fit import images_of_fit
 from headwater.index.estimate import estimate
 from headwater.index.index import Index
 from headwater.index.rows import require_finite
 from headwater.models.denoiser import Denoiser
 from headwater.runtime import batch_size as batching
 from headwater.runtime.batch_size import BatchSize
-from headwater.storage import shards
+from headwater.storage import blocks, shards
 from headwater.storage.manifest import Manifest, read_manifest, write_manifest
 
 SHARDS = 4  # of 64 rows
@@ -84,7 +85,7 @@ def index(small, tmp_path) -> Path:
 KILLED = """
 import os, signal, sys
 from headwater.cli import main
-from headwater.storage import shards
+from headwater.storage import blocks, shards
 
 real, calls = shards.save_file, []
 
@@ -153,7 +154,7 @@ def test_stopped_at_any_write_and_resumed(
     tmp_path, in_one_go, denoiser, many_images, call, monkeypatch
 ):
     data, folder, calls = load_dataset(many_images), tmp_path / "index", []
-    homes = {"write_shard": shards, "write_samples": building, "finish": building}
+    homes = {"write_shard": shards, "write_samples": one_model, "finish": one_model}
     real = {name: getattr(home, name) for name, home in homes.items()}
 
     def stop(name: str):
@@ -504,7 +505,7 @@ def test_bad_images_are_skipped_and_counted(tmp_path, denoiser, with_bad_images,
     table = pq.read_table(out / "samples.parquet").to_pydict()
     assert table["row"] == built.positions == good
     assert table["id"] == [f"train-{row:05d}.png" for row in good]
-    assert shards.read_positions(out, manifest.shards) == good
+    assert blocks.read_positions(out, manifest.shards) == good
     torch.testing.assert_close(rows(out), rows(small)[good], rtol=2e-3, atol=1e-4)
     for row in (2, 3, 17):  # the picture of an index row is that of its own sample
         expected = data.image(good[row])

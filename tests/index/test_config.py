@@ -10,8 +10,8 @@ from torch.nn import Parameter
 
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import MethodError, ParameterError
+from headwater.index.building.notes import notes_on_parameters
 from headwater.index.config import IndexOptions, plan
-from headwater.index.notes import notes_on_parameters
 from headwater.methods.table import METHODS
 
 

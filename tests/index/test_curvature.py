@@ -11,11 +11,13 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, load_dataset
 from headwater.errors import MethodError, ParameterError, StoreError
-from headwater.index import curvature as curvature_module
 from headwater.index.build import build_index
+from headwater.index.building.workers import BuildOptions, part_doer, shard_writer
 from headwater.index.config import plan
-from headwater.index.curvature import fit_curvature, fit_of
-from headwater.index.workers import BuildOptions, part_doer, shard_writer
+from headwater.index.curvature import fit as fit_module
+from headwater.index.curvature import fitting
+from headwater.index.curvature.fit import fit_of
+from headwater.index.curvature.fitting import fit_curvature
 from headwater.queries.image import Image
 from headwater.storage.files import read_tensors_and_metadata
 from headwater.storage.manifest import read_manifest
@@ -35,14 +37,14 @@ def denoiser(tiny_model) -> Denoiser:
 
 @pytest.fixture(autouse=True)
 def several_parts(monkeypatch):
-    monkeypatch.setattr(curvature_module, "PART_IMAGES", 16)
+    monkeypatch.setattr(fit_module, "PART_IMAGES", 16)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, denoiser, images) -> Path:
     folder = tmp_path_factory.mktemp("curvature") / "index"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curvature_module, "PART_IMAGES", 16)
+        patch.setattr(fit_module, "PART_IMAGES", 16)
         build_index(denoiser, load_dataset(images), folder, **RECIPE)
     return folder
 
@@ -61,7 +63,7 @@ class Stop(Exception):
 @pytest.mark.parametrize("after", [1, 2, 3, 4, 5, 6, 7])
 def test_a_fit_that_was_stopped_goes_on(tmp_path, denoiser, images, alone, after, monkeypatch):
     """Three parts, the bases, three parts, the moments: after each of them."""
-    written, write = [], curvature_module.Fit.write
+    written, write = [], fit_module.Fit.write
 
     def stopping(self, name, tensors):
         write(self, name, tensors)
@@ -71,12 +73,12 @@ def test_a_fit_that_was_stopped_goes_on(tmp_path, denoiser, images, alone, after
 
     out = tmp_path / "index"
     with monkeypatch.context() as patch:
-        patch.setattr(curvature_module.Fit, "write", stopping)
+        patch.setattr(fit_module.Fit, "write", stopping)
         with pytest.raises(Stop):
             build_index(denoiser, load_dataset(images), out, **RECIPE)
     again: list[str] = []
     monkeypatch.setattr(
-        curvature_module.Fit,
+        fit_module.Fit,
         "write",
         lambda self, name, tensors: (again.append(name), write(self, name, tensors)),
     )
@@ -91,13 +93,14 @@ def test_workers_fit_the_same(tmp_path, denoiser, images, alone):
     recipe = {name: value for name, value in RECIPE.items() if name != "batch_size"}
     fit = fit_of(out, read_manifest(out), plan(denoiser, **recipe))
     (out / "curvature" / "moments.safetensors").unlink()
-    part = part_doer(out, how, "cpu")
+    part = part_doer(out, how, "cpu", wait=False)
     for number in range(3):
         assert part(("moments", number)) == number
     asked: list[int] = []
-    fit_curvature(fit, denoiser.layers("attn2"), lambda name, left: asked.extend(left) or asked)
+    layers = denoiser.layers("attn2")
+    fit_curvature(fit, layers, lambda name, left, wait: asked.extend(left) or asked)
     assert not asked  # all parts were there
-    shard_writer(out, how, "cpu")((0, range(40)))
+    shard_writer(out, how, "cpu", wait=False)((0, range(40)))
     assert_same(out, alone)
 
 
@@ -132,10 +135,10 @@ def test_a_damaged_file_is_named_and_mended(tmp_path, denoiser, images, alone, n
 def test_kfac_passes_once_over_the_images_where_every_layer_has_sides(
     tmp_path, denoiser, images, monkeypatch
 ):
-    passes, whole = [], curvature_module._all_parts
+    passes, whole = [], fitting._do_parts
     monkeypatch.setattr(
-        curvature_module,
-        "_all_parts",
+        fitting,
+        "_do_parts",
         lambda fit, name, work: (passes.append(name), whole(fit, name, work))[1],
     )
     data = load_dataset(images).first(8)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from headwater.errors import MismatchError, ResourceError, StoreError
 from headwater.index.config import FEATURES_VERSION
 from headwater.index.index import Index
-from headwater.storage import files
+from headwater.storage import blocks, files
 from headwater.storage import manifest as manifest_module
 from headwater.storage import shards as store
 from headwater.storage.manifest import (
@@ -91,10 +91,10 @@ def plain(module: ModuleType) -> ModuleType:
 
 def read(folder: Path) -> torch.Tensor:
     """All rows, as anybody reads them, with nothing but the module itself to catch bad types."""
-    return torch.cat(list(SHARDS.read_blocks(folder, MANIFEST.read_manifest(folder))))
+    return torch.cat(list(BLOCKS.read_blocks(folder, MANIFEST.read_manifest(folder))))
 
 
-MANIFEST, SHARDS = plain(manifest_module), plain(store)
+MANIFEST, BLOCKS = plain(manifest_module), plain(blocks)
 ROWS = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
 
 
@@ -566,7 +566,7 @@ def test_finish_leaves_nothing_but_the_index(tmp_path):
     left = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
     shards = {f"features/0000{number}.safetensors" for number in range(3)}
     assert left == {"index.json", "samples.parquet", *shards}
-    assert store.read_positions(tmp_path, read_manifest(tmp_path).shards) == [*range(5)]
+    assert blocks.read_positions(tmp_path, read_manifest(tmp_path).shards) == [*range(5)]
 
 
 # --- a full disk --------------------------------------------------------------------------------

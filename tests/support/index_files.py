@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headwater.storage import shards
+from headwater.storage import blocks
 from headwater.storage.manifest import read_manifest, write_manifest
 
 RECIPE = {"timesteps": 2, "dim": 64}
@@ -29,4 +29,4 @@ def rewrite_manifest(folder: Path, **changes: Any) -> None:
 
 
 def rows(folder: Path) -> torch.Tensor:
-    return torch.cat(list(shards.read_blocks(folder, read_manifest(folder))))
+    return torch.cat(list(blocks.read_blocks(folder, read_manifest(folder))))

@@ -13,6 +13,7 @@ from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.errors import MismatchError, ModelError, StoreError
+from headwater.storage.claims import building
 from headwater.storage.manifest import read_manifest, write_manifest
 from headwater.storage.shards import shard_name
 from headwater.upkeep import repair as repairing
@@ -166,7 +167,7 @@ def test_a_further_checkpoint_is_mended_too(tmp_path, tiny_model):
 @pytest.mark.parametrize("same", [True, False], ids=["same numbers", "other signs"])
 def test_rows_follow_a_curvature_that_is_fitted_anew(tmp_path, tiny_model, computed, same):
     """Where it comes out otherwise, as on another device, rows of the old one are not mixed in."""
-    from headwater.index import curvature
+    from headwater.index.curvature import fitting
 
     images, folder = tiny_folder(tmp_path / "images", 70), tmp_path / "index"
     build_index(Denoiser.load(tiny_model), load_dataset(images), folder, method="ekfac", **RECIPE)
@@ -178,10 +179,10 @@ def test_rows_follow_a_curvature_that_is_fitted_anew(tmp_path, tiny_model, compu
         Session.open(folder).attribute(query, fresh=True)
     computed.clear()
     with pytest.MonkeyPatch.context() as patch:
-        real = curvature.eigenbases
+        real = fitting.eigenbases
         turned = lambda *args: {name: -value if "inputs|0|vec" in name else value  # noqa: E731
                                 for name, value in real(*args).items()}  # fmt: skip
-        patch.setattr(curvature, "eigenbases", real if same else turned)
+        patch.setattr(fitting, "eigenbases", real if same else turned)
         repair(folder)
     assert verify(folder) == []
     assert len(computed) == (0 if same else 2) and (rows(folder) == old).all() == same
@@ -264,15 +265,18 @@ def test_what_is_needed_is_named(tmp_path, tiny_model, gone):
 
 def test_an_index_that_is_written_is_left_alone(index, monkeypatch):
     cut(index / "index.json")
-    original = repairing._repair
+    original = repairing._mend_files
 
     def within(*args):
         with pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .*wait"):
             repair(index)
-        original(*args)
+        return original(*args)
 
-    monkeypatch.setattr(repairing, "_repair", within)
+    monkeypatch.setattr(repairing, "_mend_files", within)
     repair(index)
+    with building(index):
+        with pytest.raises(StoreError, match=rf"being written by process {os.getpid()} on .*wait"):
+            repair(index)
 
 
 # --- the command line -----------------------------------------------------------------------------

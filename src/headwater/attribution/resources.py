@@ -29,7 +29,7 @@ from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
 from headwater.gradients.blocks import forms_as_they_are
-from headwater.index.curvature import fit_of, former_of
+from headwater.index.curvature.fit import fit_of, former_of
 from headwater.index.index import Index, load_denoiser
 from headwater.index.machines import Machine, extractor
 from headwater.methods.row import Method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,8 +40,9 @@ from headwater.cli.options import (
     with_options,
 )
 from headwater.cli.tables import print_facts
+from headwater.errors import ParameterError
 from headwater.methods.table import DEFAULT_METHOD
-from headwater.runtime.console import printable, say
+from headwater.runtime.console import hush, printable, say
 
 if TYPE_CHECKING:
     from headwater.data.training_set import TrainingSet
@@ -111,6 +113,10 @@ def index(
     device: Device = None,
     engine: EngineName = "local",
     jobs: Jobs = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="I/N: only the I-th of N parts, from 0, as for array jobs of a cluster."),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out files that are no images.")
     ] = False,
@@ -134,12 +140,21 @@ def index(
         bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")
     ] = False,
 ) -> None:
-    """Compute the features of every training image. Run again, it goes on where it stopped."""
+    """Compute the features of every training image. Run again, it goes on where it stopped.
+
+    Several at once build one index together, on any machines that see its folder: array jobs with
+    --shard, processes of torchrun or accelerate launch, or just the same command again.
+    """
     size, precision = number_or_auto("--batch-size", batch_size), dtype_named(dtype)
+    part = None if shard is None else part_named(shard)
     from headwater.models.denoiser import Denoiser
     from headwater.runtime.executor import Executor
+    from headwater.runtime.launch import own_device, own_rank
 
-    workers = Executor(engine, jobs)
+    workers, rank = Executor(engine, jobs), own_rank()
+    if rank.count > 1:
+        _settle_among(rank.number, overwrite)
+        device = own_device(rank, device)
     images = images_of(data, split, image_column, caption_column, limit, trigger)
     denoiser = Denoiser.load(model, device, precision, **model_options(given))
     recipe: dict[str, Any] = dict(
@@ -169,7 +184,32 @@ def index(
         encodings=encodings,
         executor=workers,
     )
-    _build(denoiser, images, out, checkpoints=checkpoints, **how, **recipe)
+    built = _build(denoiser, images, out, part, checkpoints=checkpoints, **how, **recipe)
+    if rank.number == 0:
+        print(built)
+
+
+def part_named(text: str) -> tuple[int, int]:
+    """What --shard says: which part of how many.
+
+    >>> part_named("0/4")
+    (0, 4)
+    """
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if found is None:
+        raise ParameterError(f"--shard {text!r} must be I/N, such as 0/4, 1/4, 2/4 and 3/4")
+    return int(found[1]), int(found[2])
+
+
+def _settle_among(rank: int, overwrite: bool) -> None:
+    """Let the first of several processes alone speak; refuse what they would do to each other."""
+    if overwrite:
+        raise ParameterError(
+            "--overwrite with several processes would remove what the others write: remove the "
+            "folder first"
+        )
+    if rank > 0:
+        hush()
 
 
 def _clip_model(folder: Path, denoiser: Denoiser) -> Clip:
@@ -186,9 +226,9 @@ def _print_estimate(
     recipe: Mapping[str, Any],
 ) -> None:
     """What the index would take."""
+    from headwater.index.building.notes import notes_on_parameters
     from headwater.index.config import planned_of_all
     from headwater.index.estimate import estimate
-    from headwater.index.notes import notes_on_parameters
 
     planned = planned_of_all(denoiser, checkpoints, **recipe)
     for line in notes_on_parameters(denoiser, planned[0], recipe):
@@ -197,12 +237,20 @@ def _print_estimate(
     print_facts(facts)
 
 
-def _build(denoiser: Denoiser, images: TrainingSet, out: Path, **options: Any) -> None:
+def _build(
+    denoiser: Denoiser,
+    images: TrainingSet,
+    out: Path,
+    part: tuple[int, int] | None,
+    **options: Any,
+) -> str:
     """Build the index, and say what is in it; `options` are those of `build_index`."""
-    from headwater.index.build import build_index
+    from headwater.index.build import build_shard
 
-    index = build_index(denoiser, images, out, note=say, **options)
+    index = build_shard(denoiser, images, out, part or (0, 1), note=say, **options)
+    if index is None:
+        return printable(f"this part of {out} is done")
     skipped = index.manifest.skipped
     if skipped:
         say(f"skipped {len(skipped)} bad file(s): {', '.join(skipped[:5])}")
-    print(printable(f"{len(index)} rows of {index.recipe.dim} features in {out}"))
+    return printable(f"{len(index)} rows of {index.recipe.dim} features in {out}")

@@ -11,7 +11,7 @@ from headwater.errors import DatasetError
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
-from headwater.index.curvature import fit_bytes, images_of_fit
+from headwater.index.curvature.fit import fit_bytes, images_of_fit
 from headwater.index.machines import extractor
 from headwater.index.rows import Source, open_images, rows_of
 from headwater.models.clip import Clip

@@ -26,6 +26,7 @@ from headwater.index.samples import RowSamples, read_samples
 from headwater.methods.choice import method_named, served_by
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
+from headwater.storage.blocks import Verified, read_blocks, read_residuals
 from headwater.storage.manifest import (
     Manifest,
     checkpoint_folders,
@@ -33,7 +34,6 @@ from headwater.storage.manifest import (
     read_manifest,
     unfinished_checkpoints,
 )
-from headwater.storage.shards import Verified, read_blocks, read_residuals
 
 if TYPE_CHECKING:
     from headwater import Attribution, Session

@@ -127,6 +127,12 @@ def set_verbosity(*, verbose: bool, quiet: bool) -> None:
         os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported; workers inherit it
 
 
+def hush() -> None:
+    """Let this process remark nothing but why it ends: another one speaks for it."""
+    log.setLevel(logging.ERROR)
+    os.environ["TQDM_DISABLE"] = "1"
+
+
 def warn_plainly() -> None:
     """Let this process say its own warnings in one line, and none of third parties."""
     warnings.simplefilter("ignore")

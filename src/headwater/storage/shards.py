@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from headwater.errors import StoreError
-from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.files import (
     checksum_of,
     digest_of,
@@ -148,33 +147,66 @@ def manifests_told(folder: Path) -> list[Manifest]:
 _OTHER_JSON = (ValueError, KeyError, TypeError, AttributeError)
 
 
-def finished_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
+def finished_shards(
+    folder: Path, manifest: Manifest, numbers: Collection[int] | None = None
+) -> dict[int, Shard]:
     """Shards of this index that are whole on disk, by their first row.
 
     Damaged and unfinished ones are not, nor are those of another run in the same folder.
+
+    Args:
+        numbers: the shards that are looked at; all by default.
     """
+    wanted = None if numbers is None else {number * manifest.shard_rows for number in numbers}
+    noted = noted_shards(folder, manifest)
+    return {
+        first: shard
+        for first, shard in noted.items()
+        if (wanted is None or first in wanted) and is_whole(folder, shard)
+    }
+
+
+def noted_shards(folder: Path, manifest: Manifest) -> dict[int, Shard]:
+    """Shards of this index that are said to be whole, by their first row; none is read."""
     known = {shard.first: shard for shard in manifest.shards}
     run = run_of(manifest)
-    for note in sorted((folder / "features").glob("*.json")):
-        try:
-            raw = read_json(note)
-            if raw.pop("run") != run:
-                continue
-            shard = shard_from_json(raw)
-        except (OSError, StoreError, *_OTHER_JSON):
-            continue
-        if shard.file == f"features/{note.stem}.safetensors":
+    for path in sorted((folder / "features").glob("*.json")):
+        shard = _noted(path, run)
+        if shard is not None:
             known[shard.first] = shard
-    return {first: shard for first, shard in known.items() if is_whole(folder, shard)}
+    return known
+
+
+def finished_shard(folder: Path, manifest: Manifest, number: int) -> Shard | None:
+    """One shard of this index, if it is whole on disk."""
+    shard = _noted((folder / shard_name(number)).with_suffix(".json"), run_of(manifest))
+    listed = [each for each in manifest.shards if each.first == number * manifest.shard_rows]
+    for known in (shard, *listed):
+        if known is not None and is_whole(folder, known):
+            return known
+    return None
+
+
+def _noted(path: Path, run: str) -> Shard | None:
+    """What a note says, if it is of this run."""
+    try:
+        raw = read_json(path)
+        if raw.pop("run") != run:
+            return None
+        shard = shard_from_json(raw)
+    except (OSError, StoreError, *_OTHER_JSON):
+        return None
+    return shard if shard.file == f"features/{path.stem}.safetensors" else None
 
 
 def is_whole(folder: Path, shard: Shard) -> bool:
     """Whether a shard's file is there, and has its size and checksum."""
     path = folder / shard.file
-    return path.is_file() and _is_same(path, shard)
+    return path.is_file() and is_same(path, shard)
 
 
-def _is_same(path: Path, shard: Shard) -> bool:
+def is_same(path: Path, shard: Shard) -> bool:
+    """Whether a file has the size and checksum of a shard."""
     return path.stat().st_size == shard.bytes and has_checksum(path, shard.checksum)
 
 
@@ -223,7 +255,7 @@ def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifes
     """
     changed = [shard.file for shard in shards if not is_whole(folder, shard)]
     if changed:
-        raise StoreError(f"{folder / changed[0]} has changed since it was written: {_mend(folder)}")
+        raise StoreError(f"{folder / changed[0]} has changed since it was written: {mend(folder)}")
     samples = sha256_of(folder / "samples.parquet")
     complete = replace(manifest, samples_sha256=samples, shards=tuple(shards), complete=True)
     write_manifest(folder, complete)
@@ -239,78 +271,6 @@ def remove_leftovers(folder: Path) -> None:
         remove_parts(written, older_than=0)
 
 
-def _mend(folder: Path) -> str:
+def mend(folder: Path) -> str:
+    """What to do about a damaged file."""
     return f"`headwater repair {folder}` mends it"
-
-
-# Shards that were read through, by their files: size, time of the last change, place on the disk.
-Verified = dict[str, tuple[int, int, int]]
-
-
-def read_blocks(
-    folder: Path,
-    manifest: Manifest,
-    verified: Verified | None = None,
-    buffer: Float[Tensor, "n k"] | None = None,
-) -> Iterator[Float[Tensor, "r k"]]:
-    """Feature rows, some at a time, as float32. Each file's checksum is verified first.
-
-    Args:
-        buffer: what the rows are put into, of as many as the largest shard has: each block is then
-            good until the next, and most of the time is saved, which memory takes to be given.
-        verified: of whom was found right before, and is taken for that as long as its file is the
-            same; those found right now are added.
-
-    Raises:
-        StoreError: a shard is missing, truncated or changed.
-    """
-    verified = {} if verified is None else verified
-    for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise StoreError(f"{path} is missing: {_mend(folder)}")
-        status = path.stat()
-        identity = status.st_size, status.st_mtime_ns, status.st_ino
-        if verified.get(shard.file) != identity:
-            if not _is_same(path, shard):
-                raise StoreError(
-                    f"{path} is damaged (its checksum differs from index.json): {_mend(folder)}"
-                )
-            verified[shard.file] = identity
-        if path.suffix == ".npy":
-            yield from row_blocks(open_rows(path, manifest.recipe["dim"]))
-            continue
-        try:
-            with safe_open(path, "pt") as file:
-                features, scale = file.get_tensor("features"), file.get_tensor("scale")
-            rows = torch.empty(features.shape) if buffer is None else buffer[: len(features)]
-            yield rows.copy_(features).mul_(scale[:, None])
-        except (SafetensorError, KeyError) as error:
-            raise StoreError(f"{path} cannot be read ({error}): {_mend(folder)}") from None
-
-
-def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
-    """The data set row of every stored row, in stored order."""
-    found = _column(folder, shards, "position")
-    return [] if found is None else found.tolist()
-
-
-def read_residuals(folder: Path, shards: Sequence[Shard]) -> Float[Tensor, "n p"] | None:
-    """The residuals of every stored row; None where the features have none."""
-    return _column(folder, shards, "residual")
-
-
-def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
-    parts = []
-    for shard in shards:
-        if shard.file.endswith(".npy"):  # rows alone
-            continue
-        try:
-            with safe_open(folder / shard.file, "pt") as file:
-                if name in file.keys() and shard.rows:
-                    parts.append(file.get_tensor(name))
-        except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"{folder / shard.file} cannot be read ({error}): {_mend(folder)}"
-            ) from None
-    return torch.cat(parts) if parts else None

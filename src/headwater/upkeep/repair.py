@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError, StoreError
-from headwater.index.build import Job, build_planned, complete
-from headwater.index.curvature import fit_of
+from headwater.index.building.one_model import Job, build_planned, complete
+from headwater.index.building.workers import BuildOptions
+from headwater.index.curvature.fit import fit_of
 from headwater.index.index import Handed, Index, load_denoiser
 from headwater.index.samples import RowSamples
-from headwater.index.workers import BuildOptions
 from headwater.models.clip import Clip
 from headwater.runtime.batch_size import BatchSize
+from headwater.storage.claims import builders
 from headwater.storage.lock import locked
 from headwater.storage.manifest import (
     Manifest,
@@ -25,6 +27,7 @@ from headwater.storage.manifest import (
 from headwater.storage.shards import (
     finished_shards,
     manifests_told,
+    noted_shards,
     read_shard,
     shard_count,
     write_note,
@@ -56,14 +59,29 @@ def repair(folder: str | Path, device: str | None = None, note: Note = lambda li
     folder = Path(folder)
     verify(folder)  # refuses what is no index, before a lock is left there
     with locked(folder, lambda owner: _refuse(folder, owner)):
-        _repair(folder, device, note)
+        others = builders(folder)
+        if others:
+            _refuse(folder, others[0])
+        manifest = _mend_files(folder, note)
+        left = verify(folder)
+        completed = left and _complete(folder, manifest, device, note)
+    if left and not completed:
+        _compute(folder, manifest, device, note)
+    for number, checkpoint in enumerate(checkpoint_folders(folder, manifest)):
+        if not checkpoint.exists():
+            raise StoreError(
+                f"checkpoint {number + 1} of {folder} was never begun: run its `headwater index` "
+                "command again"
+            )
+        repair(checkpoint, device, note)
 
 
 def _refuse(folder: Path, owner: str) -> None:
     raise StoreError(f"{folder} is being written by {owner}: wait until it is done")
 
 
-def _repair(folder: Path, device: str | None, note: Note) -> None:
+def _mend_files(folder: Path, note: Note) -> Manifest:
+    """Drop damaged caches, write `index.json` again if need be, and list what is whole."""
     for path in damaged_caches(folder):
         path.unlink()
         note(f"removed {path}, which is computed again when it is needed")
@@ -74,15 +92,7 @@ def _repair(folder: Path, device: str | None, note: Note) -> None:
         if told is not None and run_of(told[0]) == run_of(manifest):
             write_note(folder, manifest, told[1])
             note(f"listed {told[1].file}, which is whole")
-    if verify(folder):
-        _complete(folder, manifest, device, note)
-    for number, checkpoint in enumerate(checkpoint_folders(folder, manifest)):
-        if not checkpoint.exists():
-            raise StoreError(
-                f"checkpoint {number + 1} of {folder} was never begun: run its `headwater index` "
-                "command again"
-            )
-        _repair(checkpoint, device, note)
+    return manifest
 
 
 def _manifest(folder: Path, note: Note) -> Manifest:
@@ -102,22 +112,36 @@ def _manifest(folder: Path, note: Note) -> Manifest:
     return read_manifest(folder)
 
 
-def _complete(folder: Path, manifest: Manifest, device: str | None, note: Note) -> None:
-    """What is missing of rows and samples."""
-    index = Index(folder, manifest, RowSamples(), handed=Handed(device=device))
+def _complete(folder: Path, manifest: Manifest, device: str | None, note: Note) -> bool:
+    """Write the table of samples, if all rows are there; whether they are."""
+    index = _begun(folder, manifest, device)
     data, known = _images(index), finished_shards(folder, manifest)
     fit = fit_of(folder, manifest, index.recipe) if index.recipe.curvature else None
     count = shard_count(manifest.data["rows"], manifest.shard_rows)
     if len(known) == count and (fit is None or fit.digest() == fit.metric):
         complete(folder, manifest, [known[first] for first in sorted(known)], data)
         note(f"wrote {folder / 'samples.parquet'} and index.json from {data.source}")
-        return
+        return True
+    return False
+
+
+def _begun(folder: Path, manifest: Manifest, device: str | None) -> Index:
+    """An index that is not whole."""
+    return Index(folder, manifest, RowSamples(), handed=Handed(device=device))
+
+
+def _compute(folder: Path, manifest: Manifest, device: str | None, note: Note) -> None:
+    """The rows that are lost, and the curvature if that is."""
+    index = _begun(folder, manifest, device)
+    data, known = _images(index), noted_shards(folder, manifest)
     denoiser, clip_source = load_denoiser(index), manifest.model.get("clip_source")
     clip = None if clip_source is None else Clip(clip_source, denoiser.device)
     note(f"computing what is lost, by {manifest.model['source']}, of {data.source}")
     how = BuildOptions(skip_bad=any(shard.skipped for shard in known.values()))
-    job = Job(data, how, BatchSize(None, note, denoiser.device), note, clip)
-    build_planned(job, denoiser, index.recipe, folder, manifest.checkpoints)
+    batch = BatchSize(None, note, denoiser.device)
+    with ExitStack() as present:
+        job = Job(data, how, batch, note, clip, present)
+        build_planned(job, denoiser, index.recipe, folder, manifest.checkpoints)
 
 
 def _images(index: Index) -> TrainingSet:

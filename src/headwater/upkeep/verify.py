@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headwater.errors import StoreError
-from headwater.index.curvature import fit_of
+from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
 from headwater.storage.files import read_tensors
 from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest

@@ -16,7 +16,7 @@ from headwater.attribution.scores import Scored
 from headwater.curvature.exact import onto, preconditioned, unprojected
 from headwater.features.extractor import Extractor
 from headwater.features.spec import DRAWS
-from headwater.index.curvature import fit_of, load_curvature
+from headwater.index.curvature.fit import fit_of, load_curvature
 from headwater.index.machines import without_projection
 from headwater.methods.row import Method
 from headwater.queries.query import Drawer, Question

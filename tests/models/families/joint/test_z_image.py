@@ -11,8 +11,8 @@ from support.tiny_language import LIMIT
 from headwater import Denoiser
 from headwater.errors import ModelError
 from headwater.gradients.parameters import left_out
+from headwater.index.building.notes import notes_on_parameters
 from headwater.index.config import plan
-from headwater.index.notes import notes_on_parameters
 from headwater.models.families.joint.z_image import ZImage
 
 PROMPT = "a red star"

@@ -8,30 +8,21 @@ of each layer, whose eigenvectors are `bases.safetensors`, and then the moments 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from headwater.curvature.basis import Basis, basis_of
-from headwater.curvature.factors import added, eigenbases, shape_of, widths
-from headwater.curvature.moments import products
-from headwater.curvature.passes import PROBES, Look, factor_sums, looks, moment_sums
+from headwater.curvature.basis import basis_of
+from headwater.curvature.factors import shape_of, widths
+from headwater.curvature.passes import PROBES
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
-from headwater.data.prefetch import reading
-from headwater.data.training_set import TrainingSet
 from headwater.errors import StoreError
-from headwater.features.batch import Batch, training_batches
-from headwater.features.extractor import Extractor
 from headwater.gradients.blocks import Form, forms_as_they_are
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
 from headwater.index.machines import Former
-from headwater.index.rows import Source, open_images
-from headwater.runtime.batch_size import BatchSize
 from headwater.storage import cache
 from headwater.storage.files import read_tensors_and_metadata, write_tensors
 from headwater.storage.manifest import Manifest
@@ -42,8 +33,8 @@ MOST_PARTS, PART_IMAGES = 32, 256
 MOST_IMAGES = 20_000
 VERSION = 1
 
-# What a batch of images, looked at in some way, adds to the sums.
-Added = Callable[[Batch, Look], Mapping[str, Tensor]]
+# The passes, and the file that is made of the parts of each.
+RESULTS = {"factors": "bases", "moments": "moments"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class Fit:
 
     def read_with_digest(self, name: str) -> tuple[dict[str, Tensor], str] | None:
         """The same, and the digest of its tensors."""
-        found = read_tensors_and_metadata(self.folder / f"{name}.safetensors")
+        found = read_tensors_and_metadata(self.file(name))
         if found is None or found[1].get("fit") != self.key:
             return None
         if found[1].get("name", name) != name:  # bases in the place of moments, say
@@ -102,7 +93,17 @@ class Fit:
     def write(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write one."""
         made = {key: value.cpu() for key, value in tensors.items()}
-        write_tensors(self.folder / f"{name}.safetensors", made, {"fit": self.key, "name": name})
+        write_tensors(self.file(name), made, {"fit": self.key, "name": name})
+
+    def file(self, name: str) -> Path:
+        """Where it is, or will be."""
+        return self.folder / f"{name}.safetensors"
+
+    def drop_damaged(self) -> None:
+        """Remove what is there and cannot be used, so that what is there can."""
+        for name in RESULTS.values():
+            if self.read(name) is None:
+                self.file(name).unlink(missing_ok=True)
 
 
 def metric_of(*digests: str) -> str:
@@ -124,99 +125,6 @@ def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
     return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
 
 
-# --- the fit --------------------------------------------------------------------------------------
-
-# Does parts of a pass: (its name, numbers of parts) -> each, when it is written.
-Work = Callable[[str, Sequence[int]], Iterable[int]]
-
-
-def fit_curvature(fit: Fit, layers: Mapping[str, nn.Module], work: Work) -> None:
-    """Do what is missing of a fit."""
-    bases = fit.read("bases")
-    if bases is None:
-        sums = _all_parts(fit, "factors", work)
-        bases = eigenbases(sums, int(sums.pop("probes")))
-        fit.write("bases", bases)
-    if fit.read("moments") is None:
-        moments = {}
-        if to_look_at(fit.recipe, layers):
-            sums = _all_parts(fit, "moments", work)
-            probes = sums.pop("probes")
-            moments = {name: (value / probes).float() for name, value in sums.items()}
-        for name, layer in layers.items():
-            if name not in moments:
-                moments[name] = products(layer, name, bases)
-        fit.write("moments", moments)
-    for leftover in fit.folder.glob("*-*"):
-        leftover.unlink()
-
-
-def to_look_at(recipe: Recipe, layers: Mapping[str, nn.Module]) -> list[str]:
-    """The layers whose moments the second pass sees: by K-FAC only those without sides."""
-    whole = recipe.curvature == "ekfac"
-    return [name for name, layer in layers.items() if whole or shape_of(layer) is None]
-
-
-def _all_parts(fit: Fit, name: str, work: Work) -> dict[str, Tensor]:
-    """The sums of all parts, in float64: there are many."""
-    count = len(parts_of(fit.images))
-    numbers = range(count)
-    left = [number for number in numbers if fit.read(f"{name}-{number}") is None]
-    bar = tqdm(total=count, initial=count - len(left), desc=f"curvature, {name}", delay=2)
-    with bar:
-        for _ in work(name, left):
-            bar.update()
-    return added(_doubled(fit.read(f"{name}-{number}")) for number in numbers)
-
-
-def _doubled(part: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    assert part is not None, "a part was written a moment ago"
-    return {name: value.double() for name, value in part.items()}
-
-
-@dataclass(frozen=True)
-class Images:
-    """What is looked at, and by what. `encodings`: a folder that keeps the encoders' outputs."""
-
-    machine: Extractor
-    data: TrainingSet
-    encodings: str | Path | None = None
-
-
-def do_part(
-    fit: Fit, images: Images, batch: BatchSize, skip_bad: bool, part: tuple[str, int]
-) -> int:
-    """Compute one part of a pass, (name of the pass, number), and write it."""
-    name, number = part
-    add, rows = _adder(fit, images.machine, name), parts_of(fit.images)[number]
-    total: dict[str, Tensor] = {"probes": torch.zeros(())}
-    for look in looks(images.machine):
-        own = rows[look.first :: look.count]
-        with reading(images.data, own) as reader:
-            source = Source(images.machine, images.data, reader, images.encodings)
-
-            def compute(few: Sequence[int]) -> dict[str, Tensor]:
-                return added(
-                    {**add(each, look), "probes": _probes(each, look)}  # noqa: B023 - called at once
-                    for each in _batches(source, few, skip_bad)  # noqa: B023 - called at once
-                )
-
-            total = added([total, *batch.over(own, compute)])
-    fit.write(f"{name}-{number}", total)
-    return number
-
-
-def _adder(fit: Fit, machine: Extractor, name: str) -> Added:
-    targets = fit.recipe.curvature_targets
-    if name == "factors":
-        return lambda images, look: factor_sums(machine, images, look, targets)
-    bases = fit.read("bases")
-    assert bases is not None, "the first pass is done"
-    wanted = to_look_at(fit.recipe, machine.layers)
-    turned: dict[str, Basis] = {n: basis_of(machine.layers[n], n, bases) for n in wanted}
-    return lambda images, look: moment_sums(machine, turned, images, look, targets)
-
-
 def parts_of(images: int) -> list[range]:
     """The images of each part, of at most `MOST_IMAGES` in all that are spread evenly.
 
@@ -226,23 +134,6 @@ def parts_of(images: int) -> list[range]:
     chosen = range(0, images, -(-images // MOST_IMAGES))
     count = min(MOST_PARTS, -(-len(chosen) // PART_IMAGES))
     return [chosen[number::count] for number in range(count)]
-
-
-def _batches(source: Source, rows: Sequence[int], skip_bad: bool) -> Iterator[Batch]:
-    images, _ = open_images(source, rows, skip_bad)
-    samples = [source.data.samples[row] for row in images]
-    captions, ids = [s.all_captions for s in samples], [s.id for s in samples]
-    if images:
-        denoiser = source.machine.denoiser
-        kept = None if source.encodings is None else Path(source.encodings)
-        yield from (
-            batch
-            for _, batch in training_batches(denoiser, [*images.values()], captions, ids, kept)
-        )
-
-
-def _probes(images: Batch, look: Look) -> Tensor:
-    return torch.tensor(float(len(images.x0) * len(look.spec.timesteps)))
 
 
 # --- what it takes --------------------------------------------------------------------------------

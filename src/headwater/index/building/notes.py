@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from headwater.data.training_set import TrainingSet
+from headwater.errors import HeadwaterWarning
 from headwater.gradients.layers import size
 from headwater.gradients.parameters import left_out, select
 from headwater.index.config import Recipe
@@ -61,3 +64,23 @@ def notes_on_parameters(
                 f"batch as one sequence, such as {mixed[0]}"
             )
     return notes
+
+
+def speak_of_captions(data: TrainingSet, note: Callable[[str], None]) -> None:
+    """Say how many images have several, and how many none."""
+    several = [sample.id for sample in data.samples if sample.captions]
+    if several:
+        note(
+            f"{len(several)} image(s) have several captions, such as {several[0]!r}: one is drawn "
+            "at each probe"
+        )
+    missing = [sample.id for sample in data.samples if not sample.caption]
+    if len(missing) == len(data):
+        text = f"{data.source} has no captions, and the model was trained with them"
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)
+    elif missing:
+        text = (
+            f"{data.source}: {len(missing)} of {len(data)} images have no caption, such as "
+            f"{missing[0]!r}, and are taken with an empty one"
+        )
+        warnings.warn(text, HeadwaterWarning, stacklevel=3)

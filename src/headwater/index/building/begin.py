@@ -16,6 +16,7 @@ from headwater.index.config import Recipe
 from headwater.index.samples import data_facts
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
+from headwater.storage.claims import FOLDER as CLAIMS
 from headwater.storage.lock import LOCK_FILES
 from headwater.storage.manifest import Manifest, read_manifest, require_same, write_manifest
 from headwater.storage.shards import default_shard_rows
@@ -23,7 +24,7 @@ from headwater.storage.shards import default_shard_rows
 # What an index folder holds; --overwrite removes no other folder.
 _OWN = (
     "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
-    "curvature", *LOCK_FILES,
+    "curvature", CLAIMS, *LOCK_FILES,
 )  # fmt: skip
 
 
@@ -79,8 +80,9 @@ def refuse_file(out: Path) -> None:
 
 
 def _is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a write left that was killed, or a lock."""
-    return all(path.suffix == ".part" or path.name in LOCK_FILES for path in folder.iterdir())
+    """Whether a folder holds nothing but what a write left that was killed, or locks."""
+    locks = (CLAIMS, *LOCK_FILES)
+    return all(path.suffix == ".part" or path.name in locks for path in folder.iterdir())
 
 
 def _empty(folder: Path) -> None:

@@ -17,7 +17,8 @@ from headwater.data.prefetch import reading
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
-from headwater.index.curvature import Fit, Images, Work, do_part, fit_of, former_of
+from headwater.index.curvature.fit import Fit, fit_of, former_of
+from headwater.index.curvature.fitting import Images, Work, do_part
 from headwater.index.index import Handed, Index, load_denoiser
 from headwater.index.machines import gradient_extractor, without_projection
 from headwater.index.rows import Source, shard_rows
@@ -27,6 +28,7 @@ from headwater.models.patches import compiled, recomputed
 from headwater.runtime.batch_size import BatchSize
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.storage import shards
+from headwater.storage.claims import claimed
 from headwater.storage.manifest import Manifest, Shard, read_manifest
 from headwater.storage.shards import ShardRows
 
@@ -52,6 +54,7 @@ class BuildOptions:
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
+        part: (i, n): every n-th shard from the i-th on, counted from 0, and no others.
     """
 
     batch_size: int | None = None
@@ -62,6 +65,12 @@ class BuildOptions:
     recompute: bool = False
     encodings: str | Path | None = None
     executor: Executor = THIS_PROCESS
+    part: tuple[int, int] = (0, 1)
+
+    def numbers(self, count: int) -> range:
+        """Which of so many shards are to be computed."""
+        first, step = self.part
+        return range(first, count, step)
 
 
 class Begun(NamedTuple):
@@ -85,7 +94,10 @@ def run_as(how: BuildOptions, network: nn.Module, layers: Sequence[nn.Module]) -
 def write_shards(
     begun: Begun, source: Source, how: BuildOptions, batch: BatchSize, left: Sequence[Missing]
 ) -> Iterator[Shard]:
-    """Each missing shard of an index, once it is written.
+    """Each missing shard of an index, once it is written, by whomever.
+
+    Other builders may be at the same index: what they are at is left to them, and waited for at the
+    end.
 
     Args:
         source, batch: for shards that this process computes itself; workers make their own.
@@ -93,33 +105,73 @@ def write_shards(
     total, machine = len(source.data), source.machine
     first = total - sum(len(rows) for _, rows in left)
     with tqdm(total=total, initial=first, desc="index", unit="row", delay=2) as bar:
-        if how.executor == THIS_PROCESS:
-            yield from map(partial(write_shard, begun, source, how, batch, bar.update), left)
-            return
-        assert isinstance(machine, Extractor), NO_WORKERS
-        device = str(machine.denoiser.device)
-        writer = partial(shard_writer, begun.folder, how, device)
-        for shard in run(how.executor, writer, left, device):
-            bar.update(shard.rows + len(shard.skipped))
-            yield shard
+        for wait in (False, True):
+            if how.executor == THIS_PROCESS:
+                writer = Writer(begun, source, how.skip_bad, batch, bar.update)
+                made = map(partial(write_shard, writer, wait), left)
+            else:
+                assert isinstance(machine, Extractor), NO_WORKERS
+                device = str(machine.denoiser.device)
+                start = partial(shard_writer, begun.folder, how, device, wait)
+                made = _counted(run(how.executor, start, left, device), bar.update)
+            done = set()
+            for shard in filter(None, made):
+                done.add(shard.first)
+                yield shard
+            left = [missing for missing in left if missing[1].start not in done]
 
 
-def write_shard(
-    begun: Begun,
-    source: Source,
-    how: BuildOptions,
-    batch: BatchSize,
-    tick: Callable[[int], Any],
-    missing: Missing,
-) -> Shard:
-    """Compute one shard and write it."""
-    number, rows = missing
-    made, good, skipped = shard_rows(source, rows, batch, how.skip_bad, tick)
-    shard = ShardRows(made.features, good, skipped, made.residuals)
-    return shards.write_shard(begun.folder, begun.manifest, number, shard)
+def _counted(made: Iterable[Shard | None], tick: Callable[[int], Any]) -> Iterator[Shard | None]:
+    for shard in made:
+        tick(0 if shard is None else shard.rows + len(shard.skipped))
+        yield shard
 
 
-def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing], Shard]:
+@dataclass(frozen=True)
+class Writer:
+    """What a process writes shards with. `tick`: is called with rows that are done."""
+
+    begun: Begun
+    source: Source
+    skip_bad: bool
+    batch: BatchSize
+    tick: Callable[[int], Any] = lambda rows: None
+
+
+def write_shard(writer: Writer, wait: bool, missing: Missing) -> Shard | None:
+    """Compute one shard and write it, unless another builder has; None while one does.
+
+    Args:
+        wait: until that one is done, or has died.
+    """
+    (number, rows), begun = missing, writer.begun
+    with claimed(begun.folder, f"{number:05d}", wait) as mine:
+        if not mine:
+            return None
+        shard = _made_meanwhile(begun, number)
+        if shard is not None:
+            writer.tick(len(rows))
+            return shard
+        source, batch, tick = writer.source, writer.batch, writer.tick
+        made, good, skipped = shard_rows(source, rows, batch, writer.skip_bad, tick)
+        computed = ShardRows(made.features, good, skipped, made.residuals)
+        return shards.write_shard(begun.folder, begun.manifest, number, computed)
+
+
+def _made_meanwhile(begun: Begun, number: int) -> Shard | None:
+    """A shard that another builder has made since this one looked."""
+    now = read_manifest(begun.folder)
+    if shards.run_of(now) != shards.run_of(begun.manifest):
+        raise MismatchError(
+            f"{begun.folder} was begun anew by another process, as another index: see what that "
+            "builds, and build this one in another folder"
+        )
+    return shards.finished_shard(begun.folder, now, number)
+
+
+def shard_writer(
+    out: Path, how: BuildOptions, device: str, wait: bool
+) -> Callable[[Missing], Shard | None]:
     """`write_shard` for a worker, which knows nothing but the folder of the index that was begun.
 
     Loads the model and the images from where the manifest says that they lie.
@@ -132,16 +184,25 @@ def shard_writer(out: Path, how: BuildOptions, device: str) -> Callable[[Missing
     former = former_of(out, index.manifest, index.recipe)
     machine = gradient_extractor(denoiser, index.recipe, [former])
     batch = _ready(denoiser, machine, how, device)
-    return partial(_open_and_write, Begun(out, index.manifest), machine, data, how, batch)
+
+    def write(missing: Missing) -> Shard | None:
+        with reading(data, missing[1]) as reader:  # of the rows of this shard alone
+            source = Source(machine, data, reader, how.encodings)
+            writer = Writer(Begun(out, index.manifest), source, how.skip_bad, batch)
+            return write_shard(writer, wait, missing)
+
+    return write
 
 
-def part_doer(out: Path, how: BuildOptions, device: str) -> Callable[[tuple[str, int]], int]:
+def part_doer(
+    out: Path, how: BuildOptions, device: str, wait: bool
+) -> Callable[[tuple[str, int]], int | None]:
     """`curvature.do_part` for a worker, which knows as little."""
     index, data, denoiser = _found(out, device)
     machine = without_projection(denoiser, index.recipe)
     batch = _ready(denoiser, machine, how, device)
     fit = fit_of(out, index.manifest, index.recipe)
-    return partial(do_part, fit, Images(machine, data, how.encodings), batch, how.skip_bad)
+    return partial(do_part, fit, Images(machine, data, how.encodings), batch, how.skip_bad, wait)
 
 
 def curvature_parts(
@@ -149,12 +210,12 @@ def curvature_parts(
 ) -> Work:
     """Who does the parts of a fit: this process, or workers."""
 
-    def work(name: str, left: Sequence[int]) -> Iterable[int]:
+    def work(name: str, left: Sequence[int], wait: bool) -> Iterable[int | None]:
         parts = [(name, number) for number in left]
         if how.executor == THIS_PROCESS:
-            return map(partial(do_part, fit, images, batch, how.skip_bad), parts)
+            return map(partial(do_part, fit, images, batch, how.skip_bad, wait), parts)
         device = str(images.machine.denoiser.device)
-        return run(how.executor, partial(part_doer, out, how, device), parts, device)
+        return run(how.executor, partial(part_doer, out, how, device, wait), parts, device)
 
     return work
 
@@ -178,17 +239,3 @@ def _ready(denoiser: Denoiser, machine: Extractor, how: BuildOptions, device: st
     atexit.register(life.close)
     life.enter_context(run_as(how, denoiser.network, list(machine.layers.values())))
     return BatchSize(how.batch_size, device=device, sharing=workers_beside(how.executor, device))
-
-
-def _open_and_write(
-    begun: Begun,
-    machine: Extractor,
-    data: TrainingSet,
-    how: BuildOptions,
-    batch: BatchSize,
-    missing: Missing,
-) -> Shard:
-    """`write_shard`, with a reader of the rows of this shard alone."""
-    with reading(data, missing[1]) as reader:
-        source = Source(machine, data, reader, how.encodings)
-        return write_shard(begun, source, how, batch, lambda rows: None, missing)
