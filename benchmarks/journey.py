@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from headwater import Denoiser, Session, build_index, load_dataset
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.trajectory import aims
 from headwater.evaluation.metrics.intervals import mean_interval
 from headwater.evaluation.metrics.retrieval import top_rows

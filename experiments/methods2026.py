@@ -30,7 +30,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from duplicates import AMONG, COPIES, planted
 
 from headwater import Denoiser, Image, Session, build_index, from_images
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.scorers.unlearned import guda
 from headwater.attribution.scorers.unlearned.unlearning import repeat_picture
 from headwater.evaluation.reporting.results import markdown, write_results

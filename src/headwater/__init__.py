@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headwater.attribution.answer.result import Attribution, Ranked
     from headwater.attribution.attributor import Options
-    from headwater.attribution.result import Attribution, Ranked
     from headwater.attribution.session import Session
     from headwater.data.memory import from_images
     from headwater.data.sources import load_dataset

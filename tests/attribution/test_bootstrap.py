@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from support.brute_force import made, scored
 
 from headwater import Concept, Denoiser, build_index, load_dataset
-from headwater.attribution.bootstrap import certainty
+from headwater.attribution.answer.bootstrap import certainty
 from headwater.attribution.scorers import gradient
 from headwater.attribution.scorers.unlearned import unlearning
 from headwater.attribution.scores import Scored

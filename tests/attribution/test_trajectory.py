@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from support.command_line import assert_refused, headwater
 
 from headwater import Denoiser, Session, build_index, load_dataset
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.trajectory import aims, likelihoods, overlaps
 from headwater.errors import MethodError, QueryError
 from headwater.queries import image as image_module

@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from support.report import AWKWARD, EMPTY_PAGE, ParsedPage, entry, made_up_journey
 
 from headwater import Denoiser, build_index, load_dataset
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.session import Session
 from headwater.attribution.trajectory import overlaps
 from headwater.errors import StoreError

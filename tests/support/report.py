@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.answer.bootstrap import Certainty
 from headwater.report.contact_sheet import Entry
 from headwater.report.html import Answer, html_report
 from headwater.report.page import Page

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from headwater.attribution.bootstrap import certainty
+from headwater.attribution.answer.bootstrap import certainty
+from headwater.attribution.answer.groups import GroupBy, Grouping, group_scores, grouping_of
+from headwater.attribution.answer.provenance import provenance
+from headwater.attribution.answer.result import Attribution
 from headwater.attribution.candidates import nearest_rows
-from headwater.attribution.provenance import provenance
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scorers.table import SCORERS, TOGETHER
 from headwater.attribution.scores import Scored, has_damping
 from headwater.errors import HeadwaterWarning, MethodError, NonFiniteError, QueryError
 from headwater.features.spec import DRAWS, MOST_DRAWS
+from headwater.index.conditions import rows_of_ids, rows_where
+from headwater.index.index import Index
 from headwater.methods.choice import choose
 from headwater.methods.row import Method
 from headwater.queries.concept import Concept
@@ -45,6 +49,10 @@ class Options:
         candidates: "clip:COUNT" or "pixel:COUNT": only so many images, the most similar to the
             query by cosine, compete; all others rank below them, with the scores that they have.
             "presence:COUNT": those in which the model sees the concept most surely.
+        where: conditions, each "FIELD [not] contains|is|matches VALUE" (`index.conditions`); only
+            images that fulfil all of them compete, and candidates are chosen among these.
+        among: ids, or a file with one on each line: only these compete.
+        group_by: how images are grouped for `Attribution.groups` (`answer.groups.grouping_of`).
         fresh: compute the query's gradient again. It is kept by content otherwise.
         note: is told what the user may want to know: draws spent, options without effect.
     """
@@ -52,6 +60,9 @@ class Options:
     method: str | None = None
     damping: float | Sequence[float] | None = None
     candidates: str | None = None
+    where: Sequence[str] = ()
+    among: Sequence[str] | Path | None = None
+    group_by: GroupBy | None = None
     fresh: bool = False
     note: Callable[[str], None] = lambda line: None
 
@@ -62,6 +73,7 @@ class _Asked(NamedTuple):
     query: Question
     method: Method
     options: ScoringOptions
+    grouping: Grouping | None
 
 
 def attribute(resources: Resources, query: Question, options: Options) -> Attribution:
@@ -84,32 +96,42 @@ def attribute_all(
     Raises:
         QueryError, MethodError, MismatchError, NonFiniteError: as `attribute`, of any of them.
     """
-    asked = [_prepared(resources, query, options) for query in queries]
+    by, index = options.group_by, resources.index
+    grouping = None if by is None else grouping_of(index, by)
+    chosen = _chosen(index, options)
+    asked = [_prepared(resources, query, options, chosen, grouping) for query in queries]
     answers: list[Attribution] = []
-    for part in _together(asked, len(resources.index)):
+    for part in _together(asked, len(index)):
         start, first = time.perf_counter(), part[0]
         score_all = TOGETHER.get(first.method.scorer)
         if len(part) == 1 or score_all is None:
-            query, method, how = first
+            query, method, how, _ = first
             scorings = [SCORERS[method.scorer](resources, method, query, how)]
         else:
             pairs = [(each.query, each.options) for each in part]
             scorings = score_all(resources, first.method, pairs)
         seconds = (time.perf_counter() - start) / len(part)
         for each, scoring in zip(part, scorings, strict=True):
-            answers.append(_answer(resources, each, scoring, options.candidates, seconds))
+            answers.append(_answer(resources, each, scoring, options, seconds))
     return answers
 
 
-def _prepared(resources: Resources, query: Question, options: Options) -> _Asked:
+def _prepared(
+    resources: Resources,
+    query: Question,
+    options: Options,
+    chosen: list[int] | None,
+    grouping: Grouping | None,
+) -> _Asked:
     """Its method, and the images that compete."""
     require_question(query)
     index = resources.index
     method = choose(options.method, index.recipe.method, index.methods(), query.kind)
     _require_alternatives_of_use(query, method, options)
     dampings = _dampings(method, options)
-    among = _competing(resources, query, options.candidates)
-    return _Asked(query, method, ScoringOptions(dampings, among, options.fresh, options.note))
+    among = _competing(resources, query, options.candidates, chosen)
+    how = ScoringOptions(dampings, among, options.fresh, options.note)
+    return _Asked(query, method, how, grouping)
 
 
 def _together(asked: Sequence[_Asked], rows: int) -> Iterator[list[_Asked]]:
@@ -135,20 +157,20 @@ def _kind(asked: _Asked) -> str | None:
 
 
 def _answer(
-    resources: Resources, asked: _Asked, scoring: Scoring, candidates: str | None, seconds: float
+    resources: Resources, asked: _Asked, scoring: Scoring, options: Options, seconds: float
 ) -> Attribution:
     """The attribution of a question that was scored."""
-    query, method, options = asked
-    dampings = options.dampings
+    query, method, how, grouping = asked
+    dampings = how.dampings
     for remark in scoring.remarks:
         warnings.warn(remark, HeadwaterWarning, stacklevel=6)
-    among = _both(options.among, scoring.among)
+    among = _both(how.among, scoring.among)
     scores = {ratio: _finite(query, each) for ratio, each in scoring.scored.items()}
     sure = certainty(scoring.scored[dampings[0]], among=among)
     unsure = "" if sure is not None else scoring.once or "there was one draw"
     if sure is None and scoring.draws == 1 and query.draws not in (1, DRAWS):
         options.note(f"{query.title}: {unsure}, so --draws has no effect")
-    return Attribution(
+    attribution = Attribution(
         query,
         scoring.description.words,
         method.name,
@@ -156,7 +178,7 @@ def _answer(
         resources.index,
         {
             **provenance(resources, method, _query_facts(query, scoring), dampings),
-            **_candidate_facts(resources, candidates),
+            **_candidate_facts(resources, options),
             "reused_query_gradient": scoring.cached,
             "seconds": round(seconds, 2),
         },
@@ -167,6 +189,10 @@ def _answer(
         scoring.remarks,
         None if scoring.feature is None else scoring.feature.numpy(),
     )
+    if grouping is None:
+        return attribution
+    scored, *_ = scoring.scored.values()
+    return replace(attribution, groups=group_scores(grouping, scored, attribution.competing))
 
 
 def require_damping(damping: Any) -> None:
@@ -217,12 +243,31 @@ def _dampings(method: Method, options: Options) -> tuple[float, ...]:
     return dampings
 
 
-def _competing(resources: Resources, query: Question, candidates: str | None) -> list[int] | None:
-    """The rows that compete; None where all do."""
-    if candidates is None:
+def _chosen(index: Index, options: Options) -> list[int] | None:
+    """The rows that may compete by conditions and ids; None where all may.
+
+    Raises:
+        QueryError: none does.
+    """
+    if not options.where and options.among is None:
         return None
-    rows = nearest_rows(resources, query, candidates)
-    return None if len(rows) == len(resources.index) else rows
+    rows = rows_where(index, options.where)
+    if options.among is not None:
+        ids = set(rows_of_ids(index, options.among))
+        rows = [row for row in rows if row in ids]
+    if not rows:
+        raise QueryError(f"no image of {index.path} is left by --where and --among")
+    return rows
+
+
+def _competing(
+    resources: Resources, query: Question, candidates: str | None, chosen: list[int] | None
+) -> list[int] | None:
+    """The rows that compete; None where all do."""
+    rows = chosen
+    if candidates is not None:
+        rows = nearest_rows(resources, query, candidates, chosen)
+    return None if rows is None or len(rows) == len(resources.index) else rows
 
 
 def _both(candidates: Sequence[int] | None, scored: Sequence[int] | None) -> list[int] | None:
@@ -245,10 +290,18 @@ def _query_facts(query: Question, scoring: Scoring) -> dict[str, object]:
     return {**scoring.description.facts, "draws": scoring.draws, "seed": query.seed}
 
 
-def _candidate_facts(resources: Resources, candidates: str | None) -> dict[str, object]:
+def _candidate_facts(resources: Resources, options: Options) -> dict[str, object]:
     """Which images competed; by CLIP, the model that chose them is named."""
-    if candidates is None or not candidates.startswith("clip"):
-        return {"candidates": candidates}
-    clip = resources.clip()
-    by = {"source": clip.source, "fingerprint": clip.fingerprint()}
-    return {"candidates": candidates, "candidates by": by}
+    facts: dict[str, object] = {"candidates": options.candidates}
+    if options.where:
+        facts["where"] = list(options.where)
+    if options.among is not None:
+        ids = options.among
+        facts["among"] = str(ids) if isinstance(ids, Path) else f"{len(set(ids)):,} ids"
+    if (options.candidates or "").startswith("clip"):
+        clip = resources.clip()
+        facts["candidates by"] = {"source": clip.source, "fingerprint": clip.fingerprint()}
+    if options.group_by is not None:
+        named = not isinstance(options.group_by, Mapping)
+        facts["grouped by"] = str(options.group_by) if named else "names of ids"
+    return facts

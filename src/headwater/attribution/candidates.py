@@ -28,11 +28,14 @@ BATCH = 32  # images embedded at a time
 Embed = Callable[[Sequence[PIL.Image.Image]], Float[Tensor, "b k"]]
 
 
-def nearest_rows(resources: Resources, query: Question, candidates: str) -> list[int]:
+def nearest_rows(
+    resources: Resources, query: Question, candidates: str, among: Sequence[int] | None = None
+) -> list[int]:
     """Index rows of the images most similar to a query, the nearest first.
 
     Args:
         candidates: "clip:COUNT" or "pixel:COUNT", by cosine, or "presence:COUNT".
+        among: the rows that they are chosen from; all by default.
 
     Raises:
         QueryError: another form, pixels of words, presence of anything but a concept, or a query
@@ -45,7 +48,7 @@ def nearest_rows(resources: Resources, query: Question, candidates: str) -> list
         forms = ", ".join(f"{each}:COUNT" for each in KINDS)
         raise QueryError(f"--candidates {candidates!r} is none of {forms}")
     if kind == "presence":
-        return _first(_presence(resources, query), int(count))
+        return _first(_presence(resources, query), int(count), among)
     like = query.likeness()
     image = None if isinstance(like, str) else resources.picture(like).image
     if kind == "pixel":
@@ -59,11 +62,12 @@ def nearest_rows(resources: Resources, query: Question, candidates: str) -> list
         own = clip.texts([str(like)]) if image is None else embed([image])
     rows = embed_all(resources, embed, {"candidates": kind, "by": by})
     cosine = torch.nn.functional.cosine_similarity(rows, own.float().cpu())
-    return _first(cosine, int(count))
+    return _first(cosine, int(count), among)
 
 
-def _first(likeness: Float[Tensor, " n"], count: int) -> list[int]:
-    return likeness.topk(min(count, len(likeness))).indices.tolist()
+def _first(likeness: Float[Tensor, " n"], count: int, among: Sequence[int] | None) -> list[int]:
+    rows = torch.arange(len(likeness)) if among is None else torch.tensor(among)
+    return rows[likeness[rows].topk(min(count, len(rows))).indices].tolist()
 
 
 def _presence(resources: Resources, query: Question) -> Float[Tensor, " n"]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, overload
 
+from headwater.attribution.answer.result import Attribution
 from headwater.attribution.attributor import Options, attribute, attribute_all
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import attribute_steps
 from headwater.index.index import Index
 from headwater.queries.image import Image

@@ -16,9 +16,9 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
+from headwater.attribution.answer.result import Attribution
 from headwater.attribution.attributor import Options, attribute_all, require_question
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution
 from headwater.errors import QueryError, first_line
 from headwater.methods.choice import choose
 from headwater.queries.image import Image

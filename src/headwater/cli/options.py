@@ -38,6 +38,23 @@ Candidates = Annotated[
         "in which the model sees the concept."
     ),
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only such images compete: 'FIELD [not] contains|is|matches VALUE', of id, caption, "
+        "uri, folder, or a column of the data; may be repeated."
+    ),
+]
+Among = Annotated[
+    Path | None, typer.Option(help="File of ids, one on each line: only these images compete.")
+]
+GroupBy = Annotated[
+    str | None,
+    typer.Option(
+        help="Also what groups of images score: folder, another field or column, or a csv file of "
+        "id,group."
+    ),
+]
 ClipFolder = Annotated[Path | None, typer.Option("--clip", help="Folder of a CLIP model.")]
 ModelName = Annotated[
     str, typer.Argument(help="A folder, a safetensors file, a hub name, or `scenes`.")
@@ -144,10 +161,9 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def asking(
-    method: str | None, damping: str | None, candidates: str | None, fresh: bool
-) -> dict[str, Any]:
-    """Options of every method, for `attribute`."""
+def asking(given: Options) -> dict[str, Any]:
+    """What a command was told of how to answer, for `attribute`."""
+    damping = given["damping"]
     try:
         ratios = [None] if damping is None else [float(each) for each in damping.split(",")]
     except ValueError:
@@ -155,7 +171,15 @@ def asking(
             f"--damping {damping!r} must be a number, or several with commas"
         ) from None
     one = ratios[0] if len(ratios) == 1 else ratios
-    return {"method": method, "damping": one, "candidates": candidates, "fresh": fresh}
+    return {
+        "method": given["method"],
+        "damping": one,
+        "candidates": given.get("candidates"),
+        "where": given.get("where") or (),
+        "among": given.get("among"),
+        "group_by": given.get("group_by"),
+        "fresh": given["fresh"],
+    }
 
 
 def number_or_auto(option: str, text: str) -> int | None:

@@ -14,7 +14,7 @@ from headwater.errors import ParameterError
 from headwater.runtime.console import json_line, printable, say
 
 if TYPE_CHECKING:
-    from headwater.attribution.result import Attribution
+    from headwater.attribution.answer.result import Attribution
     from headwater.attribution.session import Session
     from headwater.attribution.trajectory import Judge
     from headwater.queries.image import Image

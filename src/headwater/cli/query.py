@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from headwater.cli import query_options as own
 from headwater.cli.options import (
     GUIDANCE,
+    Among,
     Candidates,
     ClipFolder,
     Damping,
     Device,
     Fresh,
+    GroupBy,
     Guidance,
     IndexFolder,
     Json,
@@ -23,6 +25,7 @@ from headwater.cli.options import (
     Out,
     Seed,
     Top,
+    Where,
     asking,
     number_or_auto,
     open_session,
@@ -31,7 +34,6 @@ from headwater.cli.options import (
 from headwater.cli.output import Output, answer, answer_journey, default_folder
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS
-from headwater.queries.words.content import content_words
 
 if TYPE_CHECKING:
     from headwater.attribution.session import Session
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from headwater.queries.reward import Scorer
 
 _DRAWS = str(DRAWS)
-OUTPUT_NAMES = ("contribution", "loss")
 
 
 @with_options
@@ -67,6 +68,9 @@ def concept(
     method: Method = None,
     damping: Damping = None,
     candidates: Candidates = None,
+    where: Where = None,
+    among: Among = None,
+    group_by: GroupBy = None,
     clip: ClipFolder = None,
     swap: own.Swap = False,
     alternatives: own.Alternatives = None,
@@ -85,72 +89,14 @@ def concept(
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     asked["alternatives"] = own.alternatives_in(alternatives)
-    options = asking(method, damping, candidates, fresh)
-    _require_one_question(asked)
+    options = asking(given)
+    own.require_one_question(asked)
     session = open_session(index, device, clip)
     if (concept and local is None) or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)
     answer(session, queries, Output(folder, top, as_json, layout), guidance, options)
-
-
-def _require_one_question(given: Mapping[str, Any]) -> None:
-    """Refuse options of `concept` that ask several things, or that would be ignored.
-
-    Raises:
-        QueryError: names them.
-    """
-    words, local, reward = given["concept"], given["local"], given["reward"]
-    ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
-    ways |= {"--preset": given["preset"], "--feature": given["feature"]}
-    way = _only_one(ways if words and local else ways | {"--local": local}, given["prompt"])
-    if way in ("--preset", "--feature"):
-        _refuse({"PROMPT": given["prompt"] is not None}, way)
-    elif given["prompt"] is None:
-        raise QueryError(f"{way} goes with a prompt: give PROMPT")
-    if way == "--feature":
-        made = {"--draws": given["draws"] != DRAWS, "--seed": given["seed"] != 0}
-        _refuse(made | {"--guidance": given["guidance"] != GUIDANCE}, way)
-    if given["mask"] is not None and local is None:
-        raise QueryError("--mask is a part of the picture of --local: give that too")
-    if given["minus"] is not None and len(words or ()) > 1:
-        raise QueryError(
-            "--minus is the prompt without one concept: ask for one --concept at a time"
-        )
-    _require_output(given, way)
-    if not words:
-        _refuse(_of_words(given) | {"--candidates": reward and given["candidates"]}, way)
-    if local is not None:
-        drawn = {"--guidance": given["guidance"] != GUIDANCE}
-        words_alone = {"--alternatives": given["alternatives"] is not None}
-        _refuse(drawn | words_alone, "--local, which is a picture")
-
-
-def _require_output(given: Mapping[str, Any], way: str) -> None:
-    """Refuse what does not go with questions about outputs, or with others.
-
-    Raises:
-        QueryError: names it, or there is no such output.
-    """
-    ask = given["ask"]
-    if ask not in OUTPUT_NAMES and ask != "slider":
-        raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUT_NAMES)}")
-    if ask == "slider":
-        _refuse({"--pictures": given["pictures"] is not None}, "--ask slider")
-        return
-    asked = f"--ask {ask}"
-    if way != "--concept":
-        raise QueryError(f"{asked} is of words of a prompt: give --concept")
-    names = ("minus", "base", "swap")
-    _refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
-    if given["pictures"] is not None:
-        of_made = {
-            "--context": given["context"] != "auto",
-            "--guidance": given["guidance"] != GUIDANCE,
-        }
-        _refuse(of_made, "--pictures")
-    _refuse({"--local": given["local"] is not None}, asked)
 
 
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:
@@ -168,10 +114,10 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return preset(given["preset"], draws, seed)
     names = ("minus", "anchor", "base", "context", "swap", "alternatives")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
-    if given["ask"] in OUTPUT_NAMES:
-        own = {name: given[name] for name in ("anchor", "pictures", "context", "guidance")}
+    if given["ask"] in own.OUTPUT_NAMES:
+        others = {name: given[name] for name in ("anchor", "pictures", "context", "guidance")}
         made = OUTPUTS[given["ask"]]
-        return [made(prompt, words, draws=draws, seed=seed, **own) for words in given["concept"]]
+        return [made(prompt, words, draws=draws, seed=seed, **others) for words in given["concept"]]
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
     if local is not None:
         whole = whole_picture(prompt, local, mask=given["mask"], draws=draws, seed=seed)
@@ -199,6 +145,9 @@ def image(
     method: Method = None,
     damping: Damping = None,
     candidates: Candidates = None,
+    where: Where = None,
+    among: Among = None,
+    group_by: GroupBy = None,
     clip: ClipFolder = None,
     device: Device = None,
     out: Out = None,
@@ -211,10 +160,10 @@ def image(
     Or a part of it (--mask), or a step of its making (--step), or each of the steps (--journey);
     or which groups of them (--groups).
     """
-    options = asking(method, damping, candidates, fresh)
+    options = asking(given)
     count = number_or_auto("--draws", draws)
     if file is not None:
-        _refuse({"--guidance": guidance != GUIDANCE}, "a picture that is given")
+        own.refuse({"--guidance": guidance != GUIDANCE}, "a picture that is given")
     if judge is not None and not journey:
         raise QueryError("--judge looks at every step of a picture's making: give --journey too")
     from headwater.queries.image import Image
@@ -225,12 +174,13 @@ def image(
     if groups is not None:
         from headwater.queries.pictures.grouped import GroupedImage
 
-        _refuse({"--journey": journey}, "--groups")
+        own.refuse({"--journey": journey}, "--groups")
         query = GroupedImage(**asdict(query), groups=groups)
     session = open_session(index, device, clip)
     output = Output(out or default_folder([query], given), top, as_json, layout)
     if journey:
-        _refuse({"--layout": layout != "headwater"}, "--journey")
+        own.refuse({"--group-by": group_by is not None}, "--journey")
+        own.refuse({"--layout": layout != "headwater"}, "--journey")
         answer_journey(session, query, output, looks, options)
     else:
         answer(session, [query], output, guidance, options)
@@ -246,6 +196,9 @@ def preference(
     top: Top = 10,
     method: Method = None,
     damping: Damping = None,
+    where: Where = None,
+    among: Among = None,
+    group_by: GroupBy = None,
     device: Device = None,
     out: Out = None,
     fresh: Fresh = False,
@@ -255,7 +208,7 @@ def preference(
 
     It is what the better pictures of pairs have and the worse lack.
     """
-    options = asking(method, damping, None, fresh)
+    options = asking(given)
     count = number_or_auto("--draws", draws)
     from headwater.queries.preference import Preference, load_pairs
 
@@ -272,30 +225,6 @@ def _scorer(session: Session, given: Mapping[str, Any]) -> Scorer:
     return similarity_to(given["reward_text"] or "", session.clip())
 
 
-def _only_one(options: Mapping[str, Any], prompt: str | None) -> str:
-    """The one option of these that is given; a refusal says what the prompt names."""
-    given = [name for name, value in options.items() if value]
-    if not given:
-        named = ", ".join(map(repr, content_words(prompt or "")))
-        hint = f"; the prompt names {named}" if named else ""
-        raise QueryError(f"nothing is asked for: give {' or '.join(options)}{hint}")
-    if len(given) > 1:
-        raise QueryError(f"{' and '.join(given)} are different questions: give one of them")
-    return given[0]
-
-
-def _of_words(given: Mapping[str, Any]) -> dict[str, bool]:
-    """Options of how prompts are compared, and whether each is given."""
-    return {
-        "--minus": given["minus"] is not None,
-        "--anchor": bool(given["anchor"]),
-        "--base": given["base"] is not None,
-        "--swap": given["swap"],
-        "--context": given["context"] != "auto",
-        "--alternatives": given["alternatives"] is not None,
-    }
-
-
 def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     """Refuse what is of trajectories, where words are compared with pictures and that is all."""
     from headwater.methods.choice import choose
@@ -304,11 +233,4 @@ def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     method = choose(given["method"], index.recipe.method, index.methods(), "concept")
     if method.scorer == "similarity":
         of_trajectories = {"--preset": given["preset"], "--draws": given["draws"] != DRAWS}
-        _refuse(_of_words(given) | of_trajectories, method.name)
-
-
-def _refuse(options: Mapping[str, Any], by: str) -> None:
-    """Refuse what would be ignored."""
-    for name, value in options.items():
-        if value:
-            raise QueryError(f"{name} does not go with {by}: leave it out")
+        own.refuse(own.of_words(given) | of_trajectories, method.name)

@@ -1,12 +1,17 @@
-"""Options of the commands that ask a question."""
+"""Options of the commands that ask a question, and which of them go together."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from headwater.cli.options import GUIDANCE
+from headwater.errors import QueryError
+from headwater.features.spec import DRAWS
+from headwater.queries.words.content import content_words
 from headwater.queries.words.presets import PRESETS
 
 Prompt = Annotated[
@@ -137,3 +142,97 @@ def alternatives_in(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return () if text == "none" else tuple(value.strip() for value in text.split(","))
+
+
+# --- what goes together ---------------------------------------------------------------------------
+
+OUTPUT_NAMES = ("contribution", "loss")
+
+
+def require_one_question(given: Mapping[str, Any]) -> None:
+    """Refuse options of `concept` that ask several things, or that would be ignored.
+
+    Raises:
+        QueryError: names them.
+    """
+    words, local, reward = given["concept"], given["local"], given["reward"]
+    ways = {"--concept": words, "--reward": reward, "--reward-text": given["reward_text"]}
+    ways |= {"--preset": given["preset"], "--feature": given["feature"]}
+    way = _only_one(ways if words and local else ways | {"--local": local}, given["prompt"])
+    if way in ("--preset", "--feature"):
+        refuse({"PROMPT": given["prompt"] is not None}, way)
+    elif given["prompt"] is None:
+        raise QueryError(f"{way} goes with a prompt: give PROMPT")
+    if way == "--feature":
+        made = {"--draws": given["draws"] != DRAWS, "--seed": given["seed"] != 0}
+        refuse(made | {"--guidance": given["guidance"] != GUIDANCE}, way)
+    if given["mask"] is not None and local is None:
+        raise QueryError("--mask is a part of the picture of --local: give that too")
+    if given["minus"] is not None and len(words or ()) > 1:
+        raise QueryError(
+            "--minus is the prompt without one concept: ask for one --concept at a time"
+        )
+    _require_output(given, way)
+    if not words:
+        refuse(of_words(given) | {"--candidates": reward and given["candidates"]}, way)
+    if local is not None:
+        drawn = {"--guidance": given["guidance"] != GUIDANCE}
+        words_alone = {"--alternatives": given["alternatives"] is not None}
+        refuse(drawn | words_alone, "--local, which is a picture")
+
+
+def _require_output(given: Mapping[str, Any], way: str) -> None:
+    """Refuse what does not go with questions about outputs, or with others.
+
+    Raises:
+        QueryError: names it, or there is no such output.
+    """
+    ask = given["ask"]
+    if ask not in OUTPUT_NAMES and ask != "slider":
+        raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUT_NAMES)}")
+    if ask == "slider":
+        refuse({"--pictures": given["pictures"] is not None}, "--ask slider")
+        return
+    asked = f"--ask {ask}"
+    if way != "--concept":
+        raise QueryError(f"{asked} is of words of a prompt: give --concept")
+    names = ("minus", "base", "swap")
+    refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
+    if given["pictures"] is not None:
+        of_made = {
+            "--context": given["context"] != "auto",
+            "--guidance": given["guidance"] != GUIDANCE,
+        }
+        refuse(of_made, "--pictures")
+    refuse({"--local": given["local"] is not None}, asked)
+
+
+def _only_one(options: Mapping[str, Any], prompt: str | None) -> str:
+    """The one option of these that is given; a refusal says what the prompt names."""
+    given = [name for name, value in options.items() if value]
+    if not given:
+        named = ", ".join(map(repr, content_words(prompt or "")))
+        hint = f"; the prompt names {named}" if named else ""
+        raise QueryError(f"nothing is asked for: give {' or '.join(options)}{hint}")
+    if len(given) > 1:
+        raise QueryError(f"{' and '.join(given)} are different questions: give one of them")
+    return given[0]
+
+
+def of_words(given: Mapping[str, Any]) -> dict[str, bool]:
+    """Options of how prompts are compared, and whether each is given."""
+    return {
+        "--minus": given["minus"] is not None,
+        "--anchor": bool(given["anchor"]),
+        "--base": given["base"] is not None,
+        "--swap": given["swap"],
+        "--context": given["context"] != "auto",
+        "--alternatives": given["alternatives"] is not None,
+    }
+
+
+def refuse(options: Mapping[str, Any], by: str) -> None:
+    """Refuse what would be ignored."""
+    for name, value in options.items():
+        if value:
+            raise QueryError(f"{name} does not go with {by}: leave it out")

@@ -18,7 +18,7 @@ from rich.text import Text
 from headwater.runtime.console import printable
 
 if TYPE_CHECKING:
-    from headwater.attribution.result import Attribution
+    from headwater.attribution.answer.result import Attribution
 
 PIPED = 80  # columns where there is no terminal
 NARROWEST = 60  # columns that a table needs
@@ -52,7 +52,38 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
             f"{entry['rank']:>4}  {format_score(entry['score']):>9}{error:<{spread}}  "
             f"{_padded(entry['id'], width)}  {f'{caption} {copies}' if copies else caption}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_groups(attribution, len(entries))])
+
+
+def _groups(attribution: Attribution, most: int) -> list[str]:
+    """What groups scored together, the strongest first."""
+    from headwater.report.contact_sheet import format_error, format_score
+
+    groups, columns = attribution.groups, _columns()
+    if not groups:
+        return []
+    spread = 0 if groups[0].error is None else 11
+    room = columns - 4 - 2 - 9 - spread - 2 - 11 - 2 - 8 - 2 - 9 - 2
+    by = attribution.provenance["grouped by"]
+    shown = f", the first {most}" if len(groups) > most else ""
+    lines = [
+        "",
+        _heading(f"by {by}: {len(groups):,} groups{shown}; a score is the sum over images"),
+        "",
+        _heading(
+            f"{'rank':>4}  {'score':>9}{'':<{spread}}  {'share':>5}{'':<6}  {'images':>8}  "
+            f"{'per image':>9}  group"
+        ),
+    ]
+    for rank, group in enumerate(groups[:most], 1):
+        error = "" if group.error is None else f" ± {format_error(group.error)}"
+        share = "" if group.share_error is None else f" ± {group.share_error:.0%}"
+        lines.append(
+            f"{rank:>4}  {format_score(group.score):>9}{error:<{spread}}  {group.share:>5.0%}"
+            f"{share:<6}  {group.images:>8,}  {format_score(group.per_image):>9}  "
+            f"{_short(group.name, room)}"
+        )
+    return lines
 
 
 def _asked(words: str, quoted: bool, prompt: str, kind: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from headwater.attribution.result import Attribution
+from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.data.decode import SUFFIXES
 from headwater.errors import QueryError

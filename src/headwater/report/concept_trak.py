@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from headwater.attribution.answer.result import Attribution, Ranked
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution, Ranked
 from headwater.errors import StoreError
 from headwater.methods.choice import measure, method_named
 from headwater.report.contact_sheet import contact_sheet

@@ -16,17 +16,18 @@ import PIL.Image
 import pyarrow as pa
 import torch
 
-from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.answer.bootstrap import Certainty
+from headwater.attribution.answer.groups import Group
+from headwater.attribution.answer.result import Attribution, Ranked
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution, Ranked
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.methods.choice import measure
 from headwater.report.contact_sheet import Entry, contact_sheet
 from headwater.report.figures import draw_figures
-from headwater.report.html import Answer, html_report
+from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.wording import WORDING, said_candidates
 from headwater.storage.files import write_image, write_table, write_text
 
@@ -148,6 +149,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
         str(ratio): [samples[row].id for row in attribution.order(scores)[: len(shown.top)]]
         for ratio, scores in attribution.sweep.items()
     }
+    grouped = bool(attribution.groups)
     return {
         "question": query.kind,
         **query.facts(),
@@ -156,6 +158,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
         "bottom": [_entry(entry) for entry in shown.bottom],
         "certainty": None if sure is None else _sure(sure),
         **({"top by damping": sweep} if sweep else {}),
+        **({"groups": [_group(attribution, g) for g in attribution.groups]} if grouped else {}),
         **{name: attribution.provenance[name] for name in PER_QUESTION},
     }
 
@@ -165,6 +168,11 @@ def _entry(shown: Shown) -> dict[str, Any]:
     if shown.ranked.candidate is not None:
         entry["candidate"] = shown.ranked.candidate
     return {**entry, "near_copies": list(shown.near_copies)}
+
+
+def _group(attribution: Attribution, group: Group) -> dict[str, Any]:
+    strongest = [attribution.index.samples[row].id for row in group.strongest]
+    return {**asdict(group), "per image": group.per_image, "strongest": strongest}
 
 
 def _sure(sure: Certainty) -> dict[str, Any]:
@@ -194,16 +202,31 @@ def _answer(attribution: Attribution, shown: Ends) -> Answer:
         measure=measure(attribution.method),
         competing=None if attribution.among is None else attribution.competing.tolist(),
         remarks=remarks(attribution),
+        groups=_bars(attribution),
+        grouped_by=attribution.provenance.get("grouped by", ""),
     )
+
+
+def _bars(attribution: Attribution) -> list[Bar]:
+    """The groups as a report shows them, with pictures of their strongest images."""
+    index, groups = attribution.index, attribution.groups
+    most = max((abs(group.score) for group in groups), default=0) or 1
+    return [
+        Bar(group, abs(group.score) / most, [index.image(row) for row in group.strongest])
+        for group in groups[:GROUPS_SHOWN]
+    ]
 
 
 def remarks(attribution: Attribution) -> list[str]:
     """What else a reader must know, sentence by sentence."""
     said = []
-    chosen = attribution.provenance["candidates"]
-    if attribution.among is not None and chosen is not None:
-        count = len(attribution.among)
-        said.append(said_candidates(count, len(attribution.index), chosen))
+    if attribution.among is not None:
+        facts = attribution.provenance
+        chosen = [f"where {words}" for words in facts.get("where", ())]
+        chosen += [f"of {facts['among']}"] if "among" in facts else []
+        if chosen or facts["candidates"] is not None:
+            counts = len(attribution.among), len(attribution.index)
+            said.append(said_candidates(*counts, facts["candidates"], chosen))
     if attribution.unsure:
         said.append(f"The scores have no standard errors: {attribution.unsure}.")
     return [*said, *(f"{remark}." for remark in attribution.remarks)]

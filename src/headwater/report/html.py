@@ -14,7 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.answer.bootstrap import Certainty
+from headwater.attribution.answer.groups import Group
 from headwater.report.charts import Histogram, histogram
 from headwater.report.contact_sheet import Entry
 from headwater.report.page import Page, render_page
@@ -28,6 +29,23 @@ FIRM, LOOSE = 0.9, 0.6
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
 )
+
+
+GROUPS_SHOWN = 50
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A group of images in a report.
+
+    Attributes:
+        length: of its bar, from 0 to 1.
+        images: of its strongest images; None where one is not there any more.
+    """
+
+    group: Group
+    length: float
+    images: Sequence[Image.Image | None]
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,7 @@ class Answer:
         remarks: what else a reader must know, sentence by sentence.
         certainty: how much the draws matter; None where there was one.
         measure: what the scores are of, a key of `wording.WORDING`.
+        groups: what groups of images scored together, and by what they are groups.
     """
 
     concept: str
@@ -59,6 +78,8 @@ class Answer:
     measure: str = "influence"
     competing: Sequence[int] | None = None
     remarks: Sequence[str] = ()
+    groups: Sequence[Bar] = ()
+    grouped_by: str = ""
 
     @property
     def name(self) -> str:

@@ -76,7 +76,7 @@ def _environment() -> Environment:
         "data_uri": data_uri,
         "score": signed_score,
         "decimal": lambda value: with_minus(f"{value:.2f}"),
-        "percent": lambda share: f"{share:.0%}",
+        "percent": lambda share: with_minus(f"{share:.0%}"),
         "thousands": lambda count: f"{count:,}",
         "px": lambda length: f"{length:.2f}",
     }

@@ -12,10 +12,10 @@ import numpy as np
 import PIL.Image
 import pyarrow as pa
 
-from headwater.attribution.bootstrap import Certainty, correlations
+from headwater.attribution.answer.bootstrap import Certainty, correlations
+from headwater.attribution.answer.result import Attribution
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
-from headwater.attribution.result import Attribution
 from headwater.attribution.trajectory import Judge, aims, likelihoods, overlaps
 from headwater.errors import StoreError
 from headwater.methods.choice import measure

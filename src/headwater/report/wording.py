@@ -190,12 +190,21 @@ def how_to_read(measure: str, *, errors: bool) -> list[str]:
     return [*WORDING[measure].score, *([_STANDARD_ERROR] if errors else []), *_ALWAYS]
 
 
-def said_candidates(count: int, images: int, chosen: str) -> str:
-    """That not all images competed, in a sentence; `chosen` is as `--candidates` has it."""
-    by = "most similar to what was asked for"
-    if chosen.startswith("presence"):
-        by = "in which the model sees most surely what was asked for"
+def said_candidates(
+    count: int, images: int, candidates: str | None, chosen: Sequence[str] = ()
+) -> str:
+    """That not all images competed, in a sentence.
+
+    Args:
+        candidates: as `--candidates` has it; None where none were chosen by likeness.
+        chosen: by what else, each to go on from "those".
+    """
+    by = [*chosen]
+    if candidates is not None and candidates.startswith("presence"):
+        by.append(f"in which the model sees most surely what was asked for ({candidates})")
+    elif candidates is not None:
+        by.append(f"most similar to what was asked for ({candidates})")
     return (
-        f"Only {count:,} of the {images:,} images competed, those {by} ({chosen}). All others rank "
+        f"Only {count:,} of the {images:,} images competed, those {', '.join(by)}. All others rank "
         "below them, whatever they score."
     )

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from headwater.attribution.bootstrap import certainty
+from headwater.attribution.answer.bootstrap import certainty
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import feature
 from headwater.attribution.scorers.scoring import (

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 
 RESAMPLES = 2_000
 

@@ -1,6 +1,6 @@
 """Journey diagnostics that compare more than steps (Journey-TRAK, Georgiev et al. 2023).
 
-Correlation and overlap between the steps of one journey are `attribution.bootstrap.correlations`
+Correlation and overlap between the steps of one journey are `answer.bootstrap.correlations`
 and `attribution.trajectory.overlaps`; they are what these are made of.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.trajectory import overlaps
 
 

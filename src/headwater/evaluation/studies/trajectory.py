@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from headwater.attribution.bootstrap import correlations
+from headwater.attribution.answer.bootstrap import correlations
 from headwater.attribution.session import Session
 from headwater.attribution.trajectory import likelihoods, overlaps
 from headwater.errors import ParameterError, QueryError

@@ -73,7 +73,7 @@ class GroupedImage(Image):
         if isinstance(self.groups, Mapping):
             return _by_ids({name: set(ids) for name, ids in self.groups.items()}, samples)
         if Path(self.groups).suffix == ".csv":
-            return _by_ids(_read(Path(self.groups)), samples)
+            return _by_ids(read_groups(Path(self.groups)), samples)
         words = dict.fromkeys(word.strip() for word in str(self.groups).split(",") if word.strip())
         named = [
             [any(contains(t, word) for t in s.all_captions) for word in words] for s in samples
@@ -86,13 +86,18 @@ class GroupedImage(Image):
         return {**super().details(), "asked of groups": asked}
 
 
-def _read(file: Path) -> dict[str, set[str]]:
+def read_groups(file: Path, option: str = "--groups") -> dict[str, set[str]]:
+    """The ids of each group, from a csv file of columns `id` and `group`.
+
+    Raises:
+        QueryError: it cannot be read, or lacks a column; `option` is named.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
             rows = csv.DictReader(lines)
             if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
                 raise QueryError(
-                    f"--groups {str(file)!r} has no column {missing[0]!r}: its first line must "
+                    f"{option} {str(file)!r} has no column {missing[0]!r}: its first line must "
                     f"name {' and '.join(COLUMNS)}"
                 )
             groups: dict[str, set[str]] = {}
@@ -100,7 +105,7 @@ def _read(file: Path) -> dict[str, set[str]]:
                 groups.setdefault(row["group"], set()).add(row["id"])
             return groups
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise QueryError(f"cannot read --groups {str(file)!r}: {error}") from None
+        raise QueryError(f"cannot read {option} {str(file)!r}: {error}") from None
 
 
 def _by_ids(groups: Mapping[str, set[str]], samples: Sequence[Sample]) -> Grouping:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from headwater.attribution.bootstrap import Certainty
+from headwater.attribution.answer.bootstrap import Certainty
+from headwater.attribution.answer.groups import Group
 from headwater.errors import QueryError
 from headwater.index.index import Index
 from headwater.queries.query import Question
@@ -49,6 +50,7 @@ class Attribution:
             above one of them, whatever it scores.
         unsure: why there is no certainty, in words; "" where there is.
         remarks: what a reader must know of the question, sentence by sentence.
+        groups: what groups of images scored together, where they were asked for.
         feature: the question's own, the mean over its draws, to be compared with rows of the index;
             None where it has none, or one for each of several models.
     """
@@ -65,6 +67,7 @@ class Attribution:
     unsure: str = ""
     remarks: tuple[str, ...] = ()
     feature: Float[np.ndarray, " k"] | None = None
+    groups: tuple[Group, ...] = ()
 
     @property
     def competing(self) -> Int[np.ndarray, " m"]:

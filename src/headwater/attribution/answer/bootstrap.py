@@ -5,12 +5,13 @@ Everything comes from the scores draw by draw (`scores.Scored`): nothing is comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from headwater.attribution.scores import Scored
 
@@ -61,13 +62,9 @@ def certainty(
     handicap[competing] = 0
     k = min(k, len(competing))
     top = (scored.answer()[0] + handicap).topk(k).indices
-    generator = torch.Generator().manual_seed(seed)
-    picked = torch.randint(draws, (RESAMPLES, draws), generator=generator)
-    weights = torch.stack([row.bincount(minlength=draws) for row in picked]) / draws
     total = torch.zeros(2, n, dtype=torch.float64)
     kept = torch.zeros(k)
-    for part in weights.split(CHUNK):
-        answers = scored.answer(part.to(scored.draws))
+    for answers in resampled(scored, seed):
         total += torch.stack([answers.double().sum(0), answers.double().square().sum(0)])
         tops = (answers + handicap).topk(k, dim=1).indices  # [chunk, k]
         kept += (tops[:, :, None] == top).any(1).float().sum(0)
@@ -81,6 +78,16 @@ def certainty(
         sum(stays) / k,
         _halves(scored),
     )
+
+
+def resampled(scored: Scored, seed: int = 0) -> Iterator[Float[Tensor, "r n"]]:
+    """Answers by `RESAMPLES` other choices of as many draws among them, some at a time."""
+    draws = scored.draws.shape[-2]
+    generator = torch.Generator().manual_seed(seed)
+    picked = torch.randint(draws, (RESAMPLES, draws), generator=generator)
+    weights = torch.stack([row.bincount(minlength=draws) for row in picked]) / draws
+    for part in weights.split(CHUNK):
+        yield scored.answer(part.to(scored.draws))
 
 
 def _halves(scored: Scored) -> float:
