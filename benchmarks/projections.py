@@ -51,8 +51,7 @@ from headwater.features.spec import ProbeSpec
 from headwater.gradients.layers import Call, per_sample, size
 from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
 from headwater.gradients.vjp import Tape, unit_rms
-from headwater.index.index import load_denoiser
-from headwater.index.machines import gradient_extractor
+from headwater.index.machines import gradient_extractor, load_denoiser
 from headwater.methods.table import DEFAULT_METHOD, METHODS
 from headwater.models.patches import frozen
 from headwater.scenes.dataset import Picture, pictures

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from headwater.attribution import kernel
+from headwater.attribution import gram, kernel
 from headwater.errors import NonFiniteError
 
 
@@ -29,7 +29,7 @@ def brute_force(phi, psi, ratio):
 def test_scores_equal_the_explicit_inverse(n, k, ratio):
     scale = torch.logspace(0, -2, k)  # eigenvalues over four orders of magnitude
     phi, psi = torch.randn(n, k) * scale, torch.randn(3, k) * scale
-    assert kernel.gram(blocks_of(phi), n, k).dual == (n < k)
+    assert gram.gram(blocks_of(phi), n, k).dual == (n < k)
     ours = scores(phi, psi, ratio)
     torch.testing.assert_close(ours.double(), brute_force(phi, psi, ratio), rtol=2e-4, atol=2e-4)
 
@@ -38,10 +38,10 @@ def test_primal_and_dual_agree():
     """Of as many rows as features, whichever is taken."""
     phi, psi = torch.randn(30, 30), torch.randn(2, 30)
     blocks, primal = blocks_of(phi), scores(phi, psi, 0.1)
-    found = kernel.Gram((phi @ phi.T / 30).double(), dual=True)
+    found = gram.Gram((phi @ phi.T / 30).double(), dual=True)
 
     def inverse(ratio):
-        return kernel.Inverse(found.factor(ratio))
+        return gram.Inverse(found.factor(ratio))
 
     dual = kernel.Kernel(blocks, 30, True, lambda: found, inverse, found.spectrum)
     for ratios in ([0.1], [0.1, 2.0]):  # by a factor, by the spectrum
@@ -74,7 +74,7 @@ def test_a_kernel_without_an_inverse_says_so():
 def test_large_damping_leaves_the_dot_product(n, k):
     phi, psi = torch.randn(n, k), torch.randn(1, k)
     ratio = 1e6
-    found = scores(phi, psi, ratio) * kernel.gram(blocks_of(phi), n, k).damping(ratio)
+    found = scores(phi, psi, ratio) * gram.gram(blocks_of(phi), n, k).damping(ratio)
     torch.testing.assert_close(found, psi @ phi.T, rtol=1e-3, atol=1e-3)
 
 

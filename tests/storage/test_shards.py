@@ -164,8 +164,7 @@ def test_manifest_round_trip(tmp_path):
     raw = json.loads((tmp_path / "index.json").read_text("utf-8"))
     assert set(raw) == {
         "format", "version", "recipe", "model", "data", "versions", "shard_rows", "checkpoints",
-        "metric", "complete", "samples_sha256",
-        "shards", "checksum",
+        "metric", "complete", "samples_sha256", "shards", "removed", "checksum",
     }  # fmt: skip
     assert (raw["format"], raw["version"]) == ("headwater-index", 3)
     said = json.dumps({k: v for k, v in raw.items() if k != "checksum"}, sort_keys=True,

@@ -93,5 +93,5 @@ def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Floa
             bar.update(len(images))
         return {"rows": torch.cat(rows)}
 
-    of = {"data": index.manifest.data["fingerprint"], "rows": len(index), **facts}
+    of = {"data": index.fingerprint, "rows": len(index), **facts}
     return cache.remember(index.path / "similarity", of, compute).tensors["rows"]

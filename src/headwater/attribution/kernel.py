@@ -13,170 +13,22 @@ its own part in K, to s = (1 - h) s' with s' its score by a kernel without it an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
-from headwater.errors import NonFiniteError
+from headwater.attribution.gram import Blocks, Gram, Inverse, Spectrum, gram, inside_of, placed
 
-Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 # Keeps a number of each row by its name and damping, and computes it where it is not kept.
 Keep = Callable[[str, float, Callable[[], Float[Tensor, " n"]]], Float[Tensor, " n"]]
-
-
-@dataclass(frozen=True)
-class Inverse:
-    """(G + lambda I)^-1 by its Cholesky factor L, lower triangular, L L^T = G + lambda I."""
-
-    factor: Float[Tensor, "m m"]
-
-    def times(self, columns: Float[Tensor, "m q"]) -> Float[Tensor, "m q"]:
-        """The inverse times these, in float64: how many there are should not be seen in any."""
-        return torch.cholesky_solve(columns.double(), self._exact).to(columns)
-
-    def half(self, columns: Float[Tensor, "m q"]) -> Float[Tensor, "m q"]:
-        """L^-1 times these: the squares of x's half sum to x^T (G + lambda I)^-1 x."""
-        return torch.linalg.solve_triangular(self.factor, columns, upper=False)
-
-    def whole(self) -> Float[Tensor, "m m"]:
-        """The inverse itself."""
-        return torch.cholesky_inverse(self._exact)
-
-    @cached_property
-    def _exact(self) -> Float[Tensor, "m m"]:
-        return self.factor.double()
-
-
-class Spectrum(NamedTuple):
-    """G by its eigenvalues (ascending) and eigenvectors."""
-
-    values: Float[Tensor, " m"]
-    vectors: Float[Tensor, "m m"]
-
-    def solved(self, columns: Float[Tensor, "m q"], ratio: float) -> Float[Tensor, "m q"]:
-        """(G + lambda I)^-1 times these."""
-        values, vectors = self.values.to(columns), self.vectors.to(columns)
-        damped = values + ratio * values.mean()
-        return vectors @ ((vectors.T @ columns) / damped[:, None])
-
-
-@dataclass(frozen=True)
-class Gram:
-    """G: Phi Phi^T / n (n x n, dual) or Phi^T Phi / n (k x k), in float64."""
-
-    matrix: Float[Tensor, "m m"]
-    dual: bool
-
-    def damping(self, ratio: float) -> float:
-        """The absolute lambda: ratio * trace / min(n, k), `ratio` times the mean eigenvalue.
-
-        >>> Gram(torch.diag(torch.tensor([1.0, 3.0])), dual=False).damping(0.1)
-        0.2
-        """
-        return ratio * self.matrix.trace().item() / len(self.matrix)
-
-    def factor(self, ratio: float) -> Float[Tensor, "m m"]:
-        """The Cholesky factor of G + lambda I, in float32.
-
-        Raises:
-            NonFiniteError: there is none: features are zero or not finite, or lambda is too small.
-        """
-        damped = self.matrix.clone()
-        damped.diagonal().add_(self.damping(ratio))
-        factor, wrong = torch.linalg.cholesky_ex(damped)
-        if wrong or not factor.diagonal().isfinite().all():
-            raise NonFiniteError(f"the kernel has no inverse at --damping {ratio:g}: raise it")
-        # Laid out as it is when read back, so that products with it round alike.
-        return factor.float().contiguous()
-
-    def spectrum(self) -> Spectrum:
-        """Its eigenvalues and eigenvectors, in float32."""
-        size = len(self.matrix)
-        what = f"eigenvalues of {size} x {size}"
-        with tqdm(desc=what, bar_format="{desc}", delay=2, leave=False) as bar:
-            if size > 2_000:  # minutes for 8,192 on a few cores, in one call that tells nothing
-                bar.refresh()
-            values, vectors = torch.linalg.eigh(self.matrix)
-        # Rounding leaves tiny negative eigenvalues of a matrix that has none.
-        return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous())
 
 
 def computed(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
     """Keeps nothing."""
     return compute()
-
-
-def gram(blocks: Blocks, n: int, k: int) -> Gram:
-    """The smaller of the two Gram matrices.
-
-    Args:
-        blocks: the n rows of features, some at a time, as often as it is called.
-        n, k: rows and features; the matrix is n x n (dual) where n < k, else k x k.
-
-    >>> found = gram(lambda: torch.eye(2).split(1), 2, 2)
-    >>> found.matrix.tolist(), found.dual
-    ([[0.5, 0.0], [0.0, 0.5]], False)
-    """
-    with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
-        made = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
-    return Gram(made.div_(n), dual=n < k)
-
-
-def inside_of(blocks: Blocks, inside: Bool[Tensor, " n"]) -> Blocks:
-    """The rows that are inside, to make a Gram matrix of.
-
-    >>> blocks = inside_of(lambda: torch.eye(3).split(2), torch.tensor([True, False, True]))
-    >>> [block.shape[0] for block in blocks()]
-    [1, 1]
-    """
-
-    def chosen() -> Iterator[Tensor]:
-        for start, block in _placed(blocks()):
-            yield block[inside[start : start + len(block)]]
-
-    return chosen
-
-
-def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
-    def ticking() -> Iterator[Tensor]:
-        for block in blocks():
-            yield block
-            bar.update()
-
-    return ticking
-
-
-def _primal_gram(blocks: Blocks, k: int) -> Float[Tensor, "k k"]:
-    found = torch.zeros(k, k, dtype=torch.float64)
-    for block in blocks():
-        found += (block.T @ block).double()
-    return found
-
-
-def _dual_gram(blocks: Blocks, n: int) -> Float[Tensor, "n n"]:
-    """Phi Phi^T with two blocks in memory at a time."""
-    found = torch.zeros(n, n, dtype=torch.float64)
-    for start, rows in _placed(blocks()):
-        for other, columns in _placed(blocks()):
-            if other > start:
-                break
-            tile = (rows @ columns.T).double()
-            found[start : start + len(rows), other : other + len(columns)] = tile
-            found[other : other + len(columns), start : start + len(rows)] = tile.T
-    return found
-
-
-def _placed(blocks: Iterable[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    start = 0
-    for block in blocks:
-        yield start, block
-        start += len(block)
 
 
 @dataclass(frozen=True)
@@ -258,7 +110,7 @@ class Kernel:
         products = torch.cat([block.double() @ rows.double().T for block in own()])  # [n, q]
         weights = self._times(products, ratios)
         within = torch.zeros(len(ratios), *rows.shape, dtype=torch.float64)
-        for start, block in _placed(own()):
+        for start, block in placed(own()):
             within += weights[:, start : start + len(block)].mT @ block.double()
         gram = self.gram()
         dampings = torch.tensor([gram.damping(ratio) for ratio in ratios])[:, None, None]

@@ -15,23 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.attribution.kernel import (
-    Blocks,
-    Gram,
-    Inverse,
-    Kernel,
-    Spectrum,
-    computed,
-    gram,
-    inside_of,
-)
+from headwater.attribution.gram import Blocks, Gram, Inverse, Spectrum, downdated, gram, inside_of
+from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import every_caption
 from headwater.errors import QueryError
 from headwater.gradients.blocks import forms_as_they_are
 from headwater.index.curvature.fit import fit_of, former_of
-from headwater.index.index import Index, load_denoiser
-from headwater.index.machines import Machine, extractor
+from headwater.index.index import Index
+from headwater.index.machines import Machine, extractor, load_denoiser
 from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -199,15 +191,25 @@ class Resources:
     def _kernel(self, inside: Blocks, count: int, outside: Mapping[str, Any]) -> Kernel:
         """Of the rows inside; all are scored."""
         dim, folder = self.index.recipe.dim, self.index.path / "kernels"
-        facts = {"shards": [shard.checksum for shard in self.index.manifest.shards], **outside}
-        dual, whole = count < dim, str(outside)
+        stored = {"shards": [shard.checksum for shard in self.index.manifest.shards]}
+        removed = {"images": self.index.fingerprint} if self.index.removed else {}
+        facts, dual, whole = {**stored, **removed, **outside}, count < dim, str(outside)
 
         def kept(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
             asked = {**facts, "kept": name, "damping": ratio}
             return cache.remember(folder, asked, lambda: {name: compute()}).tensors[name]
 
         def made() -> Gram:
-            return Gram(kept("gram", 0, lambda: gram(inside, count, dim).matrix), dual)
+            def compute() -> Tensor:
+                asked = {**stored, "kept": "gram", "damping": 0}
+                rows = self.index.manifest.rows
+                kept_whole = removed and not outside and rows < 2 * count and not dual
+                entry = cache.read(folder, asked) if kept_whole else None
+                if entry is None:
+                    return gram(inside, count, dim).matrix
+                return downdated(entry.tensors["gram"], rows, self.index.removed_blocks())
+
+            return Gram(kept("gram", 0, compute), dual)
 
         def inverted(ratio: float) -> Inverse:
             # factors of a sweep would fill the disk

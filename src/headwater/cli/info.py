@@ -1,18 +1,23 @@
-"""`headwater info`: what an index holds."""
+"""`headwater info`, `verify`, `repair` and `remove`: an index looked at, mended, made smaller."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from headwater.cli.options import Device, IndexFolder, Json
+import typer
+
+from headwater.cli.options import Device, IndexFolder, Json, Where
+from headwater.cli.query_options import refuse
 from headwater.cli.tables import listed, print_facts
 from headwater.errors import StoreError
-from headwater.runtime.console import json_line
+from headwater.runtime.console import json_line, printable
 
 if TYPE_CHECKING:
     from headwater.storage.manifest import Manifest, Shard
+
+LISTED = 10  # ids that a command names
 
 
 def info(
@@ -37,7 +42,9 @@ def info(
         state = "unfinished, run `headwater index` again"
     elif missing or not has_samples(index, manifest):
         state = "damaged, see `headwater verify`"
-    facts = _stored(whole, expected, state) | _repeats(index, manifest) | _recipe(manifest)
+    removed = {"removed": len(manifest.removed_rows)} if manifest.removed_rows else {}
+    facts = _stored(whole, expected, state) | removed | _repeats(index, manifest)
+    facts |= _recipe(manifest)
     if as_json:
         print(json_line(facts))
     else:
@@ -83,6 +90,40 @@ def repair(
 
     mend(index, device, say)
     print(f"{index} is whole")
+
+
+def remove(
+    index: IndexFolder,
+    ids: Annotated[
+        Path | None, typer.Option(help="File of ids, one on each line; all images if not given.")
+    ] = None,
+    where: Where = None,
+    why: Annotated[str, typer.Option(help="Is written down with them.")] = "",
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Bring back all that were removed.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which; remove nothing.")] = False,
+) -> None:
+    """Ask an index without some of its images, such as an artist's who opted out.
+
+    Answers are then as of an index that was built without them. Their rows stay on disk.
+    """
+    from headwater.upkeep.remove import remove as leave_out
+    from headwater.upkeep.remove import restore as bring_back
+
+    if restore:
+        given = {"--ids": ids, "--where": where, "--why": why, "--dry-run": dry_run}
+        refuse({name: bool(value) for name, value in given.items()}, "--restore")
+        print(f"{bring_back(index):,} image(s) of {index} are back")
+        return
+    left = leave_out(index, ids, where or (), why, dry_run)
+    print(
+        printable(f"{'would remove' if dry_run else 'removed'} {len(left):,} image(s) of {index}")
+    )
+    for id in left[:LISTED]:
+        print(f"  {printable(id)}")
+    if len(left) > LISTED:
+        print(f"  and {len(left) - LISTED:,} more")
 
 
 def _whole_shards(folder: Path) -> list[Shard]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import PIL.Image
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from headwater.data.sources import load_dataset, load_pictures
@@ -21,7 +23,7 @@ from headwater.errors import (
     MismatchError,
     StoreError,
 )
-from headwater.index.config import FEATURES_VERSION, UNKNOWN, Recipe
+from headwater.index.config import FEATURES_VERSION, Recipe
 from headwater.index.samples import RowSamples, read_samples
 from headwater.methods.choice import method_named, served_by
 from headwater.models.clip import Clip
@@ -30,7 +32,6 @@ from headwater.storage.blocks import Verified, read_blocks, read_residuals
 from headwater.storage.manifest import (
     Manifest,
     checkpoint_folders,
-    has_old_checksums,
     read_manifest,
     unfinished_checkpoints,
 )
@@ -67,10 +68,14 @@ class Index:
         rows: RowSamples,
         training_set: TrainingSet | None = None,
         handed: Handed | None = None,
+        removed: frozenset[int] = frozenset(),
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.samples, self.positions = rows
+        self.removed = removed
+        inside = [position not in removed for position in rows.positions]
+        self._inside = None if all(inside) else torch.tensor(inside)
+        self.samples, self.positions = rows if self._inside is None else rows.chosen(inside)
         self.handed = handed or Handed()
         self._training_set = training_set
         self._verified: Verified = {}
@@ -84,10 +89,12 @@ class Index:
         training_set: TrainingSet | None = None,
         device: str | None = None,
         clip: Clip | None = None,
+        removed: frozenset[int] | None = None,
     ) -> Index:
         """Open a finished index; `device` is where its model will be loaded when it is needed.
 
-        `denoiser` and `clip` are for sessions on it: see `Handed`.
+        `denoiser` and `clip` are for sessions on it: see `Handed`. `removed` are rows of the data
+        set that it is asked without; those that it says were removed, by default.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
@@ -100,7 +107,9 @@ class Index:
                 "where it stopped"
             )
         handed = Handed(denoiser, device, clip)
-        return cls(path, manifest, read_samples(path, manifest), training_set, handed)
+        rows = read_samples(path, manifest)
+        without = manifest.removed_rows if removed is None else removed
+        return cls(path, manifest, rows, training_set, handed, without)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -153,7 +162,8 @@ class Index:
                 "again, it goes on where it stopped"
             )
         folders = checkpoint_folders(self.path, self.manifest)
-        return [Index.open(folder, device=self.handed.device) for folder in folders]
+        same = {"device": self.handed.device, "removed": self.removed}
+        return [Index.open(folder, **same) for folder in folders]
 
     # --- images -----------------------------------------------------------------------------
 
@@ -215,21 +225,57 @@ class Index:
         """The position of each id in the images as they are now."""
         return {sample.id: place for place, sample in enumerate(self.pictures.samples)}
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of the images that are asked, without those that were removed."""
+        whole = self.manifest.data["fingerprint"]
+        if not self.removed:
+            return whole
+        said = f"{whole} without {sorted(self.removed)}"
+        return hashlib.sha256(said.encode()).hexdigest()
+
     # --- features ---------------------------------------------------------------------------
 
     def residuals(self) -> Float[Tensor, "n p"] | None:
         """The residuals of each row's probes, where noise was drawn."""
-        return read_residuals(self.path, self.manifest.shards)
+        found = read_residuals(self.path, self.manifest.shards)
+        return found if found is None or self._inside is None else found[self._inside]
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
-        return read_blocks(self.path, self.manifest, self._verified)
+        return self._kept(read_blocks(self.path, self.manifest, self._verified), self._inside)
 
     def scan(self) -> Iterator[Float[Tensor, "r k"]]:
         """The same in one piece of memory: each block is good until the next one is asked for."""
+        blocks = read_blocks(self.path, self.manifest, self._verified, self._buffer())
+        return self._kept(blocks, self._inside)
+
+    def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
+        """The feature rows of images that were removed; shards without any are not read."""
+        if self._inside is None:
+            return iter(())
+        sizes = [shard.rows for shard in self.manifest.shards]
+        outside = list((~self._inside).split(sizes))
+        touched = [number for number, mask in enumerate(outside) if mask.any()]
+        part = replace(
+            self.manifest, shards=tuple(self.manifest.shards[number] for number in touched)
+        )
+        mask = torch.cat([outside[number] for number in touched])
+        return self._kept(read_blocks(self.path, part, self._verified, self._buffer()), mask)
+
+    def _buffer(self) -> Float[Tensor, "r k"]:
         largest = max(shard.rows for shard in self.manifest.shards)
-        buffer = torch.empty(largest, self.manifest.recipe["dim"])
-        return read_blocks(self.path, self.manifest, self._verified, buffer)
+        return torch.empty(largest, self.manifest.recipe["dim"])
+
+    @staticmethod
+    def _kept(
+        blocks: Iterator[Float[Tensor, "r k"]], mask: Bool[Tensor, " n"] | None
+    ) -> Iterator[Float[Tensor, "r k"]]:
+        """Of the blocks the rows of a mask; all, where there is none."""
+        start = 0
+        for block in blocks:
+            yield block if mask is None else block[mask[start : start + len(block)]]
+            start += len(block)
 
 
 def recipe_of(folder: Path, manifest: Manifest) -> Recipe:
@@ -254,37 +300,3 @@ def recipe_of(folder: Path, manifest: Manifest) -> Recipe:
             f"{folder / 'index.json'} has a damaged recipe ({error}): build the index again with "
             "--overwrite"
         ) from None
-
-
-def load_denoiser(index: Index) -> Denoiser:
-    """The model that an index was built with: the one handed over, or from its recorded source.
-
-    Raises:
-        ModelError: it cannot be loaded any more.
-        StoreError: it was in memory, and is not handed over; or it cannot be asked, see
-            `index.published`.
-        MismatchError: it has changed since.
-    """
-    model, denoiser = index.manifest.model, index.handed.denoiser
-    if index.recipe.projection == UNKNOWN:
-        raise StoreError(
-            f"the rows of {index.path} were projected by another program, and a question to the "
-            "model cannot be projected alike: ask with --feature, a file of that program"
-        )
-    if denoiser is None and not model["source"]:
-        raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
-    denoiser = denoiser or Denoiser.load(
-        model["source"],
-        index.handed.device,
-        getattr(torch, model["dtype"]),
-        **model.get("options", {}),
-    )
-    if denoiser.fingerprint() != model["fingerprint"]:
-        why = "its weights or settings differ"
-        if has_old_checksums(index.manifest):  # its fingerprint saw weights alone
-            why = "or it is, and the index is of format version 1, which cannot tell"
-        raise MismatchError(
-            f"the model {denoiser.source or 'given'!r} is not the one that {index.path} was "
-            f"built with, {why}: build the index again for this model"
-        )
-    return denoiser

@@ -1,4 +1,4 @@
-"""What makes the rows of a recipe, with a model."""
+"""What makes the rows of a recipe: a model, loaded again, and what is made of it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from torch import nn
 
-from headwater.errors import MismatchError
+from headwater.errors import MismatchError, StoreError
 from headwater.features.embeddings import Embedder, latents
 from headwater.features.extractor import Extractor
 from headwater.features.loss_weights import loss_weights
 from headwater.gradients.blocks import Form, forms_as_they_are
 from headwater.gradients.projection import Projection, project, side_by_side
-from headwater.index.config import Recipe
+from headwater.index.config import UNKNOWN, Recipe
+from headwater.index.index import Index
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
+from headwater.storage.manifest import has_old_checksums
 
 Machine = Extractor | Embedder
 # Of the layers by name, the form in which their gradients are projected.
@@ -75,3 +78,37 @@ def without_projection(denoiser: Denoiser, recipe: Recipe) -> Extractor:
         recipe.draws,
         weights,
     )
+
+
+def load_denoiser(index: Index) -> Denoiser:
+    """The model that an index was built with: the one handed over, or from its recorded source.
+
+    Raises:
+        ModelError: it cannot be loaded any more.
+        StoreError: it was in memory, and is not handed over; or it cannot be asked, see
+            `index.published`.
+        MismatchError: it has changed since.
+    """
+    model, denoiser = index.manifest.model, index.handed.denoiser
+    if index.recipe.projection == UNKNOWN:
+        raise StoreError(
+            f"the rows of {index.path} were projected by another program, and a question to the "
+            "model cannot be projected alike: ask with --feature, a file of that program"
+        )
+    if denoiser is None and not model["source"]:
+        raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
+    denoiser = denoiser or Denoiser.load(
+        model["source"],
+        index.handed.device,
+        getattr(torch, model["dtype"]),
+        **model.get("options", {}),
+    )
+    if denoiser.fingerprint() != model["fingerprint"]:
+        why = "its weights or settings differ"
+        if has_old_checksums(index.manifest):  # its fingerprint saw weights alone
+            why = "or it is, and the index is of format version 1, which cannot tell"
+        raise MismatchError(
+            f"the model {denoiser.source or 'given'!r} is not the one that {index.path} was "
+            f"built with, {why}: build the index again for this model"
+        )
+    return denoiser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,11 @@ class RowSamples(NamedTuple):
 
     samples: Sequence[Sample] = ()
     positions: Sequence[int] = ()
+
+    def chosen(self, inside: Sequence[bool]) -> RowSamples:
+        """Those rows for which it says yes."""
+        samples, positions = self
+        return RowSamples(list(compress(samples, inside)), list(compress(positions, inside)))
 
 
 def data_facts(data: TrainingSet) -> dict[str, Any]:

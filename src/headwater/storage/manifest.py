@@ -18,6 +18,7 @@ from headwater.storage.files import read_json, write_text
 
 FORMAT = "headwater-index"
 VERSION = 3
+REMOVED = "removed.json"
 # Version 1 had sha256 where shards have a checksum of either kind now; version 2 no checksum of
 # index.json itself, and shards that did not say of which run they are.
 READABLE = (1, 2, VERSION)
@@ -60,6 +61,21 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """Images that an index is asked without from some time on.
+
+    Args:
+        when: in ISO 8601.
+        why: in somebody's words, or empty.
+        rows: of the data set.
+    """
+
+    when: str
+    why: str
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `index.json` says. `recipe` is everything that a feature row depends on.
 
@@ -76,8 +92,14 @@ class Manifest:
     complete: bool = False
     samples_sha256: str = ""
     shards: tuple[Shard, ...] = ()
+    removed: tuple[Removal, ...] = ()
     format: str = FORMAT
     version: int = VERSION
+
+    @property
+    def removed_rows(self) -> frozenset[int]:
+        """Rows of the data set that the index is asked without."""
+        return frozenset(row for removal in self.removed for row in removal.rows)
 
     @property
     def rows(self) -> int:
@@ -125,8 +147,10 @@ def manifest_from_json(raw: Mapping[str, Any]) -> Manifest:
         ValueError, KeyError, TypeError, AttributeError: it is none.
     """
     shards = tuple(map(shard_from_json, raw["shards"]))
+    removed = tuple(map(removal_from_json, raw.get("removed", ())))
     later = {name: raw[name] for name in ("checkpoints", "complete", "samples_sha256")}
-    manifest = _typed(Manifest(**{**raw, **later, "shards": shards, "version": VERSION}))
+    given = {**raw, **later, "shards": shards, "removed": removed, "version": VERSION}
+    manifest = _typed(Manifest(**given))
     _check(manifest)
     return manifest
 
@@ -140,6 +164,14 @@ def shard_from_json(raw: Mapping[str, Any]) -> Shard:
     if not _ROWS.fullmatch(shard.file):
         raise ValueError(f"{_short(shard.file)} is no file of rows")
     return shard
+
+
+def removal_from_json(raw: Mapping[str, Any]) -> Removal:
+    """A removal as `index.json` or `removed.json` has it."""
+    removal = _typed(Removal(**{**raw, "rows": tuple(raw["rows"])}))
+    if not all(map(_is_count, removal.rows)):
+        raise TypeError("a removed row is no number")
+    return removal
 
 
 def _typed(made: Any) -> Any:
@@ -169,10 +201,25 @@ def _check(manifest: Manifest) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `index.json`, atomically, with a checksum of all that it says."""
+    """Write `index.json`, atomically, with a checksum of all that it says.
+
+    What is removed is written beside it too, for `headwater repair`: no shard could tell it.
+    """
     facts = _normal(asdict(manifest))
+    if manifest.removed or (folder / REMOVED).exists():
+        write_text(folder / REMOVED, json.dumps(facts["removed"]))
     said = {**facts, "checksum": _checksum(facts)}
     write_text(folder / "index.json", json.dumps(said, indent=1, ensure_ascii=False))
+
+
+def read_removed(folder: Path) -> tuple[Removal, ...] | None:
+    """What was removed, where `index.json` cannot say it; None where it is damaged."""
+    try:
+        return tuple(map(removal_from_json, read_json(folder / REMOVED)))
+    except FileNotFoundError:
+        return ()
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _checksum(facts: Mapping[str, Any]) -> str:

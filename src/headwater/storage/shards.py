@@ -106,7 +106,7 @@ def write_shard(folder: Path, manifest: Manifest, number: int, rows: ShardRows) 
         rows: what it holds.
     """
     name, first = shard_name(number), number * manifest.shard_rows
-    facts = asdict(replace(manifest, complete=False, samples_sha256="", shards=()))
+    facts = asdict(replace(manifest, complete=False, samples_sha256="", shards=(), removed=()))
     tensors, path = rows.tensors(), folder / name
     said = {"index": facts, "first": first, "skipped": list(rows.skipped)}
     # One text: safetensors writes several in an order of its own, at each time another.

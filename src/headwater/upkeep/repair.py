@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from headwater.data.training_set import TrainingSet
@@ -11,16 +12,19 @@ from headwater.errors import MismatchError, StoreError
 from headwater.index.building.one_model import Job, build_planned, complete
 from headwater.index.building.workers import BuildOptions
 from headwater.index.curvature.fit import fit_of
-from headwater.index.index import Handed, Index, load_denoiser
+from headwater.index.index import Handed, Index
+from headwater.index.machines import load_denoiser
 from headwater.index.samples import RowSamples
 from headwater.models.clip import Clip
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.claims import builders
 from headwater.storage.lock import locked
 from headwater.storage.manifest import (
+    REMOVED,
     Manifest,
     checkpoint_folders,
     read_manifest,
+    read_removed,
     run_of,
     write_manifest,
 )
@@ -107,7 +111,13 @@ def _manifest(folder: Path, note: Note) -> Manifest:
                 f"{folder / 'index.json'} cannot be written again, the shards {why}: run the "
                 "`headwater index` command again with --overwrite"
             ) from error
-    write_manifest(folder, told[0])
+    removed = read_removed(folder)
+    if removed is None:
+        raise StoreError(
+            f"{folder / 'index.json'} cannot be written again, {REMOVED} is damaged too: put that "
+            "back from a copy, or remove it and give the images to `headwater remove` once more"
+        )
+    write_manifest(folder, replace(told[0], removed=removed))
     note(f"wrote {folder / 'index.json'} again, from what the shards say")
     return read_manifest(folder)
 

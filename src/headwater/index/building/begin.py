@@ -18,13 +18,19 @@ from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.storage.claims import FOLDER as CLAIMS
 from headwater.storage.lock import LOCK_FILES
-from headwater.storage.manifest import Manifest, read_manifest, require_same, write_manifest
+from headwater.storage.manifest import (
+    REMOVED,
+    Manifest,
+    read_manifest,
+    require_same,
+    write_manifest,
+)
 from headwater.storage.shards import default_shard_rows
 
 # What an index folder holds; --overwrite removes no other folder.
 _OWN = (
     "index.json", "samples.parquet", "features", "kernels", "queries", "similarity", "checkpoints",
-    "curvature", CLAIMS, *LOCK_FILES,
+    "curvature", REMOVED, CLAIMS, *LOCK_FILES,
 )  # fmt: skip
 
 

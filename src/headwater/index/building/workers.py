@@ -19,8 +19,8 @@ from headwater.errors import MismatchError
 from headwater.features.extractor import Extractor
 from headwater.index.curvature.fit import Fit, fit_of, former_of
 from headwater.index.curvature.fitting import Images, Work, do_part
-from headwater.index.index import Handed, Index, load_denoiser
-from headwater.index.machines import gradient_extractor, without_projection
+from headwater.index.index import Handed, Index
+from headwater.index.machines import gradient_extractor, load_denoiser, without_projection
 from headwater.index.rows import Source, shard_rows
 from headwater.index.samples import RowSamples
 from headwater.models.denoiser import Denoiser

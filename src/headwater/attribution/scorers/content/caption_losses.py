@@ -99,7 +99,7 @@ def _facts(
     return {
         "caption losses": 1,
         "model": [manifest.model["fingerprint"], manifest.model["dtype"]],
-        "data": manifest.data["fingerprint"],
+        "data": resources.index.fingerprint,
         "rows": list(rows),
         "texts": list(texts),
         "timesteps": list(spec.timesteps),

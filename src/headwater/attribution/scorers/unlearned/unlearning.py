@@ -236,6 +236,6 @@ def remember(
 ) -> dict[str, Tensor]:
     """What does not depend on the query: computed once for this model and kept."""
     manifest = resources.index.manifest
-    of = {"model": manifest.model["fingerprint"], "data": manifest.data["fingerprint"]}
+    of = {"model": manifest.model["fingerprint"], "data": resources.index.fingerprint}
     facts = {"unlearning": 2, **of, **facts}
     return cache.remember(resources.index.path / "queries", facts, compute).tensors
