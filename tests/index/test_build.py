@@ -32,6 +32,7 @@ from headwater.errors import (
 )
 from headwater.features.batch import Rows
 from headwater.index import build as building
+from headwater.index import estimate as estimating
 from headwater.index import rows as row_making
 from headwater.index.build import build_index
 from headwater.index.building import one_model
@@ -450,6 +451,16 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     many = estimate(denoiser, data, planned[0], 32, models=5)  # one of whose is held at a time
     assert many["kernel memory (MB)"] == said["kernel memory (MB)"]
     assert many["kernel disk (MB)"] == pytest.approx(2.5 * said["kernel disk (MB)"], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "expected"),
+    [(10_000, 512, 10_000 / 256 + 1), (10_000, 4096, 4 * 10_000 / 256 + 64), (2048, 4096, 32 + 8)],
+)
+def test_the_time_of_a_kernel_is_that_of_its_parts(monkeypatch, rows, dim, expected):
+    """Each trial takes a second: of 256 rows times 1,024 features, and of a factor of 1,024."""
+    monkeypatch.setattr(estimating, "least_seconds", lambda work: 1.0)
+    assert estimating.kernel_seconds(rows, dim) == pytest.approx(expected)
 
 
 def test_a_curvature_is_estimated_and_no_kernel(tmp_path, denoiser, many_images):

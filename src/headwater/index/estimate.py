@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from headwater.data.prefetch import reading
 from headwater.data.training_set import TrainingSet
@@ -80,4 +83,38 @@ def estimate(
         "minutes (estimated)": round(min(*speeds, seconds / rows) * work * models / 60, 1),
         "kernel disk (MB)": round(ON_DISK * kernel * models / 1e6, 1),
         "kernel memory (MB)": round((AT_ONCE + HELD * beside) * kernel / 1e6, 1),
+        "kernel minutes (estimated)": round(
+            kernel_seconds(len(data), recipe.dim) * models / 60 if inverts else 0, 1
+        ),
     }
+
+
+def kernel_seconds(rows: int, dim: int, trial: int = 256) -> float:
+    """Of computing a kernel and inverting it, by products and a factor of a `trial` part of it.
+
+    Not of reading the rows, which a disk may take longer for.
+
+    Args:
+        rows, dim: n and k; the Gram matrix is the smaller of n x n and k x k.
+    """
+    features = torch.randn(trial, dim)
+    small = min(rows, dim, 4 * trial)
+    if rows < dim:  # n^2 / 2 products of k numbers
+        products = least_seconds(lambda: features @ features.T) / trial**2 * rows**2 / 2
+    else:
+        products = (
+            least_seconds(lambda: features[:, :small].T @ features) * dim / small * rows / trial
+        )
+    matrix = torch.eye(small, dtype=torch.float64) + 0.5 / small
+    factor = least_seconds(lambda: torch.linalg.cholesky(matrix)) * (min(rows, dim) / small) ** 3
+    return products + factor
+
+
+def least_seconds(work: Callable[[], object]) -> float:
+    """The least of three times."""
+    found = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        found.append(time.perf_counter() - start)
+    return min(found)
