@@ -1,7 +1,10 @@
 """Every score rule against its formula with an explicit float64 inverse, dual and primal."""
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.brute_force import (
     exact_scores,
     inverse,
@@ -11,6 +14,7 @@ from support.brute_force import (
     scored,
 )
 
+from headwater.attribution.answer.result import leading
 from headwater.attribution.scores import RULES, mean_over_checkpoints
 
 RATIOS = (1e-3, 0.1, 10.0)
@@ -90,3 +94,13 @@ def test_a_mean_over_checkpoints_has_a_kernel_for_each(rule):
     else:  # each checkpoint's answer is squared, then the mean is taken
         exact = sum(each.draws.double().mean(0).square() for each in each_one) / 2
     assert relative_error(ours, exact) < 1e-3
+
+
+@given(
+    st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=30),
+    st.integers(0, 40),
+)
+def test_the_highest_are_those_of_a_full_sort(values, count):
+    """Few values, so that many are equal."""
+    scores = np.array(values)
+    assert leading(scores, count).tolist() == np.argsort(-scores, kind="stable")[:count].tolist()

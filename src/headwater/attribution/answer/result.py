@@ -90,7 +90,10 @@ class Attribution:
             QueryError: the count is negative.
         """
         _require_count(count)
-        return self._ranked(self.order()[:count])
+        rows = self.competing
+        if count > len(rows):
+            return self._ranked(self.order()[:count])
+        return self._ranked(rows[leading(self.scores[rows], count)])
 
     def bottom(self, count: int = 10) -> list[Ranked]:
         """The strongest opponents of those that competed, lowest score first.
@@ -102,7 +105,7 @@ class Attribution:
         """
         _require_count(count)
         rows = self.competing
-        return self._ranked(rows[np.argsort(self.scores[rows], kind="stable")][:count])
+        return self._ranked(rows[leading(-self.scores[rows], count)])
 
     def _ranked(self, rows: Int[np.ndarray, " r"]) -> list[Ranked]:
         samples, sure = self.index.samples, self.certainty
@@ -121,6 +124,21 @@ class Attribution:
             )
             for rank, row in enumerate(rows, 1)
         ]
+
+
+def leading(scores: Float[np.ndarray, " m"], count: int) -> Int[np.ndarray, " c"]:
+    """Where the highest scores stand, the highest first, equal ones in their order.
+
+    No more of them are sorted than that.
+
+    >>> leading(np.array([1.0, 3.0, 2.0, 3.0]), 3).tolist()
+    [1, 3, 2]
+    """
+    chosen = np.arange(len(scores))
+    if 0 < count < len(scores):
+        least = np.partition(scores, -count)[-count]
+        chosen = np.flatnonzero(scores >= least)
+    return chosen[np.argsort(-scores[chosen], kind="stable")][:count]
 
 
 def _require_count(count: int) -> None:
