@@ -116,7 +116,7 @@ def downdated(
     """Phi^T Phi / n of the rows that are left, by that of all, of which there are `count`.
 
     >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
-    >>> downdated((rows.T @ rows / 3).double(), 3, [rows[:1]]).tolist()
+    >>> downdated((rows.T @ rows).double() / 3, 3, [rows[:1]]).tolist()
     [[0.0, 0.0], [0.0, 10.0]]
     """
     total, left = whole * count, count

@@ -104,9 +104,10 @@ def remove(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which; remove nothing.")] = False,
 ) -> None:
-    """Ask an index without some of its images, such as an artist's who opted out.
+    """Ask an index without some of its images from now on.
 
-    Answers are then as of an index that was built without them. Their rows stay on disk.
+    Such as those of an artist who opted out. Answers are then as of an index that was built without
+    them. Their rows stay on disk.
     """
     from headwater.upkeep.remove import remove as leave_out
     from headwater.upkeep.remove import restore as bring_back
