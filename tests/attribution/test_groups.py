@@ -15,7 +15,7 @@ from support.tiny import tiny_folder
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
 from headwater.attribution.answer.groups import NONE, group_scores, grouping_of
 from headwater.attribution.scores import Scored
-from headwater.errors import QueryError
+from headwater.errors import HeadwaterWarning, QueryError
 from headwater.index.columns import values_of
 from headwater.index.conditions import condition, rows_of_ids, rows_where
 
@@ -106,8 +106,11 @@ def test_ids(session, tmp_path):
     file = tmp_path / "ids.txt"
     file.write_text(f"\ufeff{ids[5]}\n\n  {ids[2]}  \n", encoding="utf-8")
     assert rows_of_ids(index, file) == [2, 5]
-    with pytest.raises(QueryError, match=r"2 of 3 ids are of no image of .*, such as 'nobody'"):
-        rows_of_ids(index, [ids[0], "nobody", "nothing"])
+    with pytest.warns(HeadwaterWarning, match=r"2 of 3 ids are of no image of .* as 'nobody'"):
+        assert rows_of_ids(index, [ids[0], "nobody", "nothing"]) == [0]
+    for none in (["nobody"], []):
+        with pytest.raises(QueryError, match=r"ids are of no image of .*: give ids as `scores"):
+            rows_of_ids(index, none)
     with pytest.raises(QueryError, match=r"cannot read the ids in .*missing: "):
         rows_of_ids(index, tmp_path / "missing")
 
@@ -184,8 +187,10 @@ def test_kinds_of_groups(session, tmp_path):
         csv.writer(lines).writerows([("id", "group"), *((id, "all of them") for id in ids)])
     with pytest.raises(QueryError, match=r"groups\.csv puts every image into 'all of them'"):
         grouping_of(index, file)
-    with pytest.raises(QueryError, match=r"1 of 1 ids in groups are of no image of .* 'nobody'"):
+    with pytest.raises(QueryError, match=r"1 of 1 ids are of no image of .* 'nobody'"):
         grouping_of(index, {"x": ["nobody"]})
+    with pytest.warns(HeadwaterWarning, match=r"1 of 2 ids are of no image of .* 'nobody'"):
+        assert grouping_of(index, {"x": [ids[0], "nobody"]}).names == ("x", NONE)
     with pytest.raises(QueryError, match=r"cannot read --group-by .*missing\.csv"):
         grouping_of(index, str(tmp_path / "missing.csv"))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.options import Device, IndexFolder, Json, Where
+from headwater.cli.options import CONDITION, Device, IndexFolder, Json
 from headwater.cli.query_options import refuse
 from headwater.cli.tables import listed, print_facts
 from headwater.errors import StoreError
@@ -97,7 +97,10 @@ def remove(
     ids: Annotated[
         Path | None, typer.Option(help="File of ids, one on each line; all images if not given.")
     ] = None,
-    where: Where = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Those that fulfil it: {CONDITION}; may be repeated."),
+    ] = None,
     why: Annotated[str, typer.Option(help="Is written down with them.")] = "",
     restore: Annotated[
         bool, typer.Option("--restore", help="Bring back all that were removed.")

@@ -38,12 +38,12 @@ Candidates = Annotated[
         "in which the model sees the concept."
     ),
 ]
+CONDITION = (
+    "'FIELD [not] contains|is|matches VALUE', of id, caption, uri, folder, or a column of the data"
+)
 Where = Annotated[
     list[str] | None,
-    typer.Option(
-        help="Only such images compete: 'FIELD [not] contains|is|matches VALUE', of id, caption, "
-        "uri, folder, or a column of the data; may be repeated."
-    ),
+    typer.Option(help=f"Only images that fulfil it compete: {CONDITION}; may be repeated."),
 ]
 Among = Annotated[
     Path | None, typer.Option(help="File of ids, one on each line: only these images compete.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from headwater.errors import QueryError, first_line
+from headwater.errors import HeadwaterWarning, QueryError, first_line
 from headwater.index.columns import values_of
 from headwater.index.index import Index
 
@@ -68,23 +69,33 @@ def rows_where(index: Index, conditions: Sequence[str]) -> list[int]:
 
 
 def rows_of_ids(index: Index, ids: Sequence[str] | Path) -> list[int]:
-    """The rows with these ids, in the order of the index.
+    """The rows with these ids, in the order of the index; others are said in a `HeadwaterWarning`.
 
     Args:
         ids: or a file with one id on each line.
 
     Raises:
-        QueryError: the file cannot be read, or an id is of no row.
+        QueryError: the file cannot be read, or no id is of any row.
     """
     wanted = read_ids(ids) if isinstance(ids, Path) else set(ids)
-    rows = [row for row, sample in enumerate(index.samples) if sample.id in wanted]
-    if len(rows) < len(wanted):
-        strange = sorted(wanted - {index.samples[row].id for row in rows})
-        raise QueryError(
-            f"{len(strange):,} of {len(wanted):,} ids are of no image of {index.path}, such as "
-            f"{strange[0]!r}: give ids as `scores.parquet` of any answer has them"
-        )
-    return rows
+    known_ids(index, wanted)
+    return [row for row, sample in enumerate(index.samples) if sample.id in wanted]
+
+
+def known_ids(index: Index, ids: Collection[str]) -> None:
+    """Say which ids are of no image of an index, such as those of images that were removed.
+
+    Raises:
+        QueryError: none is of any.
+    """
+    strange = sorted(set(ids) - {sample.id for sample in index.samples})
+    if not strange and ids:
+        return
+    such = f", such as {strange[0]!r}" if strange else ""
+    said = f"{len(strange):,} of {len(ids):,} ids are of no image of {index.path}{such}"
+    if len(strange) == len(ids):
+        raise QueryError(f"{said}: give ids as `scores.parquet` of any answer has them")
+    warnings.warn(said, HeadwaterWarning, stacklevel=3)
 
 
 def read_ids(file: Path) -> set[str]:

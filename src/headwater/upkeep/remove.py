@@ -36,7 +36,7 @@ def remove(
         dry_run: only say which.
 
     Raises:
-        QueryError: neither ids nor conditions, an id of no image, or no image would be left.
+        QueryError: neither ids nor conditions, no id of any image, or no image would be left.
         StoreError: there is no index, it is unfinished, damaged, or is being written.
 
     Example:

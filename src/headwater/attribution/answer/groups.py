@@ -15,6 +15,7 @@ from headwater.attribution.answer.bootstrap import resampled
 from headwater.attribution.scores import Scored
 from headwater.errors import QueryError
 from headwater.index.columns import values_of
+from headwater.index.conditions import known_ids
 from headwater.index.index import Index
 from headwater.queries.pictures.grouped import read_groups
 
@@ -69,7 +70,7 @@ def grouping_of(index: Index, by: GroupBy) -> Grouping:
             no group is one of its own.
 
     Raises:
-        QueryError: no such field, a file that cannot be read, an id of no image, or all are one.
+        QueryError: no such field, a file that cannot be read, no id of any image, or all are one.
         DatasetError: the data that has the field is not there any more.
     """
     if isinstance(by, Mapping):
@@ -99,12 +100,7 @@ def _by_ids(index: Index, groups: Mapping[str, set[str]]) -> list[tuple[str, ...
     for name, ids in groups.items():
         for id in sorted(ids):
             of.setdefault(id, []).append(name)
-    strange = sorted(of.keys() - {sample.id for sample in index.samples})
-    if strange:
-        raise QueryError(
-            f"{len(strange):,} of {len(of):,} ids in groups are of no image of {index.path}, such "
-            f"as {strange[0]!r}"
-        )
+    known_ids(index, of)
     return [tuple(of.get(sample.id, (NONE,))) for sample in index.samples]
 
 
