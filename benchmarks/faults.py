@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +45,12 @@ def main() -> None:
     begin.default_shard_rows = lambda rows: SHARD_ROWS  # a shard of 64 takes longer, that is all
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
-        rows = [*kills(world, given.kills), *writers(world, given.kills)]
-        rows += damages(world, given.damages)
+        rows = []
+        for row in chain(
+            writers(world, given.kills), kills(world, given.kills), damages(world, given.damages)
+        ):
+            print(row, file=sys.stderr, flush=True)  # it takes long
+            rows.append(row)
     print(markdown(rows), circumstances()["machine"], sep="\n")
 
 

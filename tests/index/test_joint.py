@@ -227,6 +227,19 @@ def test_a_builder_that_fails_leaves_the_index_to_others(tmp_path, build, monkey
     assert others or not out.exists()
 
 
+def test_an_index_that_is_done_holds_no_claim(tmp_path, build, monkeypatch):
+    """Of a builder that was killed while this one was at it."""
+    real = workers.shard_rows
+
+    def shard_rows(source, rows, *others):
+        (tmp_path / "index/claims/process 1 on there, 0.lock").write_text("")
+        return real(source, rows, *others)
+
+    monkeypatch.setattr(workers, "shard_rows", shard_rows)
+    build()
+    assert not (tmp_path / "index/claims").exists()
+
+
 def test_what_dead_builders_left_goes(tmp_path):
     folder = tmp_path / "claims"
     folder.mkdir()

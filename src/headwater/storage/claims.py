@@ -41,11 +41,17 @@ def building(folder: Path) -> Iterator[None]:
 
 def builders(folder: Path) -> list[str]:
     """Who builds an index or its checkpoints, in words; what dead builders left is removed."""
-    claims = [*folder.glob(f"{FOLDER}/*"), *folder.glob(f"checkpoints/*/{FOLDER}/*")]
-    held = [path for path in claims if not _dropped(path)]
+    held = drop_dead_claims(folder)
+    for checkpoint in folder.glob("checkpoints/*"):
+        held += drop_dead_claims(checkpoint)
     owners = [_BUILDER.fullmatch(path.stem) for path in held]
     named = {owner[1] for owner in owners if owner is not None}
     return sorted(named) or ["a worker"] * bool(held)
+
+
+def drop_dead_claims(folder: Path) -> list[Path]:
+    """Remove the claims that builders left who were killed; the others are returned."""
+    return [path for path in folder.glob(f"{FOLDER}/*") if not _dropped(path)]
 
 
 def _dropped(path: Path) -> bool:

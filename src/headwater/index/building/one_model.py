@@ -42,7 +42,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode, warn_of_lost_words
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.blocks import read_positions
-from headwater.storage.claims import builders, building
+from headwater.storage.claims import builders, building, drop_dead_claims
 from headwater.storage.lock import locked
 from headwater.storage.manifest import (
     Manifest,
@@ -266,6 +266,7 @@ def _end(job: Job, denoiser: Denoiser, out: Path, done: Mapping[int, Shard]) -> 
         remove_leftovers(out)  # another builder has completed it
     else:
         complete(out, manifest, shards, job.data)
+    drop_dead_claims(out)
     return Index.open(out, denoiser, job.data, clip=job.clip)
 
 
