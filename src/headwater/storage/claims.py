@@ -14,10 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 from filelock import FileLock, Timeout
 
-from headwater.storage.lock import POLL
+from headwater.errors import StoreError
+from headwater.storage.lock import POLL, locked
 
 FOLDER = "claims"
 _BUILDER = re.compile(r"(process \d+ on .+), \d+")
@@ -37,6 +39,24 @@ def building(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # it is empty when the last one goes
             (folder / FOLDER).rmdir()
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of an index's folder, in which nobody builds.
+
+    Raises:
+        StoreError: somebody does, or holds the lock.
+    """
+
+    def refuse(owner: str) -> NoReturn:
+        raise StoreError(f"{folder} is being written by {owner}: wait until it is done")
+
+    with locked(folder, refuse):
+        others = builders(folder)
+        if others:
+            refuse(others[0])
+        yield
 
 
 def builders(folder: Path) -> list[str]:

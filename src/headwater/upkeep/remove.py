@@ -6,13 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NoReturn
 
-from headwater.errors import QueryError, StoreError
+from headwater.errors import QueryError
 from headwater.index.conditions import rows_of_ids, rows_where
 from headwater.index.index import Index
-from headwater.storage.claims import builders
-from headwater.storage.lock import locked
+from headwater.storage.claims import alone
 from headwater.storage.manifest import Removal, read_manifest, write_manifest
 
 
@@ -73,14 +71,7 @@ def restore(folder: str | Path) -> int:
 
 def _write(folder: Path, more: Collection[Removal] | None) -> None:
     """Add removals to those there, or drop all."""
-    with locked(folder, lambda owner: _refuse(folder, owner)):
-        others = builders(folder)
-        if others:
-            _refuse(folder, others[0])
+    with alone(folder):
         now = read_manifest(folder)
         removed = () if more is None else (*now.removed, *more)
         write_manifest(folder, replace(now, removed=removed))
-
-
-def _refuse(folder: Path, owner: str) -> NoReturn:
-    raise StoreError(f"{folder} is being written by {owner}: wait until it is done")

@@ -17,8 +17,7 @@ from headwater.index.machines import load_denoiser
 from headwater.index.samples import RowSamples
 from headwater.models.clip import Clip
 from headwater.runtime.batch_size import BatchSize
-from headwater.storage.claims import builders
-from headwater.storage.lock import locked
+from headwater.storage.claims import alone
 from headwater.storage.manifest import (
     REMOVED,
     Manifest,
@@ -62,10 +61,7 @@ def repair(folder: str | Path, device: str | None = None, note: Note = lambda li
     """
     folder = Path(folder)
     verify(folder)  # refuses what is no index, before a lock is left there
-    with locked(folder, lambda owner: _refuse(folder, owner)):
-        others = builders(folder)
-        if others:
-            _refuse(folder, others[0])
+    with alone(folder):
         manifest = _mend_files(folder, note)
         left = verify(folder)
         completed = left and _complete(folder, manifest, device, note)
@@ -78,10 +74,6 @@ def repair(folder: str | Path, device: str | None = None, note: Note = lambda li
                 "command again"
             )
         repair(checkpoint, device, note)
-
-
-def _refuse(folder: Path, owner: str) -> None:
-    raise StoreError(f"{folder} is being written by {owner}: wait until it is done")
 
 
 def _mend_files(folder: Path, note: Note) -> Manifest:
