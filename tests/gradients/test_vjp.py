@@ -1,5 +1,7 @@
 """Per-sample gradients against unprojected float64 autograd, one sample and one layer at a time."""
 
+from threading import Thread
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, WanTransformer3DModel
@@ -127,6 +129,27 @@ def test_passes_without_gradient_are_not_recorded():
         with torch.no_grad():
             network(torch.randn(5, 4))
         ((_, rows),) = tape.gradients(eps, torch.ones(2, 4))
+    assert rows.shape == (2, 20)
+
+
+def test_a_pass_of_another_thread_between_a_hook_and_its_mark_is_left_alone():
+    """Torch sets `with_kwargs` after the hook and takes it away before, so hooks may lack them."""
+    network, errors = Twice(), []
+
+    def elsewhere():
+        try:
+            network(torch.randn(5, 4))
+        except TypeError as error:
+            errors.append(error)
+
+    with frozen(network), Tape({"shared": network.shared}) as tape:
+        eps = network(torch.randn(2, 4).requires_grad_())
+        network.shared._forward_hooks_with_kwargs.clear()
+        thread = Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        ((_, rows),) = tape.gradients(eps, torch.ones(2, 4))
+    assert not errors
     assert rows.shape == (2, 20)
 
 

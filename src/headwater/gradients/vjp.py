@@ -62,17 +62,15 @@ class Tape:
         self._handles.clear()
         self._seen.clear()
 
-    def _keep(
-        self,
-        name: str,
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        out: Tensor,
-    ) -> None:
-        """Keep a layer's input and the edge of its output: a forward hook."""
+    def _keep(self, name: str, module: nn.Module, args: tuple[Any, ...], *more: Any) -> None:
+        """Keep a layer's input and the edge of its output: a forward hook.
+
+        `more` is (kwargs, out); in a pass of another thread that came between a hook and its mark
+        `with_kwargs`, which torch sets and takes away one after the other, it is (out,).
+        """
         if get_ident() != self._thread or not torch.is_grad_enabled():
             return
+        kwargs, out = more
         if ".lora_A." in name and is_identity(args[0]):
             return
         if not out.requires_grad:
