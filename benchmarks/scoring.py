@@ -24,9 +24,8 @@ import torch
 
 from headwater import Denoiser, Index, Session, build_index, load_dataset
 from headwater.attribution.scores import RULES
-from headwater.index.samples import RowSamples
-from headwater.storage.manifest import Manifest
-from headwater.storage.shards import ShardRows, write_shard
+from headwater.index.samples import write_samples
+from headwater.storage.shards import ShardRows, finish, write_shard
 
 SHARD, PROBES = 4096, 10
 DAMPINGS = tuple(0.1 * 10.0**power for power in range(-4, 5))
@@ -56,8 +55,9 @@ def written(folder: Path, rows: int, dim: int) -> Index:
         write_shard(folder, manifest, number, random_rows(start, rows, dim))
         for number, start in enumerate(range(0, rows, SHARD))
     ]
-    manifest: Manifest = replace(manifest, shards=tuple(shards), complete=True)
-    return Index(folder, manifest, RowSamples([few.samples[0]] * rows, list(range(rows))))
+    write_samples(folder, [few.samples[0]] * rows, range(rows))
+    finish(folder, manifest, shards)
+    return Index.open(folder)
 
 
 def random_rows(start: int, rows: int, dim: int) -> ShardRows:

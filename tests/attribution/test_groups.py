@@ -47,11 +47,11 @@ def session(tmp_path_factory, tiny_model):
 
 def test_values(session):
     index = session.index
-    assert values_of(index, "folder") == [(each,) for each in "aaaabbbbcccc"]
-    assert values_of(index, "id") == [(sample.id,) for sample in index.samples]
-    assert values_of(index, "caption") == [(sample.caption,) for sample in index.samples]
+    assert list(values_of(index, "folder")) == [(each,) for each in "aaaabbbbcccc"]
+    assert list(values_of(index, "id")) == [(sample.id,) for sample in index.samples]
+    assert list(values_of(index, "caption")) == [(sample.caption,) for sample in index.samples]
     artists = {sample.id: int(sample.id[-6:-4]) // 6 for sample in index.samples}
-    assert values_of(index, "artist") == [(f"artist {n}",) for n in artists.values()]
+    assert list(values_of(index, "artist")) == [(f"artist {n}",) for n in artists.values()]
     with pytest.raises(QueryError, match=r"have no text 'owner': name a column of their data, or"):
         values_of(index, "owner")
 
@@ -65,7 +65,7 @@ def test_values_of_a_table(tmp_path, tiny_model, tiny_images):
     options = dict(method="trak", timesteps=1, dim=16)
     source = load_dataset(tmp_path / "data.parquet")
     index = build_index(Denoiser.load(tiny_model), source, tmp_path / "index", **options)
-    assert values_of(index, "licence") == [("cc0",), ("cc0",), ("by",), ("by",)]
+    assert list(values_of(index, "licence")) == [("cc0",), ("cc0",), ("by",), ("by",)]
     assert rows_where(index, ["licence is by"]) == [2, 3]
 
 

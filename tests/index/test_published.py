@@ -114,7 +114,7 @@ def test_what_the_index_says_of_itself(places, images):
     told = (recipe.parameters, recipe.inversion_guidance, recipe.projection)
     assert told == ("attn2", 7.5, "unknown")
     assert [sample.id for sample in index.samples] == [sample.id for sample in images.samples]
-    assert index.residuals() is None and index.positions == list(range(20))
+    assert index.residuals() is None and index.positions == range(20)
     said = headwater("info", places["rows"])
     assert said.code == 0 and "complete" in said.out and "3 of 3 whole" in said.out
     assert "12 by unknown" in said.out and f"({NAME})" in said.out

@@ -2,14 +2,18 @@
 
 import json
 
+import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from support.pictures import loaded, write_pictures
 
 from headwater import Denoiser, build_index
 from headwater.cli.info import info
 from headwater.data.training_set import make_sample
+from headwater.errors import StoreError
+from headwater.index import samples as samples_file
 from headwater.index.index import Index
-from headwater.index.samples import RowSamples, count_repeats, write_samples
+from headwater.index.samples import StoredSamples, count_repeats, places_of, write_samples
 
 
 def test_repeats_are_kept_and_shown(tmp_path, tiny_model, capsys):
@@ -25,7 +29,7 @@ def test_repeats_are_kept_and_shown(tmp_path, tiny_model, capsys):
 
 def test_columns_that_say_nothing_are_left_out(tmp_path):
     samples = [make_sample(id, ["a cat"], id) for id in "ab"]
-    write_samples(tmp_path, RowSamples(samples, [0, 1]))
+    write_samples(tmp_path, samples, [0, 1])
     assert pq.read_schema(tmp_path / "samples.parquet").names == ["row", "id", "caption", "uri"]
     assert count_repeats(tmp_path) == {}
 
@@ -34,3 +38,62 @@ def test_a_table_that_is_damaged_has_no_repeats(tmp_path):
     assert count_repeats(tmp_path) == {}
     (tmp_path / "samples.parquet").write_bytes(b"PAR1")
     assert count_repeats(tmp_path) == {}
+
+
+def stored(folder, count, inside=None, **kind):
+    """Samples by a file of several row groups, and what was written."""
+    captions = kind.get("captions", ["a cat"])
+    names = [(f"{row}.png", 1 + row % 2) for row in range(count)]
+    samples = [make_sample(name, captions, f"at/{name}", times) for name, times in names]
+    write_samples(folder, samples, range(count))
+    return StoredSamples(folder / "samples.parquet", inside), samples
+
+
+@pytest.mark.parametrize("captions", [["a cat"], ["a cat", "a dog"], []])
+def test_rows_are_read_when_they_are_asked_for(tmp_path, monkeypatch, captions):
+    monkeypatch.setattr(samples_file, "AT_A_TIME", 3)
+    there, written = stored(tmp_path, 20, captions=captions)
+    assert len(there._masks) == 7
+    assert list(there) == written and len(there) == 20
+    assert [there[row] for row in (19, 0, 7, -1)] == [written[row] for row in (19, 0, 7, -1)]
+    assert there[2:11:4] == written[2:11:4]
+    assert there[np.int64(5)] == written[5]
+    assert len(there._kept) <= 4
+    with pytest.raises(IndexError):
+        there[20]
+
+
+def test_some_rows_are_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples_file, "AT_A_TIME", 3)
+    inside = np.ones(20, bool)
+    inside[[0, 3, 4, 5, 19]] = False  # a whole group among them
+    there, written = stored(tmp_path, 20, inside)
+    left = [sample for sample, yes in zip(written, inside, strict=True) if yes]
+    assert list(there) == left and there[2] == left[2] and there[-1] == left[-1]
+    assert places_of(there, {"1.png", "18.png", "19.png"}) == [0, 14]
+
+
+def test_what_is_open_stays_what_it_was(tmp_path):
+    there, written = stored(tmp_path, 5)
+    stored(tmp_path, 3)
+    assert list(there) == written
+
+
+def test_what_is_damaged_after_it_was_opened_is_said_in_one_line(tmp_path):
+    there, _ = stored(tmp_path, 2000)
+    path = tmp_path / "samples.parquet"
+    content = bytearray(path.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="headwater repair"):
+        list(there)
+
+
+def test_positions_are_a_range_where_no_image_is_missing(tmp_path, tiny_model):
+    write_pictures(tmp_path / "data", *(f"10_star/{id}.png" for id in "abcd"))
+    data, _ = loaded(tmp_path / "data")
+    index = build_index(Denoiser.load(tiny_model), data, tmp_path / "index", timesteps=1, dim=16)
+    assert index.positions == range(4)
+    less = Index.open(index.path, removed=frozenset({1}))
+    assert list(less.positions) == [0, 2, 3]
+    assert [sample.id for sample in less.samples] == [f"10_star/{id}.png" for id in "acd"]

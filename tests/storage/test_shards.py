@@ -586,10 +586,11 @@ def half_then(error: BaseException):
     return write
 
 
+Writer = files.pq.ParquetWriter
 WRITES = {
     "shard": (store, "save_file", lambda f: store.write_shard(f, manifest(), 0, FIVE)),
     "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
-    "table": (files.pq, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
+    "table": (Writer, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
     "text": (Path, "write_text", lambda f: write_manifest(f, manifest())),
     "sync": (files.os, "fsync", lambda f: write_manifest(f, manifest())),
 }

@@ -18,12 +18,13 @@ from torch import Tensor
 from headwater.attribution.gram import Blocks, Gram, Inverse, Spectrum, downdated, gram, inside_of
 from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.pictures import remember_picture
-from headwater.data.training_set import every_caption
+from headwater.data.training_set import Captions
 from headwater.errors import QueryError
 from headwater.gradients.blocks import forms_as_they_are
 from headwater.index.curvature.fit import fit_of, former_of
 from headwater.index.index import Index
 from headwater.index.machines import Machine, extractor, load_denoiser
+from headwater.index.samples import places_of
 from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -60,9 +61,9 @@ class Resources:
         return [self, *map(Resources, self.index.checkpoints)]
 
     @property
-    def captions(self) -> list[str]:
+    def captions(self) -> Captions:
         """All of the training images'."""
-        return every_caption(self.index.samples)
+        return Captions(self.index.samples)
 
     @cached_property
     def kinds(self) -> list[tuple[str, ...]]:
@@ -178,14 +179,16 @@ class Resources:
             QueryError: an id is none of the index, or no image is left.
         """
         samples = self.index.samples
-        strange = set(ids) - {sample.id for sample in samples}
+        outside = places_of(samples, set(ids))
+        strange = set(ids) - {samples[row].id for row in outside}
         if strange:
             raise QueryError(f"{min(strange)!r} is no image of {self.index.path}: leave it out")
-        inside = torch.tensor([sample.id not in ids for sample in samples])
+        inside = torch.ones(len(samples), dtype=torch.bool)
+        inside[outside] = False
         if not inside.any():
             raise QueryError(f"no image of {self.index.path} is left for the kernel: name fewer")
         blocks, count = self.index.scan, int(inside.sum())
-        facts = {"outside": (~inside).nonzero()[:, 0].tolist()} if count < len(inside) else {}
+        facts = {"outside": outside} if outside else {}
         return replace(self._kernel(inside_of(blocks, inside), count, facts), inside=inside)
 
     def _kernel(self, inside: Blocks, count: int, outside: Mapping[str, Any]) -> Kernel:

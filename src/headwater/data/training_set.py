@@ -6,7 +6,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
@@ -20,7 +20,7 @@ IN_MEMORY = "(in memory)"
 _NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One training image.
 
@@ -70,9 +70,14 @@ def repeats_line(counts: Mapping[int, int]) -> str:
     return ", ".join(parts)
 
 
-def every_caption(samples: Sequence[Sample]) -> list[str]:
-    """All captions of all samples, in their order."""
-    return [text for sample in samples for text in sample.all_captions]
+class Captions(Iterable[str]):
+    """All captions of all samples, in their order; none is kept between two looks at them."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def __iter__(self) -> Iterator[str]:
+        return (text for sample in self._samples for text in sample.all_captions)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from headwater.data.sources import load_dataset
@@ -18,8 +18,8 @@ FIELDS = {
 }
 
 
-def values_of(index: Index, field: str) -> Sequence[tuple[str, ...]]:
-    """What each row has in a field; several captions are several values.
+def values_of(index: Index, field: str) -> Iterator[tuple[str, ...]]:
+    """What each row has in a field, in their order; several captions are several values.
 
     Args:
         field: "id", "caption", "uri", "folder" (of the id, "." where it names none), or a column
@@ -31,7 +31,7 @@ def values_of(index: Index, field: str) -> Sequence[tuple[str, ...]]:
         DatasetError: the data is not at its recorded source any more.
     """
     if field in FIELDS:
-        return [FIELDS[field](sample) for sample in index.samples]
+        return map(FIELDS[field], index.samples)
     data = index.manifest.data
     options = {**data["options"], "caption_column": field}
     options.pop("trigger", None)  # which would stand before each value
@@ -44,4 +44,4 @@ def values_of(index: Index, field: str) -> Sequence[tuple[str, ...]]:
             f"one of {', '.join(FIELDS)} ({error})"
         ) from None
     there = {sample.id: sample.all_captions for sample in found.samples}
-    return [there.get(sample.id, ("",)) for sample in index.samples]
+    return (there.get(sample.id, ("",)) for sample in index.samples)

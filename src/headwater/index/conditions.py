@@ -12,6 +12,7 @@ from typing import NamedTuple
 from headwater.errors import HeadwaterWarning, QueryError, first_line
 from headwater.index.columns import values_of
 from headwater.index.index import Index
+from headwater.index.samples import places_of
 
 # What may stand between a field and a value: (what a row has, the value) -> whether it fulfils it.
 TESTS: dict[str, Callable[[str, str], bool]] = {
@@ -63,8 +64,12 @@ def rows_where(index: Index, conditions: Sequence[str]) -> list[int]:
     """
     rows = list(range(len(index)))
     for field, test, value, wanted in map(condition, conditions):
-        values, fulfils = values_of(index, field), TESTS[test]
-        rows = [row for row in rows if any(fulfils(has, value) for has in values[row]) == wanted]
+        left, fulfils = set(rows), TESTS[test]
+        rows = [
+            row
+            for row, values in enumerate(values_of(index, field))
+            if row in left and any(fulfils(has, value) for has in values) == wanted
+        ]
     return rows
 
 
@@ -78,24 +83,25 @@ def rows_of_ids(index: Index, ids: Sequence[str] | Path) -> list[int]:
         QueryError: the file cannot be read, or no id is of any row.
     """
     wanted = read_ids(ids) if isinstance(ids, Path) else set(ids)
-    known_ids(index, wanted)
-    return [row for row, sample in enumerate(index.samples) if sample.id in wanted]
+    return known_ids(index, wanted)
 
 
-def known_ids(index: Index, ids: Collection[str]) -> None:
-    """Say which ids are of no image of an index, such as those of images that were removed.
+def known_ids(index: Index, ids: Collection[str]) -> list[int]:
+    """The rows with these ids; says which are of no image, such as one that was removed.
 
     Raises:
         QueryError: none is of any.
     """
-    strange = sorted(set(ids) - {sample.id for sample in index.samples})
+    rows = places_of(index.samples, set(ids))
+    strange = sorted(set(ids) - {index.samples[row].id for row in rows})
     if not strange and ids:
-        return
+        return rows
     such = f", such as {strange[0]!r}" if strange else ""
     said = f"{len(strange):,} of {len(ids):,} ids are of no image of {index.path}{such}"
     if len(strange) == len(ids):
         raise QueryError(f"{said}: give ids as `scores.parquet` of any answer has them")
     warnings.warn(said, HeadwaterWarning, stacklevel=3)
+    return rows
 
 
 def read_ids(file: Path) -> set[str]:

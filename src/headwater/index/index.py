@@ -68,14 +68,11 @@ class Index:
         rows: RowSamples,
         training_set: TrainingSet | None = None,
         handed: Handed | None = None,
-        removed: frozenset[int] = frozenset(),
     ) -> None:
         self.path = path
         self.manifest = manifest
-        self.removed = removed
-        inside = [position not in removed for position in rows.positions]
-        self._inside = None if all(inside) else torch.tensor(inside)
-        self.samples, self.positions = rows if self._inside is None else rows.chosen(inside)
+        self.samples, self.positions, self.removed, inside = rows
+        self._inside = None if inside is None else torch.from_numpy(inside)
         self.handed = handed or Handed()
         self._training_set = training_set
         self._verified: Verified = {}
@@ -106,10 +103,9 @@ class Index:
                 f"{path} is unfinished: run its `headwater index` command again, it goes on "
                 "where it stopped"
             )
-        handed = Handed(denoiser, device, clip)
-        rows = read_samples(path, manifest)
         without = manifest.removed_rows if removed is None else removed
-        return cls(path, manifest, rows, training_set, handed, without)
+        rows = read_samples(path, manifest, without)
+        return cls(path, manifest, rows, training_set, Handed(denoiser, device, clip))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -193,9 +189,9 @@ class Index:
         Raises:
             MismatchError: so they have.
         """
-        there = dict(enumerate(sample.id for sample in self.pictures.samples))
+        there = self.pictures.samples
         for position, sample in zip(self.positions, self.samples, strict=True):
-            if there.get(position) != sample.id:
+            if position >= len(there) or there[position].id != sample.id:
                 raise MismatchError(
                     f"{self.pictures.source} is not what {self.path} was built from, "
                     f"{sample.id!r} is not at row {position}: build the index again"
@@ -209,15 +205,18 @@ class Index:
         if self._images_lost:
             return None
         try:
-            places = self._places
+            pictures = self.pictures
         except DatasetError as error:
             self._images_lost = True  # do not look for them again for each picture
             text = f"the pictures cannot be shown: {error}"
             warnings.warn(text, HeadwaterWarning, stacklevel=2)
             return None
+        id, position = self.samples[row].id, self.positions[row]
+        if position >= len(pictures) or pictures.samples[position].id != id:
+            position = self._places.get(id, -1)
         try:
-            return self.pictures.image(places[self.samples[row].id])
-        except (DatasetError, KeyError):
+            return pictures.image(position) if position >= 0 else None
+        except DatasetError:
             return None
 
     @cached_property

@@ -23,7 +23,7 @@ from headwater.errors import MethodError, MismatchError, NonFiniteError, StoreEr
 from headwater.features.spec import Side
 from headwater.index.config import UNKNOWN, Recipe
 from headwater.index.index import Index
-from headwater.index.samples import RowSamples, data_facts, write_samples
+from headwater.index.samples import data_facts, write_samples
 from headwater.methods.choice import method_named
 from headwater.methods.row import Method
 from headwater.methods.table import METHODS
@@ -92,7 +92,7 @@ def import_rows(
         shard_rows=counts[0],
     )
     shards = _shards(files, counts, recipe.dim)
-    write_samples(folder, RowSamples(training_set.samples, range(len(training_set))))
+    write_samples(folder, training_set.samples, range(len(training_set)))
     finish(folder, manifest, shards)
     return Index.open(folder, training_set=training_set)
 

@@ -2,33 +2,145 @@
 
 from __future__ import annotations
 
+import threading
+from array import array
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
-from itertools import compress
+from collections.abc import Container, Iterator, Sequence
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from jaxtyping import Bool
 
 from headwater.data.training_set import Sample, TrainingSet
 from headwater.errors import StoreError, first_line
-from headwater.storage.files import sha256_of, write_table
+from headwater.storage.files import sha256_of, write_tables
 from headwater.storage.manifest import Manifest
 
 _FILE = "samples.parquet"
+AT_A_TIME = 1 << 16  # rows of the table that are in memory
+_KEPT = 4  # groups of so many rows that stay there
 
 
 class RowSamples(NamedTuple):
-    """What each row is of, and which row of the data set that is."""
+    """What each row of an index is of, and which row of the data set that is.
+
+    Attributes:
+        removed: rows of the data set that are left out.
+        inside: of each row of features on disk, whether it is not one of them; None if none is.
+    """
 
     samples: Sequence[Sample] = ()
     positions: Sequence[int] = ()
+    removed: frozenset[int] = frozenset()
+    inside: Bool[np.ndarray, " n"] | None = None
 
-    def chosen(self, inside: Sequence[bool]) -> RowSamples:
-        """Those rows for which it says yes."""
-        samples, positions = self
-        return RowSamples(list(compress(samples, inside)), list(compress(positions, inside)))
+
+class StoredSamples(Sequence[Sample]):
+    """Samples that stay on disk; some are read when one of them is asked for.
+
+    The file is held open, so that they are the same if another takes its place.
+
+    Args:
+        inside: of each row of the file, whether it is one of these; None for all.
+    """
+
+    def __init__(self, path: Path, inside: Bool[np.ndarray, " n"] | None = None) -> None:
+        self.path = path
+        self._file = pq.ParquetFile(path)
+        about = self._file.metadata
+        groups = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        self._masks: Sequence[np.ndarray | None] = [None] * len(groups)
+        if inside is not None:
+            self._masks = np.split(inside, list(accumulate(groups))[:-1])
+            groups = [int(mask.sum()) for mask in self._masks]
+        self._starts = list(accumulate(groups, initial=0))
+        self._kept: dict[int, pa.Table] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Sample]: ...
+    def __getitem__(self, row: int | slice) -> Sample | list[Sample]:
+        if isinstance(row, slice):
+            return [self[each] for each in range(len(self))[row]]
+        place = range(len(self))[row]
+        group = bisect_right(self._starts, place) - 1
+        return next(samples_of(self._group(group).slice(place - self._starts[group], 1)))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for table in self.tables():
+            yield from samples_of(table)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All of them by columns, some rows at a time: see `tables_of`."""
+        return (self._group(group) for group in range(len(self._masks)))
+
+    def _group(self, group: int) -> pa.Table:
+        with self._lock:
+            if group not in self._kept:
+                self._kept[group] = self._read(group)
+                for oldest in list(self._kept)[:-_KEPT]:
+                    del self._kept[oldest]
+            return self._kept[group]
+
+    def _read(self, group: int) -> pa.Table:
+        try:
+            table = self._file.read_row_group(group, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(_unreadable(self.path, error)) from None
+        mask = self._masks[group]
+        return table if mask is None else table.filter(pa.array(mask))
+
+
+def samples_of(table: pa.Table) -> Iterator[Sample]:
+    """The rows of such a table."""
+    columns = table.to_pydict()
+    several = map(tuple, columns.get("captions", [()] * len(table)))
+    repeats = columns.get("repeats", [1] * len(table))
+    named = (columns[name] for name in ("id", "caption", "uri"))
+    return (Sample(*each) for each in zip(*named, several, repeats, strict=True))
+
+
+def tables_of(samples: Sequence[Sample]) -> Iterator[pa.Table]:
+    """Samples by columns, some rows at a time: those of `Sample`, where they say anything."""
+    if isinstance(samples, StoredSamples):
+        yield from samples.tables()
+        return
+    several = any(sample.captions for sample in samples)
+    repeated = any(sample.repeats != 1 for sample in samples)
+    left = iter(samples)
+    while some := list(islice(left, AT_A_TIME)):
+        captions = pa.array([list(sample.captions) for sample in some], pa.list_(pa.string()))
+        yield pa.table({
+            "id": [sample.id for sample in some],
+            "caption": [sample.caption for sample in some],
+            "uri": [sample.uri for sample in some],
+            **({"captions": captions} if several else {}),
+            **({"repeats": [sample.repeats for sample in some]} if repeated else {}),
+        })  # fmt: skip
+
+
+def shown_columns(table: pa.Table) -> dict[str, Any]:
+    """What people see of samples: id, uri, and all captions in one line."""
+    line = table["caption"]
+    if "captions" in table.column_names:
+        line = [sample.caption_line for sample in samples_of(table)]
+    return {"id": table["id"], "caption": line, "uri": table["uri"]}
+
+
+def places_of(samples: Sequence[Sample], ids: Container[str]) -> list[int]:
+    """Where the samples with these ids stand, in their order."""
+    each = (id for table in tables_of(samples) for id in table["id"].to_pylist())
+    return [row for row, id in enumerate(each) if id in ids]
 
 
 def data_facts(data: TrainingSet) -> dict[str, Any]:
@@ -41,48 +153,63 @@ def data_facts(data: TrainingSet) -> dict[str, Any]:
     }
 
 
-def write_samples(folder: Path, rows: RowSamples) -> None:
+def write_samples(folder: Path, samples: Sequence[Sample], positions: Sequence[int]) -> None:
     """Write the table; columns of all captions and of repeats only where an image has several."""
-    samples = rows.samples
-    repeats = [sample.repeats for sample in samples]
-    several = [list(sample.captions) for sample in samples]
-    table = pa.table({
-        "row": rows.positions,
-        "id": [sample.id for sample in samples],
-        "caption": [sample.caption for sample in samples],
-        "uri": [sample.uri for sample in samples],
-        **({"captions": pa.array(several, pa.list_(pa.string()))} if any(several) else {}),
-        **({"repeats": repeats} if any(each != 1 for each in repeats) else {}),
-    })  # fmt: skip
-    write_table(folder / _FILE, table)
+
+    def with_rows() -> Iterator[pa.Table]:
+        start = 0
+        for table in tables_of(samples):
+            rows = pa.array(positions[start : start + len(table)], pa.int64())
+            yield table.add_column(0, "row", rows)
+            start += len(table)
+
+    # rows stand in order, of which this encoding makes nearly nothing; ids are all different
+    packed: dict[str, Any] = {"row": "DELTA_BINARY_PACKED"}
+    tables = with_rows()
+    write_tables(folder / _FILE, tables, column_encoding=packed, use_dictionary=["caption"])
 
 
-def read_samples(folder: Path, manifest: Manifest) -> RowSamples:
-    """The table of a finished index.
+def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> RowSamples:
+    """The table of a finished index, without some rows of the data set.
 
     Raises:
         StoreError: it is missing, damaged, or not what the manifest says.
     """
+    path = folder / _FILE
     try:
-        if sha256_of(folder / _FILE) != manifest.samples_sha256:
+        if sha256_of(path) != manifest.samples_sha256:
             raise ValueError("its checksum differs from index.json")
         # not `read_table`, which imports `pyarrow.dataset`, and that pandas
-        with pq.ParquetFile(folder / _FILE) as file:
-            table = file.read().to_pydict()
-        positions, *columns = (table[name] for name in ("row", "id", "caption", "uri"))
-        several = map(tuple, table.get("captions", [()] * len(positions)))
-        repeats = table.get("repeats", [1] * len(positions))
-        if len(positions) != manifest.rows:
-            raise ValueError(f"{len(positions)} rows, not {manifest.rows}")
+        with pq.ParquetFile(path) as file:
+            rows = file.read(["row"])["row"].to_numpy()
+            lacking = {"id", "caption", "uri"}.difference(file.schema_arrow.names)
+        if lacking:
+            raise ValueError(f"it has no column {min(lacking)}")
+        if len(rows) != manifest.rows:
+            raise ValueError(f"{len(rows)} rows, not {manifest.rows}")
+        outside = np.isin(rows, list(removed))
+        inside = ~outside if outside.any() else None
+        samples = StoredSamples(path, inside)
     except MemoryError:  # Arrow's is an ArrowException too
         raise
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{folder / _FILE} cannot be read ({first_line(error)}): "
-            f"`headwater repair {folder}` writes it again"
-        ) from None
-    samples = [Sample(*each) for each in zip(*columns, several, repeats, strict=True)]
-    return RowSamples(samples, positions)
+        raise StoreError(_unreadable(path, error)) from None
+    positions = _compact(rows if inside is None else rows[inside])
+    return RowSamples(samples, positions, removed, inside)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path} cannot be read ({first_line(error)}): `headwater repair {path.parent}` writes it "
+        "again"
+    )
+
+
+def _compact(rows: np.ndarray) -> Sequence[int]:
+    """Rows of the data set, as a range where none is missing."""
+    if np.array_equal(rows, np.arange(len(rows))):
+        return range(len(rows))
+    return array("q", rows.astype(np.int64).tobytes())
 
 
 def count_repeats(folder: Path) -> dict[int, int]:

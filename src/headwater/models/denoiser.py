@@ -9,7 +9,7 @@ their family's file (`families/`); this one drives any of them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ class Denoiser:
         fits = [fit_of(image, size or self.image_size) for image in images]
         return self.family.placed(condition, fits)
 
-    def cut_prompts(self, prompts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    def cut_prompts(self, prompts: Iterable[str]) -> dict[str, tuple[str, str]]:
         """(words read, words lost) of each prompt that is longer than the text encoder takes."""
         return {} if self.family.words is None else self.family.words.cut(prompts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def encode(
     return x0.to(denoiser.device), denoiser.remembered(condition, captions, words.encode)
 
 
-def warn_of_lost_words(denoiser: Denoiser, captions: Sequence[str]) -> None:
+def warn_of_lost_words(denoiser: Denoiser, captions: Iterable[str]) -> None:
     """Warn (HeadwaterWarning) of captions longer than the text encoder takes."""
     cut, words = denoiser.cut_prompts(captions), denoiser.family.words
     if cut and words is not None:

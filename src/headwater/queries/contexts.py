@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +47,7 @@ class Contexts:
         return replace(self, pairs=self.pairs[:draws])
 
 
-def choose_contexts(query: Concept, captions: Sequence[str]) -> Contexts:
+def choose_contexts(query: Concept, captions: Iterable[str]) -> Contexts:
     """Choose the contexts of a concept, one for every draw that it may need.
 
     A minus given by the user is a context given by the user: `auto` then asks in the prompt. The
@@ -60,7 +60,7 @@ def choose_contexts(query: Concept, captions: Sequence[str]) -> Contexts:
     return Contexts(chosen.kind, pairs, f"{chosen.where}, c+ and c- exchanged")
 
 
-def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
+def _chosen(query: Concept, captions: Iterable[str], draws: int) -> Contexts:
     if query.context == "prompt" or (query.context == "auto" and query.minus is not None):
         pair = (query.prompt, query.complement)
         return Contexts("prompt", (pair,) * draws, "in this one prompt")
@@ -79,7 +79,7 @@ def _chosen(query: Concept, captions: Sequence[str], draws: int) -> Contexts:
     return _drawn(query, pool, draws, "file", f"contexts of {query.context}")
 
 
-def _warn_of_near_forms(concept: str, named: int, captions: Sequence[str]) -> None:
+def _warn_of_near_forms(concept: str, named: int, captions: Iterable[str]) -> None:
     """Say which other forms of the words captions hold, where too few hold the words themselves."""
     forms = inflections(concept, captions)
     if not forms:

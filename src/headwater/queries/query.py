@@ -6,7 +6,7 @@ It never receives an index; what it needs of one is handed to it as a `Setting`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -71,7 +71,7 @@ class Setting:
 
     method: str
     side: Side
-    captions: Sequence[str]
+    captions: Iterable[str]
     timesteps: tuple[int, ...]
     picture: Callable[[Pictured], Picture]
     cache: Path

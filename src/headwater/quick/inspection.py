@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from headwater.data.sizes import picture_sizes
-from headwater.data.training_set import TrainingSet, every_caption, repeats_line
+from headwater.data.training_set import Captions, TrainingSet, repeats_line
 from headwater.errors import ParameterError
 from headwater.gradients.layers import size
 from headwater.gradients.parameters import COMMON_SETS, left_out
@@ -131,7 +131,7 @@ def _captions(data: TrainingSet, denoiser: Denoiser) -> str:
         parts = ["none"] + (["which the model was trained with"] if denoiser.conditional else [])
     if several:
         parts.append(f"several of {several:,}")
-    cut = denoiser.cut_prompts(every_caption(data.samples))
+    cut = denoiser.cut_prompts(Captions(data.samples))
     if cut:
         parts.append(f"{len(cut):,} longer than the model reads")
     return ", ".join(parts)

@@ -24,12 +24,13 @@ from headwater.attribution.resources import Resources
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
+from headwater.index.samples import shown_columns, tables_of
 from headwater.methods.choice import measure
 from headwater.report.contact_sheet import Entry, contact_sheet
 from headwater.report.figures import draw_figures
 from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.wording import WORDING, said_candidates
-from headwater.storage.files import write_image, write_table, write_text
+from headwater.storage.files import write_image, write_tables, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -254,21 +255,33 @@ def _write_concept(
     ):
         sheet = contact_sheet(side, title=f"{called}: {answer.name}", subtitle=said)
         write_image(folder / f"{file}.png", sheet)
-    samples = attribution.index.samples
     sure = attribution.certainty
-    rank = np.argsort(attribution.order()) + 1
-    table = pa.table({
-        "id": [s.id for s in samples],
+    write_scores(folder, attribution.index, {
         "score": attribution.scores,
-        "rank": rank,
+        "rank": np.argsort(attribution.order()) + 1,
         **({} if sure is None else {"standard_error": sure.errors}),
         **candidate_column(attribution),
         **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
-        "caption": [s.caption_line for s in samples],
-        "uri": [s.uri for s in samples],
     })  # fmt: skip
-    write_table(folder / "scores.parquet", table)
     write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def write_scores(folder: Path, index: Index, columns: Mapping[str, np.ndarray]) -> None:
+    """Write scores.parquet: columns of numbers, and what each row of an index is of.
+
+    Some rows at a time are in memory.
+    """
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for samples in tables_of(index.samples):
+            own = slice(start, start + len(samples))
+            numbers = {name: column[own] for name, column in columns.items()}
+            shown = shown_columns(samples)
+            yield pa.table({"id": shown.pop("id"), **numbers, **shown})
+            start += len(samples)
+
+    write_tables(folder / "scores.parquet", tables())
 
 
 def candidate_column(attribution: Attribution) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-import pyarrow as pa
 
 from headwater.attribution.answer.bootstrap import Certainty, correlations
 from headwater.attribution.answer.result import Attribution
@@ -30,11 +29,12 @@ from headwater.report.export import (
     remarks,
     shared_provenance,
     to_json,
+    write_scores,
 )
 from headwater.report.figures import draw_figures
 from headwater.report.page import Page, render_page
 from headwater.report.wording import WORDING, Wording, how_to_read
-from headwater.storage.files import write_image, write_table, write_text
+from headwater.storage.files import write_image, write_text
 
 # Entries at either end of a column.
 DEPTH = 5
@@ -126,7 +126,7 @@ def write_journey(
     write_picture(out, picture)
     try:
         write_image(out / "journey.png", sheet)
-        write_table(out / "scores.parquet", _scores(journey))
+        write_scores(out, journey.attributions[0].index, _scores(journey))
         write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
         write_text(out / "report.html", report)
     except OSError as error:
@@ -168,19 +168,13 @@ def _to_json(journey: Journey, both: Sequence[Ends]) -> dict[str, Any]:
     }
 
 
-def _scores(journey: Journey) -> pa.Table:
+def _scores(journey: Journey) -> dict[str, np.ndarray]:
     attributions = journey.attributions
-    samples = attributions[0].index.samples
-    return pa.table({
-        "id": [s.id for s in samples],
-        **{
-            f"score at step {step}": attribution.scores
-            for step, attribution in zip(journey.steps, attributions, strict=True)
-        },
-        **candidate_column(attributions[0]),
-        "caption": [s.caption_line for s in samples],
-        "uri": [s.uri for s in samples],
-    })  # fmt: skip
+    by_step = {
+        f"score at step {step}": attribution.scores
+        for step, attribution in zip(journey.steps, attributions, strict=True)
+    }
+    return {**by_step, **candidate_column(attributions[0])}
 
 
 def _sheet(journey: Journey) -> PIL.Image.Image:

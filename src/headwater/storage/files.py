@@ -9,8 +9,9 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -61,8 +62,21 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a parquet file atomically."""
-    with renamed(path) as part:
-        pq.write_table(table, part)
+    write_tables(path, [table])
+
+
+def write_tables(path: Path, tables: Iterable[pa.Table], **options: Any) -> None:
+    """The same from one table after the other, each of which is a row group, or several.
+
+    Args:
+        tables: one at least.
+        options: of `pyarrow.parquet.ParquetWriter`.
+    """
+    left = iter(tables)
+    first = next(left)
+    with renamed(path) as part, pq.ParquetWriter(part, first.schema, **options) as writer:
+        for table in chain([first], left):
+            writer.write_table(table)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

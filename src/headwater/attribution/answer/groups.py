@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,30 +79,30 @@ def grouping_of(index: Index, by: GroupBy) -> Grouping:
     elif Path(by).suffix == ".csv":
         names = _by_ids(index, read_groups(Path(by), "--group-by"))
     else:
-        names = [(" | ".join(values) or NONE,) for values in values_of(index, str(by))]
+        names = ((" | ".join(values) or NONE,) for values in values_of(index, str(by)))
     numbers: dict[str, int] = {}
-    pairs = [
-        (row, numbers.setdefault(name, len(numbers)))
-        for row, own in enumerate(names)
-        for name in own
-    ]
+    rows, groups = array("q"), array("q")
+    for row, own in enumerate(names):
+        for name in own:
+            rows.append(row)
+            groups.append(numbers.setdefault(name, len(numbers)))
     if len(numbers) < 2:
         raise QueryError(
             f"--group-by {by!s} puts every image into {next(iter(numbers))!r}: name a field that "
             "differs, or a csv file of id,group"
         )
-    rows, groups = torch.tensor(pairs).T
-    return Grouping(tuple(numbers), rows, groups)
+    both = (torch.frombuffer(each, dtype=torch.int64) for each in (rows, groups))
+    return Grouping(tuple(numbers), *both)
 
 
-def _by_ids(index: Index, groups: Mapping[str, set[str]]) -> list[tuple[str, ...]]:
+def _by_ids(index: Index, groups: Mapping[str, set[str]]) -> Iterator[tuple[str, ...]]:
     """The names of the groups that each row is in."""
     of: dict[str, list[str]] = {}
     for name, ids in groups.items():
         for id in sorted(ids):
             of.setdefault(id, []).append(name)
     known_ids(index, of)
-    return [tuple(of.get(sample.id, (NONE,))) for sample in index.samples]
+    return (tuple(of.get(sample.id, (NONE,))) for sample in index.samples)
 
 
 def group_scores(

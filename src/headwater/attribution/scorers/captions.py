@@ -23,7 +23,7 @@ from headwater.attribution.scorers.scoring import (
     mean_feature,
     score_rows,
 )
-from headwater.data.training_set import Sample, every_caption
+from headwater.data.training_set import Captions, Sample
 from headwater.errors import MethodError, QueryError
 from headwater.index.index import Index
 from headwater.methods.row import Method
@@ -63,7 +63,7 @@ def naming(samples: Sequence[Sample], query: Concept, method: str) -> Bool[Tenso
     )
     if named.all() or not named.any():
         which = "every" if named.all() else "no"
-        near = inflections(query.concept, every_caption(samples)) if which == "no" else {}
+        near = inflections(query.concept, Captions(samples)) if which == "no" else {}
         held = "".join(f" ({form!r} is in {count})" for form, count in near.items())
         raise QueryError(
             f"{which} training caption names {query.concept!r}{held}, so {method} has nothing to "

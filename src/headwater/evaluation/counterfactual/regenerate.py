@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ class ConceptPrompts:
 
 
 def prompts_for(
-    concept: str, prompt: str, captions: Sequence[str], count: int, seed: int = 0
+    concept: str, prompt: str, captions: Iterable[str], count: int, seed: int = 0
 ) -> ConceptPrompts:
     """`count` captions that name the concept, then as many that do not.
 

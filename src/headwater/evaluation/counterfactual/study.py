@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from headwater.data.training_set import every_caption
+from headwater.data.training_set import Captions
 from headwater.errors import QueryError
 from headwater.evaluation.counterfactual.compare import (
     PictureChange,
@@ -166,7 +166,7 @@ def _plan_concept(
     truth: Truth,
     scores: Mapping[str, Float[np.ndarray, " n"]],
 ) -> ConceptPlan:
-    captions = every_caption(plan.data.samples)
+    captions = Captions(plan.data.samples)
     prompts = prompts_for(truth.concept, truth.prompt, captions, plan.samples, plan.options.seed)
     before = cached_pictures(plan.out / "pictures", prompts, models.full)
     change = PictureChange(

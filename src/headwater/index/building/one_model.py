@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headwater.data.prefetch import reading
-from headwater.data.training_set import TrainingSet, every_caption
+from headwater.data.training_set import Captions, TrainingSet
 from headwater.errors import (
     DatasetError,
     MismatchError,
@@ -36,7 +36,7 @@ from headwater.index.curvature.fitting import Images, fit_curvature
 from headwater.index.index import Index
 from headwater.index.machines import extractor, without_projection
 from headwater.index.rows import Source, open_images
-from headwater.index.samples import RowSamples, write_samples
+from headwater.index.samples import write_samples
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.models.encodings import encode, warn_of_lost_words
@@ -178,7 +178,8 @@ def _compute(
     """The shards that this process sees to, once they are there."""
     data, how = job.data, job.how
     manifest, fit, _, done, left = underway
-    warn_of_lost_words(denoiser, every_caption(data.samples))
+    own = [data.samples[row] for _, rows in left for row in rows]
+    warn_of_lost_words(denoiser, Captions(own))
     if denoiser.conditional:
         speak_of_captions(data, job.note)
     layers = list(denoiser.layers_named(planned.layers).values())
@@ -278,5 +279,5 @@ def complete(
     if not positions:
         raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
     samples = [training_set.samples[i] for i in positions]
-    write_samples(out, RowSamples(samples, positions))
+    write_samples(out, samples, positions)
     finish(out, manifest, shards)

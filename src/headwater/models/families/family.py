@@ -84,7 +84,7 @@ class Words(Protocol):
         """The root mean square of the embeddings of all tokens."""
         ...
 
-    def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    def cut(self, texts: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Text -> (words read, words lost), of each that is longer than `token_limit`."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -93,7 +93,7 @@ class PromptWords:
         squares = sum(table.float().square().sum().item() for table in tables)
         return (squares / sum(table.numel() for table in tables)) ** 0.5
 
-    def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    def cut(self, texts: Iterable[str]) -> dict[str, tuple[str, str]]:
         """Text -> (words read, words lost), of each that is longer than `token_limit`.
 
         By the encoder that reads most.

@@ -7,7 +7,7 @@ is a context with the token in the words' place and c- the same context without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ class Local(Question):
         )
         return LocalDrawer(self, lesson, self._contexts(setting.captions), setting.cache)
 
-    def _contexts(self, captions: Sequence[str]) -> Contexts:
+    def _contexts(self, captions: Iterable[str]) -> Contexts:
         subject = self.subject
         if isinstance(subject, WholePicture):
             pairs = ((subject.prompt, subject.prompt),) * (subject.draws or MOST_DRAWS)

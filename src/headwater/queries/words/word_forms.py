@@ -7,6 +7,7 @@ stars". A refusal names what is there.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from headwater.queries.words.prompts import contains
@@ -36,9 +37,10 @@ def inflections(words: str, texts: Iterable[str]) -> dict[str, int]:
     >>> inflections("t shirts", ["a t-shirt", "a tshirt"])
     {'t-shirt': 1, 'tshirt': 1}
     """
-    texts = list(texts)
-    counts = {form: sum(contains(text, form) for text in texts) for form in near_forms(words)}
-    held = {form: count for form, count in counts.items() if count}
+    forms, counts = near_forms(words), Counter[str]()
+    for text in texts:
+        counts.update(form for form in forms if contains(text, form))
+    held = {form: counts[form] for form in forms if counts[form]}
     return dict(sorted(held.items(), key=lambda item: -item[1]))
 
 

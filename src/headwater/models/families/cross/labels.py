@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import NoReturn
 
@@ -47,7 +47,7 @@ class Labels:
         """All labels."""
         return self._labels.keys()
 
-    def cut(self, texts: Sequence[str]) -> dict[str, tuple[str, str]]:
+    def cut(self, texts: Iterable[str]) -> dict[str, tuple[str, str]]:
         """None is cut."""
         return {}
 
