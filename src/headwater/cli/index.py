@@ -37,6 +37,7 @@ from headwater.cli.options import (
     images_of,
     model_options,
     number_or_auto,
+    on_a_disk,
     with_options,
 )
 from headwater.cli.tables import print_facts
@@ -60,7 +61,9 @@ def index(
             help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="Folder of the index.")],
+    out: Annotated[
+        Path, typer.Argument(help="Folder of the index.", parser=on_a_disk, metavar="OUT")
+    ],
     method: Annotated[str, typer.Option(help="Attribution method.")] = DEFAULT_METHOD,
     parameters: Parameters = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.cli.options import CONDITION, Device, IndexFolder, Json
+from headwater.cli.options import CONDITION, Device, IndexFolder, Json, OwnFolder
 from headwater.cli.query_options import refuse
 from headwater.cli.tables import listed, print_facts
 from headwater.errors import StoreError
@@ -81,7 +81,7 @@ def verify(
 
 
 def repair(
-    index: IndexFolder,
+    index: OwnFolder,
     device: Device = None,
 ) -> None:
     """Make an index whole again from what is there of it."""
@@ -92,8 +92,40 @@ def repair(
     print(f"{index} is whole")
 
 
+def push(
+    index: OwnFolder,
+    url: Annotated[
+        str,
+        typer.Argument(
+            help="hf://datasets/OWNER/NAME, s3://BUCKET/FOLDER, or another that fsspec knows.",
+            metavar="URL",
+        ),
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="In the place of another index that is there.")
+    ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="Of a new repository of the hub; else it is private.")
+    ] = False,
+    with_removed: Annotated[
+        bool,
+        typer.Option("--with-removed", help="Although images were removed that are in its files."),
+    ] = False,
+) -> None:
+    """Copy an index to where others fetch it, with a card that says what it is.
+
+    `headwater concept URL ...` and `Index.from_pretrained` then ask it. What is kept of questions
+    stays here.
+    """
+    from headwater.runtime.console import say
+    from headwater.upkeep.push import push as copy
+
+    copy(index, url, overwrite, not public, with_removed, say)
+    print(f"{index} is at {url}")
+
+
 def remove(
-    index: IndexFolder,
+    index: OwnFolder,
     ids: Annotated[
         Path | None, typer.Option(help="File of ids, one on each line; all images if not given.")
     ] = None,

@@ -20,7 +20,31 @@ if TYPE_CHECKING:
     from headwater.data.training_set import TrainingSet
 
 
-IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index.")]
+def _fetched(place: str) -> Path:
+    from headwater.storage.remote import here
+
+    return Path(here(place))
+
+
+def on_a_disk(place: str) -> Path:
+    """A folder that is written to, which no URL is."""
+    from headwater.storage.remote import is_remote
+
+    if is_remote(place):
+        raise ParameterError(
+            f"{place} is on no disk of this machine: name a folder; `headwater push` copies it "
+            "there"
+        )
+    return Path(place)
+
+
+IndexFolder = Annotated[
+    Path, typer.Argument(help="Folder of an index, or a URL.", parser=_fetched, metavar="INDEX")
+]
+# Of an index that is written to.
+OwnFolder = Annotated[
+    Path, typer.Argument(help="Folder of an index.", parser=on_a_disk, metavar="INDEX")
+]
 Method = Annotated[
     str | None, typer.Option(help="One that the index serves (headwater info); see methods.")
 ]

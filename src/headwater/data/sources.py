@@ -28,6 +28,7 @@ from headwater.data.training_set import Sample, TrainingSet, make_training_set
 from headwater.errors import DatasetError
 from headwater.scenes.dataset import SPLITS, pictures
 from headwater.scenes.render import SIZE
+from headwater.storage.remote import DATASETS, HUB, here, hub_place, is_remote
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,10 @@ def load_pictures(source: str, **options: Any) -> TrainingSet:
 
 
 def _open(request: Request) -> TrainingSet:
+    url = str(request.source)
+    if is_remote(url):
+        opened = _open(replace(request, source=_copy_of(url)))
+        return opened if url.startswith(HUB) else replace(opened, source=url)
     try:
         opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
     except PermissionError as error:
@@ -80,6 +85,14 @@ def _open(request: Request) -> TrainingSet:
     if not opened.source.startswith("scenes"):  # which names its split itself
         opened = replace(opened, options=request.options)
     return with_trigger(opened, request.trigger) if request.trigger else opened
+
+
+def _copy_of(url: str) -> str:
+    """What lies at a URL, on this machine; of a whole data set of the hub its name."""
+    if not url.startswith(DATASETS):
+        return here(url)
+    name, below, revision = hub_place(url)
+    return here(url) if below or revision else name
 
 
 def _require_name(source: object) -> None:

@@ -35,6 +35,7 @@ from headwater.storage.manifest import (
     read_manifest,
     unfinished_checkpoints,
 )
+from headwater.storage.remote import here, hub_url, is_remote
 
 if TYPE_CHECKING:
     from headwater import Attribution, Session
@@ -90,13 +91,14 @@ class Index:
     ) -> Index:
         """Open a finished index; `device` is where its model will be loaded when it is needed.
 
+        `path` may be a URL (`storage.remote`), of which there is a copy on this machine then.
         `denoiser` and `clip` are for sessions on it: see `Handed`. `removed` are rows of the data
         set that it is asked without; those that it says were removed, by default.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
         """
-        path = Path(path)
+        path = Path(here(str(path)))
         manifest = read_manifest(path)
         if not manifest.complete:
             raise StoreError(
@@ -106,6 +108,27 @@ class Index:
         without = manifest.removed_rows if removed is None else removed
         rows = read_samples(path, manifest, without)
         return cls(path, manifest, rows, training_set, Handed(denoiser, device, clip))
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, **options: Any
+    ) -> Index:
+        """Open an index of the Hugging Face hub, where `headwater push` has put it.
+
+        Args:
+            name: of the data set there, OWNER/NAME or OWNER/NAME/FOLDER; or a folder or a URL.
+            revision: of the data set: a branch, a tag or a commit.
+            options: of `open`. The model and the images are not in the index: give `denoiser` and
+                `training_set` where they do not lie where it says.
+
+        Raises:
+            StoreError: there is none, the hub cannot be reached, or as `open`.
+
+        Example:
+            index = Index.from_pretrained("someone/my-index", denoiser=Denoiser.load("my-model"))
+        """
+        known = is_remote(str(name)) or Path(name).exists()
+        return cls.open(name if known else hub_url(str(name), revision), **options)
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from headwater.models.loading.weights import Unreadable, read_index, require_no_code
+from headwater.storage.remote import DATASETS, HUB, here, hub_place
 
 BUNDLED_MODEL = Path(__file__).parents[2] / "scenes" / "model"
 
@@ -21,6 +22,21 @@ def place(source: str | Path) -> str:
     return str(source) if known else str(path.resolve())
 
 
+def on_this_machine(source: str) -> str:
+    """A copy of what lies at a URL, anything else as it is.
+
+    Of a repository of the hub it is the name, so that no more of it is fetched than is needed.
+
+    Raises:
+        StoreError: see `storage.remote.fetch`.
+    """
+    if source.startswith(HUB) and not source.startswith(DATASETS):
+        repository, below, revision = hub_place(source)
+        if not (below or revision):
+            return repository
+    return here(source)
+
+
 def pipeline_folder(model: str) -> Path:
     """The folder of a model, on this machine by then.
 
@@ -29,6 +45,7 @@ def pipeline_folder(model: str) -> Path:
     """
     if model == "scenes":
         return BUNDLED_MODEL
+    model = on_this_machine(model)
     path = Path(model)
     return path if path.is_dir() else _downloaded(model)
 
@@ -62,6 +79,7 @@ def from_hub(source: str, *patterns: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    source = on_this_machine(source)
     path = Path(source)
     if path.exists():
         return path

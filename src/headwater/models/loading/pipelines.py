@@ -20,7 +20,7 @@ from headwater.models.loading.folders import (
     pipeline_of_folder,
     pipeline_of_network,
 )
-from headwater.models.loading.hub import from_hub, pipeline_folder
+from headwater.models.loading.hub import from_hub, on_this_machine, pipeline_folder
 from headwater.models.loading.outlines import outline_of_file, shape_of
 from headwater.models.loading.single_files import pipeline_of_file
 from headwater.models.loading.tokens import add_tokens
@@ -94,6 +94,7 @@ def add_to(pipe: Any, options: Mapping[str, Any]) -> None:
 
 
 def _opened(model: str, base: str | None, read: Read, of_file: Callable[..., Any]) -> Any:
+    model = on_this_machine(model)
     path = Path(model)
     if path.is_file():
         return of_file(path, base)

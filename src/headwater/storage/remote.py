@@ -1,0 +1,227 @@
+"""Places that are no disk of this machine: object stores, hubs, whatever fsspec reaches by a URL.
+
+What lies there is copied to this machine once, and again where it has changed; everything else sees
+a folder or a file. `s3://` needs the package s3fs, `gs://` gcsfs, and so on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from headwater.errors import HeadwaterError, ResourceError, StoreError, first_line
+
+HUB = "hf://"
+DATASETS = f"{HUB}datasets/"
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://")
+# What file systems tell of a file that changes with what is in it, besides its size.
+_STAMPS = (
+    "ETag", "etag", "md5Hash", "md5", "content_md5", "crc32c", "generation", "version_id", "mtime",
+    "LastModified", "last_modified", "updated", "created",
+)  # fmt: skip
+_AT_ONCE = 64  # files that are copied side by side, where the file system can
+
+
+class There(NamedTuple):
+    """What a file system says of a file; with another size or stamp it is another file."""
+
+    size: int
+    stamp: str
+
+
+def is_remote(source: object) -> bool:
+    """Whether a source is a URL.
+
+    >>> is_remote("s3://bucket/index"), is_remote("a/folder")
+    (True, False)
+    """
+    return isinstance(source, str) and _URL.match(source) is not None
+
+
+def here(source: str) -> str:
+    """A place on this machine: a copy of what lies at a URL, anything else as it is."""
+    return str(fetch(source)) if is_remote(source) else source
+
+
+def fetch(url: str) -> Path:
+    """A copy of the folder or file at a URL, in the cache (`cache_folder`) of this machine.
+
+    Files that were copied before are copied again where size or stamp differ, or they are gone.
+
+    Raises:
+        StoreError: there is nothing, or it cannot be reached.
+        ResourceError: the disk is full.
+
+    Example:
+        folder = fetch("s3://bucket/index")
+    """
+    name = PurePosixPath(url.partition("://")[2]).name or "all"
+    copy = cache_folder() / "remote" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    with told(url):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{copy}.lock"):
+            if url.startswith(HUB):
+                return _from_hub(url, copy)
+            return _copied(url, copy)
+
+
+def cache_folder() -> Path:
+    """Where copies are kept: $HEADWATER_CACHE, else `headwater` in the user's cache."""
+    own, users = os.environ.get("HEADWATER_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(own) if own else Path(users or Path.home() / ".cache") / "headwater"
+
+
+def _copied(url: str, copy: Path) -> Path:
+    files, root = file_system(url)
+    single = files.isfile(root)
+    there = listed(files, root)
+    if not there:
+        raise FileNotFoundError(url)
+    record = copy.with_name(f"{copy.name}.json")
+    known = _known(record)
+    for name in known.keys() - there.keys():  # others there are what this machine made
+        (copy / name).unlink(missing_ok=True)
+    wanted = [
+        n for n, now in there.items() if not (now == known.get(n) and _is_there(copy / n, now))
+    ]
+    with tqdm(desc="fetching", total=len(wanted), unit="file", delay=2, leave=False) as bar:
+        for start in range(0, len(wanted), _AT_ONCE):
+            some = wanted[start : start + _AT_ONCE]
+            _copy(
+                files, [root if single else f"{root}/{n}" for n in some], [copy / n for n in some]
+            )
+            known |= {name: there[name] for name in some}
+            _write(record, {n: facts for n, facts in known.items() if n in there})
+            bar.update(len(some))
+    return copy / next(iter(there)) if single else copy
+
+
+def listed(files: Any, root: str) -> dict[str, There]:
+    """The files below a folder by their names in it, or the one file; nothing that is not there.
+
+    Raises:
+        ValueError: a name leads out of the folder.
+    """
+    found: dict[str, There] = {}
+    for path, facts in files.find(root, detail=True).items():
+        name = path.removeprefix(root).strip("/") or PurePosixPath(path).name
+        if "\\" in name or ".." in name.split("/") or ":" in name.split("/")[0]:
+            raise ValueError(f"{name!r} is no name of a file")
+        stamp = {key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None}
+        found[name] = There(int(facts["size"]), json.dumps(stamp, sort_keys=True))
+    return found
+
+
+def _is_there(file: Path, facts: There) -> bool:
+    return facts.stamp != "{}" and file.is_file() and file.stat().st_size == facts.size
+
+
+def _copy(files: Any, sources: Sequence[str], targets: Sequence[Path]) -> None:
+    """Copy files side by side; each has its name once it is whole."""
+    parts = [target.with_name(f"{target.name}.part") for target in targets]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    files.get(list(sources), list(map(str, parts)))
+    for part, target in zip(parts, targets, strict=True):
+        part.replace(target)
+
+
+def _known(record: Path) -> dict[str, There]:
+    """What was copied before, as it was then."""
+    try:
+        return {name: There(*facts) for name, facts in json.loads(record.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(record: Path, known: Mapping[str, There]) -> None:
+    part = record.with_name(f"{record.name}.part")
+    part.write_text(json.dumps(known))
+    part.replace(record)
+
+
+def _from_hub(url: str, copy: Path) -> Path:
+    """A repository of the Hugging Face hub, or a folder in one, by its own library."""
+    from huggingface_hub import snapshot_download
+
+    repository, below, revision = hub_place(url)
+    some = f"{below}/*" if below else None
+    kind = "dataset" if url.startswith(DATASETS) else "model"
+    snapshot_download(
+        repository, repo_type=kind, revision=revision, local_dir=copy, allow_patterns=some
+    )
+    return copy / below
+
+
+def hub_place(url: str) -> tuple[str, str, str | None]:
+    """The repository, the folder in it, and the revision that a URL of the hub names.
+
+    Raises:
+        ValueError: it names no repository.
+
+    >>> hub_place("hf://datasets/someone/theirs@v1/index")
+    ('someone/theirs', 'index', 'v1')
+    """
+    owner, _, rest = url.removeprefix(DATASETS).removeprefix(HUB).partition("/")
+    name, _, below = rest.partition("/")
+    name, _, revision = name.partition("@")
+    if not owner or not name:
+        raise ValueError("name a repository, such as hf://datasets/someone/theirs")
+    return f"{owner}/{name}", below.strip("/"), revision or None
+
+
+def hub_url(name: str, revision: str | None = None) -> str:
+    """The URL of a data set of the hub, or of a folder in one.
+
+    >>> hub_url("someone/theirs/index", "v1")
+    'hf://datasets/someone/theirs@v1/index'
+    """
+    owner, _, rest = name.partition("/")
+    repository, slash, below = rest.partition("/")
+    at = f"@{revision}" if revision else ""
+    return f"{DATASETS}{owner}/{repository}{at}{slash}{below}"
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """The file system that a URL is of, and the path in it."""
+    from fsspec.core import url_to_fs
+
+    files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+    return files, root.rstrip("/")
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Say in one line what went wrong at a URL, whatever a library raises.
+
+    Raises:
+        StoreError, ResourceError: see `fetch`.
+    """
+    try:
+        yield
+    except (HeadwaterError, KeyboardInterrupt):
+        raise
+    except FileNotFoundError:
+        raise StoreError(f"there is nothing at {url}: check the address") from None
+    except ImportError as error:
+        raise StoreError(
+            f"{url} needs a package that is not installed: {first_line(error)}"
+        ) from None
+    except Exception as error:  # each file system has its own
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise ResourceError(
+                f"no space left to copy {url} to {cache_folder()}: free some, or name another "
+                "folder as HEADWATER_CACHE"
+            ) from None
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise StoreError(f"cannot reach {url} ({why}): check the address and your keys") from None

@@ -1,0 +1,163 @@
+"""An index copied to where others fetch it: a hub's data set, an object store, a shared folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from headwater.errors import MismatchError, StoreError
+from headwater.storage.claims import alone
+from headwater.storage.files import sha256_of
+from headwater.storage.manifest import checkpoint_folders, read_manifest
+from headwater.storage.remote import DATASETS, HUB, file_system, hub_place, listed, told
+from headwater.upkeep.card import card_of
+from headwater.upkeep.verify import CACHES, verify
+
+CARD = "README.md"
+MANIFEST = "index.json"  # which is copied last: a reader without it sees no index
+_AT_ONCE = 64
+
+
+def push(
+    folder: str | Path,
+    url: str,
+    overwrite: bool = False,
+    private: bool = True,
+    with_removed: bool = False,
+    note: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Copy a finished index to a URL that fsspec reaches, with a card that says what it is.
+
+    What is kept of questions (`queries`, `kernels`, `similarity`) stays here. A card that is there
+    already stays as it is.
+
+    Args:
+        url: `hf://datasets/OWNER/NAME[/FOLDER]`, `s3://BUCKET/FOLDER`, or another.
+        overwrite: in the place of another index that is there.
+        private: of a repository that is made for it on the hub.
+        with_removed: copy an index with images that were removed, whose rows and captions are
+            still in its files.
+        note: called with a line of text on what is copied.
+
+    Raises:
+        StoreError: there is no whole index, it holds removed images, somebody writes it, or the
+            place cannot be reached.
+        MismatchError: another index is there.
+
+    Example:
+        push("my-index", "hf://datasets/someone/my-index")
+    """
+    folder = Path(folder)
+    left = verify(folder)
+    if left:
+        raise StoreError(
+            f"{left[0].file} of {folder} {left[0].what}: run its `headwater index` command or "
+            f"`headwater repair {folder}` first"
+        )
+    with alone(folder):
+        manifest = read_manifest(folder)
+        if manifest.removed and not with_removed:
+            raise StoreError(
+                f"{len(manifest.removed_rows):,} image(s) were removed from {folder}, and their "
+                "rows, ids and captions are still in its files: build an index without them, or "
+                "copy it all the same with --with-removed"
+            )
+        names = sorted(_names(folder), key=lambda name: name == MANIFEST)
+        size = sum((folder / name).stat().st_size for name in names)
+        note(f"copying {len(names):,} files, {size / 1e6:,.1f} MB, to {url}")
+        with told(url), tempfile.TemporaryDirectory() as made:
+            card = Path(made) / CARD
+            card.write_text(card_of(folder, manifest, url), encoding="utf-8")
+            put = _to_hub if url.startswith(HUB) else _to_store
+            put(folder, names, card, url, overwrite=overwrite, private=private)
+
+
+def _names(folder: Path, below: str = "") -> Iterator[str]:
+    """The files of an index that somebody else needs, and of its further checkpoints."""
+    manifest = read_manifest(folder / below)
+    yield f"{below}{MANIFEST}"
+    yield f"{below}samples.parquet"
+    yield from (f"{below}{shard.file}" for shard in manifest.shards)
+    for other in ("removed.json", "curvature/bases.safetensors", "curvature/moments.safetensors"):
+        if (folder / below / other).exists():
+            yield f"{below}{other}"
+    for checkpoint in checkpoint_folders(folder / below, manifest):
+        yield from _names(folder, f"{checkpoint.relative_to(folder).as_posix()}/")
+
+
+def _to_store(
+    folder: Path, names: Sequence[str], card: Path, url: str, *, overwrite: bool, private: bool
+) -> None:
+    files, root = file_system(url)
+    there = listed(files, root) if files.exists(root) else {}
+    if MANIFEST in there:
+        with tempfile.TemporaryDirectory() as made:
+            files.get_file(f"{root}/{MANIFEST}", f"{made}/{MANIFEST}")
+            _require_same(Path(made), folder, url, overwrite)
+        files.rm_file(f"{root}/{MANIFEST}")  # while files change, there is no index there
+    elif there.keys() - {CARD} and not overwrite:
+        raise MismatchError(f"{url} holds other files ({min(there)}): name a new folder")
+    own = {*names, CARD}
+    stale = [n for n in there if n not in own and n != MANIFEST and _is_ours(n)]
+    for name in stale:
+        files.rm_file(f"{root}/{name}")
+    if CARD not in there:
+        files.makedirs(root, exist_ok=True)
+        files.put_file(str(card), f"{root}/{CARD}")
+    for parent in sorted({name.rpartition("/")[0] for name in names}):
+        files.makedirs(f"{root}/{parent}".rstrip("/"), exist_ok=True)
+    for some in _in_parts(names[:-1]):
+        files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
+    files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file can be one of an index, and not something else that somebody keeps there."""
+    return name.startswith(("features/", "curvature/", "checkpoints/", *CACHES)) or name in (
+        "removed.json",
+        "samples.parquet",
+    )
+
+
+def _in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
+
+
+def _to_hub(
+    folder: Path, names: Sequence[str], card: Path, url: str, *, overwrite: bool, private: bool
+) -> None:
+    """As one commit of a data set's repository, by the hub's own library."""
+    from huggingface_hub import HfApi
+
+    if not url.startswith(DATASETS):
+        raise StoreError(f"{url} is no data set, which an index is kept as: {DATASETS}OWNER/NAME")
+    repository, below, revision = hub_place(url)
+    api, at = HfApi(), f"{below}/" if below else ""
+    kind: dict[str, Any] = {"repo_id": repository, "repo_type": "dataset"}
+    api.create_repo(**kind, private=private, exist_ok=True)
+    there = api.list_repo_files(**kind, revision=revision)
+    if f"{at}{MANIFEST}" in there:
+        with tempfile.TemporaryDirectory() as made:
+            api.hf_hub_download(**kind, filename=f"{at}{MANIFEST}", local_dir=made)
+            _require_same(Path(made) / below, folder, url, overwrite)
+    if f"{at}{CARD}" not in there:
+        card_at = f"{at}{CARD}"
+        api.upload_file(**kind, path_or_fileobj=card, path_in_repo=card_at, revision=revision)
+    api.upload_folder(
+        **kind,
+        folder_path=folder,
+        path_in_repo=below or None,
+        revision=revision,
+        allow_patterns=list(names),
+        delete_patterns=["features/*", "curvature/*", "checkpoints/*"],
+        commit_message="Index by headwater",
+    )
+
+
+def _require_same(there: Path, folder: Path, url: str, overwrite: bool) -> None:
+    """Refuse to put an index into another's place, unless that is meant."""
+    same = sha256_of(there / MANIFEST) == sha256_of(folder / MANIFEST)
+    if not (same or overwrite):
+        raise MismatchError(f"another index is at {url}: name another place, or --overwrite")

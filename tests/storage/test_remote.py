@@ -1,0 +1,156 @@
+"""What lies at a URL is on this machine once, and again where it has changed."""
+
+import time
+
+import fsspec
+import pytest
+from support.command_line import assert_refused
+from support.command_line import headwater as run
+from support.object_store import bucket
+
+from headwater.errors import ResourceError, StoreError
+from headwater.storage import remote
+from headwater.storage.remote import fetch, here, hub_place, is_remote
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def memory():
+    files = fsspec.filesystem("memory")
+    files.pipe({"/things/a.txt": b"one", "/things/b/c.txt": b"two"})
+    yield files
+    files.store.clear()
+
+
+def test_urls():
+    assert all(map(is_remote, ["s3://b/x", "hf://datasets/a/b", "memory://x", "file:///x"]))
+    assert not any(map(is_remote, ["a/b", "/a:b", "C:\\x", "scenes:validation", "name/theirs"]))
+    assert here("a/b") == "a/b"
+    assert hub_place("hf://datasets/a/b/c/d") == ("a/b", "c/d", None)
+    assert hub_place("hf://a/b") == ("a/b", "", None)
+
+
+def copied(monkeypatch):
+    """How many files are copied at each call."""
+    counts, copy = [], remote._copy
+
+    def counted(files, names, to):
+        counts.append(len(names))
+        copy(files, names, to)
+
+    monkeypatch.setattr(remote, "_copy", counted)
+    return counts
+
+
+def test_a_folder_is_copied_once_and_what_has_changed_again(memory, monkeypatch):
+    counts = copied(monkeypatch)
+    folder = fetch("memory://things")
+    assert (folder / "a.txt").read_bytes() == b"one"
+    assert (folder / "b" / "c.txt").read_bytes() == b"two"
+    assert fetch("memory://things") == folder and counts == [2]
+    time.sleep(0.01)
+    memory.pipe("/things/a.txt", b"uno")  # of the same size
+    (folder / "b" / "c.txt").write_bytes(b"damaged")
+    fetch("memory://things")
+    assert (folder / "a.txt").read_bytes() == b"uno"
+    assert (folder / "b" / "c.txt").read_bytes() == b"two"
+    assert counts == [2, 2]
+
+
+def test_what_is_gone_there_is_gone_here_and_what_was_made_here_stays(memory):
+    folder = fetch("memory://things")
+    (folder / "own.txt").write_bytes(b"made here")
+    memory.rm("/things/a.txt")
+    fetch("memory://things")
+    assert sorted(path.name for path in folder.rglob("*.txt")) == ["c.txt", "own.txt"]
+
+
+def test_one_file(memory):
+    assert fetch("memory://things/a.txt").read_bytes() == b"one"
+
+
+def test_a_copy_that_was_interrupted_goes_on(memory, monkeypatch):
+    monkeypatch.setattr(remote, "_AT_ONCE", 1)
+    counts, copy = [], remote._copy
+
+    def once(*args):
+        if counts:
+            raise OSError("the line is cut")
+        counts.append(copy(*args))
+
+    monkeypatch.setattr(remote, "_copy", once)
+    with pytest.raises(StoreError, match="the line is cut"):
+        fetch("memory://things")
+    monkeypatch.setattr(remote, "_copy", copy)
+    again = copied(monkeypatch)
+    assert len(list(fetch("memory://things").rglob("*.txt"))) == 2
+    assert again == [1]
+
+
+@pytest.mark.parametrize("name", ["/things/../out.txt", "/things/a\\b", "/things/c:/x"])
+def test_names_that_lead_elsewhere_are_refused(memory, monkeypatch, name):
+    found = {name: {"size": 1, "type": "file"}}
+    monkeypatch.setattr(type(memory), "find", lambda *args, **kwargs: found)
+    with pytest.raises(StoreError, match="is no name of a file"):
+        fetch("memory://things")
+
+
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("memory://nothing", "there is nothing at memory://nothing"),
+        ("nowhere://x", "cannot reach nowhere://x .*Protocol not known"),
+        ("hf://datasets/x", "name a repository"),
+    ],
+)
+def test_what_cannot_be_reached_is_said_in_one_line(url, said):
+    with pytest.raises(StoreError, match=said) as error:
+        fetch(url)
+    assert "\n" not in str(error.value)
+
+
+def test_a_full_disk(memory, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(remote, "_copy", full)
+    with pytest.raises(ResourceError, match="HEADWATER_CACHE"):
+        fetch("memory://things")
+
+
+def test_a_package_that_is_missing(monkeypatch):
+    def missing(url):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(remote, "file_system", missing)
+    with pytest.raises(StoreError, match="needs a package that is not installed: Install s3fs"):
+        fetch("s3://bucket/x")
+
+
+def test_commands_say_it_too():
+    assert_refused(run("info", "memory://nothing"), "there is nothing at memory://nothing")
+    assert_refused(run("index", "scenes", "scenes", "s3://bucket/x"), "s3://bucket/x is on no disk")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with bucket() as files:
+        yield files
+
+
+def test_an_object_store(s3, monkeypatch):
+    counts = copied(monkeypatch)
+    s3.pipe({f"bucket/some/{n}/{n}.txt": b"x" * n for n in range(1, 6)})
+    folder = fetch("s3://bucket/some")
+    assert sorted(path.stat().st_size for path in folder.rglob("*.txt")) == [1, 2, 3, 4, 5]
+    s3.pipe("bucket/some/3/3.txt", b"yyy")
+    s3.invalidate_cache()
+    fetch("s3://bucket/some")
+    assert (folder / "3" / "3.txt").read_bytes() == b"yyy"
+    assert counts == [5, 1]
+    with pytest.raises(StoreError, match="nothing at s3://bucket/none"):
+        fetch("s3://bucket/none")

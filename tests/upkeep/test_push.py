@@ -1,0 +1,205 @@
+"""An index copied elsewhere answers there as here; what others should not see stays here."""
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from support.command_line import assert_refused
+from support.command_line import headwater as run
+from support.index_files import RECIPE
+from support.object_store import bucket
+from support.tiny import tiny_folder
+
+from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
+from headwater.errors import MismatchError, StoreError
+from headwater.upkeep.push import push
+from headwater.upkeep.remove import remove
+from headwater.upkeep.verify import verify
+
+QUERY = Concept("a red star", "star", draws=2)
+SMALL = {**RECIPE, "dim": 16}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+    yield
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.fixture(scope="module")
+def denoiser(tiny_model) -> Denoiser:
+    return Denoiser.load(tiny_model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, denoiser) -> Path:
+    """An index in two shards, with a curvature, that was asked."""
+    at = tmp_path_factory.mktemp("push")
+    data = load_dataset(tiny_folder(at / "images", 70))
+    index = build_index(denoiser, data, at / "index", **{**SMALL, "method": "ekfac"})
+    Session(index).attribute(QUERY)
+    return index.path
+
+
+def scores(index, denoiser):
+    return Session(Index.open(index, denoiser)).attribute(QUERY).scores
+
+
+def below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+PUSHED = {
+    "README.md", "index.json", "samples.parquet", "features/00000.safetensors",
+    "features/00001.safetensors", "curvature/bases.safetensors", "curvature/moments.safetensors",
+}  # fmt: skip
+
+
+def test_it_answers_there_as_here_and_questions_stay_here(built, denoiser):
+    push(built, "memory://there/index")
+    there = Index.open("memory://there/index", denoiser)
+    assert below(there.path) == PUSHED and below(built) > PUSHED - {"README.md"}
+    np.testing.assert_array_equal(scores(there.path, denoiser), scores(built, denoiser))
+    assert verify(there.path) == []
+
+
+def test_the_card(built, denoiser, tmp_path):
+    push(built, f"file://{tmp_path}/there")
+    card = (tmp_path / "there" / "README.md").read_text()
+    assert card.startswith("---\npretty_name: Index of model, images\n")
+    assert "`ekfac`" in card and "70 of 16 features" in card
+    assert f"headwater concept file://{tmp_path}/there" in card
+    assert str(built.parent) not in card and denoiser.source not in card
+    (tmp_path / "there" / "README.md").write_text("mine")
+    push(built, f"file://{tmp_path}/there")
+    assert (tmp_path / "there" / "README.md").read_text() == "mine"
+
+
+def test_another_index_is_not_overwritten_by_chance(built, denoiser, tmp_path):
+    data = load_dataset(tiny_folder(tmp_path / "others", 6))
+    other = build_index(denoiser, data, tmp_path / "other", **{**SMALL, "method": "trak"})
+    push(built, "memory://there/index")
+    with pytest.raises(MismatchError, match="another index is at memory://there/index"):
+        push(other.path, "memory://there/index")
+    push(other.path, "memory://there/index", overwrite=True)
+    there = Index.open("memory://there/index", denoiser)
+    assert len(there) == 6
+    assert below(there.path) == {
+        "README.md", "index.json", "samples.parquet", "features/00000.safetensors",
+    }  # fmt: skip
+
+
+def test_other_files_are_left_alone(built):
+    fsspec.filesystem("memory").pipe("/there/thesis.txt", b"years of work")
+    with pytest.raises(MismatchError, match=r"holds other files \(thesis.txt\)"):
+        push(built, "memory://there")
+
+
+def test_a_reader_sees_no_half_index(built, denoiser, monkeypatch):
+    """Of a push that was cut off."""
+    from headwater.upkeep import push as module
+
+    push(built, "memory://there/index")
+    monkeypatch.setattr(module, "_in_parts", lambda names: 1 / 0)
+    with pytest.raises(StoreError, match="cannot reach memory://there/index"):
+        push(built, "memory://there/index", overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="no index at"):
+        Index.open("memory://there/index", denoiser)
+
+
+def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):
+    broken = shutil.copytree(built, tmp_path / "broken")
+    (broken / "features/00001.safetensors").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"is damaged: run .*headwater repair"):
+        push(broken, "memory://there")
+    less = shutil.copytree(built, tmp_path / "less")
+    remove(less, ids=[Index.open(less).samples[3].id])
+    with pytest.raises(StoreError, match=r"1 image\(s\) were removed .*--with-removed"):
+        push(less, "memory://there")
+    push(less, "memory://there", with_removed=True)
+    assert len(Index.open("memory://there")) == 69
+
+
+class Hub:
+    """A folder that stands in for the hub: one commit at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.made = folder, []
+
+    def create_repo(self, repo_id, repo_type, private, exist_ok):
+        assert repo_type == "dataset" and exist_ok
+        self.made.append((repo_id, private))
+        (self.folder / repo_id).mkdir(parents=True, exist_ok=True)
+
+    def list_repo_files(self, repo_id, repo_type, revision):
+        return sorted(below(self.folder / repo_id))
+
+    def upload_file(self, repo_id, repo_type, path_or_fileobj, path_in_repo, revision):
+        at = self.folder / repo_id / path_in_repo
+        at.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path_or_fileobj, at)
+
+    def hf_hub_download(self, repo_id, repo_type, filename, local_dir):
+        at = Path(local_dir) / filename
+        at.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.folder / repo_id / filename, at)
+
+    def upload_folder(
+        self, repo_id, repo_type, folder_path, path_in_repo, revision, allow_patterns, **_
+    ):
+        for name in allow_patterns:
+            at = self.folder / repo_id / (path_in_repo or "") / name
+            at.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(Path(folder_path) / name, at)
+
+    def snapshot_download(self, repo_id, repo_type, revision, local_dir, allow_patterns):
+        assert repo_type == "dataset" and revision in (None, "v1")
+        shutil.copytree(self.folder / repo_id, local_dir, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("place", ["someone/index", "someone/things/index"])
+def test_a_hub(built, denoiser, tmp_path, monkeypatch, place):
+    import huggingface_hub
+
+    hub = Hub(tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    push(built, f"hf://datasets/{place}")
+    assert hub.made == [("/".join(place.split("/")[:2]), True)]
+    for revision in (None, "v1"):
+        there = Index.from_pretrained(place, revision, denoiser=denoiser)
+        np.testing.assert_array_equal(scores(there.path, denoiser), scores(built, denoiser))
+    assert len(Index.from_pretrained(built)) == 70
+    push(built, f"hf://datasets/{place}")  # the same again
+    with pytest.raises(StoreError, match="is no data set, which an index is kept as"):
+        push(built, "hf://someone/model")
+
+
+def test_an_object_store_with_model_and_images_there(built, tiny_model, tmp_path):
+    """All three at URLs, by the command line."""
+    with bucket() as files:
+        files.put(str(tiny_model), "bucket/model", recursive=True)
+        files.put(str(tiny_folder(tmp_path / "images", 6)), "bucket/images", recursive=True)
+        own = [*"--method trak --timesteps 1 --dim 16 --parameters attn2".split()]
+        done = run("index", "s3://bucket/model", "s3://bucket/images", tmp_path / "index", *own)
+        assert done.code == 0, done.err
+        said = json.loads((tmp_path / "index" / "index.json").read_text())
+        assert said["model"]["source"] == "s3://bucket/model"
+        assert said["data"]["source"] == "s3://bucket/images"
+        done = run("push", tmp_path / "index", "s3://bucket/index")
+        assert done.code == 0 and "is at s3://bucket/index" in done.out
+        asked = ["a red star", "--concept", "star", "--draws", "2", "--json", "--out"]
+        done = run("concept", "s3://bucket/index", *asked, tmp_path / "there")
+        assert done.code == 0, done.err
+        there = json.loads(done.out)
+        here = json.loads(run("concept", tmp_path / "index", *asked, tmp_path / "here").out)
+        assert there["results"][0]["top"] == here["results"][0]["top"]
+        picture = (tmp_path / "there" / "report.html").read_text()
+        assert "data:image/" in picture
+        refused = run("remove", "s3://bucket/index", "--where", "id contains 1")
+        assert_refused(refused, "s3://bucket/index is on no disk")
