@@ -17,12 +17,7 @@ from torch import Tensor
 
 from headwater.data.sources import load_dataset, load_pictures
 from headwater.data.training_set import TrainingSet
-from headwater.errors import (
-    DatasetError,
-    HeadwaterWarning,
-    MismatchError,
-    StoreError,
-)
+from headwater.errors import DatasetError, HeadwaterWarning, MismatchError, StoreError
 from headwater.index.config import FEATURES_VERSION, Recipe
 from headwater.index.samples import RowSamples, read_samples
 from headwater.methods.choice import method_named, served_by
