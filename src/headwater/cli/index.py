@@ -40,6 +40,7 @@ from headwater.cli.options import (
     on_a_disk,
     with_options,
 )
+from headwater.cli.query_options import refuse
 from headwater.cli.tables import print_facts
 from headwater.errors import ParameterError
 from headwater.methods.table import DEFAULT_METHOD
@@ -139,6 +140,13 @@ def index(
     encodings: Annotated[
         Path | None, typer.Option(help="Folder that keeps encoded images and captions.")
     ] = None,
+    reuse: Annotated[
+        Path | None,
+        typer.Option(
+            help="An index of the same model and recipe: rows of images that have not changed are "
+            "taken over, only new ones computed."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")
     ] = False,
@@ -175,6 +183,7 @@ def index(
     )
     checkpoints = checkpoint or ()
     if dry_run:
+        refuse({"--reuse": reuse is not None}, "--dry-run")
         _print_estimate(denoiser, images, checkpoints, size, recipe)
         return
     how = dict(
@@ -185,6 +194,7 @@ def index(
         compile=compile,
         recompute=recompute,
         encodings=encodings,
+        reuse=reuse,
         executor=workers,
     )
     built = _build(denoiser, images, out, part, checkpoints=checkpoints, **how, **recipe)

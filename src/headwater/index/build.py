@@ -119,8 +119,11 @@ def build_shard(
         folders = checkpoint_folders(out, read_manifest(out))
         for source, folder in zip(checkpoints, folders, strict=True):
             note(f"checkpoint {source}")
-            other = denoiser.like(source)
-            built.append(build_planned(job, other, plan(other, **options), folder))
+            other, own = denoiser.like(source), job
+            if how.reuse is not None:
+                same = Path(how.reuse) / folder.relative_to(out)
+                own = replace(job, how=replace(how, reuse=same))
+            built.append(build_planned(own, other, plan(other, **options), folder))
             del other  # before the next is loaded
     return None if None in built else built[0]
 
@@ -136,6 +139,11 @@ def _refuse_useless(
         raise ParameterError(
             "--overwrite with --shard would remove what the other shards write: remove the folder "
             "first"
+        )
+    if how.reuse is not None and planned.curvature:
+        raise ParameterError(
+            f"rows of {planned.method} are in the metric of a curvature, which is fitted to all "
+            "images anew: leave out --reuse"
         )
     workers = how.executor != THIS_PROCESS
     if not planned.train.gradient:

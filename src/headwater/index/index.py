@@ -68,7 +68,8 @@ class Index:
         self.path = path
         self.manifest = manifest
         self.samples, self.positions, self.removed, inside = rows
-        self._inside = None if inside is None else torch.from_numpy(inside)
+        # of each row on disk whether it was not removed; None where none was
+        self.inside = None if inside is None else torch.from_numpy(inside)
         self.handed = handed or Handed()
         self._training_set = training_set
         self._verified: Verified = {}
@@ -256,23 +257,23 @@ class Index:
     def residuals(self) -> Float[Tensor, "n p"] | None:
         """The residuals of each row's probes, where noise was drawn."""
         found = read_residuals(self.path, self.manifest.shards)
-        return found if found is None or self._inside is None else found[self._inside]
+        return found if found is None or self.inside is None else found[self.inside]
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
-        return self._kept(read_blocks(self.path, self.manifest, self._verified), self._inside)
+        return self._kept(read_blocks(self.path, self.manifest, self._verified), self.inside)
 
     def scan(self) -> Iterator[Float[Tensor, "r k"]]:
         """The same in one piece of memory: each block is good until the next one is asked for."""
         blocks = read_blocks(self.path, self.manifest, self._verified, self._buffer())
-        return self._kept(blocks, self._inside)
+        return self._kept(blocks, self.inside)
 
     def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows of images that were removed; shards without any are not read."""
-        if self._inside is None:
+        if self.inside is None:
             return iter(())
         sizes = [shard.rows for shard in self.manifest.shards]
-        outside = list((~self._inside).split(sizes))
+        outside = list((~self.inside).split(sizes))
         touched = [number for number, mask in enumerate(outside) if mask.any()]
         part = replace(
             self.manifest, shards=tuple(self.manifest.shards[number] for number in touched)

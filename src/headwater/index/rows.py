@@ -32,7 +32,7 @@ class Source:
 
 def shard_rows(
     source: Source,
-    rows: range,
+    rows: Sequence[int],
     batch: BatchSize,
     skip_bad: bool,
     tick: Callable[[int], Any],
@@ -61,7 +61,7 @@ def shard_rows(
     return Rows(features, torch.cat(residuals) if residuals else None), good, skipped
 
 
-def _without_bad_start(source: Source, rows: range) -> tuple[range, list[str]]:
+def _without_bad_start(source: Source, rows: Sequence[int]) -> tuple[Sequence[int], list[str]]:
     """The rows from the first on that is a picture, and the ids of those before it."""
     bad: list[str] = []
     for start, row in enumerate(rows):

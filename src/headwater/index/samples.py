@@ -153,14 +153,26 @@ def data_facts(data: TrainingSet) -> dict[str, Any]:
     }
 
 
-def write_samples(folder: Path, samples: Sequence[Sample], positions: Sequence[int]) -> None:
-    """Write the table; columns of all captions and of repeats only where an image has several."""
+def write_samples(
+    folder: Path,
+    samples: Sequence[Sample],
+    positions: Sequence[int],
+    contents: Sequence[int | str] = (),
+) -> None:
+    """Write the table; columns of all captions and of repeats only where an image has several.
+
+    Args:
+        contents: what stands for each picture in the fingerprint of the data, if anything does.
+    """
 
     def with_rows() -> Iterator[pa.Table]:
         start = 0
         for table in tables_of(samples):
-            rows = pa.array(positions[start : start + len(table)], pa.int64())
-            yield table.add_column(0, "row", rows)
+            own = slice(start, start + len(table))
+            table = table.add_column(0, "row", pa.array(positions[own], pa.int64()))
+            if contents:
+                table = table.append_column("content", pa.array(map(str, contents[own])))
+            yield table
             start += len(table)
 
     # rows stand in order, of which this encoding makes nearly nothing; ids are all different

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -59,6 +61,41 @@ def read_blocks(
             yield rows.copy_(features).mul_(scale[:, None])
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
+
+
+class StoredRows(NamedTuple):
+    """Rows as they are stored, to be stored again without another rounding."""
+
+    features: Float[Tensor, "r k"]
+    scale: Float[Tensor, " r"]
+    residuals: Float[Tensor, "r p"] | None
+
+
+def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> StoredRows:
+    """Some rows of an index, by where they stand in its shards, in the order that is asked for.
+
+    Raises:
+        StoreError: a shard is missing, truncated or changed.
+    """
+    bounds = list(accumulate((shard.rows for shard in manifest.shards), initial=0))
+    wanted = torch.tensor(list(rows), dtype=torch.int64)
+    found: dict[str, Tensor] = {}
+    for number, shard in enumerate(manifest.shards):
+        here = (wanted >= bounds[number]) & (wanted < bounds[number + 1])
+        if not here.any():
+            continue
+        path = folder / shard.file
+        if not path.is_file() or not is_same(path, shard):
+            raise StoreError(f"{path} is missing or damaged: {mend(folder)}")
+        with safe_open(path, "pt") as file:
+            for name in {"features", "scale", "residual"}.intersection(file.keys()):
+                own = file.get_tensor(name)[wanted[here] - bounds[number]]
+                rest = (len(wanted), *own.shape[1:])
+                found.setdefault(name, torch.empty(rest, dtype=own.dtype))[here] = own
+    if not found:
+        return StoredRows(torch.empty(0, manifest.recipe["dim"]), torch.empty(0), None)
+    scale = found["scale"]
+    return StoredRows(found["features"].float() * scale[:, None], scale, found.get("residual"))
 
 
 def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -249,14 +249,29 @@ def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
             f"{folder} was begun with {old.checkpoints} more checkpoints, this run has "
             f"{new.checkpoints}: use another folder, or --overwrite"
         )
-    for part in ("recipe", "model", "data"):
+    other = differing(old, new, ("recipe", "model", "data"))
+    if other is not None:
+        part, key, before, now = other
+        new_rows = f" with --reuse {folder}" if part == "data" else ""
+        raise MismatchError(
+            f"{folder} was begun with {part} {key} = {before}, this run has {now}: use another "
+            f"folder{new_rows}, or --overwrite"
+        )
+
+
+def differing(
+    old: Manifest, new: Manifest, parts: Sequence[str]
+) -> tuple[str, str, str, str] | None:
+    """Where two first differ in these parts: the part, the key, and what stands there, in short.
+
+    Places, and the method among those that share rows, may differ.
+    """
+    for part in parts:
         before, now = _compared(getattr(old, part)), _compared(getattr(new, part))
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
-                raise MismatchError(
-                    f"{folder} was begun with {part} {key} = {_short(before.get(key))}, this run "
-                    f"has {_short(now.get(key))}: use another folder, or --overwrite"
-                )
+                return part, key, _short(before.get(key)), _short(now.get(key))
+    return None
 
 
 def has_old_checksums(manifest: Manifest) -> bool:

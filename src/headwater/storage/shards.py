@@ -68,12 +68,15 @@ class ShardRows:
         positions: the data set row of each, ascending.
         skipped: ids of images in the shard's range that were left out.
         residuals: of each probe of each row, where noise was drawn.
+        scale: of rows that were stored before, so that they are stored again as they were; 0 of
+            others. None if there are none.
     """
 
     features: Float[Tensor, "r k"]
     positions: Sequence[int]
     skipped: Sequence[str] = ()
     residuals: Float[Tensor, "r p"] | None = None
+    scale: Float[Tensor, " r"] | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """As they are stored: float16 rows with one float32 scale each, their root mean square.
@@ -84,6 +87,8 @@ class ShardRows:
         # In float64: the square of a large or small float32 is infinite or zero.
         norm = torch.linalg.vector_norm(self.features, dim=1, dtype=torch.float64)
         scale = (norm / dim**0.5).clamp_min(torch.finfo(torch.float32).tiny).float()  # [r]
+        if self.scale is not None:
+            scale = torch.where(self.scale > 0, self.scale, scale)
         tensors = {
             "features": (self.features / scale[:, None]).half().cpu().contiguous(),
             "scale": scale.cpu(),

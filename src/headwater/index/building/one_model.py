@@ -20,6 +20,7 @@ from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
 from headwater.index.building.begin import begin, new_manifest, withdraw
 from headwater.index.building.notes import notes_on_versions, speak_of_captions
+from headwater.index.building.reuse import Kept, kept_rows
 from headwater.index.building.workers import (
     Begun,
     BuildOptions,
@@ -197,10 +198,20 @@ def _compute(
                 done, left = _done_and_left(job, out, manifest)
         former = former_of(out, manifest, planned)
         machine = extractor(denoiser, planned, job.clip, [former])
+        kept = None if how.reuse is None else kept_rows(how.reuse, manifest, data)
+        if kept is not None:
+            _speak_of_kept(kept, manifest, job.note)
         source = Source(machine, data, reader, how.encodings)
-        for shard in write_shards(Begun(out, manifest), source, how, job.batch, left):
+        for shard in write_shards(Begun(out, manifest, kept), source, how, job.batch, left):
             done[shard.first] = shard
     return done
+
+
+def _speak_of_kept(kept: Kept, manifest: Manifest, note: Callable[[str], None]) -> None:
+    there, total = len(kept.rows), manifest.data["rows"]
+    note(f"{there:,} of {total:,} rows are taken over from {kept.index.path}")
+    for line in notes_on_versions(kept.index.manifest, manifest):
+        note(line)
 
 
 def _fit_curvature(job: Job, machine: Extractor, fit: Fit, out: Path) -> None:
@@ -279,5 +290,6 @@ def complete(
     if not positions:
         raise DatasetError(f"{training_set.source}: every image was skipped, nothing to index")
     samples = [training_set.samples[i] for i in positions]
-    write_samples(out, samples, positions)
+    contents = [training_set.contents[i] for i in positions] if training_set.contents else ()
+    write_samples(out, samples, positions, contents)
     finish(out, manifest, shards)

@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from tqdm import tqdm
 
 from headwater.data.prefetch import reading
 from headwater.data.training_set import TrainingSet
 from headwater.errors import MismatchError
+from headwater.features.batch import Rows
 from headwater.features.extractor import Extractor
+from headwater.index.building.reuse import Kept, kept_rows
 from headwater.index.curvature.fit import Fit, fit_of, former_of
 from headwater.index.curvature.fitting import Images, Work, do_part
 from headwater.index.index import Handed, Index
@@ -52,6 +55,8 @@ class BuildOptions:
         compile: `torch.compile` the parts of the network between the attributed layers.
         recompute: keep no activations but each block's first (`patches.recomputed`).
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
+        reuse: an index of the same model and recipe, whose rows of images that have not changed
+            are taken over (`building.reuse`).
         executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
         part: (i, n): every n-th shard from the i-th on, counted from 0, and no others.
@@ -64,6 +69,7 @@ class BuildOptions:
     compile: bool = False
     recompute: bool = False
     encodings: str | Path | None = None
+    reuse: str | Path | None = None
     executor: Executor = THIS_PROCESS
     part: tuple[int, int] = (0, 1)
 
@@ -74,10 +80,15 @@ class BuildOptions:
 
 
 class Begun(NamedTuple):
-    """An index that was begun: its folder, and what stands in its `index.json`."""
+    """An index that was begun: its folder, and what stands in its `index.json`.
+
+    Attributes:
+        kept: rows that another index has already.
+    """
 
     folder: Path
     manifest: Manifest
+    kept: Kept | None = None
 
 
 @contextmanager
@@ -152,10 +163,33 @@ def write_shard(writer: Writer, wait: bool, missing: Missing) -> Shard | None:
         if shard is not None:
             writer.tick(len(rows))
             return shard
-        source, batch, tick = writer.source, writer.batch, writer.tick
-        made, good, skipped = shard_rows(source, rows, batch, writer.skip_bad, tick)
-        computed = ShardRows(made.features, good, skipped, made.residuals)
+        computed = _rows_of_shard(writer, rows)
         return shards.write_shard(begun.folder, begun.manifest, number, computed)
+
+
+def _rows_of_shard(writer: Writer, rows: range) -> ShardRows:
+    """The rows of a shard: those that another index has from there, the others computed."""
+    kept = writer.begun.kept
+
+    def computed(rows: Sequence[int]) -> tuple[Rows, list[int], list[str]]:
+        return shard_rows(writer.source, rows, writer.batch, writer.skip_bad, writer.tick)
+
+    if kept is None:
+        made, good, skipped = computed(rows)
+        return ShardRows(made.features, good, skipped, made.residuals)
+    there, stored = kept.read(rows)
+    writer.tick(len(there))
+    made, good, skipped = computed(sorted(set(rows).difference(there)))
+    positions = [*there, *good]
+    order = torch.tensor(sorted(range(len(positions)), key=positions.__getitem__))
+    parts = [part for part in (stored.residuals, made.residuals) if part is not None]
+    return ShardRows(
+        torch.cat([stored.features, made.features])[order],
+        sorted(positions),
+        skipped,
+        torch.cat(parts)[order] if parts else None,
+        torch.cat([stored.scale, torch.zeros(len(good))])[order],
+    )
 
 
 def _made_meanwhile(begun: Begun, number: int) -> Shard | None:
@@ -184,11 +218,12 @@ def shard_writer(
     former = former_of(out, index.manifest, index.recipe)
     machine = gradient_extractor(denoiser, index.recipe, [former])
     batch = _ready(denoiser, machine, how, device)
+    kept = None if how.reuse is None else kept_rows(how.reuse, index.manifest, data)
 
     def write(missing: Missing) -> Shard | None:
         with reading(data, missing[1]) as reader:  # of the rows of this shard alone
             source = Source(machine, data, reader, how.encodings)
-            writer = Writer(Begun(out, index.manifest), source, how.skip_bad, batch)
+            writer = Writer(Begun(out, index.manifest, kept), source, how.skip_bad, batch)
             return write_shard(writer, wait, missing)
 
     return write
