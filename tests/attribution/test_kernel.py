@@ -134,3 +134,56 @@ def test_with_every_row_inside_nothing_changes():
         torch.testing.assert_close(
             other.solved_norms(0.1), one.solved_norms(0.1), rtol=1e-3, atol=1e-4
         )
+
+
+def test_the_matrix_is_made_strip_by_strip(monkeypatch):
+    """Of any size, also one that is no multiple of a strip."""
+    monkeypatch.setattr(gram, "STRIP", 3)
+    for k in (1, 3, 8):
+        phi = torch.randn(20, k)
+        exact = phi.double().T @ phi.double() / 20
+        found = gram.gram(blocks_of(phi), 20, k).matrix
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found, found.T)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_matrix_goes_on_where_it_was_killed(monkeypatch):
+    monkeypatch.setattr(gram, "SAVE_EVERY", -1)
+    phi, kept = torch.randn(20, 4), []
+    progress = gram.Progress(lambda: kept[-1] if kept else None, lambda *now: kept.append(now))
+
+    def killed():
+        for start, block in gram.placed(phi.split(7)):
+            if start == 14:
+                raise Killed
+            yield block
+
+    with pytest.raises(Killed):
+        gram.gram(killed, 20, 4, progress=progress)
+    assert [rows for rows, _ in kept] == [7, 14]
+    later = phi.clone()
+    later[:14] = torch.nan  # what is in the sum is not looked at again
+    found = gram.gram(blocks_of(later), 20, 4, progress=progress).matrix
+    torch.testing.assert_close(found, phi.double().T @ phi.double() / 20, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("n, k", [(20, 5), (5, 20)])
+def test_a_gpu_without_room_leaves_it_to_the_cpu(monkeypatch, n, k):
+    phi, to = torch.randn(n, k), torch.Tensor.to
+
+    def full(tensor, where, *more, **options):
+        if where == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return to(tensor, where, *more, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **how: zeros(*size, **how))
+    found = gram.gram(blocks_of(phi), n, k, "cuda")
+    assert found.dual == (n < k)
+    exact = phi @ phi.T if n < k else phi.T @ phi
+    torch.testing.assert_close(found.matrix.float(), exact / n)

@@ -27,7 +27,7 @@ from headwater import (
     load_dataset,
     write_answers,
 )
-from headwater.attribution import resources
+from headwater.attribution import gram, resources
 from headwater.attribution.scorers import gradient
 from headwater.errors import MismatchError, QueryError
 from headwater.models.clip import Clip
@@ -382,3 +382,36 @@ def test_images_that_cannot_be_left_out(folder):
         session.kernel_without(["none"])
     with pytest.raises(QueryError, match=r"no image of .* is left for the kernel: name fewer"):
         session.kernel_without([sample.id for sample in session.index.samples])
+
+
+def test_a_kernel_that_was_killed_goes_on(tmp_path, tiny_model, tiny_images, monkeypatch):
+    """And takes no sum that is damaged."""
+    monkeypatch.setattr(gram, "SAVE_EVERY", -1)
+    data, denoiser = load_dataset(tiny_images), Denoiser.load(tiny_model)
+    options = {**OPTIONS, "dim": 8, "method": "trak"}
+    built = build_index(denoiser, data, tmp_path / "index", **options)
+    exact = Session(built).kernel().gram().matrix
+    (kept,) = built.path.glob("kernels/*")
+    blocks = list(built.blocks())
+    halves = [blocks[0][:10], blocks[0][10:]]
+
+    def scan(index, until=2):
+        yield from halves[:until]
+        if until < 2:
+            raise KeyboardInterrupt
+
+    for damage in (False, True):
+        kept.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "scan", lambda index: scan(index, until=1))
+            with pytest.raises(KeyboardInterrupt):
+                Session(built).kernel().gram()
+        (begun,) = built.path.glob("kernels/*")
+        assert begun != kept
+        if damage:
+            begun.write_bytes(begun.read_bytes()[:-8])
+        with monkeypatch.context() as patch:
+            patch.setattr(Index, "scan", scan)
+            found = Session(built).kernel().gram().matrix
+        torch.testing.assert_close(found, exact, rtol=1e-6, atol=1e-9)
+        assert list(built.path.glob("kernels/*")) == [kept]

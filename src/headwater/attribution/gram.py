@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,8 @@ from tqdm import tqdm
 from headwater.errors import NonFiniteError
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
+STRIP = 2_048  # columns of the matrix that are made at a time
+SAVE_EVERY = 300.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,47 @@ class Gram:
         return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous())
 
 
-def gram(blocks: Blocks, n: int, k: int) -> Gram:
+class Progress(NamedTuple):
+    """Where a sum over rows is kept while it is made, so that it can go on after a kill.
+
+    Attributes:
+        read: how many rows are in it, and the sum; None if there is none.
+        write: is told both, from time to time.
+    """
+
+    read: Callable[[], tuple[int, Float[Tensor, "k k"]] | None]
+    write: Callable[[int, Float[Tensor, "k k"]], None]
+
+
+def gram(
+    blocks: Blocks, n: int, k: int, device: str = "cpu", progress: Progress | None = None
+) -> Gram:
     """The smaller of the two Gram matrices.
 
     Args:
         blocks: the n rows of features, some at a time, as often as it is called.
         n, k: rows and features; the matrix is n x n (dual) where n < k, else k x k.
+        device: where the products are computed, or the CPU if that has too little memory.
+        progress: keeps the matrix of k x k while it is made.
 
     >>> found = gram(lambda: torch.eye(2).split(1), 2, 2)
     >>> found.matrix.tolist(), found.dual
     ([[0.5, 0.0], [0.0, 0.5]], False)
     """
     with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
-        made = (_dual_gram if n < k else _primal_gram)(_ticking(blocks, bar), min(n, k))
-    return Gram(made.div_(n), dual=n < k)
+        rows = _ticking(blocks, bar)
+
+        def made(device: str) -> Float[Tensor, "m m"]:
+            if n < k:
+                return _dual_gram(rows, n, device)
+            return _primal_gram(rows, k, device, progress)
+
+        try:
+            matrix = made(device).cpu()
+        except torch.OutOfMemoryError:  # of a GPU
+            bar.reset()
+            matrix = made("cpu")
+    return Gram(matrix.div_(n), dual=n < k)
 
 
 def downdated(
@@ -150,21 +180,36 @@ def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
     return ticking
 
 
-def _primal_gram(blocks: Blocks, k: int) -> Float[Tensor, "k k"]:
-    found = torch.zeros(k, k, dtype=torch.float64)
-    for block in blocks():
-        found += (block.T @ block).double()
+def _primal_gram(
+    blocks: Blocks, k: int, device: str, progress: Progress | None
+) -> Float[Tensor, "k k"]:
+    """Phi^T Phi; what stands right of the diagonal is copied at the end, strip by strip."""
+    done, found = (progress and progress.read()) or (0, torch.zeros(k, k, dtype=torch.float64))
+    found, strips, kept = found.to(device), range(0, k, STRIP), time.monotonic()
+    for start, rows in placed(blocks()):
+        if start < done:  # to read them again is little beside their products
+            continue
+        block = rows.to(device)
+        for at in strips:
+            found[at:, at : at + STRIP] += (block[:, at:].T @ block[:, at : at + STRIP]).double()
+        if progress is not None and time.monotonic() - kept > SAVE_EVERY:
+            progress.write(start + len(rows), found)
+            kept = time.monotonic()
+    for at in strips:
+        end = at + STRIP
+        found[at:end, end:] = found[end:, at:end].T
     return found
 
 
-def _dual_gram(blocks: Blocks, n: int) -> Float[Tensor, "n n"]:
+def _dual_gram(blocks: Blocks, n: int, device: str) -> Float[Tensor, "n n"]:
     """Phi Phi^T with two blocks in memory at a time."""
-    found = torch.zeros(n, n, dtype=torch.float64)
+    found = torch.zeros(n, n, dtype=torch.float64, device=device)
     for start, rows in placed(blocks()):
+        own = rows.to(device)
         for other, columns in placed(blocks()):
             if other > start:
                 break
-            tile = (rows @ columns.T).double()
+            tile = (own @ columns.to(device).T).double()
             found[start : start + len(rows), other : other + len(columns)] = tile
             found[other : other + len(columns), start : start + len(rows)] = tile.T
     return found

@@ -10,12 +10,22 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headwater.attribution.gram import Blocks, Gram, Inverse, Spectrum, downdated, gram, inside_of
+from headwater.attribution.gram import (
+    Blocks,
+    Gram,
+    Inverse,
+    Progress,
+    Spectrum,
+    downdated,
+    gram,
+    inside_of,
+)
 from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import Captions
@@ -209,7 +219,10 @@ class Resources:
                 kept_whole = removed and not outside and rows < 2 * count and not dual
                 entry = cache.read(folder, asked) if kept_whole else None
                 if entry is None:
-                    return gram(inside, count, dim).matrix
+                    so_far = {**facts, "kept": "gram so far", "damping": 0}
+                    found = gram(inside, count, dim, self.device, _progress(folder, so_far))
+                    cache.path_of(folder, so_far).unlink(missing_ok=True)
+                    return found.matrix
                 return downdated(entry.tensors["gram"], rows, self.index.removed_blocks())
 
             return Gram(kept("gram", 0, compute), dual)
@@ -244,3 +257,16 @@ class Resources:
                 self._matrices = {n: m for n, m in held if not n.startswith("inverse")}
             self._matrices[name] = make()
         return self._matrices[name]
+
+
+def _progress(folder: Path, facts: Mapping[str, Any]) -> Progress:
+    """Keeps a Gram matrix while it is made, with the caches of an index."""
+
+    def read() -> tuple[int, Tensor] | None:
+        entry = cache.read(folder, facts)
+        return None if entry is None else (entry.note["rows"], entry.tensors["gram"])
+
+    def write(rows: int, found: Tensor) -> None:
+        cache.write(folder, facts, {"gram": found}, {"rows": rows})
+
+    return Progress(read, write)
