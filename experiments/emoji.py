@@ -45,8 +45,8 @@ from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.evaluation.studies.retrieval import Evaluation, evaluate
 from headwater.methods.table import METHODS
-from headwater.report.contact_sheet import ACCENT, columns_sheet
 from headwater.report.export import slug
+from headwater.report.sheets.contact_sheet import ACCENT, columns_sheet
 from headwater.scenes.pipeline import new_pipeline
 
 MAX_TOKENS = 24

@@ -46,8 +46,8 @@ from headwater.evaluation.retraining.models import save_pipeline
 from headwater.evaluation.retraining.outputs import samples
 from headwater.evaluation.retraining.retrain import digest
 from headwater.models.textual_inversion import Learning, Token, learn_token, save_token
-from headwater.report.contact_sheet import columns_sheet
 from headwater.report.export import slug
+from headwater.report.sheets.contact_sheet import columns_sheet
 
 START = "shape"  # a word begins as that
 

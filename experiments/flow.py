@@ -37,7 +37,7 @@ from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import QuestionOptions
 from headwater.evaluation.studies.retrieval import Evaluation, evaluate
 from headwater.gradients.layers import size
-from headwater.report.contact_sheet import columns_sheet
+from headwater.report.sheets.contact_sheet import columns_sheet
 from headwater.scenes.dataset import Picture, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 

@@ -42,7 +42,7 @@ from headwater.evaluation.retraining.outputs import samples
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import score_questions
 from headwater.evaluation.studies.retrieval import describe_method
-from headwater.report.contact_sheet import columns_sheet
+from headwater.report.sheets.contact_sheet import columns_sheet
 from headwater.scenes.dataset import describe
 from headwater.scenes.render import Scene, draw
 from headwater.scenes.vocabulary import BACKGROUNDS, COLOURS, STYLES, UNSEEN_OBJECTS

@@ -7,7 +7,9 @@ the seeded noise.
 
 import inspect
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -38,6 +40,7 @@ from headwater.features.guidance import DELTAS
 from headwater.features.spec import Side
 from headwater.gradients.layers import size
 from headwater.gradients.projection import make_projection
+from headwater.methods.evidence import EVIDENCE, NOT_MEASURED, evidence
 from headwater.methods.row import QUESTIONS, Method
 from headwater.methods.table import METHODS
 from headwater.models.sampling import seeded_noise
@@ -47,6 +50,8 @@ from headwater.queries.preference import Pairs, Preference
 from headwater.queries.reward import Reward, Scorer
 from headwater.report.wording import WORDING
 from headwater.runtime.batch_size import BatchSize
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 PARAMETERS = r"attn2\.to_v"
 TIMESTEPS = (499, 999)
@@ -666,3 +671,13 @@ def test_a_row_names_what_there_is(name):
     )
     if method.rule.startswith("das"):
         assert method.train.path == "noising"  # das needs residuals
+
+
+def test_what_was_measured_stands_in_the_docs():
+    """Each number, word for word, of methods that there are."""
+    pages = "".join((DOCS / name).read_text() for name in ("methods.md", "results.md"))
+    assert set(EVIDENCE) <= set(METHODS)
+    for method, said in EVIDENCE.items():
+        for number in re.findall(r"\d+\.\d+", said):
+            assert re.search(rf"\b{re.escape(number)}\b", pages), (method, number)
+    assert evidence("gradient-dot") == NOT_MEASURED

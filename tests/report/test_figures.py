@@ -2,8 +2,8 @@
 
 from PIL import Image
 
-from headwater.report.contact_sheet import ACCENT
 from headwater.report.figures import SIDE, outlined
+from headwater.report.sheets.contact_sheet import ACCENT
 
 
 def test_a_part_is_outlined_and_the_rest_faded():

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from support.report import AWKWARD, ParsedPage, answer, colour, entries, entry, report, sure
 
-from headwater.report.contact_sheet import format_score
 from headwater.report.html import html_report, mark
+from headwater.report.sheets.contact_sheet import format_score
 
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 # Tested against the names that Unicode gives, not against what the report takes out.

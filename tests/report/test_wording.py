@@ -30,3 +30,13 @@ def test_which_rules_square_their_scores():
     squares = {rule for rule in RULES if (scored(rule, phi, psi, errors).answer() >= 0).all()}
     for name, method in METHODS.items():
         assert (measure(name) == "strength") == (method.rule in squares)
+
+
+@pytest.mark.parametrize("measure", WORDING)
+def test_every_report_says_what_it_does_not_say(measure):
+    page = ParsedPage(report(answer(measure=measure))).text
+    assert "What this does not say" in page
+    assert "that a picture is a copy" in page and "who has rights in it" in page
+    asked = measure not in ("presence", "similarity", "patches", "chance")
+    assert ("a score only estimates it" in page) == asked
+    assert ("the method does not ask that" in page) == (not asked)

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from headwater.attribution.answer.bootstrap import Certainty
-from headwater.report.contact_sheet import Entry
 from headwater.report.html import Answer, html_report
 from headwater.report.page import Page
+from headwater.report.sheets.contact_sheet import Entry
 from headwater.report.wording import WORDING
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

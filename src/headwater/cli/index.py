@@ -62,9 +62,7 @@ def index(
             help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
         ),
     ],
-    out: Annotated[
-        Path, typer.Argument(help="Folder of the index.", parser=on_a_disk, metavar="OUT")
-    ],
+    out: Annotated[Path, typer.Argument(help="Folder of the index.", parser=on_a_disk)],
     method: Annotated[str, typer.Option(help="Attribution method.")] = DEFAULT_METHOD,
     parameters: Parameters = None,
     timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,

@@ -1,4 +1,4 @@
-"""`headwater info`, `verify`, `repair` and `remove`: an index looked at, mended, made smaller."""
+"""Commands of what is on disk: looked at, verified, mended, made smaller, copied, exported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from headwater.cli.options import CONDITION, Device, IndexFolder, Json, OwnFolder
 from headwater.cli.query_options import refuse
 from headwater.cli.tables import listed, print_facts
-from headwater.errors import StoreError
+from headwater.errors import MismatchError, StoreError
 from headwater.runtime.console import json_line, printable
 
 if TYPE_CHECKING:
@@ -58,21 +58,40 @@ def info(
 
 def verify(
     index: IndexFolder,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Of an answer, result.json or journey.json: is it of this index?"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Read an index through: is every file what was written?"""
+    """Read an index through: is every file what was written?
+
+    With --report also an answer: do model, images, recipe and rows that it says it is of have the
+    checksums of this index, and are its scores as they were written?
+    """
     from tqdm import tqdm
 
+    from headwater.upkeep.answers import check_answer
     from headwater.upkeep.verify import verify as findings_of
+
+    differences = [] if report is None else check_answer(index, report)
 
     with tqdm(desc="verify", unit="file", delay=2, leave=False) as bar:
         found = findings_of(index, lambda _: bar.update())
     if as_json:
-        print(json_line([finding._asdict() for finding in found]))
+        facts = [finding._asdict() for finding in found]
+        print(json_line(facts if report is None else {"index": facts, "report": differences}))
     elif not found:
         print(f"{index} is whole")
     for finding in [] if as_json else found:
         print(f"{finding.file} {finding.what}; it is made again of {finding.needs}")
+    if report is not None and not as_json:
+        print(*(differences or [f"{report} is of it, and its scores are unchanged"]), sep="\n")
+    if differences:
+        raise MismatchError(
+            f"{report} is not of {index} as it is now, in {len(differences)} place(s): ask the "
+            "question again, or name the index that it was asked of"
+        )
     if found:
         raise StoreError(
             f"{len(found)} file(s) of {index} are missing or damaged: `headwater repair {index}` "
@@ -90,6 +109,18 @@ def repair(
 
     mend(index, device, say)
     print(f"{index} is whole")
+
+
+def export(
+    answer: Annotated[Path, typer.Argument(help="Folder of an answer.", metavar="ANSWER")],
+    out: Annotated[
+        Path, typer.Argument(help="A file that ends in .csv, .json or .parquet.", metavar="OUT")
+    ],
+) -> None:
+    """Write the scores of an answer's questions as one table."""
+    from headwater.upkeep.answers import export_answers
+
+    print(f"{export_answers(answer, out):,} rows in {out}")
 
 
 def push(
@@ -112,10 +143,10 @@ def push(
         typer.Option("--with-removed", help="Although images were removed that are in its files."),
     ] = False,
 ) -> None:
-    """Copy an index to where others fetch it, with a card that says what it is.
+    """Copy an index to where others can fetch it.
 
-    `headwater concept URL ...` and `Index.from_pretrained` then ask it. What is kept of questions
-    stays here.
+    With a card that says what it is. `headwater concept URL ...` and `Index.from_pretrained` then
+    ask it. What is kept of questions stays here.
     """
     from headwater.runtime.console import say
     from headwater.upkeep.push import push as copy

@@ -12,7 +12,7 @@ import typer
 from headwater.cli.evaluation.commands import app as evaluate
 from headwater.cli.imports import import_rows
 from headwater.cli.index import index
-from headwater.cli.info import info, push, remove, repair, verify
+from headwater.cli.info import export, info, push, remove, repair, verify
 from headwater.cli.inspect import inspect
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
@@ -149,7 +149,7 @@ app = typer.Typer(
 app.callback()(verbosity)
 COMMANDS = (
     demo, why, inspect, index, concept, image, preference, audit, methods, info, verify, repair,
-    remove, push,
+    remove, push, export,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -38,13 +38,9 @@ def on_a_disk(place: str) -> Path:
     return Path(place)
 
 
-IndexFolder = Annotated[
-    Path, typer.Argument(help="Folder of an index, or a URL.", parser=_fetched, metavar="INDEX")
-]
+IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index, or a URL.", parser=_fetched)]
 # Of an index that is written to.
-OwnFolder = Annotated[
-    Path, typer.Argument(help="Folder of an index.", parser=on_a_disk, metavar="INDEX")
-]
+OwnFolder = Annotated[Path, typer.Argument(help="Folder of an index.", parser=on_a_disk)]
 Method = Annotated[
     str | None, typer.Option(help="One that the index serves (headwater info); see methods.")
 ]

@@ -29,7 +29,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
 
     A score stands with its standard error, a caption with how many near-copies the image has.
     """
-    from headwater.report.contact_sheet import format_error, format_score, said_copies
+    from headwater.report.sheets.contact_sheet import format_error, format_score, said_copies
 
     query, columns = attribution.query, _columns()
     width = _id_width(entries)
@@ -57,7 +57,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
 
 def _groups(attribution: Attribution, most: int) -> list[str]:
     """What groups scored together, the strongest first."""
-    from headwater.report.contact_sheet import format_error, format_score
+    from headwater.report.sheets.contact_sheet import format_error, format_score
 
     groups, columns = attribution.groups, _columns()
     if not groups:
@@ -96,7 +96,7 @@ def _asked(words: str, quoted: bool, prompt: str, kind: str) -> str:
 
 def journey_table(answer: Mapping[str, Any]) -> str:
     """A journey: for each step its strongest proponent."""
-    from headwater.report.contact_sheet import format_score
+    from headwater.report.sheets.contact_sheet import format_score
 
     steps = answer["steps"]
     firsts = [step["top"][0] for step in steps]

@@ -22,7 +22,6 @@ from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.errors import StoreError
 from headwater.methods.choice import measure, method_named
-from headwater.report.contact_sheet import contact_sheet
 from headwater.report.export import (
     PER_QUESTION,
     Shown,
@@ -32,6 +31,7 @@ from headwater.report.export import (
     shared_provenance,
     to_json,
 )
+from headwater.report.sheets.contact_sheet import contact_sheet
 from headwater.report.wording import WORDING
 from headwater.storage.files import write_array, write_jpeg, write_text
 

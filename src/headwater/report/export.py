@@ -11,9 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL.Image
-import pyarrow as pa
 import torch
 
 from headwater.attribution.answer.bootstrap import Certainty
@@ -24,13 +22,14 @@ from headwater.attribution.resources import Resources
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.index.index import Index
-from headwater.index.samples import shown_columns, tables_of
 from headwater.methods.choice import measure
-from headwater.report.contact_sheet import Entry, contact_sheet
+from headwater.methods.evidence import evidence
 from headwater.report.figures import draw_figures
 from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
+from headwater.report.scores import score_columns, write_scores
+from headwater.report.sheets.contact_sheet import Entry, contact_sheet
 from headwater.report.wording import WORDING, said_candidates
-from headwater.storage.files import write_image, write_tables, write_text
+from headwater.storage.files import write_image, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -102,9 +101,12 @@ def write_answers(
     answers, results = [], []
     for attribution, folder in zip(attributions, folders(attributions), strict=True):
         both = ends(attribution, top)
-        answer, result = _answer(attribution, both), to_json(attribution, both)
+        answer = _answer(attribution, both)
         try:
-            _write_concept(out / folder, attribution, answer, {**result, "provenance": origin})
+            files = _write_concept(out / folder, attribution, answer)
+            result = {**to_json(attribution, both), "files": files}
+            text = json.dumps({**result, "provenance": origin}, indent=1, ensure_ascii=False)
+            write_text(out / folder / "result.json", text)
         except OSError as error:
             raise StoreError(f"cannot write to {out / folder}: {error.strerror or error}") from None
         answers.append(answer)
@@ -158,6 +160,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
         "top": [_entry(entry) for entry in shown.top],
         "bottom": [_entry(entry) for entry in shown.bottom],
         "certainty": None if sure is None else _sure(sure),
+        "measured of the method": evidence(attribution.method),
         **({"top by damping": sweep} if sweep else {}),
         **({"groups": [_group(attribution, g) for g in attribution.groups]} if grouped else {}),
         **{name: attribution.provenance[name] for name in PER_QUESTION},
@@ -243,9 +246,8 @@ def entries(shown: Sequence[Shown], sure: Certainty | None) -> list[Entry]:
     ]
 
 
-def _write_concept(
-    folder: Path, attribution: Attribution, answer: Answer, result: dict[str, Any]
-) -> None:
+def _write_concept(folder: Path, attribution: Attribution, answer: Answer) -> dict[str, str]:
+    """Write contact sheets and all scores; checksums of files that an answer is verified by."""
     folder.mkdir(parents=True, exist_ok=True)
     said = f"{attribution.method}, asked {attribution.asked}"
     words = WORDING[answer.measure]
@@ -255,41 +257,7 @@ def _write_concept(
     ):
         sheet = contact_sheet(side, title=f"{called}: {answer.name}", subtitle=said)
         write_image(folder / f"{file}.png", sheet)
-    sure = attribution.certainty
-    write_scores(folder, attribution.index, {
-        "score": attribution.scores,
-        "rank": np.argsort(attribution.order()) + 1,
-        **({} if sure is None else {"standard_error": sure.errors}),
-        **candidate_column(attribution),
-        **{f"score at damping {r}": scores for r, scores in attribution.sweep.items()},
-    })  # fmt: skip
-    write_text(folder / "result.json", json.dumps(result, indent=1, ensure_ascii=False))
-
-
-def write_scores(folder: Path, index: Index, columns: Mapping[str, np.ndarray]) -> None:
-    """Write scores.parquet: columns of numbers, and what each row of an index is of.
-
-    Some rows at a time are in memory.
-    """
-
-    def tables() -> Iterator[pa.Table]:
-        start = 0
-        for samples in tables_of(index.samples):
-            own = slice(start, start + len(samples))
-            numbers = {name: column[own] for name, column in columns.items()}
-            shown = shown_columns(samples)
-            yield pa.table({"id": shown.pop("id"), **numbers, **shown})
-            start += len(samples)
-
-    write_tables(folder / "scores.parquet", tables())
-
-
-def candidate_column(attribution: Attribution) -> dict[str, Any]:
-    """Which images competed, as a column of scores.parquet, where not all did."""
-    if attribution.among is None:
-        return {}
-    rows = range(len(attribution.scores))
-    return {"candidate": np.isin(rows, attribution.competing)}
+    return write_scores(folder, attribution.index, score_columns(attribution))
 
 
 def slug(text: str) -> str:

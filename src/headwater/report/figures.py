@@ -10,7 +10,7 @@ from headwater.data.images import flatten, scale
 from headwater.methods.choice import method_named
 from headwater.queries.feature import Feature
 from headwater.queries.query import Question
-from headwater.report.contact_sheet import ACCENT
+from headwater.report.sheets.contact_sheet import ACCENT
 
 # Pixels a side of a picture with an outline, and how much of what lies outside is taken away.
 SIDE, FADED = 512, 0.7

@@ -16,10 +16,11 @@ from PIL import Image
 
 from headwater.attribution.answer.bootstrap import Certainty
 from headwater.attribution.answer.groups import Group
+from headwater.methods.evidence import evidence
 from headwater.report.charts import Histogram, histogram
-from headwater.report.contact_sheet import Entry
 from headwater.report.page import Page, render_page
-from headwater.report.wording import WORDING, Wording, how_to_read
+from headwater.report.sheets.contact_sheet import Entry
+from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read
 
 # An answer is firm from this share on, and only a sample of many like it below the second.
 FIRM, LOOSE = 0.9, 0.6
@@ -147,18 +148,19 @@ def html_report(
     `pictures` are what was asked about, each with a caption; `file` is where they came from, if
     the model did not make them.
     """
-    reading = how_to_read(
-        answers[0].measure if answers else "influence",
-        errors=any(answer.certainty is not None for answer in answers),
-    )
+    images = max((len(answer.scores) for answer in answers), default=0)
+    measured = answers[0].measure if answers else "influence"
+    limits = does_not_say(measured, evidence(method), images)
+    errors = any(answer.certainty is not None for answer in answers)
+    reading = how_to_read(measured, errors=errors)
     concepts = [answer.concept for answer in answers if answer.quoted]
     return render_page(
         "answers.html",
-        Page(pictures, prompt, reading, provenance),
+        Page(pictures, prompt, reading, provenance, limits),
         answers=answers,
         method=method,
         file=file,
-        images=max((len(answer.scores) for answer in answers), default=0),
+        images=images,
         prompt_parts=list(mark(prompt, concepts)),
     )
 

@@ -27,12 +27,14 @@ class Page:
         prompt: that the pictures were made from; "" where there was none.
         reading: how to read the page, point by point.
         provenance: what was computed, from what and how, nested as it comes.
+        limits: what the page does not say, point by point.
     """
 
     pictures: Sequence[tuple[str, Image.Image]]
     prompt: str
     reading: Sequence[str]
     provenance: Mapping[str, Any]
+    limits: Sequence[str] = ()
 
     @property
     def entries(self) -> list[tuple[str, list[str]]]:

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from headwater.data.images import data_uri
-from headwater.report.contact_sheet import format_error, format_score
+from headwater.report.sheets.contact_sheet import format_error, format_score
 
 # The controls of C0 and C1 without tab and newline, and the marks of Unicode that embed, override
 # or isolate a direction of writing: an unclosed one turns around all that follows.

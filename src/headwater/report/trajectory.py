@@ -18,22 +18,22 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.trajectory import Judge, aims, likelihoods, overlaps
 from headwater.errors import StoreError
 from headwater.methods.choice import measure
+from headwater.methods.evidence import evidence
 from headwater.queries.image import Image
 from headwater.report.charts import curves
-from headwater.report.contact_sheet import Entry, columns_sheet
 from headwater.report.export import (
     Ends,
-    candidate_column,
     ends,
     entries,
     remarks,
     shared_provenance,
     to_json,
-    write_scores,
 )
 from headwater.report.figures import draw_figures
 from headwater.report.page import Page, render_page
-from headwater.report.wording import WORDING, Wording, how_to_read
+from headwater.report.scores import candidate_column, write_scores
+from headwater.report.sheets.contact_sheet import Entry, columns_sheet
+from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read
 from headwater.storage.files import write_image, write_text
 
 # Entries at either end of a column.
@@ -126,7 +126,8 @@ def write_journey(
     write_picture(out, picture)
     try:
         write_image(out / "journey.png", sheet)
-        write_scores(out, journey.attributions[0].index, _scores(journey))
+        files = write_scores(out, journey.attributions[0].index, _scores(journey))
+        answer |= {"files": files}
         write_text(out / "journey.json", json.dumps(answer, indent=1, ensure_ascii=False))
         write_text(out / "report.html", report)
     except OSError as error:
@@ -204,6 +205,7 @@ def _report(journey: Journey, figures: Sequence[tuple[str, PIL.Image.Image]]) ->
             query.prompt,
             how_to_read(journey.measure, errors=bool(certainties)),
             {**journey.provenance, "query": own},
+            does_not_say(journey.measure, evidence(journey.method), len(first.index)),
         ),
         journey=journey,
         subject=query.name().words,

@@ -208,3 +208,37 @@ def said_candidates(
         f"Only {count:,} of the {images:,} images competed, those {', '.join(by)}. All others rank "
         "below them, whatever they score."
     )
+
+
+_NO_INFLUENCE = ("presence", "similarity", "patches", "chance")
+
+
+def does_not_say(measure: str, evidence: str, images: int) -> list[str]:
+    """What an answer does not say, point by point, for people who would act on it.
+
+    Args:
+        measure: a key of `WORDING`.
+        evidence: what was measured of the method, in sentences.
+        images: how many have a score.
+
+    >>> does_not_say("similarity", "", 20)[0]
+    'It does not say what the model learned from these images: the method does not ask that.'
+    """
+    if measure in _NO_INFLUENCE:
+        first = "what the model learned from these images: the method does not ask that."
+    else:
+        first = (
+            "that the model would be another without these images. That is proven by training it "
+            f"again without them, and a score only estimates it. {evidence}".rstrip()
+        )
+    return [
+        f"It does not say {first}",
+        "It does not say that a picture is a copy of an image. One that taught the model much may "
+        "look like nothing in the picture, and one that looks alike may have taught it little.",
+        "It does not say how much of a picture is owed to an image. Scores are no percentages, do "
+        "not add up to the picture, and compare within this answer only.",
+        f"It does not say that other images had no part. All {images:,} have a score, of which a "
+        "few are shown.",
+        "It says nothing of who made an image, who has rights in it, and whether it was used "
+        "lawfully.",
+    ]

@@ -238,6 +238,12 @@ def run_of(manifest: Manifest) -> str:
     return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
+def rows_digest(manifest: Manifest) -> str:
+    """The sha256, in hex, of the checksums of all rows."""
+    checksums = "\n".join(shard.checksum for shard in manifest.shards)
+    return hashlib.sha256(checksums.encode()).hexdigest()
+
+
 def require_same(folder: Path, old: Manifest, new: Manifest) -> None:
     """Refuse to go on with an index that was begun otherwise.
 

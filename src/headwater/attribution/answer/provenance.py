@@ -8,12 +8,13 @@ from typing import Any
 from headwater.attribution.resources import Resources
 from headwater.attribution.scores import has_damping
 from headwater.methods.row import Method
+from headwater.storage.manifest import rows_digest
 
 
 def provenance(
     resources: Resources, method: Method, query: Mapping[str, Any], dampings: Sequence[float]
 ) -> dict[str, Any]:
-    """Model, data, recipe and question.
+    """Model, data, recipe, rows and question.
 
     Args:
         query: how it was asked, its draws and its seed.
@@ -21,12 +22,17 @@ def provenance(
     """
     manifest = resources.index.manifest
     damping = dampings[0] if len(dampings) == 1 else list(dampings)
-    checkpoints = [member.index.manifest.model for member in resources.members[1:]]
+    manifests = [member.index.manifest for member in resources.members]
+    checkpoints = [each.model for each in manifests[1:]]
+    index = resources.index
+    removed = {"images": len(index.removed), "fingerprint of the rest": index.fingerprint}
     return {
         "model": dict(manifest.model),
         "checkpoints": [dict(model) for model in checkpoints],
         "data": dict(manifest.data),
         "recipe": dict(manifest.recipe),
+        "rows": list(map(rows_digest, manifests)),
+        **({"removed": removed} if index.removed else {}),
         "index_versions": dict(manifest.versions),
         "device": resources.device,
         "query": dict(query),

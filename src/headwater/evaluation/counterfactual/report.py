@@ -24,8 +24,8 @@ from headwater.evaluation.ground_truth.oracles import ORACLES
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining.retrain import device_notes
 from headwater.evaluation.studies.method_indexes import gradient_methods
-from headwater.report.contact_sheet import columns_sheet
 from headwater.report.export import slug
+from headwater.report.sheets.contact_sheet import columns_sheet
 from headwater.storage.files import read_tensors, write_image
 
 TILE = 192  # of sheets: how wide a picture is (prompts stand above them)

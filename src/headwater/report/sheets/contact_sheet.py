@@ -15,7 +15,13 @@ from decimal import Decimal
 from PIL import Image, ImageDraw
 
 from headwater.data.images import MAT, PAPER, flatten, scale
-from headwater.report.text_fitting import load_font, shorten, shorten_front, to_drawable, wrap
+from headwater.report.sheets.text_fitting import (
+    load_font,
+    shorten,
+    shorten_front,
+    to_drawable,
+    wrap,
+)
 
 INK, MUTED, ACCENT = "#1a1c1e", "#6a7077", "#0b6e83"
 

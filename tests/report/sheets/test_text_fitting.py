@@ -3,7 +3,13 @@
 import pytest
 from support.report import AWKWARD
 
-from headwater.report.text_fitting import count_fitting, load_font, shorten, to_drawable, wrap
+from headwater.report.sheets.text_fitting import (
+    count_fitting,
+    load_font,
+    shorten,
+    to_drawable,
+    wrap,
+)
 
 
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)

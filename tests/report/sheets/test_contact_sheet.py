@@ -16,7 +16,12 @@ from support.report import (
 )
 
 from headwater.data.images import PAPER, flatten, scale
-from headwater.report.contact_sheet import columns_sheet, contact_sheet, format_error, format_score
+from headwater.report.sheets.contact_sheet import (
+    columns_sheet,
+    contact_sheet,
+    format_error,
+    format_score,
+)
 
 
 @pytest.mark.parametrize(("n", "columns", "rows"), [(0, 3, 1), (1, 3, 1), (10, 5, 2), (50, 5, 10)])
