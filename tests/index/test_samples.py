@@ -13,7 +13,7 @@ from headwater.data.training_set import make_sample
 from headwater.errors import StoreError
 from headwater.index import samples as samples_file
 from headwater.index.index import Index
-from headwater.index.samples import StoredSamples, count_repeats, places_of, write_samples
+from headwater.index.samples import StoredSamples, count_repeats, rows_by_id, write_samples
 
 
 def test_repeats_are_kept_and_shown(tmp_path, tiny_model, capsys):
@@ -70,7 +70,7 @@ def test_some_rows_are_left_out(tmp_path, monkeypatch):
     there, written = stored(tmp_path, 20, inside)
     left = [sample for sample, yes in zip(written, inside, strict=True) if yes]
     assert list(there) == left and there[2] == left[2] and there[-1] == left[-1]
-    assert places_of(there, {"1.png", "18.png", "19.png"}) == [0, 14]
+    assert rows_by_id(there, {"1.png", "18.png", "19.png"}) == {"1.png": 0, "18.png": 14}
 
 
 def test_what_is_open_stays_what_it_was(tmp_path):

@@ -34,7 +34,7 @@ from headwater.gradients.blocks import forms_as_they_are
 from headwater.index.curvature.fit import fit_of, former_of
 from headwater.index.index import Index
 from headwater.index.machines import Machine, extractor, load_denoiser
-from headwater.index.samples import places_of
+from headwater.index.samples import rows_by_id
 from headwater.methods.row import Method
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -189,8 +189,8 @@ class Resources:
             QueryError: an id is none of the index, or no image is left.
         """
         samples = self.index.samples
-        outside = places_of(samples, set(ids))
-        strange = set(ids) - {samples[row].id for row in outside}
+        found = rows_by_id(samples, set(ids))
+        strange, outside = set(ids) - found.keys(), list(found.values())
         if strange:
             raise QueryError(f"{min(strange)!r} is no image of {self.index.path}: leave it out")
         inside = torch.ones(len(samples), dtype=torch.bool)

@@ -74,10 +74,9 @@ def verify(
     from headwater.upkeep.answers import check_answer
     from headwater.upkeep.verify import verify as findings_of
 
-    differences = [] if report is None else check_answer(index, report)
-
     with tqdm(desc="verify", unit="file", delay=2, leave=False) as bar:
         found = findings_of(index, lambda _: bar.update())
+    differences = [] if report is None or found else check_answer(index, report)
     if as_json:
         facts = [finding._asdict() for finding in found]
         print(json_line(facts if report is None else {"index": facts, "report": differences}))
@@ -85,7 +84,7 @@ def verify(
         print(f"{index} is whole")
     for finding in [] if as_json else found:
         print(f"{finding.file} {finding.what}; it is made again of {finding.needs}")
-    if report is not None and not as_json:
+    if report is not None and not (found or as_json):
         print(*(differences or [f"{report} is of it, and its scores are unchanged"]), sep="\n")
     if differences:
         raise MismatchError(

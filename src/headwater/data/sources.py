@@ -28,7 +28,7 @@ from headwater.data.training_set import Sample, TrainingSet, make_training_set
 from headwater.errors import DatasetError
 from headwater.scenes.dataset import SPLITS, pictures
 from headwater.scenes.render import SIZE
-from headwater.storage.remote import DATASETS, HUB, here, hub_place, is_remote
+from headwater.storage.remote import DATASETS, here, hub_place, is_remote
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def load_pictures(source: str, **options: Any) -> TrainingSet:
 def _open(request: Request) -> TrainingSet:
     url = str(request.source)
     if is_remote(url):
-        opened = _open(replace(request, source=_copy_of(url)))
-        return opened if url.startswith(HUB) else replace(opened, source=url)
+        return replace(_open(replace(request, source=_copy_of(url))), source=url)
     try:
         opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
     except PermissionError as error:

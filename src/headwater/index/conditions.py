@@ -12,7 +12,7 @@ from typing import NamedTuple
 from headwater.errors import HeadwaterWarning, QueryError, first_line
 from headwater.index.columns import values_of
 from headwater.index.index import Index
-from headwater.index.samples import places_of
+from headwater.index.samples import rows_by_id
 
 # What may stand between a field and a value: (what a row has, the value) -> whether it fulfils it.
 TESTS: dict[str, Callable[[str, str], bool]] = {
@@ -92,16 +92,17 @@ def known_ids(index: Index, ids: Collection[str]) -> list[int]:
     Raises:
         QueryError: none is of any.
     """
-    rows = places_of(index.samples, set(ids))
-    strange = sorted(set(ids) - {index.samples[row].id for row in rows})
+    wanted = set(ids)
+    rows = rows_by_id(index.samples, wanted)
+    strange = sorted(wanted - rows.keys())
     if not strange and ids:
-        return rows
+        return list(rows.values())
     such = f", such as {strange[0]!r}" if strange else ""
     said = f"{len(strange):,} of {len(ids):,} ids are of no image of {index.path}{such}"
     if len(strange) == len(ids):
         raise QueryError(f"{said}: give ids as `scores.parquet` of any answer has them")
     warnings.warn(said, HeadwaterWarning, stacklevel=3)
-    return rows
+    return list(rows.values())
 
 
 def read_ids(file: Path) -> set[str]:

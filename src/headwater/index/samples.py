@@ -137,10 +137,10 @@ def shown_columns(table: pa.Table) -> dict[str, Any]:
     return {"id": table["id"], "caption": line, "uri": table["uri"]}
 
 
-def places_of(samples: Sequence[Sample], ids: Container[str]) -> list[int]:
-    """Where the samples with these ids stand, in their order."""
+def rows_by_id(samples: Sequence[Sample], ids: Container[str]) -> dict[str, int]:
+    """Where the samples with these ids stand, in their order; ids of none are left out."""
     each = (id for table in tables_of(samples) for id in table["id"].to_pylist())
-    return [row for row, id in enumerate(each) if id in ids]
+    return {id: row for row, id in enumerate(each) if id in ids}
 
 
 def data_facts(data: TrainingSet) -> dict[str, Any]:
