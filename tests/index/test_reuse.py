@@ -73,6 +73,7 @@ def test_it_is_the_index_that_would_have_been_built(grown, denoiser, tmp_path, m
     )
     assert sorted(ids) == NEW
     assert f"67 of 71 rows are taken over from {at / 'before'}" in notes
+    assert f"torch {torch.__version__}" in index.manifest.versions["rows taken over"]
     assert list(index.samples) == list(anew.samples) == list(data.samples)
     assert index.fingerprint == anew.fingerprint and verify(index.path) == []
     for ours, exact in zip(shards(index.path), shards(anew.path), strict=True):

@@ -20,7 +20,7 @@ from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
 from headwater.index.building.begin import begin, new_manifest, withdraw
 from headwater.index.building.notes import notes_on_versions, speak_of_captions
-from headwater.index.building.reuse import Kept, kept_rows
+from headwater.index.building.reuse import Kept, kept_rows, with_origin_of_rows
 from headwater.index.building.workers import (
     Begun,
     BuildOptions,
@@ -143,6 +143,8 @@ def _begin(
         _refuse_to_overwrite(out, others[0])
     fresh = job.how.overwrite or not (out / "index.json").exists()
     new = replace(new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
+    if job.how.reuse is not None:
+        new = with_origin_of_rows(new, job.how.reuse)
     manifest = begin(out, new, job.how.overwrite)
     done, left = _done_and_left(job, out, manifest)
     fit = fit_of(out, manifest, planned) if planned.curvature else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from headwater.data.training_set import Sample, TrainingSet
@@ -11,7 +11,7 @@ from headwater.errors import MismatchError
 from headwater.index.index import Index
 from headwater.index.samples import samples_of, tables_of
 from headwater.storage.blocks import StoredRows, read_rows
-from headwater.storage.manifest import Manifest, differing
+from headwater.storage.manifest import Manifest, differing, read_manifest
 
 # What tells an image from another: its id, its captions, and what stands for its picture.
 _Key = tuple[str, tuple[str, ...], str]
@@ -34,6 +34,18 @@ class Kept:
         there = [row for row in rows if row in self.rows]
         manifest = self.index.manifest
         return there, read_rows(self.index.path, manifest, [self.rows[row] for row in there])
+
+
+def with_origin_of_rows(manifest: Manifest, folder: str | Path) -> Manifest:
+    """The manifest of an index that takes rows over says by which versions those were made.
+
+    Raises:
+        StoreError: there is no index in the folder.
+    """
+    made = ", ".join(
+        f"{name} {said}" for name, said in read_manifest(Path(folder)).versions.items()
+    )
+    return replace(manifest, versions={**manifest.versions, "rows taken over": made})
 
 
 def kept_rows(folder: str | Path, manifest: Manifest, data: TrainingSet) -> Kept:
