@@ -83,6 +83,7 @@ def test_another_index_is_not_overwritten_by_chance(built, denoiser, tmp_path):
     data = load_dataset(tiny_folder(tmp_path / "others", 6))
     other = build_index(denoiser, data, tmp_path / "other", **{**SMALL, "method": "trak"})
     push(built, "memory://there/index")
+    fsspec.filesystem("memory").pipe("/there/index/kernels-notes.md", b"somebody's own")
     with pytest.raises(MismatchError, match="another index is at memory://there/index"):
         push(other.path, "memory://there/index")
     push(other.path, "memory://there/index", overwrite=True)
@@ -90,6 +91,7 @@ def test_another_index_is_not_overwritten_by_chance(built, denoiser, tmp_path):
     assert len(there) == 6
     assert below(there.path) == {
         "README.md", "index.json", "samples.parquet", "features/00000.safetensors",
+        "kernels-notes.md",
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from headwater.storage.files import sha256_of
 from headwater.storage.manifest import checkpoint_folders, read_manifest
 from headwater.storage.remote import DATASETS, HUB, file_system, hub_place, listed, told
 from headwater.upkeep.card import card_of
-from headwater.upkeep.verify import CACHES, verify
+from headwater.upkeep.verify import verify
 
 CARD = "README.md"
 MANIFEST = "index.json"  # which is copied last: a reader without it sees no index
@@ -115,10 +115,8 @@ def _to_store(
 
 def _is_ours(name: str) -> bool:
     """Whether a file can be one of an index, and not something else that somebody keeps there."""
-    return name.startswith(("features/", "curvature/", "checkpoints/", *CACHES)) or name in (
-        "removed.json",
-        "samples.parquet",
-    )
+    own = ("features/", "curvature/", "checkpoints/")
+    return name.startswith(own) or name in ("removed.json", "samples.parquet")
 
 
 def _in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
