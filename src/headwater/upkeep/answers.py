@@ -20,6 +20,7 @@ from headwater.storage.manifest import (
     read_manifest,
     rows_digest,
 )
+from headwater.upkeep.remove import removal_facts
 
 RESULTS = ("result.json", "journey.json")
 SCORES = "scores.parquet"
@@ -80,7 +81,7 @@ def _of_index(said: Mapping[str, Any], folder: Path, manifest: Manifest) -> Iter
         "the model": (said["model"].get("fingerprint"), manifest.model["fingerprint"]),
         "the images": (said["data"].get("fingerprint"), manifest.data["fingerprint"]),
         "the rows": (said["rows"], list(map(rows_digest, models))),
-        "removed images": (said.get("removed"), _removed(folder)),
+        "removed images": (said.get("removed", {}), removal_facts(Index.open(folder))),
     }
     for what, (before, after) in now.items():
         if before != after:
@@ -90,14 +91,6 @@ def _of_index(said: Mapping[str, Any], folder: Path, manifest: Manifest) -> Iter
         if said["recipe"].get(key) != recipe.get(key):
             before, after = _short(said["recipe"].get(key)), _short(recipe.get(key))
             yield f"the recipe's {key}: {before} in the answer, {after} in the index"
-
-
-def _removed(folder: Path) -> dict[str, Any] | None:
-    """As `attribution.answer.provenance` has it."""
-    index = Index.open(folder)
-    if not index.removed:
-        return None
-    return {"images": len(index.removed), "fingerprint of the rest": index.fingerprint}
 
 
 def _of_files(checksums: Mapping[str, Any], folder: Path) -> Iterator[str]:

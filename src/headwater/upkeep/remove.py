@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from headwater.errors import QueryError
 from headwater.index.conditions import rows_of_ids, rows_where
@@ -67,6 +68,17 @@ def restore(folder: str | Path) -> int:
     if count:
         _write(folder, None)
     return count
+
+
+def removal_facts(index: Index) -> dict[str, Any]:
+    """What an answer says of the images that its index is asked without; nothing if there are none.
+
+    Example:
+        facts = removal_facts(Index.open("my-index"))
+    """
+    if not index.removed:
+        return {}
+    return {"images": len(index.removed), "fingerprint of the rest": index.fingerprint}
 
 
 def _write(folder: Path, more: Collection[Removal] | None) -> None:

@@ -9,6 +9,7 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.scores import has_damping
 from headwater.methods.row import Method
 from headwater.storage.manifest import rows_digest
+from headwater.upkeep.remove import removal_facts
 
 
 def provenance(
@@ -24,15 +25,14 @@ def provenance(
     damping = dampings[0] if len(dampings) == 1 else list(dampings)
     manifests = [member.index.manifest for member in resources.members]
     checkpoints = [each.model for each in manifests[1:]]
-    index = resources.index
-    removed = {"images": len(index.removed), "fingerprint of the rest": index.fingerprint}
+    removed = removal_facts(resources.index)
     return {
         "model": dict(manifest.model),
         "checkpoints": [dict(model) for model in checkpoints],
         "data": dict(manifest.data),
         "recipe": dict(manifest.recipe),
         "rows": list(map(rows_digest, manifests)),
-        **({"removed": removed} if index.removed else {}),
+        **({"removed": removed} if removed else {}),
         "index_versions": dict(manifest.versions),
         "device": resources.device,
         "query": dict(query),
