@@ -160,3 +160,30 @@ def test_rows_that_are_kept_need_no_model(machine, tmp_path):
     for other in (RowCache(tmp_path, "another"), RowCache(tmp_path, "an index", fresh=True)):
         with pytest.raises(AssertionError, match="the model was loaded"):
             draw(load, Odd(STAR), 3, other)
+
+
+# --- what is kept -------------------------------------------------------------------------------
+
+
+def test_more_draws_go_on_from_those_that_were_made(machine, tmp_path):
+    """Only what is missing is computed, and the rows are those of all at once."""
+    many = ConceptDrawer(QUERY, Contexts("prompt", (("a red star", "a red"),) * 20, "here"))
+    asked: list[int] = []
+
+    class Watched(Odd):
+        def objectives(self, machine, draws):
+            asked.extend(draws)
+            return super().objectives(machine, draws)
+
+    kept = RowCache(tmp_path, "an index")
+    first = draw(lambda: machine, Watched(many), 4, kept)
+    assert set(asked) == set(range(4)) and not first.cached
+    asked.clear()
+    more = draw(lambda: machine, Watched(many), 20, kept)
+    assert set(asked) == set(range(4, 20)) and not more.cached
+    assert torch.equal(more.rows[:4], first.rows)
+    torch.testing.assert_close(more.rows, rows(machine, many, tmp_path / "at once", 20))
+    asked.clear()
+    fewer = draw(lambda: machine, Watched(many), 16, kept)
+    assert not asked and fewer.cached and torch.equal(fewer.rows, more.rows[:16])
+    assert fewer.remarks == ("odd it is",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,10 @@ _NO_GRADIENT = {
     "preference": "winners and losers may look alike to the model, give other pairs",
 }
 _NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
+
+# Rows are kept up to these draws and from there on, then up to twice as many each time: a question
+# that is asked again with more draws goes on from those that were made.
+_KEPT_TO = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -76,27 +80,50 @@ def draw_rows(
         NonFiniteError: the query's gradient is NaN or zero.
         MethodError, QueryError: the model cannot be asked this.
     """
-    key = {**drawer.key(draws), "draws": [draws.start, draws.stop]}
-    facts = {m: {"index": each.identity, "question": key} for m, each in kept.items()}
-    found: dict[Metric, cache.Entry] = {}
-    for metric, each in kept.items():
-        entry = None if each.fresh else cache.read(each.folder, facts[metric])
-        if entry is not None:
-            found[metric] = entry
-    missing = [metric for metric in kept if metric not in found]
+    found: dict[tuple[Metric, range], cache.Entry] = {}
+    parts, facts = list(_parts(draws)), {}
+    for part in parts:
+        key = {**drawer.key(part), "draws": [part.start, part.stop]}
+        for metric, each in kept.items():
+            facts[metric, part] = {"index": each.identity, "question": key}
+            entry = None if each.fresh else cache.read(each.folder, facts[metric, part])
+            if entry is not None:
+                found[metric, part] = entry
+    missing = [pair for pair in facts if pair not in found]
     if missing:
-        machine = extractor(missing)
+        metrics = [metric for metric in kept if any(metric == m for m, _ in missing)]
+        machine = extractor(metrics)
         note = {"title": drawer.title, "remarks": list(drawer.check(machine.denoiser))}
-        rows = _computed(machine, drawer, draws).chunk(len(missing), 1)
-        for part in rows:
-            _require_gradient(part, drawer.title, str(key.get("type")))
-        for metric, part in zip(missing, rows, strict=True):
-            found[metric] = cache.write(kept[metric].folder, facts[metric], {"draws": part}, note)
-    return {metric: _drawn(found[metric]) for metric in kept}
+        # together, which is faster than one by one
+        made = range(min(part.start for _, part in missing), max(p.stop for _, p in missing))
+        rows = _computed(machine, drawer, made).chunk(len(metrics), 1)
+        for own in rows:
+            _require_gradient(own, drawer.title, str(drawer.key(draws).get("type")))
+        for metric, part in missing:
+            own = rows[metrics.index(metric)][part.start - made.start : part.stop - made.start]
+            place = kept[metric].folder
+            found[metric, part] = cache.write(place, facts[metric, part], {"draws": own}, note)
+    return {metric: _drawn([found[metric, part] for part in parts]) for metric in kept}
 
 
-def _drawn(entry: cache.Entry) -> DrawnRows:
-    return DrawnRows(entry.tensors["draws"], tuple(entry.note["remarks"]), entry.cached)
+def _parts(draws: range) -> Iterator[range]:
+    """The draws in the parts that are kept.
+
+    >>> list(_parts(range(40)))
+    [range(0, 4), range(4, 16), range(16, 32), range(32, 40)]
+    """
+    start, stop = draws.start, _KEPT_TO[0]
+    while start < draws.stop:
+        if start < stop:
+            yield range(start, min(stop, draws.stop))
+            start = stop
+        stop = _KEPT_TO[1] if stop < _KEPT_TO[1] else 2 * stop
+
+
+def _drawn(entries: Sequence[cache.Entry]) -> DrawnRows:
+    remarks = dict.fromkeys(remark for entry in entries for remark in entry.note["remarks"])
+    rows = torch.cat([entry.tensors["draws"] for entry in entries])
+    return DrawnRows(rows, tuple(remarks), all(entry.cached for entry in entries))
 
 
 def _computed(extractor: Extractor, drawer: Drawer, draws: range) -> Float[Tensor, "d k"]:
