@@ -13,7 +13,7 @@ from headwater.cli.evaluation.commands import app as evaluate
 from headwater.cli.imports import import_rows
 from headwater.cli.index import index
 from headwater.cli.info import export, info, push, remove, repair, verify
-from headwater.cli.inspect import inspect
+from headwater.cli.look import gallery, inspect, show_page, view
 from headwater.cli.options import Json
 from headwater.cli.output import Output, answer
 from headwater.cli.query import concept, image, preference
@@ -115,6 +115,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the index and the answers.")] = Path(
         "headwater-demo"
     ),
+    view: Annotated[bool, typer.Option("--view", help="Then open the page on them.")] = False,
 ) -> None:
     """Index the bundled scenes; ask for an object and for a style."""
     from headwater.attribution.session import Session
@@ -129,6 +130,8 @@ def demo(
     queries = [Concept(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
     output = Output(out / "answers", top=10, as_json=False)
     answer(Session(index), queries, output, DEMO_GUIDANCE, {})
+    if view:
+        show_page([out / "scenes-index"])
 
 
 def methods(as_json: Json = False) -> None:
@@ -148,8 +151,8 @@ app = typer.Typer(
 )
 app.callback()(verbosity)
 COMMANDS = (
-    demo, why, inspect, index, concept, image, preference, audit, methods, info, verify, repair,
-    remove, push, export,
+    demo, view, why, inspect, index, concept, image, preference, audit, methods, info, verify,
+    repair, remove, push, export, gallery,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

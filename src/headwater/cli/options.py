@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from headwater.data.training_set import TrainingSet
 
 
-def _fetched(place: str) -> Path:
+def fetched(place: str) -> Path:
+    """A folder of this machine: itself, or a copy of what a URL names."""
     from headwater.storage.remote import here
 
     return Path(here(place))
@@ -38,7 +39,7 @@ def on_a_disk(place: str) -> Path:
     return Path(place)
 
 
-IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index, or a URL.", parser=_fetched)]
+IndexFolder = Annotated[Path, typer.Argument(help="Folder of an index, or a URL.", parser=fetched)]
 # Of an index that is written to.
 OwnFolder = Annotated[Path, typer.Argument(help="Folder of an index.", parser=on_a_disk)]
 Method = Annotated[

@@ -70,6 +70,7 @@ class Histogram:
         bars: one for each bin that is not empty, on a logarithmic scale.
         counts, scores: the ticks of the upright axis and of the one below.
         threshold: the score from which on an image is one of the TOP; None where all are.
+        marks: where scores stand that are marked.
     """
 
     counted: str
@@ -80,6 +81,7 @@ class Histogram:
     threshold: Tick | None
     frame: Frame = HISTOGRAM_FRAME
     top: int = TOP
+    marks: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class Curves:
 # --- the histogram --------------------------------------------------------------------------------
 
 
-def histogram(scores: Sequence[float], counted: str = "training images") -> Histogram | None:
-    """The scores of what is counted, or None where there are none.
+def histogram(
+    scores: Sequence[float], counted: str = "training images", marked: Sequence[float] = ()
+) -> Histogram | None:
+    """The scores of what is counted, or None where there are none; some of them marked.
 
     >>> drawing = histogram([0.1, 0.1, 0.3])
     >>> len(drawing.bars), drawing.threshold, [tick.label for tick in drawing.counts]
@@ -131,6 +135,7 @@ def histogram(scores: Sequence[float], counted: str = "training images") -> Hist
         [Tick(frame.y(_height(count, most)), f"{count:,}") for count in _count_ticks(most)],
         [Tick(x(score), label) for score, label in _score_ticks(low, high)],
         None if threshold is None else Tick(x(threshold), signed_score(threshold)),
+        marks=[x(score) for score in marked if low <= score <= high],
     )
 
 

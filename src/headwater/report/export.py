@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import PIL.Image
 import torch
@@ -21,7 +21,6 @@ from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
-from headwater.index.index import Index
 from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
 from headwater.report.figures import draw_figures
@@ -34,6 +33,8 @@ from headwater.storage.files import write_image, write_text
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 PER_QUESTION = ("query", "reused_query_gradient", "seconds")
 
+# Opens the picture of a row, None where it is not there any more.
+Opener: TypeAlias = Callable[[int], PIL.Image.Image | None]
 # Near-copies are looked for among so many times as many images as an answer shows.
 DEEP = 10
 
@@ -55,20 +56,30 @@ class Ends:
     bottom: Sequence[Shown]
 
 
-def ends(attribution: Attribution, count: int) -> Ends:
-    """Both ends of the ranking, each of `count` entries that a person can tell apart."""
-    index, rows = attribution.index, DEEP * count
+def ends(attribution: Attribution, count: int, picture: Opener | None = None) -> Ends:
+    """Both ends of the ranking, each of `count` entries that a person can tell apart.
+
+    Args:
+        picture: opens the picture of a row; by default the index does.
+    """
+    opened, rows = picture or attribution.index.image, DEEP * count
     return Ends(
-        _grouped(index, attribution.top(rows), count),
-        _grouped(index, attribution.bottom(rows), count),
+        _grouped(opened, attribution.top(rows), count),
+        _grouped(opened, attribution.bottom(rows), count),
     )
 
 
-def _grouped(index: Index, ranking: Sequence[Ranked], count: int) -> list[Shown]:
-    pictures: Iterator[PIL.Image.Image | None] = (index.image(entry.row) for entry in ranking)
+def _grouped(picture: Opener, ranking: Sequence[Ranked], count: int) -> list[Shown]:
+    opened: list[PIL.Image.Image | None] = []
+
+    def pictures() -> Iterator[PIL.Image.Image | None]:
+        for entry in ranking:
+            opened.append(picture(entry.row))
+            yield opened[-1]
+
     return [
-        Shown(ranking[first], index.image(ranking[first].row), tuple(ranking[i].id for i in copies))
-        for first, *copies in distinct(pictures, count, len(ranking))
+        Shown(ranking[first], opened[first], tuple(ranking[i].id for i in copies))
+        for first, *copies in distinct(pictures(), count, len(ranking))
     ]
 
 
@@ -101,7 +112,7 @@ def write_answers(
     answers, results = [], []
     for attribution, folder in zip(attributions, folders(attributions), strict=True):
         both = ends(attribution, top)
-        answer = _answer(attribution, both)
+        answer = answer_of(attribution, both)
         try:
             files = _write_concept(out / folder, attribution, answer)
             result = {**to_json(attribution, both), "files": files}
@@ -188,7 +199,8 @@ def _sure(sure: Certainty) -> dict[str, Any]:
     }
 
 
-def _answer(attribution: Attribution, shown: Ends) -> Answer:
+def answer_of(attribution: Attribution, shown: Ends) -> Answer:
+    """An attribution as pages show it, with both ends of its ranking."""
     query, sure = attribution.query, attribution.certainty
     words, quoted = query.name()
     facts = query.facts() if attribution.provenance["query"].get("context") == "prompt" else {}

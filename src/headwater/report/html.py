@@ -120,10 +120,11 @@ class Answer:
 
     @property
     def histogram(self) -> Histogram | None:
-        """Of the scores of those that competed."""
+        """Of the scores of those that competed; those that are shown are marked."""
+        shown = [entry.score for entry in (*self.top, *self.bottom)]
         if self.competing is None:
-            return histogram(self.scores)
-        return histogram([self.scores[row] for row in self.competing], "candidates")
+            return histogram(self.scores, marked=shown)
+        return histogram([self.scores[row] for row in self.competing], "candidates", shown)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The web page: questions that are clicked, answers that are looked at."""

@@ -1,0 +1,326 @@
+"""What happens when something on the page is clicked: values of controls in, their new values out.
+
+Every function here yields dictionaries from names of controls to what they are to show, one after
+the other as work goes on. Names and values are data; `page` knows the controls themselves.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headwater.attribution.session import Session
+from headwater.errors import QueryError
+from headwater.features.spec import MOST_DRAWS
+from headwater.report.export import folders, write_answers
+from headwater.upkeep.answers import export_answers
+from headwater.viewer import answers, fragments, uploads
+from headwater.viewer.answers import Found
+from headwater.viewer.form import Form, complements, form_of, words_of
+from headwater.viewer.links import form_of_link, link_of
+
+Values = Mapping[str, Any]
+Updates = Iterator[dict[str, Any]]
+_KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many seconds
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all who look at a page share.
+
+    Attributes:
+        sessions: by the name that stands for each on the page.
+        folder: of the page's own files, uploads and downloads.
+    """
+
+    sessions: Mapping[str, Session]
+    folder: Path
+
+    def session(self, values: Values) -> Session:
+        """The one that was chosen.
+
+        Raises:
+            QueryError: there is none of that name.
+        """
+        name = values.get("index") or next(iter(self.sessions))
+        if name not in self.sessions:
+            raise QueryError(f"there is no index {name!r} here: choose one of the list")
+        return self.sessions[name]
+
+
+# --- the question ---------------------------------------------------------------------------------
+
+
+def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updates:
+    """The controls as a link has them; as they are where it has nothing."""
+    yield {"status": fragments.status("Write a prompt, choose words of it, and ask.")}
+    form = form_of_link(link)
+    if form == Form():
+        return
+    words = words_of(form.prompt)
+    chips = [each for each in form.concepts if each in words]
+    phrases = [each for each in form.concepts if each not in words]
+    yield {
+        "prompt": form.prompt,
+        "concepts": {"choices": words, "value": chips},
+        "phrase": phrases[0] if phrases else "",
+        "against": "\n".join(form.against) or complements(form.prompt, form.concepts),
+        "whole": form.whole,
+        "seed": form.seed,
+        "guidance": form.guidance,
+        "damping": form.damping or 0.0,
+        "draws": form.draws,
+        "where": "\n".join(form.where),
+        "group_by": form.group_by,
+        "shown": form.shown,
+    }
+    if form.concepts or form.whole:
+        yield from asked(desk, {**values, "found": None, "left_out": []}, form)
+
+
+def prompted(desk: Desk, values: Values) -> Updates:
+    """The words of the prompt to choose from, those that were chosen before still chosen."""
+    words = words_of(values["prompt"] or "")
+    chosen = [word for word in values["concepts"] or () if word in words]
+    against = complements(values["prompt"] or "", chosen)
+    yield {"concepts": {"choices": words, "value": chosen}, "against": against}
+
+
+def chosen(desk: Desk, values: Values) -> Updates:
+    """The prompt without each of the words that are chosen."""
+    form = form_of(values)
+    yield {"against": complements(form.prompt, form.concepts)}
+
+
+def ask(desk: Desk, values: Values) -> Updates:
+    """Answers to words of the prompt, or to what it makes as a whole."""
+    yield from asked(desk, values, form_of(values))
+
+
+def ask_of_picture(desk: Desk, values: Values) -> Updates:
+    """Answers to a picture that was dropped, or to the part of it that was painted."""
+    painted = values["painted"]
+    if painted is None or painted.background is None:
+        raise QueryError("there is no picture yet: drop one, or click to choose a file")
+    picture = uploads.picture_of(painted.background)
+    mask = uploads.mask_of(painted.layers, picture.size)
+    form = replace(
+        form_of({**values, "prompt": values["picture_prompt"], "concepts": (), "phrase": ""}),
+        whole=False,
+        picture=uploads.kept(desk.folder, picture),
+        mask=None if mask is None else uploads.kept(desk.folder, mask),
+    )
+    yield from asked(desk, values, form)
+
+
+def more(desk: Desk, values: Values) -> Updates:
+    """The same with twice as many draws, which go on from those that were made."""
+    found = _found(values)
+    draws = min(2 * found.form.draws, MOST_DRAWS)
+    if draws == found.form.draws:
+        raise QueryError(f"{draws} draws are as many as a page makes: ask with another seed")
+    yield {"draws": draws, "status": fragments.status(f"Making {draws - found.draws} more draws.")}
+    form = replace(found.form, draws=draws)
+    yield from _show(desk, values, answers.answered(desk.session(values), form, draws))
+
+
+def asked(desk: Desk, values: Values, form: Form) -> Updates:
+    """The answers to a form, first with few draws; then what the model makes of the prompt."""
+    session, start = desk.session(values), time.monotonic()
+    yield {
+        "status": fragments.status("Asking the model."),
+        "detail": "",
+        "row": None,
+        "leave_out": {"visible": False},
+        "link": link_of(form),
+        "left_out": {"choices": [], "value": []},
+    }
+    for found in answers.ask(session, form):
+        yield from _show(desk, {**values, "left_out": []}, found, start)
+    drawn = answers.pictures(session, form)
+    yield {"pictures": fragments.pictures(drawn)}
+
+
+def again(desk: Desk, values: Values) -> Updates:
+    """The same question by the choices as they are now; draws are those that were made."""
+    if values["found"] is None:
+        return
+    found, now = _found(values), form_of(values)
+    names = ("damping", "where", "group_by", "shown")
+    form = replace(found.form, **{name: getattr(now, name) for name in names})
+    new = answers.answered(desk.session(values), form, found.draws)
+    yield {"link": link_of(form)}
+    yield from _show(desk, values, new)
+
+
+def _show(desk: Desk, values: Values, found: Found, start: float | None = None) -> Updates:
+    """Answers in all places that show them."""
+    session = desk.session(values)
+    found = replace(found, left_out=tuple(values["left_out"] or ()))
+    rankings = answers.rankings(session, found)
+    estimates = answers.estimates(session, found)
+    first = found.answers[0]
+    draws = first.provenance["query"].get("draws", 1)
+    seconds = "" if start is None else f", {time.monotonic() - start:.1f} s"
+    going_on = "" if found.last else "; more are being made"
+    ids = [shown.ranked.id for _, ends in rankings for shown in (*ends.top, *ends.bottom)]
+    yield {
+        "found": found,
+        "answers": fragments.answers(found, rankings, estimates),
+        "distribution": fragments.distribution(rankings),
+        "left_out": {
+            "choices": list(dict.fromkeys([*found.left_out, *ids])),
+            "value": list(found.left_out),
+        },
+        "status": fragments.status(
+            f"{first.method}, {draws} draw{'' if draws == 1 else 's'}{seconds}{going_on}."
+        ),
+    }
+
+
+# --- one image ------------------------------------------------------------------------------------
+
+
+def look(desk: Desk, values: Values, row: Any) -> Updates:
+    """All that is known of the image that was clicked."""
+    session, found = desk.session(values), values["found"]
+    if isinstance(row, bool) or not isinstance(row, int):
+        raise QueryError("that is no image: click one that is shown")
+    shown = answers.detail(session, found, row)
+    concepts = found.form.concepts if found else ()
+    said = fragments.detail(session, shown, concepts)
+    yield {"row": row, "detail": said, "leave_out": {"visible": found is not None}}
+
+
+def leave_out(desk: Desk, values: Values) -> Updates:
+    """The ranking without the image that is looked at, and what that would change."""
+    found, row = _found(values), values["row"]
+    if row is None:
+        raise QueryError("no image is looked at: click one first")
+    left_out = [*(values["left_out"] or ()), desk.session(values).index.samples[row].id]
+    yield from _show(desk, {**values, "left_out": list(dict.fromkeys(left_out))}, found)
+
+
+def left_out(desk: Desk, values: Values) -> Updates:
+    """The ranking without the images that stand in the list."""
+    if values["found"] is not None:
+        yield from _show(desk, values, _found(values))
+
+
+def search(desk: Desk, values: Values) -> Updates:
+    """Training images whose captions hold some words."""
+    session, words = desk.session(values), values["search"] or ""
+    rows = answers.search(session, words)
+    empty = f"No caption holds “{words}”."
+    yield {"tiles": fragments.tiles(session, rows, empty)}
+
+
+def taught(desk: Desk, values: Values) -> Updates:
+    """What the image that is looked at taught the model."""
+    session, row = desk.session(values), values["row"]
+    if row is None:
+        raise QueryError("no image is chosen: search for one and click it")
+    yield {"status": fragments.status("Asking for each thing that its caption names.")}
+    for draws in (4, values["draws"]):
+        form = replace(form_of({**values, "concepts": (), "phrase": ""}), draws=int(draws))
+        places = answers.taught(session, row, form)
+        said = fragments.taught(session.index.samples[row], places)
+        yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def draw(desk: Desk, values: Values) -> Updates:
+    """What the model makes of the prompt."""
+    form = form_of(values)
+    if not form.prompt:
+        raise QueryError("there is no prompt yet: write one")
+    yield {"status": fragments.status("Drawing.")}
+    image = answers.drawn(desk.session(values), form.prompt, form)
+    yield {
+        "pictures": fragments.pictures([(f"seed {form.seed}", image)]),
+        "status": fragments.status(
+            "Drawn. Ask for words of the prompt, or the picture as a whole."
+        ),
+    }
+
+
+def journey(desk: Desk, values: Values) -> Updates:
+    """The answers at every step of the picture's making."""
+    yield {"status": fragments.status("Asking at each step.")}
+    steps = answers.journey(desk.session(values), form_of(values))
+    yield {
+        "steps": steps,
+        "step": {"minimum": 1, "maximum": len(steps), "value": 1, "interactive": True},
+        "journey": fragments.step(steps, 1),
+        "status": fragments.status(f"{len(steps)} steps, from noise to the picture."),
+    }
+
+
+def step(desk: Desk, values: Values) -> Updates:
+    """The step that the slider is at."""
+    steps, number = values["steps"], values["step"]
+    if steps and isinstance(number, int) and 1 <= number <= len(steps):
+        yield {"journey": fragments.step(steps, number)}
+
+
+# --- two indexes, and files -----------------------------------------------------------------------
+
+
+def compare(desk: Desk, values: Values) -> Updates:
+    """The answers of another index to the same questions, beside these."""
+    found, name = _found(values), values["other"]
+    other = desk.session({"index": name})
+    yield {"status": fragments.status("Asking the other index.")}
+    there = answers.answered(other, found.form, found.draws)
+    session = desk.session(values)
+    here = next(name for name, each in desk.sessions.items() if each is session)
+    both = answers.rankings(session, found), answers.rankings(other, there)
+    yield {
+        "compared": fragments.compared(*both, (here, name)),
+        "status": fragments.status(f"{here} beside {name}."),
+    }
+
+
+def keep(desk: Desk, values: Values) -> Updates:
+    """The report, and every score, as files."""
+    found = _found(values)
+    yield {"status": fragments.status("Writing the files.")}
+    _tidy(desk.folder)
+    kept, form = Path(tempfile.mkdtemp(dir=desk.folder, prefix=_KEPT)), found.form
+    with tempfile.TemporaryDirectory(dir=desk.folder) as working:
+        out, session = Path(working), desk.session(values)
+        with session.lock:
+            write_answers(session, found.answers, out, guidance=form.guidance, top=form.shown)
+        files = [Path(shutil.copy(out / "report.html", kept))]
+        files += [
+            Path(shutil.copy(out / name / "result.json", kept / f"{name}.json"))
+            for name in folders(found.answers)
+        ]
+        for end in ("csv", "parquet"):
+            export_answers(out, kept / f"scores.{end}")
+            files.append(kept / f"scores.{end}")
+        files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
+    yield {
+        "files": [str(file) for file in files],
+        "status": fragments.status("The report prints to paper or PDF from any browser."),
+    }
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what was downloaded long ago."""
+    for kept in folder.glob(f"{_KEPT}*"):
+        if time.time() - kept.stat().st_mtime > _KEPT_FOR:
+            shutil.rmtree(kept, ignore_errors=True)
+
+
+def _found(values: Values) -> Found:
+    if values["found"] is None:
+        raise QueryError("there is no answer yet: ask first")
+    return values["found"]

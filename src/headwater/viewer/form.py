@@ -1,0 +1,181 @@
+"""What a person chose on the page, as data: checked, and asked.
+
+Everything comes from outside. Nothing of it names a file or a function, and each value has bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from headwater.attribution.scorers.table import TOGETHER
+from headwater.errors import QueryError
+from headwater.features.spec import DRAWS, MOST_DRAWS
+from headwater.index.index import Index
+from headwater.methods.choice import choose
+from headwater.queries.concept import Concept
+from headwater.queries.image import Image
+from headwater.queries.query import Question
+from headwater.queries.words.content import content_words
+from headwater.queries.words.prompts import without
+
+MOST_LETTERS, MOST_LINES = 2000, 8
+MOST_CONCEPTS = 8
+MOST_SHOWN = 40
+FIRST_DRAWS = 4  # of the first answer, which is there soon
+_GREATEST_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Form:
+    """A question and how it is answered.
+
+    Attributes:
+        concepts: words of the prompt, each a question of its own.
+        against: for each concept the prompt without it as it was edited; "" where it was not.
+        whole: whether the picture as a whole is asked about.
+        picture: a file of the page's own, instead of one that the prompt makes.
+        mask: likewise; white where the picture counts.
+        method: "" for the index's own.
+        damping: None for the method's own.
+        where: conditions of `headwater.attribution.attributor.Options`, one a line.
+        group_by: a field of rows.
+        shown: images at either end of the ranking.
+    """
+
+    prompt: str = ""
+    concepts: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    whole: bool = False
+    picture: Path | None = None
+    mask: Path | None = None
+    seed: int = 0
+    guidance: float = 5.0
+    method: str = ""
+    damping: float | None = None
+    draws: int = DRAWS
+    where: tuple[str, ...] = ()
+    group_by: str = ""
+    shown: int = 10
+
+
+def questions_of(form: Form) -> list[Question]:
+    """What a form asks, the picture as a whole first.
+
+    Raises:
+        QueryError: it asks nothing, or a value is out of its bounds.
+
+    >>> [question.title for question in questions_of(Form("a red star", ("red", "star")))]
+    ['red', 'star']
+    """
+    _require_bounds(form)
+    asked: list[Question] = []
+    same: dict[str, Any] = {"draws": form.draws, "seed": form.seed}
+    if form.whole or form.picture is not None:
+        asked.append(Image(form.prompt, form.picture, form.mask, guidance=form.guidance, **same))
+    against = [*form.against, *[""] * len(form.concepts)]
+    for words, edited in zip(form.concepts, against, strict=False):
+        usual = Concept(form.prompt, words, **same)
+        changed = " ".join(edited.split()) not in ("", " ".join(usual.complement.split()))
+        asked.append(replace(usual, minus=edited) if changed else usual)
+    if not asked:
+        raise QueryError(
+            "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"
+        )
+    return asked
+
+
+def options_of(form: Form) -> dict[str, Any]:
+    """How a form wants its questions answered, as `Session.attribute` takes it."""
+    return {
+        "method": form.method or None,
+        "damping": form.damping,
+        "where": form.where,
+        "group_by": form.group_by or None,
+    }
+
+
+def stages(index: Index, form: Form) -> list[int]:
+    """How many draws each answer on the way to the last has.
+
+    A method that goes on from the draws that were made shows a first answer early.
+    """
+    kind = questions_of(form)[-1].kind
+    method = choose(form.method or None, index.recipe.method, index.methods(), kind)
+    early = method.scorer in TOGETHER and form.draws > FIRST_DRAWS
+    return [FIRST_DRAWS, form.draws] if early else [form.draws]
+
+
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt that may be chosen, each once."""
+    return content_words(prompt[:MOST_LETTERS])
+
+
+def complements(prompt: str, concepts: Sequence[str]) -> str:
+    r"""The prompt without each concept, one a line.
+
+    >>> complements("a red star", ("red", "star"))
+    'a star\na red'
+    """
+    return "\n".join(without(prompt, words) for words in concepts)
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """Its lines, without those that say nothing."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _require_bounds(form: Form) -> None:
+    texts = (form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
+    if any(len(text) > MOST_LETTERS for text in texts):
+        raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
+    if len(form.concepts) > MOST_CONCEPTS:
+        raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
+    if len(form.where) > MOST_LINES:
+        raise QueryError(f"{len(form.where)} conditions are more than {MOST_LINES}: take fewer")
+    if form.group_by.endswith(".csv") or "/" in form.group_by or "\\" in form.group_by:
+        raise QueryError(f"{form.group_by!r} looks like a file: name a field, such as folder")
+    _require_between("seed", form.seed, 0, _GREATEST_SEED)
+    _require_between("draws", form.draws, 1, MOST_DRAWS)
+    _require_between("images shown", form.shown, 1, MOST_SHOWN)
+    _require_between("guidance", form.guidance, 0, 100)
+    _require_between("damping", form.damping or 0, 0, 1e6)
+
+
+def _require_between(name: str, value: float, least: float, most: float) -> None:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise QueryError(f"{name} is no number: give one from {least:,g} to {most:,g}")
+    if not least <= value <= most:
+        raise QueryError(f"{name} {value:,g} is out of its bounds, {least:,g} to {most:,g}")
+
+
+def form_of(values: Mapping[str, Any]) -> Form:
+    """The form that the page's controls hold, by their names.
+
+    Raises:
+        QueryError: a number is missing.
+    """
+    whole_numbers = {}
+    for name, said in (("seed", "seed"), ("draws", "draws"), ("shown", "images shown")):
+        if values[name] is None or values[name] != int(values[name]):
+            raise QueryError(f"{said} is no whole number: give one")
+        whole_numbers[name] = int(values[name])
+    if values["guidance"] is None:
+        raise QueryError("guidance is no number: give one")
+    phrase = (values["phrase"] or "").strip()
+    concepts = (*(values["concepts"] or ()), *([phrase] if phrase else []))
+    return Form(
+        prompt=(values["prompt"] or "").strip(),
+        concepts=tuple(dict.fromkeys(concepts)),
+        against=tuple((values["against"] or "").splitlines()),
+        whole=bool(values["whole"]),
+        guidance=float(values["guidance"]),
+        method=values["method"] or "",
+        damping=values["damping"] or None,
+        where=lines_of(values["where"] or ""),
+        group_by=(values["group_by"] or "").strip(),
+        **whole_numbers,
+    )

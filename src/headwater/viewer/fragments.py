@@ -1,0 +1,153 @@
+"""Pieces of the page as HTML, from `report/templates/view/`, where every value is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+import PIL.Image
+
+from headwater.attribution.answer.groups import Group
+from headwater.attribution.answer.result import Attribution
+from headwater.attribution.session import Session
+from headwater.data.training_set import Sample
+from headwater.methods.choice import measure
+from headwater.methods.evidence import evidence
+from headwater.report.export import Ends, answer_of
+from headwater.report.html import Answer, mark
+from headwater.report.rendering import render
+from headwater.report.wording import WORDING, does_not_say
+from headwater.viewer.answers import Detail, Found, Place, Step, picture, ranks_there
+
+Ranking = tuple[Attribution, Ends]
+
+
+def head(session: Session) -> str:
+    """What is being asked."""
+    manifest = session.index.manifest
+    source = PurePath(str(manifest.data["source"])).name
+    model = PurePath(str(manifest.model["source"])).name
+    firsts = f"Built for {session.index.recipe.method}."
+    return render(
+        "view/head.html", images=len(session.index), data=source, model=model, firsts=firsts
+    )
+
+
+def status(text: str, error: bool = False) -> str:
+    """A line on what is going on. What a command line calls its options, a page has no dashes for.
+
+    >>> "draws 0 must" in status("--draws 0 must be at least 1", error=True)
+    True
+    """
+    return render("view/status.html", text=re.sub(r"--(?=[a-z])", "", text), error=error)
+
+
+def answers(
+    found: Found, rankings: Sequence[Ranking], estimates: Sequence[tuple[str, Group]] = ()
+) -> str:
+    """Both ends of each ranking, side by side, and how firm they are."""
+    method = rankings[0][0].method
+    return render(
+        "view/answers.html",
+        answers=_shown(rankings),
+        titles=[attribution.query.title for attribution, _ in rankings],
+        estimates=estimates,
+        draws=found.draws,
+        last=found.last,
+        limits=does_not_say(measure(method), evidence(method), len(rankings[0][0].index)),
+    )
+
+
+def distribution(rankings: Sequence[Ranking]) -> str:
+    """All scores as histograms, and groups of images where they were asked for."""
+    return render("view/distribution.html", answers=_shown(rankings))
+
+
+def _shown(rankings: Sequence[Ranking]) -> list[tuple[Answer, Ends]]:
+    return [(answer_of(attribution, ends), ends) for attribution, ends in rankings]
+
+
+def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]]) -> str:
+    """What the model makes of prompts; nothing of none."""
+    return render("view/pictures.html", pictures=drawn) if drawn else ""
+
+
+def detail(session: Session, shown: Detail, concepts: Sequence[str]) -> str:
+    """One training image: full size, where it stands, and images that teach alike."""
+    index = session.index
+    near = [
+        (row, index.samples[row], picture(session, row), f"alike {cosine:.2f}")
+        for row, cosine in shown.neighbours
+    ]
+    caption = list(mark(shown.sample.caption_line, concepts))
+    return render("view/detail.html", detail=shown, caption=caption, neighbours=near)
+
+
+def tiles(session: Session, rows: Iterable[int], empty: str) -> str:
+    """Training images to choose from."""
+    index = session.index
+    images = [(row, index.samples[row], picture(session, row), "") for row in rows]
+    return render("view/tiles.html", images=images, empty=empty)
+
+
+def taught(sample: Sample, places: Sequence[Place]) -> str:
+    """Where one image stands for each thing that its caption names."""
+    return render("view/taught.html", sample=sample, places=places)
+
+
+def step(steps: Sequence[Step], number: int) -> str:
+    """One step of a journey, counted from 1."""
+    shown = steps[number - 1]
+    words = WORDING[measure(shown.answer.method)]
+    return render("view/journey.html", step=shown, number=number, count=len(steps), words=words)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An answer of each of two indexes to one question.
+
+    Attributes:
+        ranks_here, ranks_there: by id, of what the other shows, where an index has it.
+    """
+
+    here: Answer
+    there: Answer
+    here_ends: Ends
+    there_ends: Ends
+    ranks_here: dict[str, int]
+    ranks_there: dict[str, int]
+
+    @property
+    def both(self) -> bool:
+        """Whether any image shown is in both indexes."""
+        return bool(self.ranks_here or self.ranks_there)
+
+    @property
+    def shared(self) -> int:
+        """How many of the highest here stand among as many there."""
+        count = len(self.there_ends.top)
+        ids = [shown.ranked.id for shown in self.here_ends.top]
+        return sum(self.ranks_there.get(id, count + 1) <= count for id in ids)
+
+
+def compared(here: Sequence[Ranking], there: Sequence[Ranking], names: Sequence[str]) -> str:
+    """The same questions to two indexes, side by side."""
+    pairs = [_pair(*one, *other) for one, other in zip(here, there, strict=True)]
+    return render("view/compare.html", pairs=pairs, names=names)
+
+
+def _pair(here: Attribution, here_ends: Ends, there: Attribution, there_ends: Ends) -> Pair:
+    def ids(ends: Ends) -> list[Any]:
+        return [shown.ranked.id for shown in ends.top]
+
+    return Pair(
+        answer_of(here, here_ends),
+        answer_of(there, there_ends),
+        here_ends,
+        there_ends,
+        ranks_there(here, ids(there_ends)),
+        ranks_there(there, ids(here_ends)),
+    )

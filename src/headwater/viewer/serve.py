@@ -1,0 +1,125 @@
+"""Opens the page for a browser, for this machine alone unless a password is given."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from headwater.attribution.session import Session
+from headwater.errors import HeadwaterError, ParameterError
+from headwater.viewer.desk import Desk
+from headwater.viewer.uploads import MOST_BYTES
+
+_EXTRA = "pip install 'headwater[viewer]'"
+log = logging.getLogger(__name__)
+
+
+def serve(
+    sessions: Mapping[str, Session],
+    host: str,
+    port: int,
+    auth: str | None = None,
+    note: Callable[[str], None] = print,
+) -> None:
+    """Show a page on some indexes until Ctrl-C.
+
+    Args:
+        sessions: by the name that stands for each on the page.
+        host: where it can be reached; another than this machine needs `auth`.
+        auth: "user:password" that is asked for.
+        note: is told the address.
+
+    Raises:
+        ParameterError: as of `require_page`, or the port is taken.
+    """
+    pair = require_page(host, port, auth)
+    with tempfile.TemporaryDirectory(prefix="headwater-view-") as folder:
+        _keep_to(Path(folder))
+        from headwater.viewer.page import build, looks
+
+        page = build(Desk(sessions, Path(folder)))
+        page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                auth=pair,
+                quiet=True,
+                prevent_thread_lock=True,
+                inbrowser=False,
+                share=False,
+                show_error=False,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                mcp_server=False,
+                pwa=False,
+                ssr_mode=False,
+                max_file_size=MOST_BYTES,
+                **looks(),
+            )
+        except OSError as error:
+            raise ParameterError(f"--port {port} is taken: give another ({error})") from None
+        note(f"{address.rstrip('/')}  (Ctrl-C ends it)")
+        threading.Thread(target=_warm, args=(list(sessions.values()),), daemon=True).start()
+        try:
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def require_page(host: str, port: int, auth: str | None) -> tuple[str, str] | None:
+    """The user and password of `auth`, if a page can be opened so.
+
+    Raises:
+        ParameterError: it is no pair, or there is none and others can reach the host; the port is
+            none; or gradio is not installed.
+    """
+    if find_spec("gradio") is None:
+        raise ParameterError(f"the page needs gradio: {_EXTRA}")
+    if not 0 < port < 65536:
+        raise ParameterError(f"--port {port} is none: give one from 1 to 65535")
+    if auth is not None:
+        user, colon, password = auth.partition(":")
+        if not (user and colon and password):
+            raise ParameterError("--auth must be user:password, neither of them empty")
+        return user, password
+    if not _is_this_machine(host):
+        raise ParameterError(
+            f"--host {host} lets others in: give --auth user:password, or leave --host out"
+        )
+    return None
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether only programs of this machine reach a host.
+
+    >>> _is_this_machine("127.0.0.1"), _is_this_machine("0.0.0.0")
+    (True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _keep_to(folder: Path) -> None:
+    """Let gradio keep its files here, and tell nobody of its use."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def _warm(sessions: Sequence[Session]) -> None:
+    """Load the models while people look for what to ask."""
+    for session in sessions:
+        try:
+            with session.lock:
+                _ = session.denoiser
+        except HeadwaterError as error:  # of a question it is said again
+            log.info("%s", error)
