@@ -167,6 +167,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
     return {
         "question": query.kind,
         **query.facts(),
+        "method": attribution.method,
         "context": attribution.asked,
         "top": [_entry(entry) for entry in shown.top],
         "bottom": [_entry(entry) for entry in shown.bottom],

@@ -5,29 +5,26 @@ Its own decoding would open whatever it is given; `uploads` looks at sizes and f
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.components.base import server
-from gradio.components.image_editor import AcceptBlobs, EditorData
-
-from headwater.viewer.uploads import MOST_BYTES
-
-MOST_HELD = 32  # uploads that wait to be asked about
+from gradio.components.image_editor import EditorData
 
 
 class Painted(NamedTuple):
-    """What was dropped and painted, as the bytes that were sent; None where nothing was."""
+    """What was dropped and painted, as files that gradio took; None where nothing was."""
 
-    background: bytes | None
-    layers: list[bytes]
+    background: Path | None
+    layers: list[Path]
 
 
 def picture_editor(**options: Any) -> gr.ImageEditor:
     """An editor whose value is a `Painted`, or None.
 
-    Its two functions are replaced on the object: gradio writes a file beside each module that
-    derives a class from one of its own.
+    Two functions are replaced on the object: gradio writes a file beside each module that derives a
+    class from one of its own.
 
     Args:
         options: of `gradio.ImageEditor`.
@@ -35,23 +32,16 @@ def picture_editor(**options: Any) -> gr.ImageEditor:
     editor = gr.ImageEditor(**options)
 
     @server
-    def accept_blobs(data: AcceptBlobs) -> None:
-        """Take a picture or a layer from the browser, if it is not too large."""
-        if len(data.files[0][1]) > MOST_BYTES:
-            raise gr.Error(f"A picture has more than {MOST_BYTES // 10**6} MB: scale it down.")
-        while len(editor.blob_storage) >= MOST_HELD:
-            editor.blob_storage.pop(next(iter(editor.blob_storage)))
-        gr.ImageEditor.accept_blobs(editor, data)
+    def accept_blobs(data: Any) -> None:
+        """Refused: files are uploaded, and limited in size there."""
+        raise gr.Error("Upload the picture as a file.")
 
     def preprocess(payload: EditorData | None) -> Painted | None:
-        """What was sent, not decoded."""
-        if payload is None or payload.id is None:
+        """The files, not decoded. That they are uploads of its own gradio has looked at before."""
+        if payload is None:
             return None
-        held = editor.blob_storage.pop(payload.id, None)
-        if held is None:
-            return None
-        layers = [bytes(layer) for layer in held.layers if layer]
-        return Painted(None if held.background is None else bytes(held.background), layers)
+        background = None if payload.background is None else Path(payload.background.path)
+        return Painted(background, [Path(layer.path) for layer in payload.layers if layer])
 
     editor.accept_blobs = accept_blobs
     editor.preprocess = preprocess

@@ -142,14 +142,14 @@ def _require_bounds(form: Form) -> None:
     _require_between("draws", form.draws, 1, MOST_DRAWS)
     _require_between("images shown", form.shown, 1, MOST_SHOWN)
     _require_between("guidance", form.guidance, 0, 100)
-    _require_between("damping", form.damping or 0, 0, 1e6)
+    _require_between("damping", form.damping or 0, 0, 1_000_000)
 
 
 def _require_between(name: str, value: float, least: float, most: float) -> None:
     if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise QueryError(f"{name} is no number: give one from {least:,g} to {most:,g}")
+        raise QueryError(f"{name} is no number: give one from {least:,} to {most:,}")
     if not least <= value <= most:
-        raise QueryError(f"{name} {value:,g} is out of its bounds, {least:,g} to {most:,g}")
+        raise QueryError(f"{name} {value:,} is out of its bounds, {least:,} to {most:,}")
 
 
 def form_of(values: Mapping[str, Any]) -> Form:

@@ -76,8 +76,7 @@ def _exhibit(folder: Path, name: str) -> Exhibit:
         image = read_image(folder / "query.png")
     except QueryError:
         image = None
-    method = str(results[0]["provenance"].get("method", ""))
-    return Exhibit(f"{name}.html", asked, method, image)
+    return Exhibit(f"{name}.html", asked, str(results[0].get("method", "")), image)
 
 
 def _asked(result: Mapping[str, Any]) -> str:

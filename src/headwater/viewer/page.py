@@ -213,36 +213,43 @@ def _clickable(name: str | None = None) -> gr.HTML:
 
 
 def _wire(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
-    kinds = (gr.Button, gr.HTML, gr.Files)
-    held = {name: each for name, each in controls.items() if not isinstance(each, kinds)}
-    inputs, outputs = set(held.values()), list(_changing(controls).values())
-    names = list(_changing(controls))
+    still = (gr.Button, gr.HTML, gr.Files)
+    held = {name: each for name, each in controls.items() if not isinstance(each, still)}
+    changing = _changing(controls)
+    names = list(changing)
 
     def called(handler: Handler, clicked: bool = False) -> dict[str, Any]:
         """How `handler` is called: with what controls hold, for what they are to show."""
+        # a picture is uploaded with each call that reads it
+        read = dict(held) if handler is doing.ask_of_picture else _without_editor(held)
 
-        def run(data: dict[Any, Any]) -> Any:
-            values = {name: data[each] for name, each in held.items()}
-            for update in _safely(handler(desk, values)):
-                yield _in_order(update, names)
-
-        def run_clicked(data: dict[Any, Any], event: gr.EventData) -> Any:
-            values = {name: data[each] for name, each in held.items()}
-            row = getattr(event, "_data", {}).get("row")
-            for update in _safely(handler(desk, values, row)):
+        def run(data: dict[Any, Any], event: gr.EventData) -> Any:
+            values = {name: data[each] for name, each in read.items()}
+            more = (_row_of(event),) if clicked else ()
+            for update in _safely(handler(desk, values, *more)):
                 yield _in_order(update, names)
 
         return {
-            "fn": run_clicked if clicked else run,
-            "inputs": inputs,
-            "outputs": outputs,
+            "fn": run,
+            "inputs": set(read.values()),
+            "outputs": list(changing.values()),
             "api_visibility": "private",
             "show_progress": "hidden",
         }
 
     _ask_on(controls, called)
     _look_on(controls, called)
-    _start(desk, page, controls, names, outputs)
+    _start(desk, page, controls)
+
+
+def _without_editor(controls: Controls) -> Controls:
+    return {n: each for n, each in controls.items() if not isinstance(each, gr.ImageEditor)}
+
+
+def _row_of(event: gr.EventData) -> Any:
+    """What the browser says was clicked, whatever that is."""
+    told = getattr(event, "_data", None)
+    return told.get("row") if isinstance(told, dict) else None
 
 
 def _ask_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
@@ -287,11 +294,10 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     controls["step"].input(**called(doing.step), **quick, trigger_mode="always_last")
 
 
-def _start(
-    desk: Desk, page: gr.Blocks, controls: Controls, names: list[str], outputs: list[Any]
-) -> None:
+def _start(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
     """What a link asks is asked when the page opens."""
-    first = next(iter(desk.sessions))
+    first, changing = next(iter(desk.sessions)), _changing(controls)
+    names = list(changing)
 
     def start(request: gr.Request) -> Any:
         link = list(request.query_params.multi_items()) if request else []
@@ -301,7 +307,7 @@ def _start(
 
     page.load(
         start,
-        outputs=outputs,
+        outputs=list(changing.values()),
         api_visibility="private",
         show_progress="hidden",
         concurrency_id="asking",
@@ -311,8 +317,8 @@ def _start(
 
 def _changing(controls: Controls) -> Controls:
     """The controls that a handler may change."""
-    fixed = (gr.Button, gr.ImageEditor)
-    return {n: c for n, c in controls.items() if n == "leave_out" or not isinstance(c, fixed)}
+    fixed = _without_editor(controls).items()
+    return {n: each for n, each in fixed if n == "leave_out" or not isinstance(each, gr.Button)}
 
 
 def _in_order(update: dict[str, Any], names: list[str]) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ def serve(
         note: is told the address.
 
     Raises:
-        ParameterError: as of `require_page`, or the port is taken.
+        ParameterError: as of `require_page`.
     """
     pair = require_page(host, port, auth)
     with tempfile.TemporaryDirectory(prefix="headwater-view-") as folder:
@@ -45,27 +46,24 @@ def serve(
 
         page = build(Desk(sessions, Path(folder)))
         page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                auth=pair,
-                quiet=True,
-                prevent_thread_lock=True,
-                inbrowser=False,
-                share=False,
-                show_error=False,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                mcp_server=False,
-                pwa=False,
-                ssr_mode=False,
-                max_file_size=MOST_BYTES,
-                **looks(),
-            )
-        except OSError as error:
-            raise ParameterError(f"--port {port} is taken: give another ({error})") from None
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            auth=pair,
+            quiet=True,
+            prevent_thread_lock=True,
+            inbrowser=False,
+            share=False,
+            show_error=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            ssr_mode=False,
+            max_file_size=MOST_BYTES,
+            **looks(),
+        )
         note(f"{address.rstrip('/')}  (Ctrl-C ends it)")
         threading.Thread(target=_warm, args=(list(sessions.values()),), daemon=True).start()
         try:
@@ -79,12 +77,29 @@ def require_page(host: str, port: int, auth: str | None) -> tuple[str, str] | No
 
     Raises:
         ParameterError: it is no pair, or there is none and others can reach the host; the port is
-            none; or gradio is not installed.
+            none or taken; or gradio is not installed.
     """
     if find_spec("gradio") is None:
         raise ParameterError(f"the page needs gradio: {_EXTRA}")
     if not 0 < port < 65536:
         raise ParameterError(f"--port {port} is none: give one from 1 to 65535")
+    pair = _credentials(host, auth)
+    try:
+        with socket.create_server((host, port), family=_family(host)):
+            pass
+    except OSError as error:
+        said = error.strerror or error
+        raise ParameterError(
+            f"no page can be opened at {host} --port {port} ({said}): give another"
+        ) from None
+    return pair
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _credentials(host: str, auth: str | None) -> tuple[str, str] | None:
     if auth is not None:
         user, colon, password = auth.partition(":")
         if not (user and colon and password):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +22,18 @@ MOST_PIXELS = 40_000_000
 LONGEST = 1024  # of a picture that is kept; models see less
 
 
-def picture_of(content: bytes | Path) -> PIL.Image.Image:
+def picture_of(file: Path) -> PIL.Image.Image:
     """The picture in an upload, as RGB, scaled down where it is large.
 
     Raises:
         QueryError: it is too large, or no picture.
     """
-    image = _decoded(content, to_rgb)
+    image = _decoded(file, to_rgb)
     image.thumbnail((LONGEST, LONGEST), PIL.Image.Resampling.LANCZOS)
     return image
 
 
-def mask_of(layers: list[bytes | Path], size: tuple[int, int]) -> PIL.Image.Image | None:
+def mask_of(layers: Sequence[Path], size: tuple[int, int]) -> PIL.Image.Image | None:
     """White where any layer was painted; None where nothing was.
 
     Raises:
@@ -58,16 +58,14 @@ def kept(folder: Path, image: PIL.Image.Image) -> Path:
     return path
 
 
-def _decoded(
-    content: bytes | Path, view: Callable[[PIL.Image.Image], PIL.Image.Image]
-) -> PIL.Image.Image:
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+def _decoded(file: Path, view: Callable[[PIL.Image.Image], PIL.Image.Image]) -> PIL.Image.Image:
+    size = file.stat().st_size
     if size > MOST_BYTES:
         raise QueryError(
             f"the picture has {size / 1e6:,.0f} MB, more than {MOST_BYTES // 10**6}: scale it down"
         )
     try:
-        with open_picture(content) as image:
+        with open_picture(file) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise QueryError(

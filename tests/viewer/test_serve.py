@@ -1,0 +1,58 @@
+"""Who may look at a page, and what it says where it cannot be opened."""
+
+import socket
+
+import pytest
+
+from headwater.errors import ParameterError
+from headwater.viewer import serve as serving
+from headwater.viewer.serve import require_page
+
+
+@pytest.fixture(scope="module")
+def port() -> int:
+    """One that is free."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return found.getsockname()[1]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.0.1"])
+def test_this_machine_needs_no_password(host, port):
+    assert require_page(host, port, None) is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org"])
+def test_others_need_one(host, port):
+    said = f"--host {host} lets others in: give --auth user:password, or leave --host out"
+    with pytest.raises(ParameterError) as caught:
+        require_page(host, port, None)
+    assert str(caught.value) == said
+
+
+def test_with_one_others_may(port):
+    assert require_page("0.0.0.0", port, "me:a:b") == ("me", "a:b")
+
+
+@pytest.mark.parametrize("auth", ["", "me", "me:", ":secret"])
+def test_half_a_pair_is_refused(auth, port):
+    with pytest.raises(ParameterError, match="--auth must be user:password, neither of them"):
+        require_page("127.0.0.1", port, auth)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 65536])
+def test_no_port_is_refused(wrong):
+    with pytest.raises(ParameterError, match=f"--port {wrong} is none: give one from 1 to 65535"):
+        require_page("127.0.0.1", wrong, None)
+
+
+def test_without_gradio_it_says_what_to_install(monkeypatch, port):
+    monkeypatch.setattr(serving, "find_spec", lambda name: None)
+    with pytest.raises(ParameterError, match=r"needs gradio: pip install 'headwater\[viewer\]'"):
+        require_page("127.0.0.1", port, None)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ParameterError, match=f"--port {port} .*in use.*: give another"):
+            require_page("127.0.0.1", port, None)
