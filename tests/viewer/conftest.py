@@ -32,7 +32,7 @@ def _images(folder: Path) -> Path:
         name = f"{'even' if number % 2 == 0 else 'odd'}/{number:02}.png"
         caption = picture.caption
         if number == 11:
-            name, caption = "odd/<b>11.png", STRANGE
+            name, caption = "odd/<i>11.png", STRANGE
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture.draw().resize((16, 16)).save(folder / name)
         lines.append(json.dumps({"file_name": name, "text": caption}))

@@ -308,7 +308,7 @@ def keep(desk: Desk, values: Values) -> Updates:
             files.append(kept / f"scores.{end}")
         files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
     yield {
-        "files": [str(file) for file in files],
+        "files": {"value": [str(file) for file in files], "visible": True},
         "status": fragments.status("The report prints to paper or PDF from any browser."),
     }
 

@@ -93,6 +93,7 @@ def _asking(names: list[str]) -> Controls:
                 info="Edit a line to ask against something else, such as a star for a moon.",
                 lines=2,
                 max_length=8 * MOST_LETTERS,
+                elem_id="against",
             )
             controls["whole"] = gr.Checkbox(label="Also the picture as a whole")
             with gr.Row():
@@ -195,7 +196,9 @@ def _looking(names: list[str]) -> Controls:
             controls["compared"] = gr.HTML()
         with gr.Tab("Keep"):
             controls["ask_files"] = gr.Button("Write the report and all scores")
-            controls["files"] = gr.Files(label="Files", interactive=False, elem_id="files")
+            controls["files"] = gr.Files(
+                label="Files", interactive=False, visible=False, elem_id="files"
+            )
             controls["link"] = gr.Textbox(
                 label="A link to this question, after the address of this page",
                 interactive=False,
@@ -254,7 +257,8 @@ def _row_of(event: gr.EventData) -> Any:
 
 def _ask_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     """What asks the model: one at a time, for all who look; it can be cancelled."""
-    slow = {"concurrency_id": "asking", "concurrency_limit": 1, "trigger_mode": "once"}
+    # "once" would leave a button dead that was cancelled (gradio 6.31)
+    slow = {"concurrency_id": "asking", "concurrency_limit": 1, "trigger_mode": "multiple"}
     asking = {
         "ask": doing.ask,
         "ask_of_picture": doing.ask_of_picture,

@@ -1,0 +1,292 @@
+"""What happens when something on a page is clicked, without the page."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pyarrow.parquet as pq
+import pytest
+from support.pictures import encoded
+
+from headwater import Concept
+from headwater.errors import HeadwaterError, MethodError, QueryError
+from headwater.viewer import answers
+from headwater.viewer import desk as doing
+from headwater.viewer.editor import Painted
+
+PROMPT = "a red star on a plain background"
+# What the controls of a fresh page hold.
+FRESH = {
+    "index": "all",
+    "prompt": PROMPT,
+    "concepts": ["star"],
+    "phrase": "",
+    "against": "",
+    "whole": False,
+    "picture_prompt": "",
+    "search": "",
+    "seed": 0,
+    "guidance": 5.0,
+    "shown": 3,
+    "method": "",
+    "damping": 0.0,
+    "draws": 6,
+    "where": "",
+    "group_by": "",
+    "left_out": [],
+    "other": "fewer",
+    "step": 1,
+    "found": None,
+    "row": None,
+    "steps": None,
+}
+
+
+def done(updates) -> dict:
+    """What the controls hold at the end."""
+    held = {}
+    for update in updates:
+        held |= update
+    return held
+
+
+def after(values, updates) -> dict:
+    """What the controls hold after updates, as the next handler is told of it."""
+    changed = {
+        name: value["value"] if isinstance(value, dict) and "value" in value else value
+        for name, value in done(updates).items()
+    }
+    return values | changed
+
+
+@pytest.fixture(scope="module")
+def star(sessions):
+    """What a page holds after it asked for the star."""
+    return after(FRESH, doing.ask(doing.Desk(sessions, Path()), FRESH))
+
+
+# --- questions ----------------------------------------------------------------------------------
+
+
+def test_words_of_the_prompt_become_chips(desk):
+    shown = done(doing.prompted(desk, FRESH | {"concepts": ["star", "moon"]}))
+    assert shown["concepts"] == {
+        "choices": ["red", "star", "plain", "background"],
+        "value": ["star"],
+    }
+    assert shown["against"] == "a red on a plain background"
+    both = FRESH | {"concepts": ["star", "red"]}
+    assert done(doing.chosen(desk, both))["against"].splitlines() == [
+        "a red on a plain background",
+        "a star on a plain background",
+    ]
+
+
+def test_an_answer_comes_early_and_then_whole(desk, sessions):
+    seen = [update["found"] for update in doing.ask(desk, FRESH) if "found" in update]
+    assert [found.draws for found in seen] == [4, 6] and [f.last for f in seen] == [False, True]
+    same = sessions["all"].attribute(Concept(PROMPT, "star", draws=6))
+    np.testing.assert_array_equal(seen[1].answers[0].scores, same.scores)
+
+
+def test_the_answer_shows_what_a_reader_must_know(star):
+    text = star["answers"]
+    assert '“<em dir="auto">star</em>”' in text and "Proponents" in text
+    top = star["found"].answers[0].top(3)
+    rows = [f'data-row="{entry.row}"' for entry in top]
+    assert all(row in text for row in rows)
+    assert "stays in the top" in text and "6 random draws" in text
+    assert "It does not say that a picture is a copy" in text
+    assert "6 draws" in star["status"] and "more are being made" not in star["status"]
+    assert star["link"].startswith("?prompt=a+red+star") and "draws=6" in star["link"]
+    assert star["pictures"].count("<img") == 2 and "without “star”" in star["pictures"]
+
+
+def test_more_draws_go_on(desk, star):
+    more = done(doing.more(desk, star))
+    assert more["draws"] == 12 and more["found"].draws == 12
+    assert more["found"].answers[0].certainty.draws == 12
+    full = replace(star["found"], form=replace(star["found"].form, draws=256))
+    with pytest.raises(QueryError, match="256 draws are as many as a page makes"):
+        done(doing.more(desk, star | {"found": full}))
+
+
+def test_choices_are_answered_again(desk, star, sessions):
+    chosen = star | {"damping": 1.0, "shown": 2, "where": "folder is even", "group_by": "folder"}
+    again = done(doing.again(desk, chosen))
+    question = Concept(PROMPT, "star", draws=6)
+    own = sessions["all"].attribute(question, damping=1.0, where=["folder is even"])
+    np.testing.assert_array_equal(again["found"].answers[0].scores, own.scores)
+    assert again["answers"].count("data-row") == 4 and "damping=1.0" in again["link"]
+    assert "By folder" in again["distribution"] and "<svg" in again["distribution"]
+    assert "even/" in again["answers"] and "odd/" not in again["answers"]
+
+
+def test_nothing_is_answered_again_before_it_was_asked(desk):
+    assert not list(doing.again(desk, FRESH)) and not list(doing.left_out(desk, FRESH))
+
+
+def test_a_link_is_asked_when_the_page_opens(desk, star):
+    pairs = [("prompt", PROMPT), ("concepts", "star"), ("concepts", "red star"), ("draws", "5")]
+    opened = done(doing.opened(desk, {"index": "all"}, pairs))
+    assert opened["concepts"]["value"] == ["star"] and opened["phrase"] == "red star"
+    assert len(opened["found"].answers) == 2 and opened["found"].draws == 5
+    assert set(done(doing.opened(desk, {"index": "all"}, []))) == {"status"}
+
+
+@pytest.mark.parametrize(
+    "handler, changes, said",
+    [
+        (doing.ask, {"concepts": []}, "nothing is asked yet"),
+        (doing.ask, {"index": "../etc"}, "there is no index '../etc' here"),
+        (doing.ask, {"where": "caption"}, "must be FIELD"),
+        (doing.ask, {"group_by": "artist"}, "have no text 'artist'"),
+        (doing.ask, {"group_by": "/etc/passwd.csv"}, "looks like a file"),
+        (doing.ask, {"where": "caption is nothing"}, "no image"),
+        (doing.more, {}, "there is no answer yet: ask first"),
+        (doing.keep, {}, "there is no answer yet: ask first"),
+        (doing.compare, {}, "there is no answer yet: ask first"),
+        (doing.leave_out, {}, "there is no answer yet: ask first"),
+        (doing.taught, {}, "no image is chosen: search for one and click it"),
+        (doing.draw, {"prompt": ""}, "there is no prompt yet: write one"),
+        (doing.journey, {"prompt": ""}, "a journey is of a picture that the model makes"),
+        (doing.ask_of_picture, {"painted": None}, "there is no picture yet: drop one"),
+    ],
+)
+def test_what_cannot_be_done_is_said(desk, handler, changes, said):
+    with pytest.raises(HeadwaterError, match=said):
+        done(handler(desk, FRESH | changes))
+
+
+# --- one image ----------------------------------------------------------------------------------
+
+
+def test_an_image_that_is_clicked_is_told_of(desk, star, sessions):
+    answer = star["found"].answers[0]
+    first = answer.top(1)[0]
+    shown = done(doing.look(desk, star, first.row))
+    assert shown["row"] == first.row and first.id in shown["detail"]
+    assert "1 of 12" in shown["detail"]
+    assert shown["detail"].count("data-row") == answers.NEIGHBOURS
+    assert "<mark>star</mark>" in done(doing.look(desk, star, 11))["detail"]
+
+
+def test_places_are_those_of_the_ranking(star):
+    answer = star["found"].answers[0]
+    ranks = [answers.place(answer, entry.row).rank for entry in answer.top(12)]
+    assert ranks == list(range(1, 13))
+
+
+def test_neighbours_are_those_of_the_rows_themselves(sessions):
+    index = sessions["all"].index
+    rows = np.concatenate([block.double().numpy() for block in index.blocks()])
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = unit @ unit[3]
+    cosines[3] = -2
+    found = answers.neighbours(sessions["all"], 3)
+    assert [row for row, _ in found] == np.argsort(-cosines)[: answers.NEIGHBOURS].tolist()
+    np.testing.assert_allclose([c for _, c in found], np.sort(cosines)[::-1][:6], atol=1e-5)
+
+
+@pytest.mark.parametrize("row", [-1, 12, 10**9, True, None, "3", {"a": 1}, 1.0])
+def test_no_image_is_refused(desk, star, row):
+    with pytest.raises(QueryError, match=r"there is no image|that is no image"):
+        done(doing.look(desk, star, row))
+
+
+def test_what_is_left_out_is_out_and_estimated(desk, star, sessions):
+    first, second = star["found"].answers[0].top(2)
+    out = after(star, doing.leave_out(desk, star | {"row": first.row}))
+    assert f'data-row="{first.row}"' not in out["answers"]
+    assert out["left_out"] == [first.id]
+    both = star | {"left_out": [first.id, second.id]}
+    shown = done(doing.left_out(desk, both))
+    (name, group), *_ = answers.estimates(sessions["all"], shown["found"])
+    assert name == "star" and group.images == 2
+    assert group.score == pytest.approx(first.score + second.score, rel=1e-5)
+    assert "Left out: 2 images" in shown["answers"] and "an estimate" in shown["answers"]
+    every = [sample.id for sample in sessions["all"].index.samples]
+    with pytest.raises(QueryError, match="every image is left out: put one back"):
+        done(doing.left_out(desk, star | {"left_out": every}))
+
+
+def test_training_images_are_found_and_asked(desk):
+    found = done(doing.search(desk, FRESH | {"search": "STAR"}))
+    assert "data-row" in found["tiles"]
+    assert "No caption holds" in done(doing.search(desk, FRESH | {"search": "xyz"}))["tiles"]
+    taught = done(doing.taught(desk, FRESH | {"row": 0, "draws": 5}))["taught"]
+    assert taught.count("of 12") >= 2
+
+
+# --- pictures -----------------------------------------------------------------------------------
+
+
+def test_a_picture_that_is_dropped_is_asked_about(desk, tmp_path):
+    given, layer = tmp_path / "given.png", tmp_path / "layer.png"
+    given.write_bytes(encoded(PIL.Image.new("RGB", (32, 32), "#cc3344")))
+    painted = np.zeros((32, 32, 4), np.uint8)
+    painted[8:24, 8:24] = 255
+    layer.write_bytes(encoded(PIL.Image.fromarray(painted)))
+    values = FRESH | {"index": "journeys", "method": "trak", "picture_prompt": "a star"}
+    for layers, title in (([], "the picture"), ([layer], "the part inside the mask")):
+        shown = done(doing.ask_of_picture(desk, values | {"painted": Painted(given, layers)}))
+        query = shown["found"].answers[0].query
+        assert query.title == title and query.prompt == "a star"
+        assert Path(query.file).parent == desk.folder
+    assert "picture" not in shown["link"]
+
+
+def test_a_journey_is_walked(desk):
+    values = FRESH | {"index": "journeys"}
+    assert done(doing.journey(desk, values))["step"]["maximum"] == 2
+    walked = after(values, doing.journey(desk, values))
+    assert walked["step"] == 1 and len(walked["steps"]) == 2
+    assert "Step 1 of 2" in walked["journey"]
+    second = done(doing.step(desk, walked | {"step": 2}))["journey"]
+    assert "Step 2 of 2" in second and f"t = {walked['steps'][1].step}" in second
+    for number in (0, 3, "2", None):
+        assert not list(doing.step(desk, walked | {"step": number}))
+    with pytest.raises(MethodError, match="cannot be asked for every step"):
+        done(doing.journey(desk, FRESH))
+
+
+# --- two indexes, and files ---------------------------------------------------------------------
+
+
+def test_two_indexes_stand_side_by_side(desk, star, sessions):
+    shown = done(doing.compare(desk, star))["compared"]
+    there = sessions["fewer"].attribute(Concept(PROMPT, "star", draws=6))
+    first = there.top(1)[0]
+    rank = answers.ranks_there(star["found"].answers[0], [first.id])[first.id]
+    assert f"rank {rank} in the other" in shown and "<h3>fewer</h3>" in shown
+    assert "not in the other index" in shown or "of the 3 highest stand among" in shown
+    with pytest.raises(QueryError, match="there is no index 'else' here"):
+        done(doing.compare(desk, star | {"other": "else"}))
+
+
+def test_files_are_written(desk, star, sessions):
+    files = [Path(file) for file in done(doing.keep(desk, star))["files"]["value"]]
+    names = {file.name: file for file in files}
+    assert set(names) == {"report.html", "star.json", "scores.csv", "scores.parquet", "answer.zip"}
+    assert all(file.is_relative_to(desk.folder) for file in files)
+    scores = pq.read_table(names["scores.parquet"])
+    np.testing.assert_array_equal(scores["score"], star["found"].answers[0].scores)
+    said = json.loads(names["star.json"].read_text())
+    assert said["method"] == "concept-trak-unguided" and len(said["top"]) == 3
+    assert len(names["scores.csv"].read_text().splitlines()) == 13
+
+
+def test_no_text_of_others_is_a_tag(desk, sessions):
+    """Captions, names of files, prompts and groups are shown as they are."""
+    strange = '<img src=x onerror="window.hit=1"> star'
+    values = FRESH | {"prompt": strange, "shown": 12, "group_by": "id"}
+    held = after(values, doing.ask(desk, values))
+    held |= done(doing.look(desk, held, 11)) | done(doing.search(desk, FRESH | {"search": "<"}))
+    held |= done(doing.taught(desk, held | {"row": 11}))
+    held |= done(doing.compare(desk, held))
+    names = ("answers", "detail", "distribution", "tiles", "taught", "compared", "status")
+    for name in names:
+        assert "<img src=x" not in held[name] and "<i>11" not in held[name], name
+    assert "&lt;img src=x" in held["answers"] and "&lt;i&gt;11" in held["detail"]
