@@ -41,6 +41,7 @@ FRESH = {
     "found": None,
     "row": None,
     "steps": None,
+    "words": None,
 }
 
 
@@ -77,6 +78,9 @@ def test_words_of_the_prompt_become_chips(desk):
         "value": ["star"],
     }
     assert shown["against"] == "a red on a plain background"
+    kept = done(doing.prompted(desk, FRESH))["concepts"]
+    assert kept == {"choices": ["red", "star", "plain", "background"]}
+    assert not list(doing.prompted(desk, FRESH | {"words": kept["choices"]}))
     both = FRESH | {"concepts": ["star", "red"]}
     assert done(doing.chosen(desk, both))["against"].splitlines() == [
         "a red on a plain background",

@@ -83,7 +83,13 @@ class Visitor:
         self.prompt.fill(prompt)
         for word in words:
             self.page.get_by_label(word, exact=True).check()
-        self.page.locator("#against textarea").filter(has_text="").wait_for()
+        self.page.wait_for_function(
+            """lines => {
+              const text = document.querySelector('#against textarea').value;
+              return text != '' && text.split('\\n').length == lines;
+            }""",
+            arg=len(words),
+        )
         self.page.locator("#ask").click()
         self.sees(draws)
 
@@ -164,7 +170,7 @@ def test_damping_is_switched_and_groups_are_shown(visit):
     person.page.wait_for_function(
         "before => document.querySelector('#answers').innerText != before", arg=before
     )
-    assert "damping=3" in person.page.url
+    person.page.wait_for_url(re.compile("damping=3"))
     person.chooses("Group by", "folder")
     person.opens("Distribution")
     person.page.locator("#distribution table.groups svg rect").nth(1).wait_for()

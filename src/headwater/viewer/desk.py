@@ -67,6 +67,7 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
     phrases = [each for each in form.concepts if each not in words]
     yield {
         "prompt": form.prompt,
+        "words": words,
         "concepts": {"choices": words, "value": chips},
         "phrase": phrases[0] if phrases else "",
         "against": "\n".join(form.against) or complements(form.prompt, form.concepts),
@@ -84,11 +85,19 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
 
 
 def prompted(desk: Desk, values: Values) -> Updates:
-    """The words of the prompt to choose from, those that were chosen before still chosen."""
+    """The words of the prompt to choose from, those that were chosen before still chosen.
+
+    What is chosen is told only where a word has gone: a person may choose while this goes on.
+    """
     words = words_of(values["prompt"] or "")
-    chosen = [word for word in values["concepts"] or () if word in words]
-    against = complements(values["prompt"] or "", chosen)
-    yield {"concepts": {"choices": words, "value": chosen}, "against": against}
+    if words == values["words"]:
+        return
+    before = values["concepts"] or []
+    chosen = [word for word in before if word in words]
+    changed = {} if chosen == before else {"value": chosen}
+    yield {"words": words, "concepts": {"choices": words, **changed}}
+    if before:
+        yield {"against": complements(values["prompt"] or "", chosen)}
 
 
 def chosen(desk: Desk, values: Values) -> Updates:

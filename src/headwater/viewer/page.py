@@ -45,7 +45,7 @@ def build(desk: Desk) -> gr.Blocks:
                 controls = _asking(names) | _choosing(desk)
             with gr.Column(scale=5, min_width=320):
                 controls |= _going() | _looking(names)
-        for name in ("found", "row", "steps"):
+        for name in ("found", "row", "steps", "words"):
             controls[name] = gr.State(None)
         _wire(desk, page, controls)
     return page
@@ -336,8 +336,9 @@ def _in_order(update: dict[str, Any], names: list[str]) -> list[Any]:
 
 
 def _safely(updates: Updates) -> Updates:
-    """Updates up to an error that a person can mend, which is said."""
+    """Updates up to an error that a person can mend, which is said; at least one, of nothing."""
     try:
         yield from updates
+        yield {}
     except HeadwaterError as error:
         yield {"status": fragments.status(str(error), error=True)}
