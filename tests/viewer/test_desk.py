@@ -12,7 +12,7 @@ from support.pictures import encoded
 
 from headwater import Concept
 from headwater.errors import HeadwaterError, MethodError, QueryError
-from headwater.viewer import answers
+from headwater.viewer import answers, beside
 from headwater.viewer import desk as doing
 from headwater.viewer.editor import Painted
 
@@ -150,12 +150,12 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
         (doing.ask, {"group_by": "/etc/passwd.csv"}, "looks like a file"),
         (doing.ask, {"where": "caption is nothing"}, "no image"),
         (doing.more, {}, "there is no answer yet: ask first"),
-        (doing.keep, {}, "there is no answer yet: ask first"),
-        (doing.compare, {}, "there is no answer yet: ask first"),
+        (beside.keep, {}, "there is no answer yet: ask first"),
+        (beside.compare, {}, "there is no answer yet: ask first"),
         (doing.leave_out, {}, "there is no answer yet: ask first"),
         (doing.taught, {}, "no image is chosen: search for one and click it"),
-        (doing.draw, {"prompt": ""}, "there is no prompt yet: write one"),
-        (doing.journey, {"prompt": ""}, "a journey is of a picture that the model makes"),
+        (beside.draw, {"prompt": ""}, "there is no prompt yet: write one"),
+        (beside.journey, {"prompt": ""}, "a journey is of a picture that the model makes"),
         (doing.ask_of_picture, {"painted": None}, "there is no picture yet: drop one"),
     ],
 )
@@ -244,34 +244,34 @@ def test_a_picture_that_is_dropped_is_asked_about(desk, tmp_path):
 
 def test_a_journey_is_walked(desk):
     values = FRESH | {"index": "journeys"}
-    assert done(doing.journey(desk, values))["step"]["maximum"] == 2
-    walked = after(values, doing.journey(desk, values))
+    assert done(beside.journey(desk, values))["step"]["maximum"] == 2
+    walked = after(values, beside.journey(desk, values))
     assert walked["step"] == 1 and len(walked["steps"]) == 2
     assert "Step 1 of 2" in walked["journey"]
-    second = done(doing.step(desk, walked | {"step": 2}))["journey"]
+    second = done(beside.step(desk, walked | {"step": 2}))["journey"]
     assert "Step 2 of 2" in second and f"t = {walked['steps'][1].step}" in second
     for number in (0, 3, "2", None):
-        assert not list(doing.step(desk, walked | {"step": number}))
+        assert not list(beside.step(desk, walked | {"step": number}))
     with pytest.raises(MethodError, match="cannot be asked for every step"):
-        done(doing.journey(desk, FRESH))
+        done(beside.journey(desk, FRESH))
 
 
 # --- two indexes, and files ---------------------------------------------------------------------
 
 
 def test_two_indexes_stand_side_by_side(desk, star, sessions):
-    shown = done(doing.compare(desk, star))["compared"]
+    shown = done(beside.compare(desk, star))["compared"]
     there = sessions["fewer"].attribute(Concept(PROMPT, "star", draws=6))
     first = there.top(1)[0]
     rank = answers.ranks_there(star["found"].answers[0], [first.id])[first.id]
     assert f"rank {rank} in the other" in shown and "<h3>fewer</h3>" in shown
     assert "not in the other index" in shown or "of the 3 highest stand among" in shown
     with pytest.raises(QueryError, match="there is no index 'else' here"):
-        done(doing.compare(desk, star | {"other": "else"}))
+        done(beside.compare(desk, star | {"other": "else"}))
 
 
 def test_files_are_written(desk, star, sessions):
-    files = [Path(file) for file in done(doing.keep(desk, star))["files"]["value"]]
+    files = [Path(file) for file in done(beside.keep(desk, star))["files"]["value"]]
     names = {file.name: file for file in files}
     assert set(names) == {"report.html", "star.json", "scores.csv", "scores.parquet", "answer.zip"}
     assert all(file.is_relative_to(desk.folder) for file in files)
@@ -289,7 +289,7 @@ def test_no_text_of_others_is_a_tag(desk, sessions):
     held = after(values, doing.ask(desk, values))
     held |= done(doing.look(desk, held, 11)) | done(doing.search(desk, FRESH | {"search": "<"}))
     held |= done(doing.taught(desk, held | {"row": 11}))
-    held |= done(doing.compare(desk, held))
+    held |= done(beside.compare(desk, held))
     names = ("answers", "detail", "distribution", "tiles", "taught", "compared", "status")
     for name in names:
         assert "<img src=x" not in held[name] and "<i>11" not in held[name], name

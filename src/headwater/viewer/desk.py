@@ -6,8 +6,6 @@ the other as work goes on. Names and values are data; `page` knows the controls 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,8 +15,6 @@ from typing import Any
 from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
-from headwater.report.export import folders, write_answers
-from headwater.upkeep.answers import export_answers
 from headwater.viewer import answers, fragments, uploads
 from headwater.viewer.answers import Found
 from headwater.viewer.form import Form, complements, form_of, words_of
@@ -26,7 +22,6 @@ from headwater.viewer.links import form_of_link, link_of
 
 Values = Mapping[str, Any]
 Updates = Iterator[dict[str, Any]]
-_KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many seconds
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ def ask_of_picture(desk: Desk, values: Values) -> Updates:
 
 def more(desk: Desk, values: Values) -> Updates:
     """The same with twice as many draws, which go on from those that were made."""
-    found = _found(values)
+    found = found_of(values)
     draws = min(2 * found.form.draws, MOST_DRAWS)
     if draws == found.form.draws:
         raise QueryError(f"{draws} draws are as many as a page makes: ask with another seed")
@@ -159,7 +154,7 @@ def again(desk: Desk, values: Values) -> Updates:
     """The same question by the choices as they are now; draws are those that were made."""
     if values["found"] is None:
         return
-    found, now = _found(values), form_of(values)
+    found, now = found_of(values), form_of(values)
     names = ("damping", "where", "group_by", "shown")
     form = replace(found.form, **{name: getattr(now, name) for name in names})
     new = answers.answered(desk.session(values), form, found.draws)
@@ -208,7 +203,7 @@ def look(desk: Desk, values: Values, row: Any) -> Updates:
 
 def leave_out(desk: Desk, values: Values) -> Updates:
     """The ranking without the image that is looked at, and what that would change."""
-    found, row = _found(values), values["row"]
+    found, row = found_of(values), values["row"]
     if row is None:
         raise QueryError("no image is looked at: click one first")
     left_out = [*(values["left_out"] or ()), desk.session(values).index.samples[row].id]
@@ -218,7 +213,7 @@ def leave_out(desk: Desk, values: Values) -> Updates:
 def left_out(desk: Desk, values: Values) -> Updates:
     """The ranking without the images that stand in the list."""
     if values["found"] is not None:
-        yield from _show(desk, values, _found(values))
+        yield from _show(desk, values, found_of(values))
 
 
 def search(desk: Desk, values: Values) -> Updates:
@@ -242,94 +237,12 @@ def taught(desk: Desk, values: Values) -> Updates:
         yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
 
 
-# --- pictures -------------------------------------------------------------------------------------
+def found_of(values: Values) -> Found:
+    """The answer that is looked at.
 
-
-def draw(desk: Desk, values: Values) -> Updates:
-    """What the model makes of the prompt."""
-    form = form_of(values)
-    if not form.prompt:
-        raise QueryError("there is no prompt yet: write one")
-    yield {"status": fragments.status("Drawing.")}
-    image = answers.drawn(desk.session(values), form.prompt, form)
-    yield {
-        "pictures": fragments.pictures([(f"seed {form.seed}", image)]),
-        "status": fragments.status(
-            "Drawn. Ask for words of the prompt, or the picture as a whole."
-        ),
-    }
-
-
-def journey(desk: Desk, values: Values) -> Updates:
-    """The answers at every step of the picture's making."""
-    yield {"status": fragments.status("Asking at each step.")}
-    steps = answers.journey(desk.session(values), form_of(values))
-    yield {
-        "steps": steps,
-        "step": {"minimum": 1, "maximum": len(steps), "value": 1, "interactive": True},
-        "journey": fragments.step(steps, 1),
-        "status": fragments.status(f"{len(steps)} steps, from noise to the picture."),
-    }
-
-
-def step(desk: Desk, values: Values) -> Updates:
-    """The step that the slider is at."""
-    steps, number = values["steps"], values["step"]
-    if steps and isinstance(number, int) and 1 <= number <= len(steps):
-        yield {"journey": fragments.step(steps, number)}
-
-
-# --- two indexes, and files -----------------------------------------------------------------------
-
-
-def compare(desk: Desk, values: Values) -> Updates:
-    """The answers of another index to the same questions, beside these."""
-    found, name = _found(values), values["other"]
-    other = desk.session({"index": name})
-    yield {"status": fragments.status("Asking the other index.")}
-    there = answers.answered(other, found.form, found.draws)
-    session = desk.session(values)
-    here = next(name for name, each in desk.sessions.items() if each is session)
-    both = answers.rankings(session, found), answers.rankings(other, there)
-    yield {
-        "compared": fragments.compared(*both, (here, name)),
-        "status": fragments.status(f"{here} beside {name}."),
-    }
-
-
-def keep(desk: Desk, values: Values) -> Updates:
-    """The report, and every score, as files."""
-    found = _found(values)
-    yield {"status": fragments.status("Writing the files.")}
-    _tidy(desk.folder)
-    kept, form = Path(tempfile.mkdtemp(dir=desk.folder, prefix=_KEPT)), found.form
-    with tempfile.TemporaryDirectory(dir=desk.folder) as working:
-        out, session = Path(working), desk.session(values)
-        with session.lock:
-            write_answers(session, found.answers, out, guidance=form.guidance, top=form.shown)
-        files = [Path(shutil.copy(out / "report.html", kept))]
-        files += [
-            Path(shutil.copy(out / name / "result.json", kept / f"{name}.json"))
-            for name in folders(found.answers)
-        ]
-        for end in ("csv", "parquet"):
-            export_answers(out, kept / f"scores.{end}")
-            files.append(kept / f"scores.{end}")
-        files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
-    yield {
-        "files": {"value": [str(file) for file in files], "visible": True},
-        "status": fragments.status("The report prints to paper or PDF from any browser."),
-    }
-
-
-def _tidy(folder: Path) -> None:
-    """Remove what was downloaded long ago."""
-    for kept in folder.glob(f"{_KEPT}*"):
-        if time.time() - kept.stat().st_mtime > _KEPT_FOR:
-            shutil.rmtree(kept, ignore_errors=True)
-
-
-def _found(values: Values) -> Found:
+    Raises:
+        QueryError: there is none.
+    """
     if values["found"] is None:
         raise QueryError("there is no answer yet: ask first")
     return values["found"]

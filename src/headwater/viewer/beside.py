@@ -1,0 +1,98 @@
+"""What stands beside an answer: pictures, a journey, another index, files. As `desk` does it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from headwater.errors import QueryError
+from headwater.report.export import folders, write_answers
+from headwater.upkeep.answers import export_answers
+from headwater.viewer import answers, fragments
+from headwater.viewer.desk import Desk, Updates, Values, found_of
+from headwater.viewer.form import form_of
+
+_KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many seconds
+
+
+def draw(desk: Desk, values: Values) -> Updates:
+    """What the model makes of the prompt."""
+    form = form_of(values)
+    if not form.prompt:
+        raise QueryError("there is no prompt yet: write one")
+    yield {"status": fragments.status("Drawing.")}
+    image = answers.drawn(desk.session(values), form.prompt, form)
+    yield {
+        "pictures": fragments.pictures([(f"seed {form.seed}", image)]),
+        "status": fragments.status(
+            "Drawn. Ask for words of the prompt, or the picture as a whole."
+        ),
+    }
+
+
+def journey(desk: Desk, values: Values) -> Updates:
+    """The answers at every step of the picture's making."""
+    yield {"status": fragments.status("Asking at each step.")}
+    steps = answers.journey(desk.session(values), form_of(values))
+    yield {
+        "steps": steps,
+        "step": {"minimum": 1, "maximum": len(steps), "value": 1, "interactive": True},
+        "journey": fragments.step(steps, 1),
+        "status": fragments.status(f"{len(steps)} steps, from noise to the picture."),
+    }
+
+
+def step(desk: Desk, values: Values) -> Updates:
+    """The step that the slider is at."""
+    steps, number = values["steps"], values["step"]
+    if steps and isinstance(number, int) and 1 <= number <= len(steps):
+        yield {"journey": fragments.step(steps, number)}
+
+
+def compare(desk: Desk, values: Values) -> Updates:
+    """The answers of another index to the same questions, beside these."""
+    found, name = found_of(values), values["other"]
+    other = desk.session({"index": name})
+    yield {"status": fragments.status("Asking the other index.")}
+    there = answers.answered(other, found.form, found.draws)
+    session = desk.session(values)
+    here = next(name for name, each in desk.sessions.items() if each is session)
+    both = answers.rankings(session, found), answers.rankings(other, there)
+    yield {
+        "compared": fragments.compared(*both, (here, name)),
+        "status": fragments.status(f"{here} beside {name}."),
+    }
+
+
+def keep(desk: Desk, values: Values) -> Updates:
+    """The report, and every score, as files."""
+    found = found_of(values)
+    yield {"status": fragments.status("Writing the files.")}
+    _tidy(desk.folder)
+    kept, form = Path(tempfile.mkdtemp(dir=desk.folder, prefix=_KEPT)), found.form
+    with tempfile.TemporaryDirectory(dir=desk.folder) as working:
+        out, session = Path(working), desk.session(values)
+        with session.lock:
+            write_answers(session, found.answers, out, guidance=form.guidance, top=form.shown)
+        files = [Path(shutil.copy(out / "report.html", kept))]
+        files += [
+            Path(shutil.copy(out / name / "result.json", kept / f"{name}.json"))
+            for name in folders(found.answers)
+        ]
+        for end in ("csv", "parquet"):
+            export_answers(out, kept / f"scores.{end}")
+            files.append(kept / f"scores.{end}")
+        files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
+    yield {
+        "files": {"value": [str(file) for file in files], "visible": True},
+        "status": fragments.status("The report prints to paper or PDF from any browser."),
+    }
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what was downloaded long ago."""
+    for kept in folder.glob(f"{_KEPT}*"):
+        if time.time() - kept.stat().st_mtime > _KEPT_FOR:
+            shutil.rmtree(kept, ignore_errors=True)
