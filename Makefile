@@ -10,7 +10,7 @@ ifneq ($(DATA),)
 export HEADWATER_DATA ?= $(abspath $(DATA))
 endif
 
-.PHONY: demo test lint types tests shapes benchmarks clean
+.PHONY: demo test lint types tests browser-test shapes benchmarks clean
 
 demo: $(ENV)
 	$(BIN)/headwater demo --out headwater-demo
@@ -27,6 +27,11 @@ types: $(ENV)
 
 tests: $(ENV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The page in a browser; installs Chromium where there is none.
+browser-test: $(ENV)
+	command -v chromium || command -v chromium-browser || apt-get install --yes chromium
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/viewer/test_page.py
 
 # The same with the shapes of every function checked; slower by a third.
 shapes: $(ENV)
