@@ -56,7 +56,7 @@ class Cost:
 
     def __str__(self) -> str:
         if self.value:
-            return f"{self.value}nv"
+            return f"{self.draws}x{self.draw}+{self.value}nv" if self.draw else f"{self.value}nv"
         if not self.draw:
             return f"{self.image}n" if self.image else "-"
         drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"

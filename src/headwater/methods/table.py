@@ -53,6 +53,19 @@ def _influence(name: str, paper: str) -> Method:
     return Method(name, paper, _NOISED, _NOISED, "dot", takes, **own)
 
 
+def _influence_and_presence(name: str, paper: str) -> Method:
+    """The influence by EK-FAC with what the model sees in each image."""
+    kind = "contribution"
+    own: Any = dict(
+        curvature="ekfac",
+        damping=0.01,
+        scorer="with_presence",
+        one_model=True,
+        costs=((kind, Cost(OWN[kind].units(), DRAWS, value=_PRESENCE)),),
+    )
+    return Method(name, paper, _NOISED, None, "dot", (kind,), **own)
+
+
 def _exact_influence(name: str, paper: str, curvature: str) -> Method:
     """The same without a projection: a pass over the training images for each question."""
     side = _NOISED
@@ -126,6 +139,7 @@ METHODS = {
         ),
         _influence("ekfac", "Grosse 2023, EK-FAC"),
         _influence("kfac", "Mlodozeniec 2025"),
+        _influence_and_presence("ekfac-presence", "Grosse 2023, and Li 2023"),
         _exact_influence("ekfac-exact", "Grosse 2023, EK-FAC", "ekfac"),
         _exact_influence("kfac-exact", "Mlodozeniec 2025", "kfac"),
         Method(

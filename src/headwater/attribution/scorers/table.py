@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from headwater.attribution.scorers import captions, exact, gradient, metagradient, random
-from headwater.attribution.scorers.content import nda, presence, similarity
+from headwater.attribution.scorers.content import nda, presence, similarity, with_presence
 from headwater.attribution.scorers.scoring import Scorer, ScorerOfAll
 from headwater.attribution.scorers.unlearned import guda, mucs, unlearning
 
@@ -14,6 +14,7 @@ SCORERS: dict[str, Scorer] = {
     "exact": exact.score,
     "metagradient": metagradient.score,
     "presence": presence.score,
+    "with_presence": with_presence.score,
     "unlearning": unlearning.score,
     "mucs": mucs.score,
     "guda": guda.score,

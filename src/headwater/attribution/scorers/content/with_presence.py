@@ -1,0 +1,89 @@
+"""Influence and presence in one score: what the curvature says of an image, and what is seen in it.
+
+    score(i) = z(influence_i) + z(named_i - 2 unnamed_i),
+
+with z to mean 0 and standard deviation 1 over all images. `named`: the caption names the concept.
+`unnamed`: the model sees it (`presence`), and the caption names nothing of its kind: such images
+teach the model to draw it without the word, so that the word gains less. On a model that had no
+part in finding it, it predicts what a concept's words gain better than either alone
+(docs/results.md, "The second model"; of the loss it does not).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jaxtyping import Float
+from torch import Tensor
+
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers import gradient
+from headwater.attribution.scorers.content.presence import kind_of, losses_of
+from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
+from headwater.attribution.scores import TINY, Scored
+from headwater.errors import QueryError
+from headwater.methods.row import Method
+from headwater.queries.outputs.output import Contribution
+from headwater.queries.query import Question
+
+UNNAMED = (
+    -2.0
+)  # weight of an image that shows the concept and does not say so; one that says so has 1
+
+
+def score(
+    resources: Resources, method: Method, query: Question, options: ScoringOptions
+) -> Scoring:
+    """The sum of both, standardised; the draws are those of the influence.
+
+    Raises:
+        QueryError: no caption names the concept, and the model sees it nowhere.
+        MethodError: the model reads no prompts.
+    """
+    assert isinstance(query, Contribution), f"{method.name} takes contributions alone"
+    influence = gradient.score(resources, method, query, options)
+    seen = standard(seen_weights(resources, query))
+    scored = {ratio: _together(each, seen) for ratio, each in influence.scored.items()}
+    facts = {**influence.description.facts, "with": "presence"}
+    described = influence.description._replace(
+        words=f"{influence.description.words}, and what the model sees in each image", facts=facts
+    )
+    # a row of the question would stand for the influence alone
+    return replace(influence, scored=scored, description=described, feature=None)
+
+
+def seen_weights(resources: Resources, query: Contribution) -> Float[Tensor, " n"]:
+    """1 for images whose caption names the concept, `UNNAMED` for others in which it is seen.
+
+    Raises:
+        QueryError: there are none of either.
+    """
+    kind = kind_of(resources, query.slider)
+    losses = losses_of(resources, kind, query.concept, query.seed)
+    named = losses.named[:, losses.values.index(query.concept)]
+    shows = losses.margins(query.concept).mean(0) > 0
+    unnamed = shows & ~losses.named.any(1)
+    weights = named.double() + UNNAMED * unnamed.double()
+    if not weights.any():
+        raise QueryError(
+            f"no caption names {query.concept!r}, and the model sees it in no image: ask by "
+            "--method ekfac"
+        )
+    return weights
+
+
+def standard(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """To mean 0 and standard deviation 1.
+
+    >>> import torch
+    >>> standard(torch.tensor([1.0, 3.0])).tolist()
+    [-1.0, 1.0]
+    """
+    return (values - values.mean()) / values.std(correction=0).clamp_min(TINY)
+
+
+def _together(influence: Scored, seen: Float[Tensor, " n"]) -> Scored:
+    """Each draw in the measure of their mean, and what is seen added to each."""
+    answer = influence.answer()[0].double()
+    draws = (influence.draws.double() - answer.mean()) / answer.std(correction=0).clamp_min(TINY)
+    return Scored((draws + seen).float(), influence.squared)

@@ -1,0 +1,67 @@
+"""Influence with presence against a plain sum of what either says on its own."""
+
+import numpy as np
+import pytest
+from support.tiny import tiny_folder
+
+from headwater import Concept, Contribution, Denoiser, Session, build_index, from_images
+from headwater import load_dataset as load
+from headwater.errors import MethodError, QueryError
+
+CAPTIONS = ["a red star", "a blue star", "an orange star", "a star", "a moon", "a heart"]
+ASKED = Contribution("a red star", "red", context="prompt", draws=3)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("with-presence")
+    pictures = load(tiny_folder(folder / "images", len(CAPTIONS)))
+    data = from_images([pictures.image(row) for row in range(len(CAPTIONS))], CAPTIONS)
+    built = build_index(
+        Denoiser.load(tiny_model), data, folder / "index", method="ekfac", timesteps=2, dim=64
+    )
+    return Session(built)
+
+
+def standardised(values):
+    values = np.asarray(values, dtype=float)
+    return (values - values.mean()) / values.std()
+
+
+def test_it_is_the_sum_of_both(session):
+    influence = session.attribute(ASKED, method="ekfac")
+    margins = session.attribute(Concept("a red star", "red"), method="presence").scores
+    says = np.array(["red" in caption for caption in CAPTIONS])
+    says_any = np.array([any(c in t for c in ("red", "blue", "orange")) for t in CAPTIONS])
+    weights = says - 2.0 * ((margins > 0) & ~says_any)
+    expected = standardised(influence.scores) + standardised(weights)
+    both = session.attribute(ASKED, method="ekfac-presence")
+    np.testing.assert_allclose(both.scores, expected, atol=1e-5)
+    assert both.asked.endswith("and what the model sees in each image")
+    assert both.certainty is not None and both.certainty.draws == 3
+    spread = influence.scores.std()
+    np.testing.assert_allclose(
+        both.certainty.errors, influence.certainty.errors / spread, rtol=1e-4
+    )
+
+
+def test_several_are_asked_at_once(session):
+    star = Contribution("a red star", "star", context="prompt", draws=3)
+    one, other = session.attribute([ASKED, star], method="ekfac-presence")
+    for found, query in ((one, ASKED), (other, star)):
+        alone = session.attribute(query, method="ekfac-presence")
+        np.testing.assert_array_equal(found.scores, alone.scores)
+
+
+def test_what_it_cannot_be_asked_is_refused(session):
+    with pytest.raises(MethodError, match="ekfac-presence cannot be asked for a concept"):
+        session.attribute(Concept("a red star", "red"), method="ekfac-presence")
+
+
+def test_a_concept_that_nothing_shows_is_refused(session, monkeypatch):
+    from headwater.attribution.scorers.content import with_presence
+
+    monkeypatch.setattr(with_presence, "UNNAMED", 0.0)
+    unknown = Contribution("a green star", "green", context="prompt", draws=1)
+    with pytest.raises(QueryError, match="no caption names 'green', and the model sees it in no"):
+        session.attribute(unknown, method="ekfac-presence")
