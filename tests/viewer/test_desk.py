@@ -128,6 +128,19 @@ def test_choices_are_answered_again(desk, star, sessions):
     assert "even/" in again["answers"] and "odd/" not in again["answers"]
 
 
+def test_what_is_looked_at_is_of_the_index_that_answered(desk, star, sessions):
+    """Though another was chosen since; choosing one clears what is shown."""
+    chosen = star | {"index": "fewer"}
+    assert "of 12" in done(doing.look(desk, chosen, 11))["detail"]
+    again = done(doing.again(desk, chosen | {"shown": 2}))
+    assert again["index"] == "all" and again["found"].answers[0].index is sessions["all"].index
+    cleared = after(chosen, doing.switched(desk, chosen))
+    assert cleared["found"] is None and cleared["answers"] == "" and cleared["left_out"] == []
+    assert done(doing.ask(desk, cleared))["index"] == "fewer"
+    with pytest.raises(QueryError, match="there is no image 11"):
+        done(doing.look(desk, cleared, 11))
+
+
 def test_nothing_is_answered_again_before_it_was_asked(desk):
     assert not list(doing.again(desk, FRESH)) and not list(doing.left_out(desk, FRESH))
 

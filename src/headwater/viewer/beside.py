@@ -23,7 +23,7 @@ def draw(desk: Desk, values: Values) -> Updates:
     if not form.prompt:
         raise QueryError("there is no prompt yet: write one")
     yield {"status": fragments.status("Drawing.")}
-    image = answers.drawn(desk.session(values), form.prompt, form)
+    image = answers.drawn(desk.chosen(values["index"]), form.prompt, form)
     yield {
         "pictures": fragments.pictures([(f"seed {form.seed}", image)]),
         "status": fragments.status(
@@ -35,7 +35,7 @@ def draw(desk: Desk, values: Values) -> Updates:
 def journey(desk: Desk, values: Values) -> Updates:
     """The answers at every step of the picture's making."""
     yield {"status": fragments.status("Asking at each step.")}
-    steps = answers.journey(desk.session(values), form_of(values))
+    steps = answers.journey(desk.chosen(values["index"]), form_of(values))
     yield {
         "steps": steps,
         "step": {"minimum": 1, "maximum": len(steps), "value": 1, "interactive": True},
@@ -54,11 +54,10 @@ def step(desk: Desk, values: Values) -> Updates:
 def compare(desk: Desk, values: Values) -> Updates:
     """The answers of another index to the same questions, beside these."""
     found, name = found_of(values), values["other"]
-    other = desk.session({"index": name})
+    other = desk.chosen(name)
     yield {"status": fragments.status("Asking the other index.")}
     there = answers.answered(other, found.form, found.draws)
-    session = desk.session(values)
-    here = next(name for name, each in desk.sessions.items() if each is session)
+    session, here = desk.session(values), desk.name_of(found)
     both = answers.rankings(session, found), answers.rankings(other, there)
     yield {
         "compared": fragments.compared(*both, (here, name)),

@@ -37,15 +37,31 @@ class Desk:
     folder: Path
 
     def session(self, values: Values) -> Session:
-        """The one that was chosen.
+        """The one that gave the answer that is looked at; without an answer, the one chosen.
 
         Raises:
             QueryError: there is none of that name.
         """
-        name = values.get("index") or next(iter(self.sessions))
+        found = values.get("found")
+        if found is not None:
+            return self.sessions[self.name_of(found)]
+        return self.chosen(values.get("index"))
+
+    def chosen(self, name: str | None) -> Session:
+        """The one of this name, by default the first.
+
+        Raises:
+            QueryError: there is none of that name.
+        """
+        name = name or next(iter(self.sessions))
         if name not in self.sessions:
             raise QueryError(f"there is no index {name!r} here: choose one of the list")
         return self.sessions[name]
+
+    def name_of(self, found: Found) -> str:
+        """The name of the session that gave an answer."""
+        index = found.answers[0].index
+        return next(name for name, each in self.sessions.items() if each.index is index)
 
 
 # --- the question ---------------------------------------------------------------------------------
@@ -133,9 +149,17 @@ def more(desk: Desk, values: Values) -> Updates:
     yield from _show(desk, values, answers.answered(desk.session(values), form, draws))
 
 
+def switched(desk: Desk, values: Values) -> Updates:
+    """Nothing of another index is shown any more."""
+    shown = ("answers", "distribution", "detail", "tiles", "taught", "journey", "compared")
+    nothing: dict[str, Any] = dict.fromkeys((*shown, "pictures"), "")
+    yield nothing | {"found": None, "row": None, "steps": None}
+    yield {"left_out": {"choices": [], "value": []}, "leave_out": {"visible": False}}
+
+
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
     """The answers to a form, first with few draws; then what the model makes of the prompt."""
-    session, start = desk.session(values), time.monotonic()
+    session, start = desk.chosen(values.get("index")), time.monotonic()
     yield {
         "status": fragments.status("Asking the model."),
         "detail": "",
@@ -164,7 +188,8 @@ def again(desk: Desk, values: Values) -> Updates:
 
 def _show(desk: Desk, values: Values, found: Found, start: float | None = None) -> Updates:
     """Answers in all places that show them."""
-    session = desk.session(values)
+    name = desk.name_of(found)
+    session = desk.sessions[name]
     found = replace(found, left_out=tuple(values["left_out"] or ()))
     rankings = answers.rankings(session, found)
     estimates = answers.estimates(session, found)
@@ -174,6 +199,7 @@ def _show(desk: Desk, values: Values, found: Found, start: float | None = None) 
     going_on = "" if found.last else "; more are being made"
     ids = [shown.ranked.id for _, ends in rankings for shown in (*ends.top, *ends.bottom)]
     yield {
+        "index": name,  # another may have been chosen while this one was asked
         "found": found,
         "answers": fragments.answers(found, rankings, estimates),
         "distribution": fragments.distribution(rankings),

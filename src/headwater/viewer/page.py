@@ -128,6 +128,7 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         event(**called(doing.again), **quick, trigger_mode="always_last")
     for name in ("answers", "detail", "tiles", "journey"):
         controls[name].click(**called(doing.look, clicked=True), **quick)
+    controls["index"].input(**called(doing.switched), **quick)
     controls["leave_out"].click(**called(doing.leave_out), **quick)
     controls["left_out"].input(**called(doing.left_out), **quick)
     controls["search"].submit(**called(doing.search), **quick)
