@@ -153,7 +153,7 @@ def test_help():
     lines = plain.out.splitlines()
     assert lines[0] == "Usage: headwater [OPTIONS] COMMAND [ARGS]..."
     commands = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :]]
-    first = ["demo", "why", "inspect", "index", "concept", "image", "preference"]
+    first = ["demo", "view", "why", "inspect", "index", "concept", "image", "preference"]
     assert commands[: len(first)] == first
     assert "..." not in "".join(lines[1:])  # every line on its command is whole
     for command in commands:

@@ -185,7 +185,7 @@ def test_a_picture_is_dropped_and_painted(visit, tmp_path):
     person.chooses("Method", "trak")
     person.opens("A picture")
     person.page.locator("#painted canvas").first.wait_for()
-    person.page.wait_for_load_state("networkidle")
+    person.page.wait_for_function("document.querySelector('#painted canvas').width > 0")
     person.page.locator("#painted input[type=file]").set_input_files(tmp_path / "given.png")
     person.page.locator("#painted").get_by_label("Brush", exact=True).click()
     box = person.page.locator("#painted canvas").first.bounding_box()

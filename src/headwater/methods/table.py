@@ -139,7 +139,7 @@ METHODS = {
         ),
         _influence("ekfac", "Grosse 2023, EK-FAC"),
         _influence("kfac", "Mlodozeniec 2025"),
-        _influence_and_presence("ekfac-presence", "Grosse 2023, and Li 2023"),
+        _influence_and_presence("ekfac-presence", "Grosse 2023, Li 2023"),
         _exact_influence("ekfac-exact", "Grosse 2023, EK-FAC", "ekfac"),
         _exact_influence("kfac-exact", "Mlodozeniec 2025", "kfac"),
         Method(

@@ -85,7 +85,7 @@ def test_methods_that_take_an_output_are_asked_it(ask):
     )
     assert concept_question(METHODS["clip-cosine"], truth, options).kind == "concept"
     kinds = {name: concept_question(m, truth, options).kind for name, m in METHODS.items()
-             if query_kind(m)}  # fmt: skip
+             if query_kind(m, ask)}  # fmt: skip
     assert {name for name, kind in kinds.items() if kind == ask} == {
         name for name, method in METHODS.items() if ask in method.takes
     }

@@ -103,7 +103,7 @@ def _evaluate(kind: str, options: Options) -> None:
 
     require_matplotlib()
     indexes = open_indexes([options["index"], *(options["more"] or ())], options["device"])
-    methods = select_methods(indexes, split_names(options["methods"]))
+    methods = select_methods(indexes, split_names(options["methods"]), options["ask"])
     truths = _truths(options["truth"], indexes[0])
     questions = QuestionOptions(
         draws, options["seed"], options["guidance"], options["context"], ask=options["ask"]

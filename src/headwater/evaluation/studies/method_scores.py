@@ -89,27 +89,32 @@ def open_indexes(folders: Sequence[str | Path], device: str | None = None) -> li
     return indexes
 
 
-def select_methods(indexes: Sequence[Index], names: Sequence[str] = ()) -> dict[Method, Index]:
-    """Methods that take a concept or an image, each with the first index that serves it.
+def select_methods(
+    indexes: Sequence[Index], names: Sequence[str] = (), ask: str = "slider"
+) -> dict[Method, Index]:
+    """Methods that take a concept, an output or an image, each with the first index that serves it.
 
     Args:
         names: which; ("all",) for all that are served. By default slow ones and second names of
             a method are left out.
+        ask: as of `QuestionOptions`.
 
     Raises:
-        MethodError: no such method, it takes neither, or no index serves it.
+        MethodError: no such method, it takes none of these, or no index serves it.
     """
     served: dict[str, Index] = {}
     for index in indexes:
         served = {name: index for name in index.methods()} | served
-    askable = [m for name, m in METHODS.items() if name in served and query_kind(m)]
+    askable = [m for name, m in METHODS.items() if name in served and query_kind(m, ask)]
     if not names:
         chosen = [m.name for m in askable if not m.slow and not m.alias_of]
     else:
         chosen = [m.name for m in askable] if list(names) == ["all"] else list(dict.fromkeys(names))
     for name in chosen:
-        if not query_kind(method_named(name)):
-            raise MethodError(f"{name} takes neither concepts nor images: leave it out")
+        if not query_kind(method_named(name), ask):
+            raise MethodError(
+                f"{name} takes neither concepts nor images, and no {ask}: leave it out"
+            )
         if name not in served:
             raise MethodError(
                 f"no index here serves {name}: build one with `--method {name}` and give it as "
