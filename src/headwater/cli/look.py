@@ -98,7 +98,7 @@ def view(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Open a page in the browser: ask by clicking, look at the answers.
+    """Ask by clicking and look at answers, in a browser.
 
     Several indexes (of a model before and after, of all images and without some) are asked the
     same and stand side by side.
@@ -111,7 +111,7 @@ def gallery(
     answers: Annotated[list[Path], typer.Argument(help="Folders of answers.")],
     title: Annotated[str, typer.Option(help="Of the gallery.")] = "What taught the model this?",
 ) -> None:
-    """Put answers together as plain pages that need no server."""
+    """Answers as plain pages that need no server."""
     from headwater.viewer.gallery import write_gallery
 
     print(write_gallery(out, answers, title))
