@@ -64,7 +64,7 @@ def _asking(names: list[str]) -> Controls:
             controls["whole"] = gr.Checkbox(label="Also the picture as a whole")
             with gr.Row():
                 controls["ask"] = gr.Button("Ask", variant="primary", elem_id="ask")
-                controls["draw"] = gr.Button("Draw the prompt")
+                controls["draw"] = gr.Button("Draw it")
         with gr.Tab("A picture"):
             controls["painted"] = picture_editor(
                 label="Drop a picture; paint the part that is meant, or nothing for all of it",
