@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import PIL.Image
@@ -24,6 +25,7 @@ FRESH = {
     "concepts": ["star"],
     "phrase": "",
     "against": "",
+    "against_of": "",
     "whole": False,
     "picture_prompt": "",
     "search": "",
@@ -80,7 +82,7 @@ def test_words_of_the_prompt_become_chips(desk):
     assert shown["against"] == "a red on a plain background"
     kept = done(doing.prompted(desk, FRESH))["concepts"]
     assert kept == {"choices": ["red", "star", "plain", "background"]}
-    assert not list(doing.prompted(desk, FRESH | {"words": kept["choices"]}))
+    assert "concepts" not in done(doing.prompted(desk, FRESH | {"words": kept["choices"]}))
     both = FRESH | {"concepts": ["star", "red"]}
     assert done(doing.chosen(desk, both))["against"].splitlines() == [
         "a red on a plain background",
@@ -139,6 +141,28 @@ def test_what_is_looked_at_is_of_the_index_that_answered(desk, star, sessions):
     assert done(doing.ask(desk, cleared))["index"] == "fewer"
     with pytest.raises(QueryError, match="there is no image 11"):
         done(doing.look(desk, cleared, 11))
+
+
+def test_a_complement_that_was_edited_is_asked(desk):
+    held = after(FRESH, doing.chosen(desk, FRESH))
+    (plain,) = done(doing.ask(desk, held))["found"].answers
+    assert plain.query.minus is None
+    edited = held | {"against": "a red moon on a plain background"}
+    (asked,) = done(doing.ask(desk, edited))["found"].answers
+    assert asked.query.minus == "a red moon on a plain background"
+    stale = edited | {"concepts": ["red"]}
+    (other,) = done(doing.ask(desk, stale))["found"].answers
+    assert other.query.concept == "red" and other.query.minus is None
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_a_link_names_its_index_and_method(desk, sessions):
+    values = FRESH | {"index": "fewer", "method": "presence"}
+    link = done(doing.ask(desk, values))["link"]
+    opened = done(doing.opened(desk, {"index": "all"}, parse_qsl(link[1:])))
+    assert opened["index"] == "fewer" and opened["method"] == "presence"
+    answer = opened["found"].answers[0]
+    assert answer.index is sessions["fewer"].index and answer.method == "presence"
 
 
 def test_nothing_is_answered_again_before_it_was_asked(desk):
@@ -278,6 +302,7 @@ def test_two_indexes_stand_side_by_side(desk, star, sessions):
     first = there.top(1)[0]
     rank = answers.ranks_there(star["found"].answers[0], [first.id])[first.id]
     assert f"rank {rank} in the other" in shown and "<h3>fewer</h3>" in shown
+    assert "<button" not in shown  # rows of two indexes: nothing there is clicked
     assert "not in the other index" in shown or "of the 3 highest stand among" in shown
     with pytest.raises(QueryError, match="there is no index 'else' here"):
         done(beside.compare(desk, star | {"other": "else"}))

@@ -14,6 +14,7 @@ from headwater.viewer.form import (
     MOST_LETTERS,
     Form,
     complements,
+    complements_key,
     form_of,
     options_of,
     questions_of,
@@ -23,10 +24,12 @@ from headwater.viewer.links import form_of_link, link_of
 
 PROMPT = "a red star in hatched style"
 CONTROLS = {
+    "index": "all",
     "prompt": f"  {PROMPT} ",
     "concepts": ["star", "red"],
     "phrase": "hatched style",
     "against": "a red in hatched style\na moon\n",
+    "against_of": complements_key(PROMPT, ("star", "red", "hatched style")),
     "whole": True,
     "seed": 3.0,
     "guidance": 2,
@@ -63,13 +66,22 @@ def test_what_was_not_edited_is_asked_as_ever():
     assert [question.minus for question in questions_of(form)] == [None, None]
 
 
+@pytest.mark.parametrize("change", [{"prompt": "the red star in hatched style"},
+                                    {"concepts": ["red", "star"]}])  # fmt: skip
+def test_a_complement_of_another_prompt_or_other_words_is_not_asked(change):
+    """It stands there until the page has answered, and nobody wrote it."""
+    form = form_of(CONTROLS | change)
+    assert form.against == ()
+    assert all(getattr(question, "minus", None) is None for question in questions_of(form))
+
+
 def test_the_first_answer_comes_early_where_draws_go_on(sessions):
     index = sessions["all"].index
-    assert stages(index, Form(PROMPT, ("star",), draws=32)) == [4, 32]
-    assert stages(index, Form(PROMPT, ("star",), draws=4)) == [4]
-    assert stages(index, Form(PROMPT, ("star",), method="presence")) == [32]
+    assert stages(index, Form(draws=32), "concept") == [4, 32]
+    assert stages(index, Form(draws=4), "concept") == [4]
+    assert stages(index, Form(method="presence"), "concept") == [32]
     with pytest.raises(MethodError):
-        stages(index, Form(PROMPT, ("star",), method="no such"))
+        stages(index, Form(method="no such"), "concept")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +104,13 @@ def test_the_first_answer_comes_early_where_draws_go_on(sessions):
 def test_what_is_out_of_bounds_is_refused(changes, said):
     with pytest.raises(QueryError, match=said):
         questions_of(replace(Form(PROMPT, ("star",)), **changes))
+
+
+@pytest.mark.parametrize("name", ["seed", "draws", "shown", "guidance"])
+def test_controls_are_held_to_their_bounds(name):
+    """Whatever is then done with them."""
+    with pytest.raises(QueryError, match="is out of its bounds"):
+        form_of(CONTROLS | {name: 10**10})
 
 
 @pytest.mark.parametrize("name", ["seed", "draws", "shown", "guidance"])
@@ -118,6 +137,7 @@ FORMS = some.builds(
     where=some.lists(TEXT, max_size=3).map(tuple),
     group_by=TEXT,
     shown=some.integers(1, 40),
+    index=TEXT,
 )
 
 

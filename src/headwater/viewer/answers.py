@@ -21,7 +21,14 @@ from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.query import Question
 from headwater.report.export import Ends, ends
-from headwater.viewer.form import Form, options_of, questions_of, stages, words_of
+from headwater.viewer.form import (
+    MOST_CONCEPTS,
+    Form,
+    options_of,
+    questions_of,
+    stages,
+    words_of,
+)
 
 LEFT_OUT = "left out"  # the group of images that a person takes out of a ranking
 NEIGHBOURS = 6
@@ -73,24 +80,25 @@ class Detail:
     neighbours: Sequence[tuple[int, float]]
 
 
-def ask(session: Session, form: Form, left_out: tuple[str, ...] = ()) -> Iterator[Found]:
+def ask(session: Session, form: Form) -> Iterator[Found]:
     """The answers with few draws, soon, and then with all.
 
     Raises:
         HeadwaterError: the question or how it is to be answered makes no sense for this index.
     """
-    for draws in stages(session.index, form):
-        yield answered(session, form, draws, left_out)
+    kind = questions_of(form)[-1].kind
+    for draws in stages(session.index, form, kind):
+        yield answered(session, form, draws)
 
 
-def answered(session: Session, form: Form, draws: int, left_out: tuple[str, ...] = ()) -> Found:
+def answered(session: Session, form: Form, draws: int) -> Found:
     """The answers with so many draws.
 
     Raises:
         HeadwaterError: as of `ask`.
     """
     questions = questions_of(replace(form, draws=draws))
-    return Found(form, tuple(session.attribute(questions, **options_of(form))), draws, left_out)
+    return Found(form, tuple(session.attribute(questions, **options_of(form))), draws)
 
 
 def rankings(session: Session, found: Found) -> list[tuple[Attribution, Ends]]:
@@ -178,22 +186,25 @@ def neighbours(session: Session, row: int, count: int = NEIGHBOURS) -> list[tupl
     return [(int(each), float(cosines[each])) for each in leading(cosines, count)]
 
 
-def taught(session: Session, row: int, form: Form) -> list[Place]:
+def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[Place]]]:
     """Where an image stands for each thing that its caption names: what did it teach?
+
+    With few draws, soon, and then with all; how many stands before each.
 
     Raises:
         QueryError: it has no caption with words that can be asked about.
     """
     _require_row(session, row)
     caption = session.index.samples[row].caption_line
-    words = words_of(caption)[:8]
+    words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    questions: list[Question] = [
-        Concept(caption, each, draws=form.draws, seed=form.seed) for each in words
-    ]
     how = {"method": form.method or None, "damping": form.damping}
-    return [place(answer, row) for answer in session.attribute(questions, **how)]
+    for draws in stages(session.index, form, Concept.kind):
+        questions: list[Question] = [
+            Concept(caption, each, draws=draws, seed=form.seed) for each in words
+        ]
+        yield draws, [place(answer, row) for answer in session.attribute(questions, **how)]
 
 
 def ranks_there(answer: Attribution, ids: Sequence[str]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.viewer import fragments
 from headwater.viewer.desk import Desk
 from headwater.viewer.editor import picture_editor
-from headwater.viewer.form import MOST_LETTERS, MOST_SHOWN
+from headwater.viewer.form import MOST_CONCEPTS, MOST_LETTERS, MOST_SHOWN
 
 EXAMPLE = "a red star in hatched style on a striped background"
 # What is clicked in a fragment is told by the row that stands in its data.
@@ -28,7 +28,7 @@ Controls = dict[str, Any]
 def controls_of(desk: Desk) -> Controls:
     """All of them, made in the page that is being made."""
     names = list(desk.sessions)
-    gr.HTML(fragments.head(desk.sessions[names[0]]))
+    gr.HTML(fragments.head(desk.sessions))
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             controls = _asking(names) | _choosing(desk)
@@ -58,9 +58,11 @@ def _asking(names: list[str]) -> Controls:
                 label="The prompt without each, one a line",
                 info="Edit a line to ask against something else, such as a star for a moon.",
                 lines=2,
-                max_length=8 * MOST_LETTERS,
+                max_length=MOST_CONCEPTS * MOST_LETTERS,
                 elem_id="against",
             )
+            # told by the browser together with the lines, so that it is of just these
+            controls["against_of"] = gr.Textbox(visible="hidden")
             controls["whole"] = gr.Checkbox(label="Also the picture as a whole")
             with gr.Row():
                 controls["ask"] = gr.Button("Ask", variant="primary", elem_id="ask")

@@ -17,7 +17,7 @@ from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
 from headwater.viewer import answers, fragments, uploads
 from headwater.viewer.answers import Found
-from headwater.viewer.form import Form, complements, form_of, words_of
+from headwater.viewer.form import Form, complements, complements_key, form_of, words_of
 from headwater.viewer.links import form_of_link, link_of
 
 Values = Mapping[str, Any]
@@ -58,6 +58,11 @@ class Desk:
             raise QueryError(f"there is no index {name!r} here: choose one of the list")
         return self.sessions[name]
 
+    def link(self, form: Form) -> str:
+        """The link of a form; it names its index where that is not the first."""
+        first = form.index == next(iter(self.sessions))
+        return link_of(replace(form, index="") if first else form)
+
     def name_of(self, found: Found) -> str:
         """The name of the session that gave an answer."""
         index = found.answers[0].index
@@ -75,16 +80,20 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
         return
     words = words_of(form.prompt)
     chips = [each for each in form.concepts if each in words]
+    methods = {name for session in desk.sessions.values() for name in session.index.methods()}
     phrases = [each for each in form.concepts if each not in words]
     yield {
+        **({"index": form.index} if form.index in desk.sessions else {}),
         "prompt": form.prompt,
         "words": words,
         "concepts": {"choices": words, "value": chips},
         "phrase": phrases[0] if phrases else "",
-        "against": "\n".join(form.against) or complements(form.prompt, form.concepts),
+        **_against(form.prompt, form.concepts),
+        **({"against": "\n".join(form.against)} if any(form.against) else {}),
         "whole": form.whole,
         "seed": form.seed,
         "guidance": form.guidance,
+        "method": form.method if form.method in methods else "",
         "damping": form.damping or 0.0,
         "draws": form.draws,
         "where": "\n".join(form.where),
@@ -100,21 +109,28 @@ def prompted(desk: Desk, values: Values) -> Updates:
 
     What is chosen is told only where a word has gone: a person may choose while this goes on.
     """
-    words = words_of(values["prompt"] or "")
-    if words == values["words"]:
-        return
-    before = values["concepts"] or []
-    chosen = [word for word in before if word in words]
-    changed = {} if chosen == before else {"value": chosen}
-    yield {"words": words, "concepts": {"choices": words, **changed}}
-    if before:
-        yield {"against": complements(values["prompt"] or "", chosen)}
+    prompt, before = values["prompt"] or "", values["concepts"] or []
+    words = words_of(prompt)
+    left = [word for word in before if word in words]
+    changed = {} if left == before else {"value": left}
+    if words != values["words"]:
+        yield {"words": words, "concepts": {"choices": words, **changed}}
+    form = form_of({**values, "concepts": left})
+    yield _against(form.prompt, form.concepts)
 
 
 def chosen(desk: Desk, values: Values) -> Updates:
     """The prompt without each of the words that are chosen."""
     form = form_of(values)
-    yield {"against": complements(form.prompt, form.concepts)}
+    yield _against(form.prompt, form.concepts)
+
+
+def _against(prompt: str, concepts: Sequence[str]) -> dict[str, Any]:
+    """The prompt without each concept, and what these lines are of."""
+    return {
+        "against": complements(prompt, concepts),
+        "against_of": complements_key(prompt, concepts),
+    }
 
 
 def ask(desk: Desk, values: Values) -> Updates:
@@ -159,13 +175,13 @@ def switched(desk: Desk, values: Values) -> Updates:
 
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
     """The answers to a form, first with few draws; then what the model makes of the prompt."""
-    session, start = desk.chosen(values.get("index")), time.monotonic()
+    session, start = desk.chosen(form.index), time.monotonic()
     yield {
         "status": fragments.status("Asking the model."),
         "detail": "",
         "row": None,
         "leave_out": {"visible": False},
-        "link": link_of(form),
+        "link": desk.link(form),
         "left_out": {"choices": [], "value": []},
     }
     for found in answers.ask(session, form):
@@ -182,7 +198,7 @@ def again(desk: Desk, values: Values) -> Updates:
     names = ("damping", "where", "group_by", "shown")
     form = replace(found.form, **{name: getattr(now, name) for name in names})
     new = answers.answered(desk.session(values), form, found.draws)
-    yield {"link": link_of(form)}
+    yield {"link": desk.link(form)}
     yield from _show(desk, values, new)
 
 
@@ -192,17 +208,17 @@ def _show(desk: Desk, values: Values, found: Found, start: float | None = None) 
     session = desk.sessions[name]
     found = replace(found, left_out=tuple(values["left_out"] or ()))
     rankings = answers.rankings(session, found)
-    estimates = answers.estimates(session, found)
+    shown, estimates = fragments.shown(rankings), answers.estimates(session, found)
     first = found.answers[0]
     draws = first.provenance["query"].get("draws", 1)
     seconds = "" if start is None else f", {time.monotonic() - start:.1f} s"
     going_on = "" if found.last else "; more are being made"
-    ids = [shown.ranked.id for _, ends in rankings for shown in (*ends.top, *ends.bottom)]
+    ids = [each.ranked.id for _, ends in rankings for each in (*ends.top, *ends.bottom)]
     yield {
         "index": name,  # another may have been chosen while this one was asked
         "found": found,
-        "answers": fragments.answers(found, rankings, estimates),
-        "distribution": fragments.distribution(rankings),
+        "answers": fragments.answers(found, shown, estimates),
+        "distribution": fragments.distribution(shown),
         "left_out": {
             "choices": list(dict.fromkeys([*found.left_out, *ids])),
             "value": list(found.left_out),
@@ -256,9 +272,7 @@ def taught(desk: Desk, values: Values) -> Updates:
     if row is None:
         raise QueryError("no image is chosen: search for one and click it")
     yield {"status": fragments.status("Asking for each thing that its caption names.")}
-    for draws in (4, values["draws"]):
-        form = replace(form_of({**values, "concepts": (), "phrase": ""}), draws=int(draws))
-        places = answers.taught(session, row, form)
+    for draws, places in answers.taught(session, row, form_of(values)):
         said = fragments.taught(session.index.samples[row], places)
         yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
 

@@ -44,6 +44,7 @@ class Form:
         where: conditions of `headwater.attribution.attributor.Options`, one a line.
         group_by: a field of rows.
         shown: images at either end of the ranking.
+        index: its name on the page; "" for the first.
     """
 
     prompt: str = ""
@@ -60,6 +61,7 @@ class Form:
     where: tuple[str, ...] = ()
     group_by: str = ""
     shown: int = 10
+    index: str = ""
 
 
 def questions_of(form: Form) -> list[Question]:
@@ -68,7 +70,8 @@ def questions_of(form: Form) -> list[Question]:
     Raises:
         QueryError: it asks nothing, or a value is out of its bounds.
 
-    >>> [question.title for question in questions_of(Form("a red star", ("red", "star")))]
+    >>> form = Form(prompt="a red star", concepts=("red", "star"))
+    >>> [question.title for question in questions_of(form)]
     ['red', 'star']
     """
     _require_bounds(form)
@@ -98,12 +101,14 @@ def options_of(form: Form) -> dict[str, Any]:
     }
 
 
-def stages(index: Index, form: Form) -> list[int]:
+def stages(index: Index, form: Form, kind: str) -> list[int]:
     """How many draws each answer on the way to the last has.
 
     A method that goes on from the draws that were made shows a first answer early.
+
+    Args:
+        kind: of the question, a key of `methods.row.QUESTIONS`.
     """
-    kind = questions_of(form)[-1].kind
     method = choose(form.method or None, index.recipe.method, index.methods(), kind)
     early = method.scorer in TOGETHER and form.draws > FIRST_DRAWS
     return [FIRST_DRAWS, form.draws] if early else [form.draws]
@@ -123,13 +128,18 @@ def complements(prompt: str, concepts: Sequence[str]) -> str:
     return "\n".join(without(prompt, words) for words in concepts)
 
 
+def complements_key(prompt: str, concepts: Sequence[str]) -> str:
+    """What complements are of. One that is of another prompt or other words was not edited."""
+    return "\n".join((prompt, *concepts))
+
+
 def lines_of(text: str) -> tuple[str, ...]:
     """Its lines, without those that say nothing."""
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _require_bounds(form: Form) -> None:
-    texts = (form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
+    texts = (form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
     if len(form.concepts) > MOST_CONCEPTS:
@@ -156,7 +166,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
     """The form that the page's controls hold, by their names.
 
     Raises:
-        QueryError: a number is missing.
+        QueryError: a number is missing, or a value is out of its bounds.
     """
     whole_numbers = {}
     for name, said in (("seed", "seed"), ("draws", "draws"), ("shown", "images shown")):
@@ -166,11 +176,17 @@ def form_of(values: Mapping[str, Any]) -> Form:
     if values["guidance"] is None:
         raise QueryError("guidance is no number: give one")
     phrase = (values["phrase"] or "").strip()
-    concepts = (*(values["concepts"] or ()), *([phrase] if phrase else []))
-    return Form(
-        prompt=(values["prompt"] or "").strip(),
-        concepts=tuple(dict.fromkeys(concepts)),
-        against=tuple((values["against"] or "").splitlines()),
+    prompt = (values["prompt"] or "").strip()
+    several = (*(values["concepts"] or ()), *([phrase] if phrase else []))
+    concepts = tuple(dict.fromkeys(several))
+    written = values["against"] or ""
+    if values["against_of"] != complements_key(prompt, concepts):
+        written = ""  # it stands there from before
+    form = Form(
+        index=values["index"] or "",
+        prompt=prompt,
+        concepts=concepts,
+        against=tuple(written.splitlines()),
         whole=bool(values["whole"]),
         guidance=float(values["guidance"]),
         method=values["method"] or "",
@@ -179,3 +195,5 @@ def form_of(values: Mapping[str, Any]) -> Form:
         group_by=(values["group_by"] or "").strip(),
         **whole_numbers,
     )
+    _require_bounds(form)
+    return form

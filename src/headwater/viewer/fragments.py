@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -25,15 +25,19 @@ from headwater.viewer.answers import Detail, Found, Place, Step, picture, ranks_
 Ranking = tuple[Attribution, Ends]
 
 
-def head(session: Session) -> str:
-    """What is being asked."""
-    manifest = session.index.manifest
-    source = PurePath(str(manifest.data["source"])).name
-    model = PurePath(str(manifest.model["source"])).name
-    firsts = f"Built for {session.index.recipe.method}."
-    return render(
-        "view/head.html", images=len(session.index), data=source, model=model, firsts=firsts
-    )
+def head(sessions: Mapping[str, Session]) -> str:
+    """What is being asked: each index, by its name where there are several."""
+    lines = [
+        {
+            "name": name if len(sessions) > 1 else "",
+            "images": len(session.index),
+            "data": PurePath(str(session.index.manifest.data["source"])).name,
+            "model": PurePath(str(session.index.manifest.model["source"])).name,
+            "method": session.index.recipe.method,
+        }
+        for name, session in sessions.items()
+    ]
+    return render("view/head.html", lines=lines)
 
 
 def status(text: str, error: bool = False) -> str:
@@ -45,29 +49,33 @@ def status(text: str, error: bool = False) -> str:
     return render("view/status.html", text=re.sub(r"--(?=[a-z])", "", text), error=error)
 
 
+def shown(rankings: Sequence[Ranking]) -> list[tuple[Answer, Ends]]:
+    """Rankings as `answers` and `distribution` show them."""
+    return [(answer_of(attribution, ends), ends) for attribution, ends in rankings]
+
+
 def answers(
-    found: Found, rankings: Sequence[Ranking], estimates: Sequence[tuple[str, Group]] = ()
+    found: Found,
+    shown: Sequence[tuple[Answer, Ends]],
+    estimates: Sequence[tuple[str, Group]] = (),
 ) -> str:
     """Both ends of each ranking, side by side, and how firm they are."""
-    method = rankings[0][0].method
+    first = found.answers[0]
+    limits = does_not_say(measure(first.method), evidence(first.method), len(first.index))
     return render(
         "view/answers.html",
-        answers=_shown(rankings),
-        titles=[attribution.query.title for attribution, _ in rankings],
+        answers=shown,
+        titles=[answer.query.title for answer in found.answers],
         estimates=estimates,
         draws=found.draws,
         last=found.last,
-        limits=does_not_say(measure(method), evidence(method), len(rankings[0][0].index)),
+        limits=limits,
     )
 
 
-def distribution(rankings: Sequence[Ranking]) -> str:
+def distribution(shown: Sequence[tuple[Answer, Ends]]) -> str:
     """All scores as histograms, and groups of images where they were asked for."""
-    return render("view/distribution.html", answers=_shown(rankings))
-
-
-def _shown(rankings: Sequence[Ranking]) -> list[tuple[Answer, Ends]]:
-    return [(answer_of(attribution, ends), ends) for attribution, ends in rankings]
+    return render("view/distribution.html", answers=shown)
 
 
 def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]]) -> str:

@@ -28,7 +28,7 @@ def link_of(form: Form) -> str:
 def form_of_link(link: str | Sequence[tuple[str, str]]) -> Form:
     """The form that a link holds; what it does not hold, or holds wrongly, is as usual.
 
-    >>> form = Form("a red star", ("star",), seed=3)
+    >>> form = Form(prompt="a red star", concepts=("star",), seed=3)
     >>> form_of_link(link_of(form)) == form
     True
 

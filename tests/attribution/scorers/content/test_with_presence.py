@@ -37,6 +37,9 @@ def test_it_is_the_sum_of_both(session):
     expected = standardised(influence.scores) + standardised(weights)
     both = session.attribute(ASKED, method="ekfac-presence")
     np.testing.assert_allclose(both.scores, expected, atol=1e-5)
+    assert (
+        both.remarks == session.attribute(Concept("a red star", "red"), method="presence").remarks
+    )
     assert both.asked.endswith("and what the model sees in each image")
     assert both.certainty is not None and both.certainty.draws == 3
     spread = influence.scores.std()
@@ -45,6 +48,7 @@ def test_it_is_the_sum_of_both(session):
     )
 
 
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_several_are_asked_at_once(session):
     star = Contribution("a red star", "star", context="prompt", draws=3)
     one, other = session.attribute([ASKED, star], method="ekfac-presence")

@@ -143,7 +143,7 @@ def score(
     others = kind.others(query.concept)
     unread = _unread(resources, query)
     seen = losses_of(resources, kind, query.concept, query.seed)
-    remarks = (*_remarks(query.concept, others, seen), *unread)
+    remarks = (*remarks_of(query.concept, kind, seen), *unread)
     where = (
         f"against {', '.join(others)} ({kind.source})" if others else "with and without the word"
     )
@@ -280,9 +280,9 @@ def versions(
     return [caption if v in held else exchanged(caption, place, v) for v in values]
 
 
-def _remarks(word: str, others: Sequence[str], losses: Losses) -> list[str]:
+def remarks_of(word: str, kind: Kind, losses: Losses) -> list[str]:
     """That there are no alternatives, or which of them, and of the word, the model does not see."""
-    if not others:
+    if not kind.others(word):
         return [
             f"{word!r} has no alternatives here, so its presence is how much the word helps with "
             "each image, which other words may as well: give some with --alternatives"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import gradient
-from headwater.attribution.scorers.content.presence import kind_of, losses_of
+from headwater.attribution.scorers.content.presence import Losses, kind_of, losses_of, remarks_of
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import TINY, Scored
 from headwater.errors import QueryError
@@ -26,9 +26,8 @@ from headwater.methods.row import Method
 from headwater.queries.outputs.output import Contribution
 from headwater.queries.query import Question
 
-UNNAMED = (
-    -2.0
-)  # weight of an image that shows the concept and does not say so; one that says so has 1
+# Weight of an image that shows the concept and does not say so; one that says so has 1.
+UNNAMED = -2.0
 
 
 def score(
@@ -42,32 +41,27 @@ def score(
     """
     assert isinstance(query, Contribution), f"{method.name} takes contributions alone"
     influence = gradient.score(resources, method, query, options)
-    seen = standard(seen_weights(resources, query))
+    kind = kind_of(resources, query.slider)
+    losses = losses_of(resources, kind, query.concept, query.seed)
+    seen = standard(_weights(losses, query.concept))
     scored = {ratio: _together(each, seen) for ratio, each in influence.scored.items()}
     facts = {**influence.description.facts, "with": "presence"}
     described = influence.description._replace(
         words=f"{influence.description.words}, and what the model sees in each image", facts=facts
     )
     # a row of the question would stand for the influence alone
-    return replace(influence, scored=scored, description=described, feature=None)
+    remarks = (*influence.remarks, *remarks_of(query.concept, kind, losses))
+    return replace(influence, scored=scored, description=described, feature=None, remarks=remarks)
 
 
-def seen_weights(resources: Resources, query: Contribution) -> Float[Tensor, " n"]:
-    """1 for images whose caption names the concept, `UNNAMED` for others in which it is seen.
-
-    Raises:
-        QueryError: there are none of either.
-    """
-    kind = kind_of(resources, query.slider)
-    losses = losses_of(resources, kind, query.concept, query.seed)
-    named = losses.named[:, losses.values.index(query.concept)]
-    shows = losses.margins(query.concept).mean(0) > 0
-    unnamed = shows & ~losses.named.any(1)
+def _weights(losses: Losses, word: str) -> Float[Tensor, " n"]:
+    """1 for images whose caption names the word, `UNNAMED` for others in which it is seen."""
+    named = losses.named[:, losses.values.index(word)]
+    unnamed = (losses.margins(word).mean(0) > 0) & ~losses.named.any(1)
     weights = named.double() + UNNAMED * unnamed.double()
     if not weights.any():
         raise QueryError(
-            f"no caption names {query.concept!r}, and the model sees it in no image: ask by "
-            "--method ekfac"
+            f"no caption names {word!r}, and the model sees it in no image: ask by --method ekfac"
         )
     return weights
 
