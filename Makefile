@@ -10,7 +10,7 @@ ifneq ($(DATA),)
 export HEADWATER_DATA ?= $(abspath $(DATA))
 endif
 
-.PHONY: demo test lint types tests browser-test shapes benchmarks clean
+.PHONY: demo test lint types tests browser-test shapes docs docs-test package benchmarks clean
 
 demo: $(ENV)
 	$(BIN)/headwater demo --out headwater-demo
@@ -38,11 +38,31 @@ shapes: $(ENV)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
 	  --jaxtyping-packages=headwater,beartype.beartype
 
+# The documentation as a site, site/site/index.html; warnings are errors.
+docs: $(ENV)
+	$(BIN)/python docs/site.py
+
+# Every block of the tutorial, its notebook and the stories, as a reader would run them: an hour.
+docs-test: $(ENV)
+	OMP_NUM_THREADS=2 $(BIN)/python docs/run.py --in docs-test docs/start/scenes.md \
+	  docs/start/scenes.ipynb docs/stories/fingers.md docs/stories/character-and-style.md \
+	  docs/stories/unsafe.md docs/stories/contributors.md docs/stories/opt-out.md
+
+# What would be published; the wheel alone, in a fresh environment, does the main job.
+package: $(ENV)
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv --clear dist/alone
+	dist/alone/bin/pip install --quiet -c constraints.txt torch
+	dist/alone/bin/pip install --quiet -c constraints.txt dist/*.whl
+	dist/alone/bin/headwater demo --out dist/demo
+
 benchmarks: $(ENV)
 	$(BIN)/python benchmarks/isolation.py
 
 clean:
-	rm -rf .venv headwater-demo headwater-answers
+	rm -rf .venv headwater-demo headwater-answers site docs-test dist
 
 # torch first and pinned: left to itself pip would take the newest build with all of CUDA.
 $(ENV): pyproject.toml constraints.txt

@@ -1,26 +1,40 @@
-"""Takes the pictures of docs/images: the page on an index of the scenes, state by state.
+"""Takes the pictures of docs/images: what the demo found, its report, and the page state by state.
 
     headwater demo --out headwater-demo
-    python docs/screens.py headwater-demo/scenes-index
+    python docs/screens.py headwater-demo
 
 Needs Chromium, which `make browser-test` installs.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+
+import headwater
 
 OUT = Path(__file__).parent / "images"
 LINK = (
     "/?prompt=a+red+star+in+hatched+style+on+a+striped+background&concepts=star&concepts=hatched"
     "&shown=6"
 )
+FIGURE = """<style>
+body { margin: 0; padding: 28px; font: 17px/1.4 sans-serif; color: #1b1b1b; background: white }
+main { display: grid; grid-template-columns: 200px 1fr; gap: 0 44px; align-items: center }
+figure { margin: 0; grid-row: span 2 } figcaption { margin-top: 8px; font-size: 15px }
+section { margin: 7px 0 } p { margin: 0 0 5px } b { color: #0b6e80 }
+img { image-rendering: pixelated; border-radius: 4px; margin-right: 7px }
+</style><main>%s</main>"""
+SHOWN = 7
 PORT = "7869"
 WAIT = 120_000
 
@@ -31,6 +45,36 @@ def shoot(page: Page, name: str) -> None:
     page.wait_for_timeout(800)  # until what moves stands still
     page.screenshot(path=file)
     print(file)
+
+
+def inline(picture: Image.Image, size: int) -> str:
+    """A picture as a tag."""
+    file = io.BytesIO()
+    picture.save(file, "png")
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img width="{size}" src="data:image/png;base64,{data}">'
+
+
+def figure(page: Page, demo: Path) -> None:
+    """The picture that was asked about, and the strongest proponents of each of its concepts."""
+    images = headwater.load_dataset("scenes")
+    row_of = {sample.id: row for row, sample in enumerate(images.samples)}
+    query = Image.open(next(demo.rglob("query.png")))
+    parts = [f"<figure>{inline(query, 200)}<figcaption>what the model drew</figcaption></figure>"]
+    for word in ("star", "hatched"):
+        (file,) = demo.rglob(f"{word}*/scores.parquet")
+        scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
+        shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
+        parts.append(f"<section><p>taught it <b>{word}</b></p>{''.join(shown)}</section>")
+    page.set_content(FIGURE % "".join(parts))
+    page.locator("main").screenshot(path=OUT / "concepts.png")
+    print(OUT / "concepts.png")
+
+
+def report(page: Page, demo: Path) -> None:
+    """The top of the demo's report."""
+    page.goto((demo / "report.html").resolve().as_uri())
+    shoot(page, "report")
 
 
 def take(page: Page, address: str) -> None:
@@ -64,7 +108,9 @@ def take(page: Page, address: str) -> None:
 def main() -> None:
     """Open the page, take the pictures, close it."""
     OUT.mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "headwater", "view", sys.argv[1], "--port", PORT]
+    demo = Path(sys.argv[1])
+    command = [sys.executable, "-m", "headwater", "view", str(demo / "scenes-index")]
+    command += ["--port", PORT]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
@@ -73,7 +119,10 @@ def main() -> None:
         with sync_playwright() as playwright:
             chromium = shutil.which("chromium") or shutil.which("chromium-browser")
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            take(browser.new_page(viewport={"width": 1280, "height": 900}), address)
+            size = {"width": 1280, "height": 900}
+            figure(browser.new_page(viewport=size, device_scale_factor=2), demo)
+            report(browser.new_page(viewport=size), demo)
+            take(browser.new_page(viewport=size), address)
     finally:
         server.terminate()
         server.communicate()

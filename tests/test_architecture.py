@@ -1,9 +1,12 @@
 """The page on the architecture names every file of the package, and shows who imports whom."""
 
 import ast
+import importlib
 import re
 import runpy
 from pathlib import Path
+
+import headwater
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "headwater"
@@ -123,3 +126,13 @@ def test_everything_public_says_what_it_is_and_of_what_type():
                     untyped.append((path.name, node.name))
     assert documented / (documented + len(bare)) >= 0.98, bare
     assert untyped == []
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    """For people, for type checkers and for `from headwater import *` alike."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    told = {a.name: node.module for node in checked.body for a in node.names}  # pyright: ignore
+    assert set(told) == set(headwater.__all__)
+    for name, module in told.items():
+        assert getattr(headwater, name) is getattr(importlib.import_module(module), name)

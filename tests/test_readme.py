@@ -1,4 +1,4 @@
-"""The code of README and guide runs as it stands (on few pictures); all that is named is there."""
+"""The code of README and guides runs as it stands (on few pictures); all that is named is there."""
 
 import re
 from contextlib import suppress
@@ -35,7 +35,7 @@ def test_the_five_lines(tmp_path, monkeypatch):
 
 
 def test_the_questions_of_the_guide(tmp_path, monkeypatch):
-    names = ran("docs/guide.md", tmp_path, monkeypatch)
+    names = ran("docs/guides/python.md", tmp_path, monkeypatch)
     assert len(names["top"]) == 10 and (tmp_path / "answer/report.html").is_file()
     assert [question.kind for question in names["others"]] == ["image", "image", "local"]
 
@@ -59,7 +59,7 @@ def test_the_training_that_is_recorded(tmp_path, monkeypatch):
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
-    *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")),
+    *(page.relative_to(ROOT).as_posix() for page in sorted((ROOT / "docs").rglob("*.md"))),
 ]
 
 

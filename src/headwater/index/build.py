@@ -63,7 +63,8 @@ def build_index(
         ModelError, DatasetError: the first is no Denoiser, or the second no TrainingSet.
         MismatchError: `out` was begun with another recipe, model or data set, or is overwritten.
         SelfCheckError: the model's gradients are not what the engine computes.
-        BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError.
+        BadImageError, NonFiniteError, ResourceError, MethodError, ParameterError, StoreError: each
+            says what of an image, a number, the machine, an option or the disk.
 
     Example:
         index = build_index(Denoiser.load("scenes"), load_dataset("scenes"), "index", dim=1024)
@@ -91,12 +92,15 @@ def build_shard(
     that finds all the others done; it is the same as of one process.
 
     Args:
-        checkpoints, note, options: as of `build_index`.
+        part: which one, and of how many.
+        checkpoints: as of `build_index`.
+        note: as of `build_index`.
+        **options: as of `build_index`.
 
     Raises:
         ParameterError: there is no such part, or it would overwrite the others' work.
-        ModelError, DatasetError, MismatchError, SelfCheckError, BadImageError, NonFiniteError,
-            ResourceError, MethodError, StoreError: as of `build_index`.
+        ModelError, DatasetError, MismatchError, SelfCheckError: as of `build_index`.
+        BadImageError, NonFiniteError, ResourceError, MethodError, StoreError: likewise.
 
     Example:
         index = build_shard(denoiser, training_set, "index", (0, 4), dim=1024)

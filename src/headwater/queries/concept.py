@@ -157,7 +157,8 @@ def preset(name: str, draws: int | None = DRAWS, seed: int = 0) -> list[Concept]
     Where the paper asks in both directions, a second question asks for the lack of the concept.
 
     Args:
-        draws, seed: as of `Concept`. The paper takes 1,024 points of trajectories.
+        draws: as of `Concept`. The paper takes 1,024 points of trajectories.
+        seed: as of `Concept`.
 
     Raises:
         QueryError: there is none of that name.

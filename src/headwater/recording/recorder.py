@@ -48,16 +48,15 @@ class Recorder:
         StoreError: the folder holds something, or not the steps before the first.
 
     Example:
-        In a training script of diffusers, three lines are new::
-
-            recorder = Recorder("my-run", unet, optimizer, max_grad_norm=1.0)
-            for batch in loader:
-                ...
-                predicted = unet(noisy_latents, timesteps, encoded).sample
-                recorder.batch(batch["ids"], target)
-                loss = F.mse_loss(predicted.float(), target.float())
-                ...
-            recorder.close()
+        # of a training script of diffusers, with three new lines
+        recorder = Recorder("my-run", unet, optimizer, max_grad_norm=1.0)
+        for batch in loader:
+            ...
+            predicted = unet(noisy_latents, timesteps, encoded).sample
+            recorder.batch(batch["ids"], target)
+            loss = F.mse_loss(predicted.float(), target.float())
+            ...
+        recorder.close()
     """
 
     def __init__(
