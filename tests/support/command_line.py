@@ -4,26 +4,19 @@ import contextlib
 import io
 import os
 import re
-import subprocess
 import sys
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 from headwater.cli import main
+from support.processes import Result, in_a_process
 
 FAST = ["--timesteps", "2", "--dim", "64"]
 
 
 PROMPT = "a red star in hatched style"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
 
 
 def headwater(*args: object) -> Result:
@@ -46,10 +39,7 @@ def headwater(*args: object) -> Result:
 
 def shell(*args: object) -> Result:
     """Run it in a process of its own."""
-    command = [sys.executable, "-m", "headwater", *map(str, args)]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, env=env)
-    return Result(run.returncode, run.stdout, run.stderr)
+    return in_a_process(main.main, *args)
 
 
 def files(*folders: Path) -> dict[Path, bytes]:
