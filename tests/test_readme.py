@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def ran(file, tmp_path, monkeypatch) -> dict:
-    """The names that a document's Python leaves, of 40 scenes."""
+    """The names that a document's Python leaves, of 12 scenes."""
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
-    few = headwater.load_dataset("scenes").first(40)
+    few = headwater.load_dataset("scenes").first(12)
     monkeypatch.setattr(headwater, "load_dataset", lambda source: few, raising=False)
     monkeypatch.chdir(tmp_path)
     names: dict = {}

@@ -26,6 +26,7 @@ from support.command_line import (
     shell,
 )
 from support.index_files import rewrite_manifest
+from support.processes import in_a_process, in_a_terminal_of_windows
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_parts import LATENT
 
@@ -578,22 +579,14 @@ def test_ctrl_c_before_it_has_begun():
     assert run.stderr.startswith("headwater: interrupted; finished work is kept")
 
 
-def encoded(encoding: str, *args: object) -> subprocess.CompletedProcess:
-    """The command line where stdout and stderr are of this encoding."""
-    command = [sys.executable, "-m", "headwater", *map(str, args)]
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": encoding}
-    return subprocess.run(command, capture_output=True, env=env)
-
-
 def test_an_answer_on_a_stdout_that_cannot_hold_it(asked, tmp_path):
-    encoding = "cp1252"  # of a terminal of Windows
     prompt = "a red star \N{BLACK STAR}"
     ask = ["concept", asked.index, prompt, "--concept", "star", "--context", "bare", "--draws", 2]
-    table = encoded(encoding, *ask, "--out", tmp_path / "table")
-    assert table.returncode == 0, table.stderr
-    assert b"'star' in 'a red star \\u2605'" in table.stdout
-    said = encoded(encoding, *ask, "--out", tmp_path / "json", "--json")
-    assert said.returncode == 0 and json.loads(said.stdout.decode(encoding))["prompt"] == prompt
+    table = in_a_process(in_a_terminal_of_windows, *ask, "--out", tmp_path / "table")
+    assert table.code == 0, table.err
+    assert "'star' in 'a red star \\u2605'" in table.out
+    said = in_a_process(in_a_terminal_of_windows, *ask, "--out", tmp_path / "json", "--json")
+    assert said.code == 0 and json.loads(said.out)["prompt"] == prompt
 
 
 def test_refused_in_a_process_of_its_own(tmp_path, tiny_model, tiny_images):

@@ -1,11 +1,8 @@
 """Building an index: killed and resumed, refused, mended, short of memory or disk."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import torch
 from support.command_line import FAST, assert_refused
 from support.command_line import headwater as run
 from support.index_files import RECIPE, files, rows, state
+from support.processes import in_a_process, killed_at_its_third_shard
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
 from headwater import Session
@@ -82,37 +80,16 @@ def index(small, tmp_path) -> Path:
 
 # --- killed, and gone on with -------------------------------------------------------------------
 
-# The command line, killed without a chance to tidy up in the middle of writing its third shard.
-KILLED = """
-import os, signal, sys
-from headwater.cli import main
-from headwater.storage import blocks, shards
-
-real, calls = shards.save_file, []
-
-def save_file(tensors, path, metadata):
-    calls.append(path)
-    if len(calls) == 3:
-        path.write_bytes(b"half a shard")
-        os.kill(os.getpid(), signal.SIGKILL)
-    real(tensors, path, metadata)
-
-shards.save_file = save_file
-sys.argv[0] = "headwater"
-main.main()
-"""
-
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, tiny_model, many_images) -> Path:
     """What `headwater index` leaves that was killed with two of four shards written."""
     folder = tmp_path_factory.mktemp("killed") / "index"
     options = [str(part) for name, value in RECIPE.items() for part in (f"--{name}", value)]
-    command = [sys.executable, "-c", KILLED, "index", tiny_model, many_images, folder, *options]
-    run = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    run = in_a_process(
+        killed_at_its_third_shard, "index", tiny_model, many_images, folder, *options
     )
-    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert run.code == -signal.SIGKILL, run.err
     return folder
 
 

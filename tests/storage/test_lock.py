@@ -2,27 +2,16 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from support.processes import holding
 
 from headwater.errors import StoreError
+from headwater.runtime.processes import beginning
 from headwater.storage.lock import locked
-
-HOLDS = """
-import sys, time
-from pathlib import Path
-from headwater.storage.lock import locked
-
-with locked(Path(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 def nobody(owner: str) -> None:
@@ -36,11 +25,14 @@ def refused(owner: str) -> None:
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of the folder, until it is killed."""
-    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stdout.readline() == "held\n"
-        yield process
-        process.kill()
+    context = beginning("cpu")
+    held = context.Event()
+    process = context.Process(target=holding, args=(tmp_path, held))
+    process.start()
+    held.wait()
+    yield process
+    process.kill()
+    process.join()
 
 
 def test_nothing_is_left_of_it(tmp_path):
@@ -71,8 +63,8 @@ def test_whoever_it_is(tmp_path, holder, said):
 
 
 def test_a_lock_goes_with_its_process(tmp_path, holder):
-    holder.send_signal(signal.SIGKILL)
-    holder.wait()
+    holder.kill()
+    holder.join()
     assert (tmp_path / "headwater-lock").exists()  # it had no time to tidy up
     with locked(tmp_path, nobody):
         pass

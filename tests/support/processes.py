@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from headwater.cli import main
 from headwater.runtime.processes import beginning
+from headwater.storage import shards
+from headwater.storage.lock import locked
 
 
 @dataclass(frozen=True)
@@ -25,25 +29,54 @@ class Result:
     err: str
 
 
-def in_a_process(main: Callable[[], object], *args: object) -> Result:
+def in_a_process(command: Callable[[], object], *args: object) -> Result:
     """Run a command line in a process of its own, which has imported what takes seconds."""
     with TemporaryDirectory() as folder:
         files = Path(folder, "out"), Path(folder, "err")
         words = ["headwater", *map(str, args)]
-        process = beginning("cpu").Process(target=_begin, args=(main, words, files))
+        process = beginning("cpu").Process(target=_begin, args=(command, words, files))
         process.start()
         process.join()
-        out, err = (file.read_text(encoding="utf-8") for file in files)
+        out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
         assert process.exitcode is not None
         return Result(process.exitcode, out, err)
 
 
-def _begin(main: Callable[[], object], words: list[str], files: tuple[Path, Path]) -> None:
+def _begin(command: Callable[[], object], words: list[str], files: tuple[Path, Path]) -> None:
     sys.argv = words
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), descriptor)
     torch.set_num_threads(1)
-    main()
+    command()
+
+
+def killed_at_its_third_shard() -> None:
+    """The command line, killed without a chance to tidy up."""
+    real, calls = shards.save_file, []
+
+    def save_file(tensors, path, metadata):
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half a shard")
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(tensors, path, metadata)
+
+    shards.save_file = save_file
+    main.main()
+
+
+def in_a_terminal_of_windows() -> None:
+    """The command line where stdout and stderr hold a few hundred letters."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding="cp1252")  # pyright: ignore[reportAttributeAccessIssue]
+    main.main()
+
+
+def holding(folder: Path, held: Event) -> None:
+    """Holds the lock of a folder until it is killed."""
+    with locked(folder, print):
+        held.set()
+        time.sleep(600)
 
 
 def orphans(folder: Path):

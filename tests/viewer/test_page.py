@@ -372,7 +372,10 @@ def test_an_upload_that_is_too_large_is_refused(address):
     assert _status(f"{address}/gradio_api/upload", large, **headers) == 413
 
 
-def test_without_the_password_nothing_is_shown(folders, browser):
+def test_without_the_password_nothing_is_shown_and_nothing_is_left(
+    folders, browser, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     server, address = _opened([folders["all"]], "--auth", "me:secret")
     try:
         assert _status(f"{address}/config") == 401
@@ -384,17 +387,10 @@ def test_without_the_password_nothing_is_shown(folders, browser):
         page.get_by_role("button", name="Login").click()
         page.get_by_label("Prompt", exact=True).wait_for(timeout=SOON)
         page.context.close()
+        assert list(tmp_path.glob("headwater-view-*"))
     finally:
-        server.terminate()
-        server.communicate()
-
-
-def test_it_ends_and_leaves_nothing_behind(folders, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    server, address = _opened([folders["all"]])
-    assert list(tmp_path.glob("headwater-view-*"))
-    server.send_signal(2)
-    _, said = server.communicate(timeout=60)
+        server.send_signal(2)
+        _, said = server.communicate(timeout=60)
     assert not list(tmp_path.glob("headwater-view-*"))
     assert "Traceback" not in said
     start = time.monotonic()
