@@ -1,6 +1,6 @@
 """Positive means proponent: small steps of ordinary fine-tuning move the model as scores say.
 
-On the bundled model and 240 of its training pictures. The gradients of fine-tuning come from plain
+On the bundled model and 160 of its training pictures. The gradients of fine-tuning come from plain
 autograd on the weights, with the loss that the model was trained with and other noise than any
 feature saw. What is asserted holds for most pictures and for the mean over concepts, not for each:
 a score is an estimate, and the step is not preconditioned as the score is.
@@ -22,12 +22,13 @@ from headwater.queries.words.prompts import without
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
 
-TIMESTEPS = (99, 299, 499, 699, 899)
+TIMESTEPS = (199, 499, 799)
+ROWS = 160
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    shown = headwater.load_dataset("scenes").first(240)
+    shown = headwater.load_dataset("scenes").first(ROWS)
     out = tmp_path_factory.mktemp("sign") / "index"
     model = headwater.Denoiser.load("scenes")
     return headwater.Session(headwater.build_index(model, shown, out, timesteps=5))
@@ -74,7 +75,7 @@ def test_a_picture_is_a_proponent_of_learning_it(session):
     index = session.index
     projection = extractor(session.denoiser, index.recipe).projection
     modules = dict(session.denoiser.network.named_modules())
-    rows = list(range(0, 240, 20))
+    rows = list(range(0, ROWS, 16))
     steps = torch.zeros(len(rows), projection.dim)
     for step, row in zip(steps, rows, strict=True):
         parts = iter(denoising_gradient(session, [row], draws=8))
@@ -85,7 +86,7 @@ def test_a_picture_is_a_proponent_of_learning_it(session):
     own = scores[range(len(rows)), rows]
     rank = (scores > own[:, None]).sum(1).float()
     assert (own > 0).float().mean() >= 0.75
-    assert rank.median() < 3  # of 240
+    assert rank.median() < 3  # of 160
 
 
 def concept_measure(session, word):
@@ -122,15 +123,15 @@ def concept_measure(session, word):
 
 
 def test_proponents_raise_a_concept_and_opponents_lower_it(session):
-    """A step on the top 20, on the bottom 20 and on 20 random pictures, over six concepts."""
+    """A step on the top 16, on the bottom 16 and on 16 random pictures, over six concepts."""
     effects = []
     for word in ("star", "hatched", "red", "wavy", "neon", "blue"):
         measure = concept_measure(session, word)
-        answer = session.attribute(headwater.Concept(word, concept=word, draws=16))
-        chance = random.Random(word).sample(range(len(session.index)), 20)
-        chosen = ([e.row for e in answer.top(20)], chance, [e.row for e in answer.bottom(20)])
+        answer = session.attribute(headwater.Concept(word, concept=word, draws=8))
+        chance = random.Random(word).sample(range(ROWS), 16)
+        chosen = ([e.row for e in answer.top(16)], chance, [e.row for e in answer.bottom(16)])
         effects.append([
-            after_step(session, denoising_gradient(session, rows, draws=2), measure)
+            after_step(session, denoising_gradient(session, rows, draws=1), measure)
             for rows in chosen
         ])  # fmt: skip
     top, chance, bottom = np.mean(effects, 0)
