@@ -25,18 +25,22 @@ lint: $(ENV)
 types: $(ENV)
 	$(BIN)/pyright
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# Shapes are checked where they are arithmetic, in its own tests.
 tests: $(ENV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) tests/gradients tests/features \
+	  --jaxtyping-packages=headwater.gradients,headwater.features,beartype.beartype
+	$(PYTEST) --ignore tests/gradients --ignore tests/features
 
 # The page in a browser; installs Chromium where there is none.
 browser-test: $(ENV)
 	command -v chromium || command -v chromium-browser || apt-get install --yes chromium
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/viewer/test_page.py
 
-# The same with the shapes of every function checked; slower by a third.
+# All tests with the shapes of every function checked; slower by a third.
 shapes: $(ENV)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
-	  --jaxtyping-packages=headwater,beartype.beartype
+	$(PYTEST) --jaxtyping-packages=headwater,beartype.beartype
 
 # The documentation as a site, site/site/index.html; warnings are errors.
 docs: $(ENV)

@@ -28,8 +28,9 @@ LINK = (
     "&shown=6"
 )
 FIGURE = """<style>
-body { margin: 0; padding: 28px; font: 17px/1.4 sans-serif; color: #1b1b1b; background: white }
-main { display: grid; grid-template-columns: 200px 1fr; gap: 0 44px; align-items: center }
+body { margin: 0; font: 17px/1.4 sans-serif; color: #1b1b1b; background: white }
+main { display: grid; grid-template-columns: 200px max-content; gap: 0 44px; width: max-content;
+  padding: 16px 16px 8px; align-items: center }
 figure { margin: 0; grid-row: span 2 } figcaption { margin-top: 8px; font-size: 15px }
 section { margin: 7px 0 } p { margin: 0 0 5px } b { color: #0b6e80 }
 img { image-rendering: pixelated; border-radius: 4px; margin-right: 7px }
@@ -73,7 +74,7 @@ def figure(page: Page, demo: Path) -> None:
 
 def report(page: Page, demo: Path) -> None:
     """The top of the demo's report."""
-    page.goto((demo / "report.html").resolve().as_uri())
+    page.goto(next(demo.rglob("report.html")).resolve().as_uri())
     shoot(page, "report")
 
 

@@ -14,6 +14,7 @@ from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_clip import tiny_clip
 
 from headwater.attribution.scorers.unlearned import guda
+from headwater.cli import query
 from headwater.methods.table import METHODS
 
 SMALL = ["--timesteps", 1, "--dim", 32, "--parameters", "attn2-kv"]
@@ -292,6 +293,31 @@ def test_refused(places, command, said):
 
 
 # --- answered -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curved(places) -> Path:
+    return made(places["tmp"] / "ekfac", places["model"], places["images"], "ekfac", *SMALL)
+
+
+@pytest.mark.parametrize("ask", ["contribution", "loss"])
+def test_outputs_are_put_to_every_method_that_takes_them(curved, tmp_path, monkeypatch, ask):
+    """Those too that take nothing else of words."""
+    put = []
+    monkeypatch.setattr(query, "answer", lambda session, queries, *more: put.append(more[-1]))
+    takers = [name for name, method in METHODS.items() if ask in method.takes]
+    for name in takers:
+        options = ["--concept", "star", "--ask", ask, "--method", name, "--out", tmp_path]
+        assert headwater("concept", curved, PROMPT, *options).code == 0
+    assert [options["method"] for options in put] == takers and "metagradient" in takers
+
+
+def test_what_words_gain_is_answered_with_presence(curved, places, tmp_path):
+    asked = ["--concept", "star", "--ask", "contribution", "--pictures", places["images"]]
+    options = ["--method", "ekfac-presence", "--draws", 2, "--out", tmp_path / "out", "--json"]
+    result = headwater("concept", curved, PROMPT, *asked, *options)
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["method"] == "ekfac-presence"
 
 
 def test_groups_are_answered_by_guda(places, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def concept(
     options = asking(given)
     own.require_one_question(asked)
     session = open_session(index, device, clip)
-    if (concept and local is None) or preset:
+    if (concept and local is None and ask not in own.OUTPUT_NAMES) or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)

@@ -162,6 +162,7 @@ def html_report(
         method=method,
         file=file,
         images=images,
+        measured=evidence(method),
         prompt_parts=list(mark(prompt, concepts)),
     )
 
