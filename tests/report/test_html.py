@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from support.report import AWKWARD, ParsedPage, answer, colour, entries, entry, report, sure
 
+from headwater.methods.evidence import evidence
 from headwater.report.html import html_report, mark
 from headwater.report.sheets.contact_sheet import format_score
 
@@ -54,6 +55,17 @@ def test_the_question_the_prompt_and_the_comparison_are_in_words():
     assert "makes of “a star” was compared with what it makes of “a shape”, over 16" in page.text
     assert "no words compared" in page.text
     assert "Training images 500" in page.text
+
+
+def test_several_answers_begin_with_a_page_in_short():
+    both = [answer(top=entries(8), certainty=sure(0.7)), answer(top=entries(2), concept="moon")]
+    page = ParsedPage(report(*both, method="presence"))
+    assert page.text.count("In short") == 1 and page.text.index("In short") < 600
+    assert "when draws are resampled, 70% of the top 10 stay there." in page.text
+    small = [each for each in page.all("img") if each["alt"].startswith("Training image")]
+    assert len(small) == (6 + 2) + (8 + 2)  # six of each at most, and all below
+    assert page.text.count(evidence("presence")) == 2  # there, and where its limits are
+    assert "In short" not in ParsedPage(report(both[0])).text
 
 
 @pytest.mark.parametrize(
