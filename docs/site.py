@@ -27,7 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 PICTURES = {".png", ".svg"}
-INTERFACE = "Each of these is imported from `headwater` itself: `from headwater import Session`."
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+?)(#[^)\s]*)?\)")
 
 
@@ -70,15 +69,19 @@ def commands() -> str:
 
         command = typer.main.get_command(app)
         context = typer.Context(command, info_name="headwater")
-        text = get_docs_for_click(obj=command, ctx=context, name="headwater", title="Commands")
-    return text.replace("```console\n$ ", "```text\n")
+        text = get_docs_for_click(obj=command, ctx=context, name="headwater")
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE).replace("```console\n$ ", "```text\n")
 
 
 def interface() -> str:
     """Every public class and function, for mkdocstrings to write its docstring."""
     named = {name: getattr(headwater, name) for name in headwater.__all__}
     lines = [f"::: {what.__module__}.{name}" for name, what in named.items() if callable(what)]
-    return "\n\n".join(["# Python", INTERFACE, *lines])
+    return "\n\n".join(lines)
+
+
+# What stands in a page for what is made of the source.
+MADE = {"<!-- every command -->": commands, "<!-- every public name -->": interface}
 
 
 def stage(out: Path) -> None:
@@ -86,11 +89,11 @@ def stage(out: Path) -> None:
     places = pages()
     for page, place in places.items():
         text = relinked(page.read_text(encoding="utf-8"), page, places, out)
+        for mark, made in MADE.items():
+            if mark in text:
+                text = text.replace(mark, made())
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         (out / place).write_text(text, encoding="utf-8")
-    (out / "reference").mkdir(exist_ok=True)
-    (out / "reference/commands.md").write_text(commands(), encoding="utf-8")
-    (out / "reference/python.md").write_text(interface(), encoding="utf-8")
 
 
 def main(out: Path) -> None:

@@ -65,7 +65,7 @@ def test_removed_images_are_told(asked, tmp_path):
     result = asked / "answer" / "star" / "result.json"
     remove(index, where=["id contains 00003"])
     (found,) = check_answer(index, result)
-    assert found.startswith("removed images: {} in the answer, {")
+    assert found.startswith("removed images: none in the answer, 1 (rest: ")
     run("concept", index, *ASK, "--out", tmp_path / "less")
     assert check_answer(index, tmp_path / "less" / "star" / "result.json") == []
     restore(index)

@@ -81,7 +81,9 @@ def _of_index(said: Mapping[str, Any], folder: Path, manifest: Manifest) -> Iter
         "the model": (said["model"].get("fingerprint"), manifest.model["fingerprint"]),
         "the images": (said["data"].get("fingerprint"), manifest.data["fingerprint"]),
         "the rows": (said["rows"], list(map(rows_digest, models))),
-        "removed images": (said.get("removed", {}), removal_facts(Index.open(folder))),
+        "removed images": tuple(
+            map(_removals, (said.get("removed"), removal_facts(Index.open(folder))))
+        ),
     }
     for what, (before, after) in now.items():
         if before != after:
@@ -100,6 +102,14 @@ def _of_files(checksums: Mapping[str, Any], folder: Path) -> Iterator[str]:
             yield f"{path.name} is missing beside the answer"
         elif sha256_of(path) != checksum:
             yield f"{path.name} has changed since the answer was written"
+
+
+def _removals(facts: Any) -> Any:
+    """How many, and what tells the others."""
+    if not isinstance(facts, dict):
+        return facts or "none"
+    rest = facts.get("fingerprint of the rest")
+    return f"{facts.get('images')} (rest: {rest})" if facts else "none"
 
 
 def _short(value: Any) -> str:
