@@ -48,6 +48,7 @@ docs: $(ENV)
 
 # Every block of the tutorial, its notebook and the stories, as a reader would run them: an hour.
 docs-test: $(ENV)
+	rm -rf docs-test
 	OMP_NUM_THREADS=2 $(BIN)/python docs/run.py --in docs-test docs/start/scenes.md \
 	  docs/start/scenes.ipynb docs/stories/fingers.md docs/stories/character-and-style.md \
 	  docs/stories/unsafe.md docs/stories/contributors.md docs/stories/opt-out.md

@@ -3,7 +3,7 @@
     python docs/site.py [OUT]
 
 Links in `docs/` lead through the repository, so that the pages can be read there. Of what they
-lead to outside of `docs/`, pictures, the changelog and how to contribute go along, and the rest is
+lead to, pictures, the notebook, the changelog and how to contribute go along, and other files are
 named. Commands and the Python interface are read from the source. Warnings of the builder, links
 that lead nowhere among them, are errors.
 """
@@ -26,7 +26,7 @@ from headwater.cli.main import app
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-PICTURES = {".png", ".svg"}
+FILES = {".png", ".svg", ".ipynb"}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s:#]+?)(#[^)\s]*)?\)")
 
 
@@ -37,7 +37,7 @@ def pages() -> dict[Path, str]:
 
 
 def relinked(text: str, page: Path, places: dict[Path, str], out: Path) -> str:
-    """The text of a page with links that hold in the site; pictures from elsewhere are copied.
+    """The text of a page with links that hold in the site; pictures and the notebook are copied.
 
     Raises:
         FileNotFoundError: a link leads nowhere.
@@ -51,9 +51,9 @@ def relinked(text: str, page: Path, places: dict[Path, str], out: Path) -> str:
             raise FileNotFoundError(f"{page.relative_to(ROOT)}: {link}")
         if target in places:
             return f"[{words}]({os.path.relpath(places[target], here)}{anchor or ''})"
-        if target.suffix in PICTURES:
-            place = "pictures/" + target.relative_to(ROOT).as_posix().replace("/", "-")
-            (out / place).parent.mkdir(exist_ok=True)
+        if target.suffix in FILES:
+            place = "files/" + target.relative_to(ROOT).as_posix().replace("/", "-")
+            (out / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(target, out / place)
             return f"{bang}[{words}]({os.path.relpath(place, here)})"
         return f"{words} (`{target.relative_to(ROOT).as_posix()}`)"
@@ -97,8 +97,17 @@ def stage(out: Path) -> None:
 
 
 def main(out: Path) -> None:
+    """Build it below `out`, which is emptied if a site was built there.
+
+    Raises:
+        SystemExit: it holds something else.
+    """
+    mark = out / ".headwater-site"
+    if out.exists() and any(out.iterdir()) and not mark.exists():
+        sys.exit(f"{out} holds something that is no site: name another folder")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    mark.touch()
     stage(out / "docs")
     for name in ("zensical.toml", "doctests.py"):
         shutil.copyfile(DOCS / name, out / name)

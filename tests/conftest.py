@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import PROCESSES
 from support.tiny import tiny_folder, tiny_pipeline
+
+from headwater.runtime import processes
 
 # Two OpenMP threads on two busy cores are ten times slower than one.
 torch.set_num_threads(1)
+
+
+# Workers are spawned, which is to import everything again; here they are forked from a process
+# that has. `test_workers_end_with_the_process_that_they_work_for` spawns them.
+processes.BEGIN = PROCESSES.get_start_method()
 
 
 @pytest.fixture(autouse=True)

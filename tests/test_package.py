@@ -40,5 +40,6 @@ def test_the_source_archive_can_be_tested(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
+    assert not [name for name in names if name.startswith("experiments")]
     assert {"pyproject.toml", "README.md", "LICENSE", "tests/conftest.py"} <= names
     assert {"docs/site.py", "src/headwater/__init__.py", "constraints.txt", "Makefile"} <= names

@@ -65,6 +65,20 @@ def test_what_leads_out_of_the_pages_is_named(script, tmp_path):
         script["relinked"]("[x](nowhere.md)", page, places, tmp_path)
 
 
+def test_a_folder_of_something_else_is_left_alone(script, tmp_path):
+    (tmp_path / "zensical.toml").write_text("as in docs/")
+    with pytest.raises(SystemExit, match="holds something that is no site"):
+        script["main"](tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["zensical.toml"]
+
+
+def test_a_build_that_failed_can_be_made_again(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script["subprocess"], "run", lambda *args, **options: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            script["main"](tmp_path / "site")
+
+
 def test_the_notebook_is_one():
     notebook = json.loads((ROOT / "docs/start/scenes.ipynb").read_text())
     for cell in notebook["cells"]:

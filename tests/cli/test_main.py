@@ -600,9 +600,12 @@ def test_refused_in_a_process_of_its_own(tmp_path, tiny_model, tiny_images):
 
 def test_answered_in_a_process_of_its_own(asked, index, tmp_path):
     copy = without_caches(index, tmp_path / "index")
-    result = shell("concept", copy, *ASK, "--out", tmp_path / "out", "--json")
-    assert (result.code, result.err) == (0, "")
-    assert listed(json.loads(result.out)) == listed(asked.answer)
+    options = ["--out", str(tmp_path / "out"), "--json"]
+    command = [sys.executable, "-m", "headwater", "concept", str(copy), *map(str, ASK), *options]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert listed(json.loads(run.stdout)) == listed(asked.answer)
 
 
 # --- real data ----------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from support.processes import holding
+from support.processes import PROCESSES, holding
 
 from headwater.errors import StoreError
-from headwater.runtime.processes import beginning
 from headwater.storage.lock import locked
 
 
@@ -25,14 +24,15 @@ def refused(owner: str) -> None:
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of the folder, until it is killed."""
-    context = beginning("cpu")
-    held = context.Event()
-    process = context.Process(target=holding, args=(tmp_path, held))
+    held = PROCESSES.Event()
+    process = PROCESSES.Process(target=holding, args=(tmp_path, held))
     process.start()
-    held.wait()
-    yield process
-    process.kill()
-    process.join()
+    try:
+        assert held.wait(120)
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 def test_nothing_is_left_of_it(tmp_path):

@@ -15,9 +15,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from headwater.cli import main
-from headwater.runtime.processes import beginning
 from headwater.storage import shards
 from headwater.storage.lock import locked
+
+# Begun by what has imported everything, and done nothing else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["support.preloaded"])
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,11 @@ def in_a_process(command: Callable[[], object], *args: object) -> Result:
     """Run a command line in a process of its own, which has imported what takes seconds."""
     with TemporaryDirectory() as folder:
         files = Path(folder, "out"), Path(folder, "err")
+        for file in files:
+            file.touch()
         words = ["headwater", *map(str, args)]
-        process = beginning("cpu").Process(target=_begin, args=(command, words, files))
+        given = (command, words, files, dict(os.environ))
+        process = PROCESSES.Process(target=_begin, args=given)
         process.start()
         process.join()
         out, err = (file.read_text(encoding="utf-8", errors="replace") for file in files)
@@ -42,10 +48,14 @@ def in_a_process(command: Callable[[], object], *args: object) -> Result:
         return Result(process.exitcode, out, err)
 
 
-def _begin(command: Callable[[], object], words: list[str], files: tuple[Path, Path]) -> None:
+def _begin(
+    command: Callable[[], object], words: list[str], files: tuple[Path, Path], env: dict[str, str]
+) -> None:
     sys.argv = words
+    os.environ.clear()
+    os.environ.update(env)
     for descriptor, file in enumerate(files, start=1):
-        os.dup2(os.open(file, os.O_CREAT | os.O_WRONLY), descriptor)
+        os.dup2(os.open(file, os.O_WRONLY), descriptor)
     torch.set_num_threads(1)
     command()
 

@@ -150,6 +150,9 @@ def test_a_complement_that_was_edited_is_asked(desk):
     edited = held | {"against": "a red moon on a plain background"}
     (asked,) = done(doing.ask(desk, edited))["found"].answers
     assert asked.query.minus == "a red moon on a plain background"
+    # the page tells of a change of the prompt when it is set by a link, or a space is added
+    for again in (doing.prompted, doing.chosen):
+        assert "against" not in done(again(desk, edited | {"prompt": f"{PROMPT} "}))
     stale = edited | {"concepts": ["red"]}
     (other,) = done(doing.ask(desk, stale))["found"].answers
     assert other.query.concept == "red" and other.query.minus is None

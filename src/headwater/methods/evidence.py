@@ -34,7 +34,7 @@ EVIDENCE = {
     ),
     "metagradient": (
         "For small adapters trained again without some images from the same seed, scores agreed "
-        "with what changed at a rank correlation of 0.75 to 0.82 (loss) and 0.67 to 0.76 "
+        "with what changed at a rank correlation of 0.71 to 0.82 (loss) and 0.67 to 0.76 "
         "(contribution); from another seed no better than EK-FAC."
     ),
     "das": "Of pictures that training had seen thirty times, it found 0.93 of the copies.",

@@ -150,10 +150,11 @@ def html_report(
     the model did not make them.
     """
     images = max((len(answer.scores) for answer in answers), default=0)
-    measured = answers[0].measure if answers else "influence"
-    limits = does_not_say(measured, evidence(method), images)
+    measure = answers[0].measure if answers else "influence"
+    measured = evidence(method)
+    limits = does_not_say(measure, measured, images)
     errors = any(answer.certainty is not None for answer in answers)
-    reading = how_to_read(measured, errors=errors)
+    reading = how_to_read(measure, errors=errors)
     concepts = [answer.concept for answer in answers if answer.quoted]
     return render_page(
         "answers.html",
@@ -162,7 +163,7 @@ def html_report(
         method=method,
         file=file,
         images=images,
-        measured=evidence(method),
+        measured=measured,
         prompt_parts=list(mark(prompt, concepts)),
     )
 

@@ -72,7 +72,7 @@ def run(
     elif executor.name == "ray":
         yield from on_ray(min(executor.jobs, len(items)), start, items, device)
     else:
-        yield from in_processes(min(executor.jobs, len(items)), start, items, device)
+        yield from in_processes(min(executor.jobs, len(items)), start, items)
 
 
 def workers_beside(executor: Executor, device: str) -> int:

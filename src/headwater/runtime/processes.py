@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from headwater.errors import ResourceError
 from headwater.runtime.worker import DIED, Item, Result, Start, Worker, settle
+
+# Spawned: a fork of a process that has used OpenMP or CUDA may hang.
+BEGIN = "spawn"
 
 _of_this_process: Worker[Any, Any] | None = None
 
@@ -40,23 +42,8 @@ def _do(item: Any) -> Any:
     return _of_this_process(item)
 
 
-def beginning(device: str) -> BaseContext:
-    """How processes begin: forked from one that has imported what they need and done nothing else.
-
-    A fork of a process that has used OpenMP or CUDA may hang; where work is on a GPU, or the system
-    knows no such server of forks, each is spawned and imports everything itself.
-    """
-    if device != "cpu" or "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["headwater.runtime.preloaded"])
-    return context
-
-
-def in_processes(
-    jobs: int, start: Start[Item, Result], items: Sequence[Item], device: str
-) -> Iterator[Result]:
-    pool = ProcessPoolExecutor(jobs, beginning(device), _begin, (start,))
+def in_processes(jobs: int, start: Start[Item, Result], items: Sequence[Item]) -> Iterator[Result]:
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context(BEGIN), _begin, (start,))
     left = iter(items)
     try:
         # No more than there are processes: what waits in the pool's own queue is not cancelled.

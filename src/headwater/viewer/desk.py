@@ -17,7 +17,16 @@ from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
 from headwater.viewer import answers, fragments, uploads
 from headwater.viewer.answers import Found
-from headwater.viewer.form import Form, complements, complements_key, form_of, words_of
+from headwater.viewer.form import (
+    MOST_CONCEPTS,
+    MOST_LETTERS,
+    Form,
+    asked_words,
+    complements,
+    complements_key,
+    form_of,
+    words_of,
+)
 from headwater.viewer.links import form_of_link, link_of
 
 Values = Mapping[str, Any]
@@ -115,14 +124,19 @@ def prompted(desk: Desk, values: Values) -> Updates:
     changed = {} if left == before else {"value": left}
     if words != values["words"]:
         yield {"words": words, "concepts": {"choices": words, **changed}}
-    form = form_of({**values, "concepts": left})
-    yield _against(form.prompt, form.concepts)
+    yield _again_against({**values, "concepts": left})
 
 
 def chosen(desk: Desk, values: Values) -> Updates:
     """The prompt without each of the words that are chosen."""
-    form = form_of(values)
-    yield _against(form.prompt, form.concepts)
+    yield _again_against(values)
+
+
+def _again_against(values: Values) -> dict[str, Any]:
+    """As `_against`, unless what stands there is of the same prompt and words, perhaps edited."""
+    prompt, concepts = asked_words(values)
+    told = _against(prompt[:MOST_LETTERS], concepts[:MOST_CONCEPTS])
+    return {} if told["against_of"] == values["against_of"] else told
 
 
 def _against(prompt: str, concepts: Sequence[str]) -> dict[str, Any]:

@@ -162,6 +162,13 @@ def _require_between(name: str, value: float, least: float, most: float) -> None
         raise QueryError(f"{name} {value:,} is out of its bounds, {least:,} to {most:,}")
 
 
+def asked_words(values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The prompt, and what of it is asked for: chosen words and a phrase."""
+    phrase = (values["phrase"] or "").strip()
+    several = (*(values["concepts"] or ()), *([phrase] if phrase else []))
+    return (values["prompt"] or "").strip(), tuple(dict.fromkeys(several))
+
+
 def form_of(values: Mapping[str, Any]) -> Form:
     """The form that the page's controls hold, by their names.
 
@@ -175,10 +182,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
         whole_numbers[name] = int(values[name])
     if values["guidance"] is None:
         raise QueryError("guidance is no number: give one")
-    phrase = (values["phrase"] or "").strip()
-    prompt = (values["prompt"] or "").strip()
-    several = (*(values["concepts"] or ()), *([phrase] if phrase else []))
-    concepts = tuple(dict.fromkeys(several))
+    prompt, concepts = asked_words(values)
     written = values["against"] or ""
     if values["against_of"] != complements_key(prompt, concepts):
         written = ""  # it stands there from before

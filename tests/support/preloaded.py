@@ -1,4 +1,4 @@
-"""What workers of this machine need, imported once before they are forked: it takes seconds."""
+"""What processes of tests need, imported once before they are forked: it takes many seconds."""
 
 from headwater.runtime.console import quiet_libraries
 
