@@ -81,8 +81,9 @@ def _of_index(said: Mapping[str, Any], folder: Path, manifest: Manifest) -> Iter
         "the model": (said["model"].get("fingerprint"), manifest.model["fingerprint"]),
         "the images": (said["data"].get("fingerprint"), manifest.data["fingerprint"]),
         "the rows": (said["rows"], list(map(rows_digest, models))),
-        "removed images": tuple(
-            map(_removals, (said.get("removed"), removal_facts(Index.open(folder))))
+        "removed images": (
+            _removals(said.get("removed")),
+            _removals(removal_facts(Index.open(folder))),
         ),
     }
     for what, (before, after) in now.items():
