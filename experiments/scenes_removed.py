@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from common import about, executor_of, kept_clip
 from scenes_sizes import config_of, data_of, folder
@@ -28,10 +29,29 @@ REMOVING = {
     "together": (100,),
     "ceiling": (200,),
     "windows": (100,),
+    "influence": (200,),
 }
 TAKEN_OUT_BY = ("concept-trak-unguided", "concept-d-trak", "clip-cosine", CAPTION, "random")
 # What else a stage takes out by.
-OTHERWISE = {"ceiling": (CAPTION, TRUTH), "windows": (CAPTION, "random")}
+OTHERWISE = {
+    "ceiling": (CAPTION, TRUTH),
+    "windows": (CAPTION, "random"),
+    "influence": ("presence", "ekfac", "ekfac-presence", CAPTION, TRUTH),
+}
+# How an index of influence is built, and what it is asked: as in `influence.py`, of pictures that
+# the model makes itself.
+INFLUENCE = {
+    "loss_weights": "shapes-first",
+    "draws": 4,
+    "parameters": "attn2",
+    "projection": "identity",
+}
+MADE_DRAWS = 160
+RECIPES: dict[str, dict[str, Any]] = {
+    "concept-d-trak": {"parameters": "all"},  # by which it predicted best in the first halves
+    "ekfac": INFLUENCE,
+    "ekfac-presence": INFLUENCE,
+}
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 
 
@@ -44,7 +64,9 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     own = out / "chosen" if given.concepts or given.remove else out
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
-    chosen = {"confirmed": more, "together": [*first, *more], "ceiling": [*first, *more]}
+    every = [*first, *more]
+    chosen = {"confirmed": more, "together": every, "ceiling": every}
+    chosen["influence"] = [*first, *more[::2]]
     methods = OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     plan = RemovalPlan(
@@ -55,15 +77,16 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         classifier_for("scenes", [truth.concept for truth in truths], None, given.device),
         methods,
         given.remove or REMOVING[given.stage],
-        options=QuestionOptions(given.draws, guidance=3.0),
-        # by which it predicted best in the first halves
-        parameters={"concept-d-trak": "all"} if "concept-d-trak" in methods else {},
+        options=QuestionOptions(MADE_DRAWS, ask="contribution")
+        if given.stage == "influence"
+        else QuestionOptions(given.draws, guidance=3.0),
+        recipes={name: recipe for name, recipe in RECIPES.items() if name in methods},
         windows=WINDOWS if swapped else (),
         clip=kept_clip(folder(full) / "models" / "clip", scene_captions, given.device),
         executor=executor_of(given),
         device=given.device,
     )
-    stated = about(given, concepts=concepts, parameters=plan.parameters)
+    stated = about(given, concepts=concepts, recipes=plan.recipes)
     rows, _ = write_report(plan, run_counterfactual(plan), stated, own)
     print(markdown(rows), own / "table.md", sep="\n")
 

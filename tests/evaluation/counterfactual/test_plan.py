@@ -73,8 +73,8 @@ def test_parameters_of_a_method_without_gradients_here(tmp_path, name):
     plan = RemovalPlan(
         tmp_path, ModelConfig((Phase(1),)), load_dataset("scenes").first(20), [],
         ScenesClassifier(), ("concept-trak", "pixel-cosine"), (3,),
-        parameters={"concept-trak": "all"},
+        recipes={"concept-trak": {"parameters": "all"}},
     )  # fmt: skip
     check_plan(plan)
-    with pytest.raises(ParameterError, match=f"parameters of {name}, which takes no gradients"):
-        check_plan(replace(plan, parameters={name: "all"}))
+    with pytest.raises(ParameterError, match=f"a recipe of {name}, which takes no gradients"):
+        check_plan(replace(plan, recipes={name: {"parameters": "all"}}))

@@ -17,9 +17,13 @@ def test_of_which_parameters_gradients_are(tmp_path):
     def said(plan):
         return [note for note in notes(plan, 2) if note.startswith("gradients of")]
 
-    (usual,) = said(plan)
-    assert usual.startswith("gradients of concept-trak, concept-d-trak are of what suits the model")
-    given, usual = said(replace(plan, parameters={"concept-trak": "all"}))
+    (usual_of_all,) = said(plan)
+    assert usual_of_all.startswith(
+        "gradients of concept-trak, concept-d-trak are of what suits the model"
+    )
+    given, usual = said(replace(plan, recipes={"concept-trak": {"parameters": "all"}}))
     assert given == "gradients of concept-trak are of all"
     assert usual.startswith("gradients of concept-d-trak are of what suits the model")
     assert said(replace(plan, methods=("random",))) == []
+    four = replace(plan, recipes={"concept-trak": {"draws": 4}})
+    assert "index of concept-trak: draws 4" in notes(four, 2) and said(four) == [usual_of_all]

@@ -134,7 +134,7 @@ def _removal_plan(options: Options) -> RemovalPlan:
         windows=[] if options["window"] is None else read_windows(options["window"]),
         executor=executor,
         device=device,
-        parameters={name: parameters for name in gradients if parameters},
+        recipes={name: {"parameters": parameters} for name in gradients if parameters},
     )
 
 

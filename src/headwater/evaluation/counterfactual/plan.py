@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -43,7 +44,7 @@ class RemovalPlan:
         remove: how many images are taken out, each k.
         samples: prompts of each concept that name it; as many more do not.
         seeds: models trained for each removal.
-        parameters: method -> of which parameters its gradients are, where not the usual ones.
+        recipes: method -> options of its index, as of `build_index`, where not the usual ones.
         windows: timesteps for which a retrained model is also swapped into the full one, each.
     """
 
@@ -61,7 +62,7 @@ class RemovalPlan:
     windows: Sequence[Window] = ()
     executor: Executor = THIS_PROCESS
     device: str = "cpu"
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def full(self) -> tuple[Task, Task]:
@@ -128,11 +129,12 @@ def _check_methods(plan: RemovalPlan) -> None:
             f"{similar[0]} needs a CLIP model: give its folder as --clip, or leave it out of "
             f"--methods ({CAPTION!r} takes out images whose caption names the concept)"
         )
-    require_askable([m for m in plan.methods if m not in (*ORACLES, *similar)], "concept")
+    asked = [m for m in plan.methods if m not in (*ORACLES, *similar)]
+    require_askable(asked, plan.options.ask)
     require_named([method_named(m) for m in plan.methods if m not in ORACLES], plan.truths)
-    for name in plan.parameters:
+    for name in plan.recipes:
         if name not in plan.methods or not gradient_methods([name]):
-            raise ParameterError(f"parameters of {name}, which takes no gradients here: leave out")
+            raise ParameterError(f"a recipe of {name}, which takes no gradients here: leave it out")
 
 
 def _check_concepts(plan: RemovalPlan) -> None:

@@ -188,10 +188,14 @@ def notes(plan: RemovalPlan, concepts: int) -> list[str]:
 
 
 def _gradient_notes(plan: RemovalPlan) -> Iterator[str]:
-    """Of which parameters gradients are."""
-    for name, what in plan.parameters.items():
-        yield f"gradients of {name} are of {what}"
-    usual = [name for name in gradient_methods(plan.methods) if name not in plan.parameters]
+    """Of which parameters gradients are, and what else their indexes were given."""
+    for name, options in plan.recipes.items():
+        if "parameters" in options:
+            yield f"gradients of {name} are of {options['parameters']}"
+        if more := [f"{key} {value}" for key, value in options.items() if key != "parameters"]:
+            yield f"index of {name}: {', '.join(more)}"
+    gradients = gradient_methods(plan.methods)
+    usual = [name for name in gradients if "parameters" not in plan.recipes.get(name, {})]
     if usual:
         yield (
             f"gradients of {', '.join(usual)} are of what suits the model (the default of "

@@ -128,7 +128,7 @@ def _check_model(plan: RemovalPlan, base: Denoiser) -> None:
     if not base.conditional:
         raise QueryError(NO_PROMPTS)
     for name in gradient_methods(plan.methods):
-        base.layers(plan.parameters.get(name))
+        base.layers(plan.recipes.get(name, {}).get("parameters"))
     for window in plan.windows:
         require_step(window, len(base.schedule))
 
@@ -235,10 +235,10 @@ def score_methods(plan: RemovalPlan, full: Denoiser) -> dict[str, Float[np.ndarr
     """What each method scores every image for every concept; asked of indexes of the full model."""
     truths = list(plan.truths)
     names = [name for name in plan.methods if name not in ORACLES]
-    folder, parameters = plan.out / "indexes", plan.parameters
+    folder = plan.out / "indexes"
     indexes: dict[Method, Index] = {}
     for name in names:
-        recipe = {"parameters": parameters[name]} if name in parameters else {}
+        recipe = plan.recipes.get(name, {})
         indexes |= build_indexes(full, plan.data, folder, [name], clip=plan.clip, **recipe)
     scores = score_concepts(indexes, truths, plan.options, plan.out / "scores") if names else {}
     for name, oracle in ORACLES.items():

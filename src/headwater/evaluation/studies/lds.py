@@ -218,7 +218,7 @@ def lds_of_concepts(
         MethodError: see `require_askable`.
         ParameterError: the model has no such parameters.
     """
-    require_askable(names, "concept")
+    require_askable(names, options.ask)
     truths, rows_of = shared_truths(study, truth)
     require_named(map(method_named, names), truths)
     own = _own_captions(study.held)

@@ -69,17 +69,33 @@ def clip_methods(names: Sequence[str]) -> list[str]:
     return [method.name for method in methods_in(names) if uses_clip(method)]
 
 
-def require_askable(names: Sequence[str], question: str) -> None:
+def require_kind(method: Method, ask: str) -> None:
+    """Refuse a method that `query_kind` finds no question for.
+
+    Raises:
+        MethodError: names it.
+    """
+    if not query_kind(method, ask):
+        raise MethodError(
+            f"{method.name} takes neither concepts nor images, and no {ask}: leave it out"
+        )
+
+
+def require_askable(names: Sequence[str], ask: str) -> None:
     """Refuse, before anything is trained, methods that a study cannot ask.
+
+    Args:
+        ask: "image", or as of `query_kind`.
 
     Raises:
         MethodError: there is none of that name, it takes other questions, or it needs what a study
             does not have.
     """
     for method in map(method_named, names):
-        if question not in method.takes and "image" not in method.takes:
+        if ask == "image" and ask not in method.takes:
             raise MethodError(f"{method.name} cannot be asked for a picture: leave it out")
-        if question == "image" and follows_making(method):
+        require_kind(method, ask)
+        if ask == "image" and follows_making(method):
             raise MethodError(
                 f"{method.name} follows the making of a picture, and held-out ones were not made "
                 "by the model: leave it out"
@@ -115,7 +131,8 @@ def build_indexes(
         assert indexed.train is not None
         own = recipe if indexed.train.gradient else {}
         train, guided = indexed.train, [indexed.train.guidance] * indexed.train.guided
-        side = (train.path, train.delta, *guided, indexed.normalise, *own.values())
+        weighed = [indexed.curvature] if indexed.curvature else []
+        side = (train.path, train.delta, *guided, indexed.normalise, *weighed, *own.values())
         own = {"clip": clip} if uses_clip(indexed) else own
         place = folder / "-".join(map(str, side))
         indexes[method] = build_index(model, data, place, method=indexed.name, **own)

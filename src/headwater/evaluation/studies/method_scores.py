@@ -25,6 +25,7 @@ from headwater.evaluation.ground_truth.concepts import Truth
 from headwater.evaluation.studies.method_indexes import (
     asks_by_captions,
     query_kind,
+    require_kind,
 )
 from headwater.index.index import Index
 from headwater.methods.choice import method_named
@@ -111,10 +112,7 @@ def select_methods(
     else:
         chosen = [m.name for m in askable] if list(names) == ["all"] else list(dict.fromkeys(names))
     for name in chosen:
-        if not query_kind(method_named(name), ask):
-            raise MethodError(
-                f"{name} takes neither concepts nor images, and no {ask}: leave it out"
-            )
+        require_kind(method_named(name), ask)
         if name not in served:
             raise MethodError(
                 f"no index here serves {name}: build one with `--method {name}` and give it as "
