@@ -70,26 +70,23 @@ def main() -> None:
         index = Path(folder, "index")
         shutil.copytree(sys.argv[1], index, ignore=shutil.ignore_patterns("queries"))
         command = [sys.executable, "-m", "headwater", "view", str(index), "--port", PORT]
-        begun = time.perf_counter()
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        assert server.stderr is not None
-        try:
-            opened = (re.search(r"http://\S+", line) for line in server.stderr)
-            address = next(found[0] for found in opened if found)
-            with sync_playwright() as playwright:
-                chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-                browser = playwright.chromium.launch(
-                    executable_path=chromium, args=["--no-sandbox"]
-                )
-                page = browser.new_page()
-                page.set_default_timeout(WAIT)
-                page.goto(address)
+        with sync_playwright() as playwright:
+            chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            page = browser.new_page()
+            page.set_default_timeout(WAIT)
+            begun = time.perf_counter()
+            server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+            assert server.stderr is not None
+            try:
+                opened = (re.search(r"http://\S+", line) for line in server.stderr)
+                page.goto(next(found[0] for found in opened if found))
                 page.locator(".hw-status", has_text="Write a prompt").wait_for()
                 print(f"{'the page is up':46} {time.perf_counter() - begun:6.2f} s", flush=True)
                 walk(page)
-        finally:
-            server.terminate()
-            server.communicate()
+            finally:
+                server.terminate()
+                server.communicate()
 
 
 if __name__ == "__main__":

@@ -82,7 +82,9 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         else QuestionOptions(given.draws, guidance=3.0),
         recipes={name: recipe for name, recipe in RECIPES.items() if name in methods},
         windows=WINDOWS if swapped else (),
-        clip=kept_clip(folder(full) / "models" / "clip", scene_captions, given.device),
+        clip=kept_clip(folder(full) / "models" / "clip", scene_captions, given.device)
+        if "clip-cosine" in methods
+        else None,
         executor=executor_of(given),
         device=given.device,
     )

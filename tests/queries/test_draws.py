@@ -105,13 +105,26 @@ def bars(monkeypatch) -> list[Sequence[int]]:
     "most, said", [(9, [0, 2, 4, 4, 5, 6]), (1, [0, 2, 0, 1, 2, 2, 3, 4, 4, 5, 6])]
 )
 def test_the_bar_counts_what_is_kept(machine, tmp_path, monkeypatch, bars, most, said):
-    """Not the trial of one draw, nor a batch of two that memory did not hold."""
+    """Not a batch of two that memory did not hold; the trial of a batch size is not counted."""
     monkeypatch.setattr(BatchSize, "LARGEST", 2)
     made = rows(machine, Odd(STAR, most=most), tmp_path)
-    trial = [0, 1, 2]
-    assert bars == [[6, *trial, *said]]
+    assert bars == [[6, *said]]
     monkeypatch.undo()
     torch.testing.assert_close(made, rows(machine, STAR, tmp_path / "again"))
+
+
+def test_a_batch_size_is_found_by_two_probes_of_one_draw(tiny_model, tmp_path):
+    asked = []
+
+    class Counted(Odd):
+        def objectives(self, machine, draws):
+            for objective in super().objectives(machine, draws):
+                asked.append(len(draws))
+                yield objective
+
+    machine = unprojected(Denoiser.load(tiny_model), (99, 299, 499, 799))
+    rows(machine, Counted(STAR), tmp_path)
+    assert asked == [1, 1, 3, 3, 3, 3]
 
 
 # --- nothing in them ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What happens when something on a page is clicked, without the page."""
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -16,6 +17,7 @@ from headwater.errors import HeadwaterError, MethodError, QueryError
 from headwater.viewer import answers, beside
 from headwater.viewer import desk as doing
 from headwater.viewer.editor import Painted
+from headwater.viewer.form import Form
 
 PROMPT = "a red star on a plain background"
 # What the controls of a fresh page hold.
@@ -107,7 +109,35 @@ def test_the_answer_shows_what_a_reader_must_know(star):
     assert "It does not say that a picture is a copy" in text
     assert "6 draws" in star["status"] and "more are being made" not in star["status"]
     assert star["link"].startswith("?prompt=a+red+star") and "draws=6" in star["link"]
-    assert star["pictures"].count("<img") == 2 and "without “star”" in star["pictures"]
+    assert star["pictures"] == ""  # they are drawn after it
+
+
+def test_pictures_are_drawn_one_by_one(desk, star):
+    seen = [update["pictures"] for update in doing.pictured(desk, star)]
+    assert [text.count("<img") for text in seen] == [0, 1, 2]
+    assert [text.count("not drawn yet") for text in seen] == [2, 1, 0]
+    assert all("without “star”" in text for text in seen)
+    assert not list(doing.pictured(desk, FRESH))
+
+
+def test_who_asks_need_not_wait_for_a_picture(sessions, monkeypatch):
+    """A question is answered between two steps of a picture that is drawn."""
+    session, drawing, order = sessions["all"], threading.Event(), []
+
+    def question():
+        drawing.wait(60)
+        with session.lock:
+            order.append("asked")
+        asked.set()
+
+    asked = threading.Event()
+    monkeypatch.setattr(answers.time, "sleep", lambda seconds: (drawing.set(), asked.wait(60)))
+    other = threading.Thread(target=question)
+    other.start()
+    answers.drawn(session, PROMPT, Form(seed=4321))
+    order.append("drawn")
+    other.join(60)
+    assert order == ["asked", "drawn"]
 
 
 def test_more_draws_go_on(desk, star):

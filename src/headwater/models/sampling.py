@@ -41,15 +41,27 @@ class Picture:
 
 @torch.no_grad()
 def draw(
-    denoiser: Denoiser, prompt: str, seed: int, guidance: float = 5.0, steps: int = 50
+    denoiser: Denoiser,
+    prompt: str,
+    seed: int,
+    guidance: float = 5.0,
+    steps: int = 50,
+    between: Callable[[], object] = lambda: None,
 ) -> Picture:
-    """Make a picture by DDIM with classifier-free guidance, and keep its trajectory."""
+    """Make a picture by DDIM with classifier-free guidance, and keep its trajectory.
+
+    Args:
+        between: called after each step.
+    """
     noise = picture_noise(denoiser, seed)[None]
     condition = denoiser.encode_captions([prompt])
     unconditional = None if guidance == 1 else denoiser.encode_captions([""])
     start = noise.to(denoiser.device, denoiser.latent_dtype)
     path = trajectory(denoiser, start, condition, unconditional, steps=steps, guidance=guidance)
-    x0hats = dict(path)
+    x0hats = {}
+    for t, x0hat in path:
+        x0hats[t] = x0hat
+        between()
     x0 = x0hats[min(x0hats)]
     return Picture(denoiser.decode(x0)[0], x0, noise, x0hats, guidance, steps)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,13 +133,16 @@ def _computed(extractor: Extractor, drawer: Drawer, draws: range) -> Float[Tenso
     with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
 
         def compute(part: Sequence[int]) -> Tensor:
-            # Back from a trial of the batch size, or a batch that memory did not hold.
+            # Back from a batch that memory did not hold.
             bar.update((part[0] - draws.start) * probes - bar.n)
             objectives = drawer.objectives(extractor, part)
             return extractor.query_rows(objectives, bar.update).float().cpu()
 
+        def trial() -> None:  # probes come one after the other, at most two of them at a time
+            extractor.query_rows(islice(drawer.objectives(extractor, draws[:1]), 2))
+
         batch = BatchSize(None, device=extractor.denoiser.device)
-        return torch.cat(list(batch.over(draws, compute)))
+        return torch.cat(list(batch.over(draws, compute, trial)))
 
 
 def _require_gradient(rows: Float[Tensor, "d k"], title: str, kind: str) -> None:

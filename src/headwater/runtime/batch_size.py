@@ -61,9 +61,15 @@ class BatchSize:
         return self.LARGEST_ON_GPU if self._device.type == "cuda" else self.LARGEST
 
     def over(
-        self, items: Sequence[int], compute: Callable[[Sequence[int]], Result]
+        self,
+        items: Sequence[int],
+        compute: Callable[[Sequence[int]], Result],
+        trial: Callable[[], object] | None = None,
     ) -> Iterator[Result]:
         """Results of `compute` over consecutive parts of `items`.
+
+        Args:
+            trial: keeps as much in memory as one item does; by default the first is computed.
 
         Raises:
             ResourceError: memory ran out at a size that the user gave, or at 1.
@@ -73,7 +79,7 @@ class BatchSize:
             part = items[start : start + self.size]
             try:
                 if self._unknown:
-                    self._find(lambda: compute(items[:1]))
+                    self._find(trial or (lambda: compute(items[:1])))
                     continue
                 result = compute(part)
             except (RuntimeError, MemoryError) as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -17,6 +19,8 @@ from headwater.attribution.trajectory import aims
 from headwater.data.training_set import Sample
 from headwater.errors import QueryError
 from headwater.index.samples import rows_by_id
+from headwater.models.denoiser import Denoiser
+from headwater.models.sampling import Picture, draw
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.query import Question
@@ -32,6 +36,7 @@ from headwater.viewer.form import (
 
 LEFT_OUT = "left out"  # the group of images that a person takes out of a ranking
 NEIGHBOURS = 6
+TURN = 0.002  # seconds
 
 
 @dataclass(frozen=True)
@@ -242,21 +247,46 @@ def journey(session: Session, form: Form) -> list[Step]:
     ]
 
 
-def pictures(session: Session, form: Form) -> list[tuple[str, PIL.Image.Image]]:
-    """What the model makes of the prompt, and without each concept, from the same noise."""
+def pictured(form: Form) -> list[tuple[str, str]]:
+    """What to draw for a form, and of which prompt: its own, and that without each concept."""
     if form.picture is not None or not form.prompt:
         return []
     asked = [("as it is", form.prompt)]
     for question in questions_of(form):
         if isinstance(question, Concept):
             asked.append((f"without “{question.concept}”", question.complement))
-    return [(said, drawn(session, prompt, form)) for said, prompt in asked]
+    return asked
 
 
 def drawn(session: Session, prompt: str, form: Form) -> PIL.Image.Image:
     """What the model makes of a prompt from the form's seed."""
+    query = Image(prompt, seed=form.seed, guidance=form.guidance)
     with session.lock:
-        return session.picture(Image(prompt, seed=form.seed, guidance=form.guidance)).image
+        return session.picture(_InTurns(query, session.lock)).image
+
+
+@dataclass(frozen=True)
+class _InTurns:
+    """A picture that is drawn so that others who ask the model come between two of its steps."""
+
+    query: Image
+    lock: threading.RLock
+
+    def picture_facts(self) -> Mapping[str, Any]:
+        return self.query.picture_facts()
+
+    def picture(self, denoiser: Denoiser) -> Picture:
+        asked = self.query
+        return draw(
+            denoiser, asked.prompt, asked.seed, asked.guidance, asked.steps, self._let_others
+        )
+
+    def _let_others(self) -> None:
+        self.lock.release()
+        try:
+            time.sleep(TURN)  # who waits for a lock is not next by right
+        finally:
+            self.lock.acquire()
 
 
 def search(session: Session, words: str, count: int = 24) -> list[int]:

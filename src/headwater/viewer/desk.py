@@ -6,9 +6,10 @@ the other as work goes on. Names and values are data; `page` knows the controls 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,12 @@ class Desk:
     Attributes:
         sessions: by the name that stands for each on the page.
         folder: of the page's own files, uploads and downloads.
+        visited: set once somebody has opened the page.
     """
 
     sessions: Mapping[str, Session]
     folder: Path
+    visited: threading.Event = field(default_factory=threading.Event)
 
     def session(self, values: Values) -> Session:
         """The one that gave the answer that is looked at; without an answer, the one chosen.
@@ -84,6 +87,7 @@ class Desk:
 def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updates:
     """The controls as a link has them; as they are where it has nothing."""
     yield {"status": fragments.status("Write a prompt, choose words of it, and ask.")}
+    desk.visited.set()
     form = form_of_link(link)
     if form == Form():
         return
@@ -188,7 +192,7 @@ def switched(desk: Desk, values: Values) -> Updates:
 
 
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
-    """The answers to a form, first with few draws; then what the model makes of the prompt."""
+    """The answers to a form, first with few draws."""
     session, start = desk.chosen(form.index), time.monotonic()
     yield {
         "status": fragments.status("Asking the model."),
@@ -197,10 +201,22 @@ def asked(desk: Desk, values: Values, form: Form) -> Updates:
         "leave_out": {"visible": False},
         "link": desk.link(form),
         "left_out": {"choices": [], "value": []},
+        "pictures": "",
     }
     for found in answers.ask(session, form):
         yield from _show(desk, {**values, "left_out": []}, found, start)
-    drawn = answers.pictures(session, form)
+
+
+def pictured(desk: Desk, values: Values) -> Updates:
+    """What the model makes of the prompt that was asked about, and without each concept."""
+    if values["found"] is None:
+        return
+    form, session = found_of(values).form, desk.session(values)
+    drawn, waiting = [], answers.pictured(form)
+    while waiting:
+        yield {"pictures": fragments.pictures(drawn, [said for said, _ in waiting])}
+        said, prompt = waiting.pop(0)
+        drawn.append((said, answers.drawn(session, prompt, form)))
     yield {"pictures": fragments.pictures(drawn)}
 
 

@@ -78,9 +78,11 @@ def distribution(shown: Sequence[tuple[Answer, Ends]]) -> str:
     return render("view/distribution.html", answers=shown)
 
 
-def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]]) -> str:
-    """What the model makes of prompts; nothing of none."""
-    return render("view/pictures.html", pictures=drawn) if drawn else ""
+def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]], waiting: Sequence[str] = ()) -> str:
+    """What the model makes of prompts, and what it has not drawn yet; nothing of none."""
+    if not drawn and not waiting:
+        return ""
+    return render("view/pictures.html", pictures=drawn, waiting=waiting)
 
 
 def detail(session: Session, shown: Detail, concepts: Sequence[str]) -> str:

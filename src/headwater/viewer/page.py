@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 from gradio import themes
+from gradio.events import Dependency
 
 from headwater.errors import HeadwaterError
 from headwater.report.rendering import render
@@ -76,9 +77,9 @@ def _wire(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
             "show_progress": "hidden",
         }
 
-    _ask_on(controls, called)
+    opened = _open_on(desk, page, controls)
+    _ask_on(opened, controls, called)
     _look_on(controls, called)
-    _start(desk, page, controls)
 
 
 def _without_editor(controls: Controls) -> Controls:
@@ -91,7 +92,7 @@ def _row_of(event: gr.EventData) -> Any:
     return told.get("row") if isinstance(told, dict) else None
 
 
-def _ask_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
+def _ask_on(opened: Dependency, controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     """What asks the model: one at a time, for all who look; it can be cancelled."""
     # "once" would leave a button dead that was cancelled (gradio 6.31)
     slow = {"concurrency_id": "asking", "concurrency_limit": 1, "trigger_mode": "multiple"}
@@ -100,18 +101,25 @@ def _ask_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         "ask_of_picture": doing.ask_of_picture,
         "more": doing.more,
         "ask_taught": doing.taught,
-        "draw": beside.draw,
         "ask_journey": beside.journey,
         "ask_other": beside.compare,
         "ask_files": beside.keep,
     }
-    events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
+    events = {
+        name: controls[name].click(**called(handler), **slow) for name, handler in asking.items()
+    }
+    # beside questions and behind them; of what was asked before they are of no use
+    line = {"concurrency_id": "drawing", "concurrency_limit": 1}
+    drawing = [each.then(**called(doing.pictured), **line) for each in (opened, events["ask"])]
+    drawing.append(controls["draw"].click(**called(beside.draw), **line))
+    for name, ended in (("ask", drawing), ("ask_of_picture", drawing), ("draw", drawing[:-1])):
+        controls[name].click(None, cancels=ended, queue=False, api_visibility="private")
     controls["prompt"].submit(**called(doing.prompted))
     controls["link"].change(None, controls["link"], js=_SHOW_LINK)
     controls["cancel"].click(
         lambda: fragments.status("Cancelled. What was made is kept: ask again to go on."),
         outputs=controls["status"],
-        cancels=events,
+        cancels=[*events.values(), *drawing],
         queue=False,
         api_visibility="private",
     )
@@ -135,7 +143,7 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     controls["step"].input(**called(beside.step), **quick, trigger_mode="always_last")
 
 
-def _start(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
+def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> Dependency:
     """What a link asks is asked when the page opens."""
     first, changing = next(iter(desk.sessions)), _changing(controls)
     names = list(changing)
@@ -146,7 +154,7 @@ def _start(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
         for update in _safely(doing.opened(desk, values, link)):
             yield _in_order(update, names)
 
-    page.load(
+    return page.load(
         start,
         outputs=list(changing.values()),
         api_visibility="private",

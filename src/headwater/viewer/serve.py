@@ -8,7 +8,8 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from headwater.viewer.desk import Desk
 from headwater.viewer.uploads import MOST_BYTES
 
 _EXTRA = "pip install 'headwater[viewer]'"
+# Loading a model holds up all else: it waits for the first visitor so many seconds, and for so many
+# until the page is drawn.
+_FIRST_VISIT, _PAGE_DRAWN = 20.0, 0.5
 log = logging.getLogger(__name__)
 
 
@@ -44,7 +48,8 @@ def serve(
         _keep_to(Path(folder))
         from headwater.viewer.page import build, looks
 
-        page = build(Desk(sessions, Path(folder)))
+        desk = Desk(sessions, Path(folder))
+        page = build(desk)
         page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
         _, address, _ = page.launch(
             server_name=host,
@@ -65,7 +70,7 @@ def serve(
             **looks(),
         )
         note(f"{address.rstrip('/')}  (Ctrl-C ends it)")
-        threading.Thread(target=_warm, args=(list(sessions.values()),), daemon=True).start()
+        threading.Thread(target=_warm, args=(desk,), daemon=True).start()
         try:
             threading.Event().wait()
         finally:
@@ -130,9 +135,11 @@ def _keep_to(folder: Path) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 
-def _warm(sessions: Sequence[Session]) -> None:
-    """Load the models while people look for what to ask."""
-    for session in sessions:
+def _warm(desk: Desk) -> None:
+    """Load the models while people look for what to ask, once they have something to look at."""
+    desk.visited.wait(_FIRST_VISIT)
+    time.sleep(_PAGE_DRAWN)
+    for session in desk.sessions.values():
         try:
             with session.lock:
                 _ = session.denoiser

@@ -10,7 +10,7 @@ from support.indexes import places as places  # a fixture
 from headwater import Denoiser, Index, Session, load_dataset
 from headwater.errors import HeadwaterWarning, MethodError, ParameterError, QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
-from headwater.evaluation.studies.method_indexes import query_kind
+from headwater.evaluation.studies.method_indexes import build_indexes, query_kind, require_askable
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
     concept_question,
@@ -100,6 +100,14 @@ def test_an_output_that_there_is_not():
 # --- scores -------------------------------------------------------------------------------------
 
 
+def test_what_takes_outputs_alone_is_a_study_s_where_that_is_asked():
+    require_askable(["ekfac-presence", "presence", "trak"], "contribution")
+    with pytest.raises(MethodError, match="ekfac-presence takes neither concepts nor images, and"):
+        require_askable(["ekfac-presence"], "slider")
+    with pytest.raises(MethodError, match="ekfac-presence cannot be asked for a picture: leave it"):
+        require_askable(["ekfac-presence"], "image")
+
+
 @pytest.mark.parametrize("ask", ["contribution", "loss"])
 def test_scores_of_outputs_are_those_of_the_index(places, tiny_model, tiny_images, tmp_path, ask):
     """With a file of contexts, under which the pictures are made."""
@@ -119,6 +127,16 @@ def test_scores_of_outputs_are_those_of_the_index(places, tiny_model, tiny_image
     np.testing.assert_allclose(found[0], alone.scores, rtol=1e-5, atol=1e-7)
     again = score_concepts({method: index}, truths, QuestionOptions(2), tmp_path / "scores")
     assert not np.allclose(again[method.name], found)
+
+
+def test_indexes_of_a_curvature_and_of_none_lie_apart(tiny_model, tiny_images, tmp_path):
+    recipe = {"timesteps": 1, "parameters": "attn2-kv", "projection": "identity"}
+    found = build_indexes(
+        Denoiser.load(tiny_model), load_dataset(tiny_images), tmp_path, ["trak", "ekfac"], **recipe
+    )
+    curvatures = {method.name: index.recipe.curvature for method, index in found.items()}
+    assert curvatures == {"trak": "", "ekfac": "ekfac"}
+    assert len({index.path for index in found.values()}) == 2
 
 
 @pytest.mark.parametrize("named", [False, True])
