@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from support.pictures import encoded
 
-from headwater import Concept
+from headwater import Concept, Session, build_index, load_dataset
 from headwater.errors import HeadwaterError, MethodError, QueryError
+from headwater.queries.outputs.output import OUTPUTS
 from headwater.viewer import answers, beside
 from headwater.viewer import desk as doing
 from headwater.viewer.editor import Painted
-from headwater.viewer.form import Form
+from headwater.viewer.form import Form, complements_key
 
 PROMPT = "a red star on a plain background"
 # What the controls of a fresh page hold.
@@ -29,6 +30,7 @@ FRESH = {
     "against": "",
     "against_of": "",
     "whole": False,
+    "ask_for": "slider",
     "picture_prompt": "",
     "search": "",
     "seed": 0,
@@ -140,6 +142,27 @@ def test_who_asks_need_not_wait_for_a_picture(sessions, monkeypatch):
     assert order == ["asked", "drawn"]
 
 
+@pytest.mark.parametrize("ask", ["contribution", "loss"])
+def test_an_output_is_asked_for(tmp_path, folders, sessions, ask):
+    """What the model would lack; the pictures are drawn without the words all the same."""
+    other = build_index(
+        sessions["all"].denoiser, load_dataset(folders["all"].parent / "images"), tmp_path / "trak",
+        method="trak", timesteps=1, dim=32, parameters="attn2-kv", self_check=False,
+    )  # fmt: skip
+    desk = doing.Desk({"trak": Session(other)}, tmp_path)
+    asked = FRESH | {"index": "trak", "ask_for": ask, "draws": 2}
+    held = after(asked, doing.ask(desk, asked))
+    (answer,) = held["found"].answers
+    assert answer.query == OUTPUTS[ask](PROMPT, "star", draws=2)
+    same = desk.sessions["trak"].attribute(OUTPUTS[ask](PROMPT, "star", draws=2))
+    np.testing.assert_array_equal(answer.scores, same.scores)
+    assert f"ask={ask}" in held["link"]
+    assert [said for said, _ in answers.pictured(held["found"].form)][1:] == ["without “star”"]
+    opened = done(doing.opened(desk, {"index": "trak"}, parse_qsl(held["link"][1:])))
+    assert opened["ask_for"] == ask
+    np.testing.assert_array_equal(opened["found"].answers[0].scores, same.scores)
+
+
 def test_more_draws_go_on(desk, star):
     more = done(doing.more(desk, star))
     assert more["draws"] == 12 and more["found"].draws == 12
@@ -207,6 +230,8 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
     opened = done(doing.opened(desk, {"index": "all"}, pairs))
     assert opened["concepts"]["value"] == ["star"] and opened["phrase"] == "red star"
     assert len(opened["found"].answers) == 2 and opened["found"].draws == 5
+    several = done(doing.opened(desk, {"index": "all"}, [*pairs, ("concepts", "a red star")]))
+    assert several["phrase"] == "red star\na red star"
     assert set(done(doing.opened(desk, {"index": "all"}, []))) == {"status"}
 
 
@@ -215,6 +240,17 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
     [
         (doing.ask, {"concepts": []}, "nothing is asked yet"),
         (doing.ask, {"index": "../etc"}, "there is no index '../etc' here"),
+        (doing.ask, {"ask_for": "os.remove"}, "nothing is called 'os.remove': ask for slider, con"),
+        (doing.ask, {"ask_for": "loss", "method": "presence"}, "presence cannot be asked for"),
+        (
+            doing.ask,
+            {
+                "ask_for": "loss",
+                "against": "a moon",
+                "against_of": complements_key(PROMPT, ("star",)),
+            },
+            "'a moon' is edited, and what words gain, and the loss, are of the prompt just",
+        ),
         (doing.ask, {"where": "caption"}, "must be FIELD"),
         (doing.ask, {"group_by": "artist"}, "have no text 'artist'"),
         (doing.ask, {"group_by": "/etc/passwd.csv"}, "looks like a file"),

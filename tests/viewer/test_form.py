@@ -27,9 +27,10 @@ CONTROLS = {
     "index": "all",
     "prompt": f"  {PROMPT} ",
     "concepts": ["star", "red"],
-    "phrase": "hatched style",
+    "phrase": "hatched style\n\nred star",
+    "ask_for": "slider",
     "against": "a red in hatched style\na moon\n",
-    "against_of": complements_key(PROMPT, ("star", "red", "hatched style")),
+    "against_of": complements_key(PROMPT, ("star", "red", "hatched style", "red star")),
     "whole": True,
     "seed": 3.0,
     "guidance": 2,
@@ -50,6 +51,7 @@ def test_controls_become_questions():
         Concept(PROMPT, "star", **same),
         Concept(PROMPT, "red", minus="a moon", **same),
         Concept(PROMPT, "hatched style", **same),
+        Concept(PROMPT, "red star", **same),
     ]
     assert options_of(form) == {
         "method": None,

@@ -23,6 +23,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture, draw
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
+from headwater.queries.outputs.output import Output
 from headwater.queries.query import Question
 from headwater.report.export import Ends, ends
 from headwater.viewer.form import (
@@ -253,8 +254,9 @@ def pictured(form: Form) -> list[tuple[str, str]]:
         return []
     asked = [("as it is", form.prompt)]
     for question in questions_of(form):
-        if isinstance(question, Concept):
-            asked.append((f"without “{question.concept}”", question.complement))
+        concept = question.slider if isinstance(question, Output) else question
+        if isinstance(concept, Concept):
+            asked.append((f"without “{concept.concept}”", concept.complement))
     return asked
 
 

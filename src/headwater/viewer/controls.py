@@ -10,7 +10,7 @@ from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.viewer import fragments
 from headwater.viewer.desk import Desk
 from headwater.viewer.editor import picture_editor
-from headwater.viewer.form import MOST_CONCEPTS, MOST_LETTERS, MOST_SHOWN
+from headwater.viewer.form import MOST_CONCEPTS, MOST_LETTERS, MOST_SHOWN, SLIDER
 
 EXAMPLE = "a red star in hatched style on a striped background"
 # What is clicked in a fragment is told by the row that stands in its data.
@@ -52,7 +52,9 @@ def _asking(names: list[str]) -> Controls:
                 [], label="Words to ask about", info="Each is a question of its own."
             )
             controls["phrase"] = gr.Textbox(
-                label="Or a phrase of the prompt", max_length=MOST_LETTERS
+                label="Or phrases of the prompt, one a line",
+                lines=2,
+                max_length=MOST_LETTERS,
             )
             controls["against"] = gr.Textbox(
                 label="The prompt without each, one a line",
@@ -102,6 +104,16 @@ def _choosing(desk: Desk) -> Controls:
             10, label="Shown", precision=0, minimum=1, maximum=MOST_SHOWN, min_width=90
         )
     with gr.Accordion("Choices", open=False):
+        controls["ask_for"] = gr.Dropdown(
+            [
+                ("the direction that the words lie in", SLIDER),
+                ("what the words gain", "contribution"),
+                ("the loss on pictures of them", "loss"),
+            ],
+            value=SLIDER,
+            label="What is asked of the words",
+            info="The last two ask what the model would lack without an image.",
+        )
         controls["method"] = gr.Dropdown(
             [("the index's own", ""), *((m, m) for m in methods)], value="", label="Method"
         )
@@ -145,12 +157,12 @@ def _looking(names: list[str]) -> Controls:
     """What is shown."""
     controls: Controls = {}
     controls["pictures"] = gr.HTML()
+    controls["detail"] = _clickable()  # of whichever tab an image was clicked in
+    controls["leave_out"] = gr.Button(
+        "Leave the chosen image out of the ranking", size="sm", visible=False
+    )
     with gr.Tabs():
         with gr.Tab("Answer"):
-            controls["detail"] = _clickable()
-            controls["leave_out"] = gr.Button(
-                "Leave the chosen image out of the ranking", size="sm", visible=False
-            )
             controls["answers"] = _clickable("answers")
         with gr.Tab("Journey"):
             controls["ask_journey"] = gr.Button("Follow the picture's making")

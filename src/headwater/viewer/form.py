@@ -18,6 +18,7 @@ from headwater.index.index import Index
 from headwater.methods.choice import choose
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
+from headwater.queries.outputs.output import OUTPUTS
 from headwater.queries.query import Question
 from headwater.queries.words.content import content_words
 from headwater.queries.words.prompts import without
@@ -25,6 +26,7 @@ from headwater.queries.words.prompts import without
 MOST_LETTERS, MOST_LINES = 2000, 8
 MOST_CONCEPTS = 8
 MOST_SHOWN = 40
+SLIDER = "slider"
 FIRST_DRAWS = 4  # of the first answer, which is there soon
 _GREATEST_SEED = 2**31 - 1
 
@@ -39,6 +41,7 @@ class Form:
         whole: whether the picture as a whole is asked about.
         picture: a file of the page's own, instead of one that the prompt makes.
         mask: likewise; white where the picture counts.
+        ask: what of each concept: the direction that its words lie in ("slider"), or an output.
         method: "" for the index's own.
         damping: None for the method's own.
         where: conditions of `headwater.attribution.attributor.Options`, one a line.
@@ -50,6 +53,7 @@ class Form:
     prompt: str = ""
     concepts: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
+    ask: str = SLIDER
     whole: bool = False
     picture: Path | None = None
     mask: Path | None = None
@@ -83,7 +87,16 @@ def questions_of(form: Form) -> list[Question]:
     for words, edited in zip(form.concepts, against, strict=False):
         usual = Concept(form.prompt, words, **same)
         changed = " ".join(edited.split()) not in ("", " ".join(usual.complement.split()))
-        asked.append(replace(usual, minus=edited) if changed else usual)
+        if form.ask == SLIDER:
+            asked.append(replace(usual, minus=edited) if changed else usual)
+            continue
+        if changed:
+            raise QueryError(
+                f"{edited!r} is edited, and what words gain, and the loss, are of the prompt just "
+                "without them: put the line back, or ask for the direction"
+            )
+        made = OUTPUTS[form.ask]
+        asked.append(made(form.prompt, words, guidance=form.guidance, **same))
     if not asked:
         raise QueryError(
             "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"
@@ -142,6 +155,10 @@ def _require_bounds(form: Form) -> None:
     texts = (form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
+    if form.ask not in (SLIDER, *OUTPUTS):
+        raise QueryError(
+            f"nothing is called {form.ask!r}: ask for {SLIDER}, {' or '.join(OUTPUTS)}"
+        )
     if len(form.concepts) > MOST_CONCEPTS:
         raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
     if len(form.where) > MOST_LINES:
@@ -163,9 +180,8 @@ def _require_between(name: str, value: float, least: float, most: float) -> None
 
 
 def asked_words(values: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The prompt, and what of it is asked for: chosen words and a phrase."""
-    phrase = (values["phrase"] or "").strip()
-    several = (*(values["concepts"] or ()), *([phrase] if phrase else []))
+    """The prompt, and what of it is asked for: chosen words and phrases."""
+    several = (*(values["concepts"] or ()), *lines_of(values["phrase"] or ""))
     return (values["prompt"] or "").strip(), tuple(dict.fromkeys(several))
 
 
@@ -191,6 +207,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
         prompt=prompt,
         concepts=concepts,
         against=tuple(written.splitlines()),
+        ask=values["ask_for"] or SLIDER,
         whole=bool(values["whole"]),
         guidance=float(values["guidance"]),
         method=values["method"] or "",
