@@ -156,6 +156,8 @@ def test_an_image_is_clicked_left_out_and_put_back(visit):
     row = card.get_attribute("data-row")
     card.click()
     person.page.locator(".hw-detail table").wait_for()
+    in_view = "() => document.querySelector('.hw-detail').getBoundingClientRect().top >= 0"
+    person.page.wait_for_function(in_view)
     person.presses("Leave the chosen image out")
     person.page.locator(".hw-estimate").wait_for()
     assert person.page.locator(f"#answers [data-row='{row}']").count() == 0

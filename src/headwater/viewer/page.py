@@ -17,6 +17,7 @@ from headwater.viewer.controls import Controls, controls_of
 from headwater.viewer.desk import Desk, Updates
 
 _SHOW_LINK = "(link) => { if (link) window.history.replaceState(null, '', link); }"
+_SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView({block: 'nearest'}); }"
 
 # Takes the desk, what the controls hold, and (where something is clicked) which row.
 Handler = Callable[..., Updates]
@@ -135,7 +136,8 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         event = controls[name].submit if name == "where" else controls[name].input
         event(**called(doing.again), **quick, trigger_mode="always_last")
     for name in ("answers", "detail", "tiles", "journey"):
-        controls[name].click(**called(doing.look, clicked=True), **quick)
+        event = controls[name].click(**called(doing.look, clicked=True), **quick)
+        event.then(None, js=_SHOW_DETAIL)
     controls["index"].input(**called(doing.switched), **quick)
     controls["leave_out"].click(**called(doing.leave_out), **quick)
     controls["left_out"].input(**called(doing.left_out), **quick)
