@@ -8,7 +8,9 @@ over, and asked, by processes that are killed at random moments and at every cha
 answer, and leave nothing behind. Two build in one folder at once: the same index, which they share
 or are array jobs of, and another one; one of them is killed. Then bits are flipped in every file,
 every digit of `index.json` among them, files are cut and exchanged: what is read is right or
-refused by name, and after `headwater repair` it is right.
+refused by name, and after `headwater repair` it is right. An index is also built by workers, of
+this machine and of Ray, of which one is killed, or the command that gave them their work; and both
+are done with little memory, and then with enough.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from faults_workers import memory, workers
 from faults_world import REFUSED, SHARD_ROWS, World, dying, ended, killed, rows_of, seconds, started
 
 from headwater.errors import StoreError
@@ -47,7 +50,11 @@ def main() -> None:
         world = World(Path(folder))
         rows = []
         for row in chain(
-            writers(world, given.kills), kills(world, given.kills), damages(world, given.damages)
+            writers(world, given.kills),
+            kills(world, given.kills),
+            map(in_columns, workers(world.place / "workers", given.kills // 15)),
+            map(in_columns, memory(world, given.kills)),
+            damages(world, given.damages),
         ):
             print(row, file=sys.stderr, flush=True)  # it takes long
             rows.append(row)
@@ -112,9 +119,15 @@ def gone_on(world: World, work: Callable[[], object]) -> str:
     return "mended" if end == 0 and world.is_right(folder) else "wrong"
 
 
+def in_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with a column for each end."""
+    return {"fault": row["fault"], **counted(row["found"])}
+
+
 def counted(found: Counter[str]) -> dict[str, int]:
     names = ("mended", "refused", "unchanged", "wrong", "stuck")
-    return {"times": sum(found.values()), **{name: found[name] for name in names}}
+    times = found["mended"] + found["wrong"] + found["stuck"]
+    return {"times": times, **{name: found[name] for name in names}}
 
 
 # --- two writers ----------------------------------------------------------------------------------

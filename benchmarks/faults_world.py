@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from headwater import Concept, Denoiser, Index, Session, build_index, build_shard, load_dataset
-from headwater.errors import MismatchError
+from headwater.errors import HeadwaterError, MismatchError
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import save_pipeline
 from headwater.evaluation.retraining.networks import new_pipeline
+from headwater.runtime.batch_size import out_of_memory
 from headwater.upkeep.verify import verify
 
 IMAGES, SHARD_ROWS = 20, 8
@@ -26,15 +27,17 @@ RECIPE: dict[str, Any] = {
     "method": "ekfac", "timesteps": 1, "dim": 64, "parameters": "attn2-kv", "batch_size": 8,
 }  # fmt: skip
 QUERY = Concept("a red star", "star", draws=1, context="prompt")
-REFUSED = 3  # how a process ends that was refused
-LONGEST = 120  # seconds; one that takes longer is stuck
+# How a process ends that was refused, and one that ended in another line that says what to mend.
+REFUSED, FAILED = 3, 4
+LONGEST = 240  # seconds; one that takes longer is stuck
 
 
 class World:
     """A model, images, and an index of them that nothing happened to."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, **changes: Any) -> None:
         self.place, self.chance = place, np.random.default_rng(0)
+        self.recipe = RECIPE | changes
         config = ModelConfig(
             (Phase(1),), network={"block_out_channels": (16, 16, 16)}, text_encoder=None
         )
@@ -48,12 +51,12 @@ class World:
     def build(self, folder: Path, **changes: Any) -> Path:
         """An index."""
         kept = {"encodings": self.place / "encodings", "self_check": False}
-        return build_index(self.model, self.data, folder, **(RECIPE | kept | changes)).path
+        return build_index(self.model, self.data, folder, **(self.recipe | kept | changes)).path
 
     def build_part(self, folder: Path, part: tuple[int, int]) -> None:
         """A part of it, as an array job does."""
         kept = {"encodings": self.place / "encodings", "self_check": False}
-        build_shard(self.model, self.data, folder, part, **(RECIPE | kept))
+        build_shard(self.model, self.data, folder, part, **(self.recipe | kept))
 
     def ask(self, folder: Path) -> np.ndarray:
         """Scores of the question."""
@@ -106,6 +109,12 @@ def started(work: Callable[[], object]) -> int:
         os._exit(0)
     except MismatchError:
         os._exit(REFUSED)
+    except HeadwaterError:
+        os._exit(FAILED)
+    except (MemoryError, RuntimeError) as error:
+        if out_of_memory(error):  # the command line says it
+            os._exit(FAILED)
+        raise
     finally:
         os._exit(1)
 

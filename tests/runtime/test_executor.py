@@ -118,6 +118,19 @@ def test_a_cluster_that_is_not_there(monkeypatch):
         list(run(ON_RAY, squares, [1]))
 
 
+def test_a_cluster_that_does_not_begin(monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init(*_, **__):
+        raise Exception("The current node timed out during startup.")  # as Ray does
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ResourceError, match=r"no Ray cluster at 'local' \(The current node timed"):
+        list(run(ON_RAY, squares, [1]))
+
+
 def test_ray_workers_that_cannot_begin(cluster, monkeypatch):
     """As where a node lacks the package: here the folder is not there."""
     monkeypatch.setattr("headwater.runtime.ray.Path.cwd", lambda: Path("/nowhere"))

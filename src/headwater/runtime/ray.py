@@ -97,7 +97,7 @@ def _connected(ray: Any, jobs: int) -> Iterator[None]:
     try:
         quiet = {"log_to_driver": False, "configure_logging": False}
         ray.init(address, **quiet, **(own if address == "local" else {}))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # bare ones too, where a node does not begin
         raise ResourceError(
             f"no Ray cluster at {address!r} ({first_line(error)}): start one, or name another as "
             "RAY_ADDRESS, or leave out --engine"
