@@ -62,7 +62,7 @@ from headwater.features.batch import encoded_batch
 from headwater.models.sampling import seeded_noise
 from headwater.scenes.dataset import pictures
 
-QUESTIONS, DAMPING, CLOSE = 8, 0.1, 1e-3
+QUESTIONS, DAMPING, CLOSE = 16, 0.1, 1e-3
 BLOCK = 32  # pictures, at most, of a timed block
 # Of a torch that is slower than it could be, and of bergson's first layer, which is as it should be
 QUIET = ("There is a performance drop", "Full backward hook is firing")

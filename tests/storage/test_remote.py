@@ -8,7 +8,7 @@ from support.command_line import assert_refused
 from support.command_line import headwater as run
 from support.object_store import bucket
 
-from headwater.errors import ResourceError, StoreError
+from headwater.errors import HeadwaterWarning, ResourceError, StoreError
 from headwater.storage import remote
 from headwater.storage.remote import fetch, here, hub_place, is_remote
 
@@ -67,6 +67,23 @@ def test_what_is_gone_there_is_gone_here_and_what_was_made_here_stays(memory):
     memory.rm("/things/a.txt")
     fetch("memory://things")
     assert sorted(path.name for path in folder.rglob("*.txt")) == ["c.txt", "own.txt"]
+
+
+@pytest.mark.parametrize("url", ["memory://things", "memory://things/a.txt"])
+def test_a_copy_serves_where_nothing_is_reached(memory, monkeypatch, url):
+    copy = fetch(url)
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(type(memory), "find", unreachable)
+    with pytest.warns(
+        HeadwaterWarning, match=rf"cannot reach {url} \(OSError: no network\): using"
+    ):
+        assert fetch(url) == copy
+    (copy / "a.txt" if copy.is_dir() else copy).unlink()  # a part of it is gone
+    with pytest.raises(StoreError, match=f"cannot reach {url}"):
+        fetch(url)
 
 
 def test_one_file(memory):

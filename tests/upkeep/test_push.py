@@ -95,6 +95,29 @@ def test_another_index_is_not_overwritten_by_chance(built, denoiser, tmp_path):
     }  # fmt: skip
 
 
+def test_rows_that_are_there_are_not_copied_again(built, denoiser, tmp_path, monkeypatch):
+    from headwater.upkeep import push as module
+
+    sent, parts = [], module._in_parts
+
+    def noted(names):
+        sent.append(set(names))
+        return parts(names)
+
+    monkeypatch.setattr(module, "_in_parts", noted)
+    push(built, "memory://there/index")
+    push(built, "memory://there/index")
+    rows = {"features/00000.safetensors", "features/00001.safetensors"}
+    assert sent[0] - sent[1] == rows and "samples.parquet" in sent[1]
+    fsspec.filesystem("memory").pipe("/there/index/features/00000.safetensors", b"cut")
+    push(built, "memory://there/index")
+    assert sent[2] & rows == {"features/00000.safetensors"}
+    own = Index.open(built, denoiser)
+    np.testing.assert_array_equal(
+        scores("memory://there/index", denoiser), Session(own).attribute(QUERY).scores
+    )
+
+
 def test_other_files_are_left_alone(built):
     fsspec.filesystem("memory").pipe("/there/thesis.txt", b"years of work")
     with pytest.raises(MismatchError, match=r"holds other files \(thesis.txt\)"):

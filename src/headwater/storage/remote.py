@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -19,7 +20,13 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 from tqdm import tqdm
 
-from headwater.errors import HeadwaterError, ResourceError, StoreError, first_line
+from headwater.errors import (
+    HeadwaterError,
+    HeadwaterWarning,
+    ResourceError,
+    StoreError,
+    first_line,
+)
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -57,6 +64,8 @@ def fetch(url: str) -> Path:
     """A copy of the folder or file at a URL, in the cache (`cache_folder`) of this machine.
 
     Files that were copied before are copied again where size or stamp differ, or they are gone.
+    Where the place cannot be reached, a whole copy of an earlier time serves, with a
+    HeadwaterWarning.
 
     Raises:
         StoreError: there is nothing, or it cannot be reached.
@@ -83,12 +92,17 @@ def cache_folder() -> Path:
 
 def _copied(url: str, copy: Path) -> Path:
     files, root = file_system(url)
-    single = files.isfile(root)
-    there = listed(files, root)
-    if not there:
-        raise FileNotFoundError(url)
     record = copy.with_name(f"{copy.name}.json")
     known = _known(record)
+    try:
+        single = files.isfile(root)
+        there = listed(files, root)
+    except (FileNotFoundError, ValueError):
+        raise
+    except Exception as error:  # each file system has its own
+        return _as_before(url, copy, known, error)
+    if not there:
+        raise FileNotFoundError(url)
     for name in known.keys() - there.keys():  # others there are what this machine made
         (copy / name).unlink(missing_ok=True)
     wanted = [
@@ -104,6 +118,21 @@ def _copied(url: str, copy: Path) -> Path:
             _write(record, {n: facts for n, facts in known.items() if n in there})
             bar.update(len(some))
     return copy / next(iter(there)) if single else copy
+
+
+def _as_before(url: str, copy: Path, known: Mapping[str, There], error: Exception) -> Path:
+    """The copy of an earlier time, if all of it is there; else the error is raised again."""
+    if not known or not all(_is_there(copy / name, facts) for name, facts in known.items()):
+        raise error
+    warnings.warn(
+        f"cannot reach {url} ({type(error).__name__}: {first_line(error)}): using the copy of an "
+        f"earlier time, {copy}; whether it has changed there is not known",
+        HeadwaterWarning,
+        stacklevel=2,
+    )
+    (name, *others) = known
+    single = not others and name == PurePosixPath(url.partition("://")[2]).name
+    return copy / name if single else copy
 
 
 def listed(files: Any, root: str) -> dict[str, There]:

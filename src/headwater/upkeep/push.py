@@ -31,7 +31,7 @@ def push(
     """Copy a finished index to a URL that fsspec reaches, with a card that says what it is.
 
     What is kept of questions (`queries`, `kernels`, `similarity`) stays here. A card that is there
-    already stays as it is.
+    already stays as it is, and so do rows that are the same as here.
 
     Args:
         url: `hf://datasets/OWNER/NAME[/FOLDER]`, `s3://BUCKET/FOLDER`, or another.
@@ -92,10 +92,12 @@ def _to_store(
 ) -> None:
     files, root = file_system(url)
     there = listed(files, root) if files.exists(root) else {}
+    same: set[str] = set()
     if MANIFEST in there:
         with tempfile.TemporaryDirectory() as made:
             files.get_file(f"{root}/{MANIFEST}", f"{made}/{MANIFEST}")
             _require_same(Path(made), folder, url, overwrite)
+            same = _same_rows(Path(made), folder)
         files.rm_file(f"{root}/{MANIFEST}")  # while files change, there is no index there
     elif there.keys() - {CARD} and not overwrite:
         raise MismatchError(f"{url} holds other files ({min(there)}): name a new folder")
@@ -108,9 +110,19 @@ def _to_store(
         files.put_file(str(card), f"{root}/{CARD}")
     for parent in sorted({name.rpartition("/")[0] for name in names}):
         files.makedirs(f"{root}/{parent}".rstrip("/"), exist_ok=True)
-    for some in _in_parts(names[:-1]):
+    kept = {n for n in same & there.keys() if there[n].size == (folder / n).stat().st_size}
+    for some in _in_parts([name for name in names[:-1] if name not in kept]):
         files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
     files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
+
+
+def _same_rows(there: Path, folder: Path) -> set[str]:
+    """Files of rows that the index there has as this one does, by their checksums."""
+    try:
+        other = read_manifest(there)
+    except StoreError:  # damaged, or of another version
+        return set()
+    return {shard.file for shard in {*other.shards} & {*read_manifest(folder).shards}}
 
 
 def _is_ours(name: str) -> bool:
