@@ -130,6 +130,7 @@ FORMS = some.builds(
     prompt=TEXT,
     concepts=some.lists(TEXT, max_size=3).map(tuple),
     against=some.lists(TEXT, max_size=3).map(tuple),
+    ask=TEXT,
     whole=some.booleans(),
     seed=some.integers(0, 2**31 - 1),
     guidance=some.floats(0, 100),

@@ -142,6 +142,25 @@ def test_words_are_clicked_and_answered(visit):
     person.sees("64 draws")
 
 
+def test_pictures_are_of_what_was_asked_last(visit):
+    """Asked again while the pictures of the first question are drawn."""
+    person = visit()
+    person.asks("star")
+    person.page.locator(".hw-pictures li").first.wait_for()
+    person.page.get_by_label("star", exact=True).uncheck()
+    person.asks("red")
+    drawn = person.page.locator(".hw-pictures li", has=person.page.locator("img"))
+    drawn.filter(has_text="without “red”").wait_for()
+    person.page.wait_for_timeout(2_000)  # nothing of the first comes after it
+    assert "not drawn yet" not in person.page.locator(".hw-pictures").inner_text()
+    assert drawn.filter(has_text="without “red”").count() == 1
+
+
+def test_a_link_of_what_there_is_not_breaks_nothing(visit):
+    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&ask=os.remove&damping=0.5&method=none")
+    person.asks("star")
+
+
 def test_a_link_brings_a_question_back(visit):
     person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
     person.sees("5 draws,")
@@ -152,12 +171,14 @@ def test_a_link_brings_a_question_back(visit):
 def test_an_image_is_clicked_left_out_and_put_back(visit):
     person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
     person.sees("5 draws,")
-    card = person.page.locator("#answers .hw-card").first
+    card = person.page.locator("#answers .hw-card").last  # far below what is shown of it
     row = card.get_attribute("data-row")
     card.click()
     person.page.locator(".hw-detail table").wait_for()
-    in_view = "() => document.querySelector('.hw-detail').getBoundingClientRect().top >= 0"
-    person.page.wait_for_function(in_view)
+    person.page.wait_for_function(
+        "() => { const top = document.querySelector('.hw-detail').getBoundingClientRect().top;"
+        " return top > -1 && top < innerHeight; }"
+    )
     person.presses("Leave the chosen image out")
     person.page.locator(".hw-estimate").wait_for()
     assert person.page.locator(f"#answers [data-row='{row}']").count() == 0

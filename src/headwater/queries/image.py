@@ -118,8 +118,11 @@ class Image(Question):
         names = ("prompt", "seed", "guidance", "steps")
         return {name: getattr(self, name) for name in names}
 
-    def picture(self, denoiser: Denoiser) -> Picture:
+    def picture(self, denoiser: Denoiser, between: Callable[[], object] = lambda: None) -> Picture:
         """The picture that is asked about.
+
+        Args:
+            between: called after each step of its making.
 
         Raises:
             QueryError: neither file nor prompt, or an unreadable file.
@@ -128,7 +131,7 @@ class Image(Question):
             return open_picture(denoiser, self.file)
         if denoiser.conditional and not self.prompt:
             raise QueryError("give a picture: a file, or --prompt and --seed to make one")
-        return draw(denoiser, self.prompt, self.seed, self.guidance, self.steps)
+        return draw(denoiser, self.prompt, self.seed, self.guidance, self.steps, between)
 
     def likeness(self) -> str | Pictured:
         """Training images can be like the picture."""

@@ -20,7 +20,7 @@ from headwater.data.training_set import Sample
 from headwater.errors import QueryError
 from headwater.index.samples import rows_by_id
 from headwater.models.denoiser import Denoiser
-from headwater.models.sampling import Picture, draw
+from headwater.models.sampling import Picture
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.outputs.output import Output
@@ -278,10 +278,7 @@ class _InTurns:
         return self.query.picture_facts()
 
     def picture(self, denoiser: Denoiser) -> Picture:
-        asked = self.query
-        return draw(
-            denoiser, asked.prompt, asked.seed, asked.guidance, asked.steps, self._let_others
-        )
+        return self.query.picture(denoiser, self._let_others)
 
     def _let_others(self) -> None:
         self.lock.release()

@@ -10,7 +10,14 @@ from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.viewer import fragments
 from headwater.viewer.desk import Desk
 from headwater.viewer.editor import picture_editor
-from headwater.viewer.form import MOST_CONCEPTS, MOST_LETTERS, MOST_SHOWN, SLIDER
+from headwater.viewer.form import (
+    ASKED_FOR,
+    DAMPINGS,
+    MOST_CONCEPTS,
+    MOST_LETTERS,
+    MOST_SHOWN,
+    SLIDER,
+)
 
 EXAMPLE = "a red star in hatched style on a striped background"
 # What is clicked in a fragment is told by the row that stands in its data.
@@ -20,7 +27,6 @@ element.addEventListener('click', (event) => {
   if (card) trigger('click', {row: Number(card.dataset.row)});
 });
 """
-_DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 Controls = dict[str, Any]
 
@@ -34,7 +40,7 @@ def controls_of(desk: Desk) -> Controls:
             controls = _asking(names) | _choosing(desk)
         with gr.Column(scale=5, min_width=320):
             controls |= _going() | _looking(names)
-    for name in ("found", "row", "steps", "words"):
+    for name in ("found", "row", "steps", "words", "to_draw"):
         controls[name] = gr.State(None)
     return controls
 
@@ -105,11 +111,7 @@ def _choosing(desk: Desk) -> Controls:
         )
     with gr.Accordion("Choices", open=False):
         controls["ask_for"] = gr.Dropdown(
-            [
-                ("the direction that the words lie in", SLIDER),
-                ("what the words gain", "contribution"),
-                ("the loss on pictures of them", "loss"),
-            ],
+            [(said, name) for name, said in ASKED_FOR.items()],
             value=SLIDER,
             label="What is asked of the words",
             info="The last two ask what the model would lack without an image.",
@@ -118,7 +120,7 @@ def _choosing(desk: Desk) -> Controls:
             [("the index's own", ""), *((m, m) for m in methods)], value="", label="Method"
         )
         controls["damping"] = gr.Dropdown(
-            [("the method's own", 0.0), *((f"{each:g}", each) for each in _DAMPINGS)],
+            [("the method's own", 0.0), *((f"{each:g}", each) for each in DAMPINGS)],
             value=0.0,
             label="Damping",
             info="How strongly what all images have in common is left in.",

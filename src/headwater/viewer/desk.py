@@ -19,8 +19,11 @@ from headwater.features.spec import MOST_DRAWS
 from headwater.viewer import answers, fragments, uploads
 from headwater.viewer.answers import Found
 from headwater.viewer.form import (
+    ASKED_FOR,
+    DAMPINGS,
     MOST_CONCEPTS,
     MOST_LETTERS,
+    SLIDER,
     Form,
     asked_words,
     complements,
@@ -91,6 +94,12 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
     form = form_of_link(link)
     if form == Form():
         return
+    # a list that is given what it does not hold refuses every click from then on
+    form = replace(
+        form,
+        ask=form.ask if form.ask in ASKED_FOR else SLIDER,
+        damping=form.damping if form.damping in DAMPINGS else None,
+    )
     words = words_of(form.prompt)
     chips = [each for each in form.concepts if each in words]
     methods = {name for session in desk.sessions.values() for name in session.index.methods()}
@@ -193,7 +202,7 @@ def switched(desk: Desk, values: Values) -> Updates:
 
 
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
-    """The answers to a form, first with few draws."""
+    """The answers to a form, first with few draws; then `pictured` is to draw its pictures."""
     session, start = desk.chosen(form.index), time.monotonic()
     yield {
         "status": fragments.status("Asking the model."),
@@ -206,6 +215,7 @@ def asked(desk: Desk, values: Values, form: Form) -> Updates:
     }
     for found in answers.ask(session, form):
         yield from _show(desk, {**values, "left_out": []}, found, start)
+    yield {"to_draw": time.monotonic_ns()}  # another at each answer
 
 
 def pictured(desk: Desk, values: Values) -> Updates:

@@ -27,6 +27,13 @@ MOST_LETTERS, MOST_LINES = 2000, 8
 MOST_CONCEPTS = 8
 MOST_SHOWN = 40
 SLIDER = "slider"
+# What can be asked of words, as a person reads it.
+ASKED_FOR = {
+    SLIDER: "the direction that the words lie in",
+    "contribution": "what the words gain",
+    "loss": "the loss on pictures of them",
+}
+DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 FIRST_DRAWS = 4  # of the first answer, which is there soon
 _GREATEST_SEED = 2**31 - 1
 
@@ -155,10 +162,8 @@ def _require_bounds(form: Form) -> None:
     texts = (form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
-    if form.ask not in (SLIDER, *OUTPUTS):
-        raise QueryError(
-            f"nothing is called {form.ask!r}: ask for {SLIDER}, {' or '.join(OUTPUTS)}"
-        )
+    if form.ask not in ASKED_FOR:
+        raise QueryError(f"nothing is called {form.ask!r}: ask for {', '.join(ASKED_FOR)}")
     if len(form.concepts) > MOST_CONCEPTS:
         raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
     if len(form.where) > MOST_LINES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,7 +17,7 @@ from headwater.viewer.controls import Controls, controls_of
 from headwater.viewer.desk import Desk, Updates
 
 _SHOW_LINK = "(link) => { if (link) window.history.replaceState(null, '', link); }"
-_SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView({block: 'nearest'}); }"
+_SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView(); }"
 
 # Takes the desk, what the controls hold, and (where something is clicked) which row.
 Handler = Callable[..., Updates]
@@ -78,9 +78,10 @@ def _wire(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
             "show_progress": "hidden",
         }
 
-    opened = _open_on(desk, page, controls)
-    _ask_on(opened, controls, called)
+    drawing = _draw_on(controls, called)  # first: what ends it runs before what is asked anew
+    _ask_on(controls, called, drawing)
     _look_on(controls, called)
+    _open_on(desk, page, controls)
 
 
 def _without_editor(controls: Controls) -> Controls:
@@ -93,7 +94,24 @@ def _row_of(event: gr.EventData) -> Any:
     return told.get("row") if isinstance(told, dict) else None
 
 
-def _ask_on(opened: Dependency, controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
+def _draw_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> list[Dependency]:
+    """What draws: one picture at a time, beside questions and behind them.
+
+    A new question ends it, once the picture that is being drawn is done.
+    """
+    line = {"concurrency_id": "drawing", "concurrency_limit": 1, "trigger_mode": "multiple"}
+    quietly = {"queue": False, "api_visibility": "private"}
+    answered = controls["to_draw"].change(**called(doing.pictured), **line)
+    controls["draw"].click(None, cancels=[answered], **quietly)
+    drawing = [answered, controls["draw"].click(**called(beside.draw), **line)]
+    for event in (controls["ask"].click, controls["ask_of_picture"].click, controls["index"].input):
+        event(None, cancels=drawing, **quietly)
+    return drawing
+
+
+def _ask_on(
+    controls: Controls, called: Callable[..., dict[str, Any]], drawing: Sequence[Dependency]
+) -> None:
     """What asks the model: one at a time, for all who look; it can be cancelled."""
     # "once" would leave a button dead that was cancelled (gradio 6.31)
     slow = {"concurrency_id": "asking", "concurrency_limit": 1, "trigger_mode": "multiple"}
@@ -106,21 +124,13 @@ def _ask_on(opened: Dependency, controls: Controls, called: Callable[..., dict[s
         "ask_other": beside.compare,
         "ask_files": beside.keep,
     }
-    events = {
-        name: controls[name].click(**called(handler), **slow) for name, handler in asking.items()
-    }
-    # beside questions and behind them; of what was asked before they are of no use
-    line = {"concurrency_id": "drawing", "concurrency_limit": 1}
-    drawing = [each.then(**called(doing.pictured), **line) for each in (opened, events["ask"])]
-    drawing.append(controls["draw"].click(**called(beside.draw), **line))
-    for name, ended in (("ask", drawing), ("ask_of_picture", drawing), ("draw", drawing[:-1])):
-        controls[name].click(None, cancels=ended, queue=False, api_visibility="private")
+    events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
     controls["prompt"].submit(**called(doing.prompted))
     controls["link"].change(None, controls["link"], js=_SHOW_LINK)
     controls["cancel"].click(
         lambda: fragments.status("Cancelled. What was made is kept: ask again to go on."),
         outputs=controls["status"],
-        cancels=[*events.values(), *drawing],
+        cancels=[*events, *drawing],
         queue=False,
         api_visibility="private",
     )
@@ -145,7 +155,7 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     controls["step"].input(**called(beside.step), **quick, trigger_mode="always_last")
 
 
-def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> Dependency:
+def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
     """What a link asks is asked when the page opens."""
     first, changing = next(iter(desk.sessions)), _changing(controls)
     names = list(changing)
@@ -156,7 +166,7 @@ def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> Dependency:
         for update in _safely(doing.opened(desk, values, link)):
             yield _in_order(update, names)
 
-    return page.load(
+    page.load(
         start,
         outputs=list(changing.values()),
         api_visibility="private",
