@@ -52,7 +52,7 @@ def main() -> None:
         for row in chain(
             writers(world, given.kills),
             kills(world, given.kills),
-            map(in_columns, workers(world.place / "workers", given.kills // 15)),
+            map(in_columns, workers(world.place / "workers", max(1, given.kills // 15))),
             map(in_columns, memory(world, given.kills)),
             damages(world, given.damages),
         ):
@@ -94,17 +94,10 @@ def commands(world: World) -> dict[str, tuple[Callable[[], object], Callable[[],
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(other, folder)
 
-    def put_unasked() -> None:
-        world.copy()
-        shutil.rmtree(folder / "queries")
-
     return {
-        "index": (
-            lambda: shutil.rmtree(folder, ignore_errors=True),
-            lambda: world.build(folder),
-        ),
+        "index": (world.put_nothing, lambda: world.build(folder)),
         "index --overwrite": (put_other, lambda: world.build(folder, overwrite=True)),
-        "concept": (put_unasked, lambda: world.ask(folder)),
+        "concept": (world.put_unasked, lambda: world.ask(folder)),
     }
 
 

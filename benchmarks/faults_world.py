@@ -62,6 +62,14 @@ class World:
         """Scores of the question."""
         return Session(Index.open(folder, self.model, self.data)).attribute(QUERY).scores
 
+    def put_unasked(self) -> None:
+        """The whole index, of which nothing was asked yet."""
+        shutil.rmtree(self.copy() / "queries")
+
+    def put_nothing(self) -> None:
+        """No index."""
+        shutil.rmtree(self.place / "copy", ignore_errors=True)
+
     def copy(self) -> Path:
         """The whole index, to do something to."""
         folder = self.place / "copy"
@@ -98,7 +106,7 @@ def rows_of(folder: Path) -> torch.Tensor:
 
 
 def started(work: Callable[[], object]) -> int:
-    """A process that does it; 0 at its end, or that it was refused."""
+    """A process that does it. It ends with 0, `REFUSED` or `FAILED`; with 1 after a traceback."""
     process = os.fork()
     if process:
         return process

@@ -94,15 +94,15 @@ def _connected(ray: Any, jobs: int) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS", "local")
     own: dict[str, Any] = {"num_cpus": jobs, "include_dashboard": False}
     terminated = signal.getsignal(signal.SIGTERM)  # Ray sets its own
+    quiet = {"log_to_driver": False, "configure_logging": False}
     try:
-        quiet = {"log_to_driver": False, "configure_logging": False}
-        ray.init(address, **quiet, **(own if address == "local" else {}))
-    except Exception as error:  # bare ones too, where a node does not begin
-        raise ResourceError(
-            f"no Ray cluster at {address!r} ({first_line(error)}): start one, or name another as "
-            "RAY_ADDRESS, or leave out --engine"
-        ) from None
-    try:
+        try:
+            ray.init(address, **quiet, **(own if address == "local" else {}))
+        except Exception as error:  # bare ones too, where a node does not begin
+            raise ResourceError(
+                f"no Ray cluster at {address!r} ({first_line(error)}): start one, or name another "
+                "as RAY_ADDRESS, or leave out --engine"
+            ) from None
         yield
     finally:
         ray.shutdown()

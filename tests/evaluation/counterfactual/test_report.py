@@ -7,6 +7,7 @@ from headwater.evaluation.counterfactual.plan import RemovalPlan
 from headwater.evaluation.counterfactual.report import notes
 from headwater.evaluation.ground_truth.classifiers import ScenesClassifier
 from headwater.evaluation.retraining.config import ModelConfig, Phase
+from headwater.evaluation.studies.method_scores import QuestionOptions
 
 
 def test_of_which_parameters_gradients_are(tmp_path):
@@ -25,5 +26,7 @@ def test_of_which_parameters_gradients_are(tmp_path):
     assert given == "gradients of concept-trak are of all"
     assert usual.startswith("gradients of concept-d-trak are of what suits the model")
     assert said(replace(plan, methods=("random",))) == []
+    outputs = replace(plan, options=QuestionOptions(ask="loss"), methods=("presence", "trak"))
+    assert "trak: asked for the loss" in notes(outputs, 2)
     four = replace(plan, recipes={"concept-trak": {"draws": 4}})
     assert "index of concept-trak: draws 4" in notes(four, 2) and said(four) == [usual_of_all]

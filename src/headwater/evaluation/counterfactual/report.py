@@ -23,7 +23,8 @@ from headwater.evaluation.counterfactual.study import Outcome
 from headwater.evaluation.ground_truth.oracles import ORACLES
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining.retrain import device_notes
-from headwater.evaluation.studies.method_indexes import gradient_methods
+from headwater.evaluation.studies.method_indexes import gradient_methods, methods_in
+from headwater.queries.outputs.output import OUTPUTS
 from headwater.report.export import slug
 from headwater.report.sheets.contact_sheet import columns_sheet
 from headwater.storage.files import read_tensors, write_image
@@ -188,7 +189,11 @@ def notes(plan: RemovalPlan, concepts: int) -> list[str]:
 
 
 def _gradient_notes(plan: RemovalPlan) -> Iterator[str]:
-    """Of which parameters gradients are, and what else their indexes were given."""
+    """What is asked, of which parameters gradients are, what else their indexes were given."""
+    if plan.options.ask in OUTPUTS:
+        asked = [m.name for m in methods_in(plan.methods) if plan.options.ask in m.takes]
+        if asked:
+            yield f"{', '.join(asked)}: asked for the {plan.options.ask}"
     for name, options in plan.recipes.items():
         if "parameters" in options:
             yield f"gradients of {name} are of {options['parameters']}"

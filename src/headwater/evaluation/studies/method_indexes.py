@@ -14,6 +14,7 @@ from headwater.methods.choice import method_named
 from headwater.methods.row import Method
 from headwater.methods.table import METHODS
 from headwater.models.denoiser import Denoiser
+from headwater.queries.outputs.output import OUTPUTS
 
 # --- what a row of the table says -----------------------------------------------------------------
 
@@ -76,9 +77,9 @@ def require_kind(method: Method, ask: str) -> None:
         MethodError: names it.
     """
     if not query_kind(method, ask):
-        raise MethodError(
-            f"{method.name} takes neither concepts nor images, and no {ask}: leave it out"
-        )
+        outputs = " or ".join(kind for kind in OUTPUTS if kind in method.takes)
+        mend = f"give --ask {outputs}, or leave it out" if outputs else "leave it out"
+        raise MethodError(f"{method.name} takes neither concepts nor images: {mend}")
 
 
 def require_askable(names: Sequence[str], ask: str) -> None:
@@ -132,7 +133,11 @@ def build_indexes(
         own = recipe if indexed.train.gradient else {}
         train, guided = indexed.train, [indexed.train.guidance] * indexed.train.guided
         weighed = [indexed.curvature] if indexed.curvature else []
-        side = (train.path, train.delta, *guided, indexed.normalise, *weighed, *own.values())
+        options = [  # of parameters alone, as folders of before are called
+            str(value) if name == "parameters" else f"{name}={value}"
+            for name, value in sorted(own.items())
+        ]
+        side = (train.path, train.delta, *guided, indexed.normalise, *weighed, *options)
         own = {"clip": clip} if uses_clip(indexed) else own
         place = folder / "-".join(map(str, side))
         indexes[method] = build_index(model, data, place, method=indexed.name, **own)
