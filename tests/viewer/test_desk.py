@@ -115,11 +115,11 @@ def test_the_answer_shows_what_a_reader_must_know(star):
 
 
 def test_pictures_are_drawn_one_by_one(desk, star):
-    seen = [update["pictures"] for update in doing.pictured(desk, star)]
+    seen = [update["pictures"] for update in beside.pictured(desk, star)]
     assert [text.count("<img") for text in seen] == [0, 1, 2]
     assert [text.count("not drawn yet") for text in seen] == [2, 1, 0]
     assert all("without “star”" in text for text in seen)
-    assert not list(doing.pictured(desk, FRESH))
+    assert not list(beside.pictured(desk, FRESH))
 
 
 def test_who_asks_need_not_wait_for_a_picture(sessions, monkeypatch):

@@ -32,6 +32,19 @@ def draw(desk: Desk, values: Values) -> Updates:
     }
 
 
+def pictured(desk: Desk, values: Values) -> Updates:
+    """What the model makes of the prompt that was asked about, and without each concept."""
+    if values["found"] is None:
+        return
+    form, session = found_of(values).form, desk.session(values)
+    drawn, waiting = [], answers.pictured(form)
+    while waiting:
+        yield {"pictures": fragments.pictures(drawn, [said for said, _ in waiting])}
+        said, prompt = waiting.pop(0)
+        drawn.append((said, answers.drawn(session, prompt, form)))
+    yield {"pictures": fragments.pictures(drawn)}
+
+
 def journey(desk: Desk, values: Values) -> Updates:
     """The answers at every step of the picture's making."""
     yield {"status": fragments.status("Asking at each step.")}

@@ -202,7 +202,7 @@ def switched(desk: Desk, values: Values) -> Updates:
 
 
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
-    """The answers to a form, first with few draws; then `pictured` is to draw its pictures."""
+    """The answers to a form, first with few draws; then `beside.pictured` draws its pictures."""
     session, start = desk.chosen(form.index), time.monotonic()
     yield {
         "status": fragments.status("Asking the model."),
@@ -216,19 +216,6 @@ def asked(desk: Desk, values: Values, form: Form) -> Updates:
     for found in answers.ask(session, form):
         yield from _show(desk, {**values, "left_out": []}, found, start)
     yield {"to_draw": time.monotonic_ns()}  # another at each answer
-
-
-def pictured(desk: Desk, values: Values) -> Updates:
-    """What the model makes of the prompt that was asked about, and without each concept."""
-    if values["found"] is None:
-        return
-    form, session = found_of(values).form, desk.session(values)
-    drawn, waiting = [], answers.pictured(form)
-    while waiting:
-        yield {"pictures": fragments.pictures(drawn, [said for said, _ in waiting])}
-        said, prompt = waiting.pop(0)
-        drawn.append((said, answers.drawn(session, prompt, form)))
-    yield {"pictures": fragments.pictures(drawn)}
 
 
 def again(desk: Desk, values: Values) -> Updates:

@@ -101,7 +101,7 @@ def _draw_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> list[
     """
     line = {"concurrency_id": "drawing", "concurrency_limit": 1, "trigger_mode": "multiple"}
     quietly = {"queue": False, "api_visibility": "private"}
-    answered = controls["to_draw"].change(**called(doing.pictured), **line)
+    answered = controls["to_draw"].change(**called(beside.pictured), **line)
     controls["draw"].click(None, cancels=[answered], **quietly)
     drawing = [answered, controls["draw"].click(**called(beside.draw), **line)]
     for event in (controls["ask"].click, controls["ask_of_picture"].click, controls["index"].input):
