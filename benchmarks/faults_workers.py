@@ -17,9 +17,9 @@ from faults_world import FAILED, World, ended, killed, seconds, started
 
 from headwater.runtime.executor import EXECUTORS, Executor
 
-# Bytes beyond what the process has. With none at all Python waits for ever for a thread that could
-# not begin.
-LEAST_ROOM, MOST_ROOM = 8 * 2**20, 300 * 2**20
+# Powers of two of bytes beyond what the process has. With none at all Python waits for ever for a
+# thread that could not begin.
+LEAST_ROOM, MOST_ROOM = 17, 22
 MOST_TRIES = 10  # to find a worker to kill
 
 
@@ -119,7 +119,8 @@ def memory(world: World, count: int) -> Iterator[dict[str, Any]]:
         found = Counter()
         for _ in range(count):
             prepare()
-            end = ended(started(limited(work, int(world.chance.uniform(LEAST_ROOM, MOST_ROOM)))))
+            room = int(2 ** world.chance.uniform(LEAST_ROOM, MOST_ROOM))
+            end = ended(started(limited(work, room)))
             again = ended(started(work))
             right = end in (0, FAILED) and again == 0 and world.is_right(folder, within=2e-3)
             found["stuck" if None in (end, again) else "mended" if right else "wrong"] += 1

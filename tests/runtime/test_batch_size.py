@@ -13,6 +13,7 @@ from headwater.runtime.batch_size import BatchSize, out_of_memory
 SAID = [
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
     "tried to allocate 33554432 bytes. Error code 12 (Cannot allocate memory)",
+    "unable to mmap 256048 bytes from file </x/bases.safetensors>: Cannot allocate memory (12)",
     "could not create a primitive",
     "could not create a memory object",
     "could not execute a primitive",

@@ -129,9 +129,14 @@ class BatchSize:
 
 
 # How libraries under torch say that memory ran out, who have no exception of that name: torch's
-# CPU allocator; oneDNN, which drops its own status code (`error::wrap_c_api` in dnnl.hpp) and fails
-# so where it cannot map memory for a kernel or its scratchpad; CUDA's libraries.
-_SAID_BY_TORCH = ("can't allocate memory", "not enough memory: you tried to allocate")
+# CPU allocator, and what maps files for it; oneDNN, which drops its own status code
+# (`error::wrap_c_api` in dnnl.hpp) and fails so where it cannot map memory for a kernel or its
+# scratchpad; CUDA's libraries.
+_SAID_BY_TORCH = (
+    "can't allocate memory",
+    "not enough memory: you tried to allocate",
+    "Cannot allocate memory (12)",
+)
 _SAID_BY_ONEDNN = (
     "could not create a primitive",
     "could not create a memory",
