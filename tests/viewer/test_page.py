@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +30,9 @@ def _opened(folders: list[Path], *options: str) -> tuple[subprocess.Popen, str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "headwater", "view", *map(str, folders), "--port", str(port)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, as under nohup
     server = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert server.stderr is not None
     for line in server.stderr:
         if address := re.search(r"http://\S+", line):
