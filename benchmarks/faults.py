@@ -29,7 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 from faults_workers import memory, workers
-from faults_world import REFUSED, SHARD_ROWS, World, dying, ended, killed, rows_of, seconds, started
+from faults_world import (
+    REFUSED,
+    SHARD_ROWS,
+    World,
+    counted,
+    dying,
+    ended,
+    killed,
+    rows_of,
+    seconds,
+    started,
+)
 
 from headwater.errors import StoreError
 from headwater.evaluation.reporting.results import circumstances, markdown
@@ -52,8 +63,8 @@ def main() -> None:
         for row in chain(
             writers(world, given.kills),
             kills(world, given.kills),
-            map(in_columns, workers(world.place / "workers", max(1, given.kills // 15))),
-            map(in_columns, memory(world, given.kills)),
+            workers(world.place / "workers", max(1, given.kills // 15)),
+            memory(world, given.kills),
             damages(world, given.damages),
         ):
             print(row, file=sys.stderr, flush=True)  # it takes long
@@ -110,17 +121,6 @@ def gone_on(world: World, work: Callable[[], object]) -> str:
     for part in folder.glob("queries/*.part"):
         part.unlink()  # goes after a day
     return "mended" if end == 0 and world.is_right(folder) else "wrong"
-
-
-def in_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with a column for each end."""
-    return {"fault": row["fault"], **counted(row["found"])}
-
-
-def counted(found: Counter[str]) -> dict[str, int]:
-    names = ("mended", "refused", "unchanged", "wrong", "stuck")
-    times = found["mended"] + found["wrong"] + found["stuck"]
-    return {"times": times, **{name: found[name] for name in names}}
 
 
 # --- two writers ----------------------------------------------------------------------------------

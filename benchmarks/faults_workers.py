@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from faults_world import FAILED, World, ended, killed, seconds, started
+from faults_world import FAILED, World, counted, ended, killed, seconds, started
 
 from headwater.runtime.executor import EXECUTORS, Executor
 
@@ -43,7 +43,7 @@ def workers(place: Path, count: int) -> Iterator[dict[str, Any]]:
         lasts = seconds(work)
         for whom, kill in {"the command": kill_the_command, "a worker": kill_a_worker}.items():
             found = Counter(one(world, work, lasts, kill) for _ in range(count))
-            yield {"fault": f"index by {engine} workers, {whom} killed", "found": found}
+            yield {"fault": f"index by {engine} workers, {whom} killed", **counted(found)}
 
 
 def one(
@@ -125,7 +125,7 @@ def memory(world: World, count: int) -> Iterator[dict[str, Any]]:
             right = end in (0, FAILED) and again == 0 and world.is_right(folder, within=2e-3)
             found["stuck" if None in (end, again) else "mended" if right else "wrong"] += 1
             found["refused"] += end == FAILED
-        yield {"fault": f"{name}, with little memory", "found": found}
+        yield {"fault": f"{name}, with little memory", **counted(found)}
 
 
 def limited(work: Callable[[], object], room: int) -> Callable[[], object]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,13 @@ class World:
             and left == {".json", ".parquet", ".safetensors"}
             and not list(folder.glob("features/*.json"))
         )
+
+
+def counted(found: Counter[str]) -> dict[str, int]:
+    """How often each end was found, and of how many times; what is refused may be mended then."""
+    names = ("mended", "refused", "unchanged", "wrong", "stuck")
+    times = found["mended"] + found["wrong"] + found["stuck"]
+    return {"times": times, **{name: found[name] for name in names}}
 
 
 def is_near(found: np.ndarray, expected: np.ndarray, within: float) -> bool:

@@ -23,13 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from peers import QUESTIONS, prepare, trak_scores
-from peers_contenders import Work, trak
+from peers_contenders import Work, sketcher, trak
 from torch import Tensor
 
 from headwater.evaluation.metrics.intervals import Interval, mean_interval
 from headwater.evaluation.reporting.results import circumstances, markdown
 from headwater.features.extractor import Extractor, ProbeRow
-from headwater.gradients.count_sketch import sketched
 from headwater.index.machines import gradient_extractor
 
 EVERY = 100  # timesteps of the reference
@@ -63,7 +62,7 @@ def main() -> None:
             like = alike(asked(found, questions), scores)
             rows.append({**setting, "passes": timesteps * draws, **like})
     for dim in FEATURES:
-        sketches = projected(exact, dim)
+        sketches = sketcher(exact.shape[1], dim)(exact)
         like = alike(asked(sketches, sketches[-QUESTIONS:]), scores)
         rows.append({"timesteps": EVERY, "draws": 1, "features": f"{dim:,}", **like})
     print(markdown(rows), circumstances()["machine"], sep="\n")
@@ -112,14 +111,6 @@ def block_means(
 def asked(rows: Tensor, questions: Tensor) -> Tensor:
     """TRAK scores of an index of these rows, [q, n]."""
     return trak_scores(torch.cat([rows[:-QUESTIONS], questions]).double())
-
-
-def projected(rows: Tensor, dim: int) -> Tensor:
-    """Count-sketches, as an index has them by default."""
-    out = rows.new_zeros(len(rows), dim)
-    for place in sketched([rows.shape[1]], dim, 0, torch.device("cpu")):
-        place(out, rows)
-    return out
 
 
 def alike(found: Tensor, scores: Tensor) -> dict[str, Interval]:

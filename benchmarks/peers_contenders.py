@@ -107,7 +107,7 @@ def torch_rows(work: Work, dim: int) -> Rows:
     """`vmap(grad)` and a count-sketch of the whole row."""
     network, weights = own_network(work), weights_of(work)
     count = sum(weight.numel() for weight in weights.values())
-    places = sketched([count], dim, 0, torch.device("cpu")) if dim else []
+    shortened = sketcher(count, dim) if dim else None
 
     def loss(weights: dict[str, Tensor], *sample: Tensor) -> Tensor:
         return mean_loss(network, weights, work.timesteps, *sample)
@@ -115,12 +115,22 @@ def torch_rows(work: Work, dim: int) -> Rows:
     def rows(part: list[int]) -> Tensor:
         found = vmap(grad(loss), in_dims=(None, 0, 0, 0))(weights, *work.part(part))
         whole = torch.cat([gradient.flatten(1) for gradient in found.values()], 1)
-        out = whole.new_zeros(len(part), dim)
-        for place in places:
-            place(out, whole)
-        return out if places else whole
+        return shortened(whole) if shortened else whole
 
     return in_batches(work, rows)
+
+
+def sketcher(count: int, dim: int) -> Callable[[Tensor], Tensor]:
+    """Count-sketches of rows of so many numbers, as an index has them by default."""
+    places = sketched([count], dim, 0, torch.device("cpu"))
+
+    def shortened(rows: Tensor) -> Tensor:
+        out = rows.new_zeros(len(rows), dim)
+        for place in places:
+            place(out, rows)
+        return out
+
+    return shortened
 
 
 def traker_rows(work: Work, dim: int, usual: bool = False) -> Rows:
