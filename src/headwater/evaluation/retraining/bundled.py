@@ -98,11 +98,9 @@ def train_autoencoder(pipe: Any, images: Tensor, work: Path, stage: StageOptions
 
     def loss(rows: Tensor, noise: Tensor) -> Tensor:
         x0 = images[rows]
-        # bfloat16 convolutions are 1.5 times as fast here, on CPUs that have them
-        with torch.autocast(x0.device.type, torch.bfloat16):
-            posterior = vae.encode(x0).latent_dist
-            decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        posterior = vae.encode(x0).latent_dist
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        mean, logvar = posterior.mean, posterior.logvar
         kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).mean()
         error = decoded - x0
         return error.abs().mean() + (error**2).mean() + 5e-4 * kl

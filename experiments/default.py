@@ -1,0 +1,222 @@
+"""The default method, by a rule that was written before anything of this was looked at.
+
+The rule is in docs/results.md, "A rule for the default". Candidates are asked as `headwater index`
+and `headwater concept` ask where nothing else is said: 8,192 features of `attn2`, one draw of noise
+at each of ten timesteps, 32 draws a question, and of the dampings that the rule names.
+
+    export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
+    python experiments/default.py predicts    LDS of the second model (influence.py --second)
+    python experiments/default.py draws       precision and isolation on drawings (emoji.py)
+    python experiments/default.py cost        of an index and of a question, from nothing
+    python experiments/default.py choose      what the rule makes of these and of `scenes.py influence`
+
+Everything lies in `experiments/results/default`; indexes and scores are not in the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import emoji
+import numpy as np
+import torch
+from common import RESULTS, about, parser
+from influence_models import SECOND
+from scenes import output_of
+
+from headwater import Denoiser, Session, TrainingSet
+from headwater.evaluation.ground_truth.concepts import Truth, read_truths
+from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, break_ties, membership
+from headwater.evaluation.metrics.intervals import Interval, interval
+from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predicted_outputs
+from headwater.evaluation.reporting.results import markdown, write_results
+from headwater.evaluation.studies.method_indexes import build_indexes
+from headwater.evaluation.studies.method_scores import (
+    QuestionOptions,
+    concept_question,
+    sweep_dampings,
+)
+from headwater.evaluation.studies.retrieval import Evaluation
+from headwater.methods.table import DEFAULT_METHOD, METHODS
+from headwater.queries.outputs.output import OUTPUTS
+from headwater.runtime.executor import Executor
+
+OUT = RESULTS / "default"
+DAMPINGS = (0.001, 0.01, 0.1)
+# The highest ratio of an index's cost to today's default's that the rule admits.
+AFFORDED = 2.0
+# Of which the rule chooses; what it reports is of the others.
+HALVES = 16
+TIMED = 256  # pictures
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method, what it is asked, and a damping; None for its own."""
+
+    method: str
+    ask: str = "slider"
+    damping: float | None = None
+
+    def __str__(self) -> str:
+        words = [self.method] if self.ask == "slider" else [self.method, self.ask]
+        return ", ".join([*words, *([f"damping {self.damping:g}"] if self.damping else [])])
+
+
+CANDIDATES = (
+    *(Candidate(m) for m in ("concept-trak-unguided", "concept-trak", "concept-d-trak")),
+    *(Candidate("ekfac", "contribution", ratio) for ratio in DAMPINGS),
+    *(Candidate("ekfac-presence", "contribution", ratio) for ratio in DAMPINGS),
+    Candidate("presence"),
+)
+
+
+def main() -> None:
+    stages = {"predicts": predicts, "draws": draws, "cost": cost}
+    given = parser(__doc__, *stages, "choose").parse_args()
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    stages[given.stage](given)
+
+
+# --- the candidates' answers ----------------------------------------------------------------------
+
+
+def scores_of(
+    model: Denoiser, data: TrainingSet, truths: Sequence[Truth], place: Path
+) -> dict[Candidate, np.ndarray]:
+    """What each candidate scores every image for every concept, [q, n]."""
+    found = {}
+    for method in dict.fromkeys(each.method for each in CANDIDATES):
+        own = [each for each in CANDIDATES if each.method == method]
+        indexes = build_indexes(model, data, place / "indexes", [method])
+        options = QuestionOptions(ask=own[0].ask)
+        questions = partial(asked, truths, options)
+        swept = sweep_dampings(indexes, questions, place / "scores", [c.damping for c in own])
+        found |= {each: swept[each.damping][method] for each in own}
+    return found
+
+
+def asked(truths: Sequence[Truth], options: QuestionOptions, method: Any) -> list[Any]:
+    """The questions of a method."""
+    return [concept_question(method, truth, options) for truth in truths]
+
+
+# --- what the rule measures -----------------------------------------------------------------------
+
+
+def predicts(given: argparse.Namespace) -> None:
+    """LDS on both outputs of the halves of a model that had no part in any choice."""
+    measured = SECOND.trained(Executor("local", 1), given.device)
+    model = Denoiser.load(SECOND.folder / "models" / SECOND.plan.full.name, given.device)
+    truths = read_truths("scenes", SECOND.data.samples)
+    scores = scores_of(model, SECOND.data, truths, SECOND.folder)
+    named = membership(truths)
+    outputs = {
+        name: np.stack([
+            np.asarray(output_of(each, name=name, measure=SECOND.measure), float)
+            for each in measured[1 : SECOND.plan.subsets + 1]
+        ])
+        for name in OUTPUTS
+    }  # fmt: skip
+    halves = SECOND.plan.chosen
+    for part, rows, of in parts(halves, len(truths)):
+        words = predicted_outputs(named, halves)[rows][:, of]
+        table = []
+        for candidate, own in scores.items():
+            row: dict[str, Any] = {"candidate": str(candidate)}
+            for output, values in outputs.items():
+                true, predicted = values[rows][:, of], predicted_outputs(own, halves)[rows][:, of]
+                row[f"LDS, {output}"] = Interval(*lds_interval(true, predicted))
+                above = Interval(*lds_difference(true, predicted, words))
+                row[f"{output}, above {MEMBERSHIP!r}"] = above
+            table.append(row)
+        captions = {
+            f"LDS, {output}": Interval(*lds_interval(values[rows][:, of], words))
+            for output, values in outputs.items()
+        }
+        table.append({"candidate": MEMBERSHIP, **captions})
+        title = f"What candidates predict, {part}: {len(of)} concepts, {len(words)} halves"
+        keep(given, f"predicts-{part}", title, table)
+
+
+def parts(halves: np.ndarray, concepts: int) -> list[tuple[str, slice, np.ndarray]]:
+    """Where the rule chooses and where it reports: halves, and concepts."""
+    first = np.arange(concepts)[::2]
+    rest = np.arange(concepts)[1::2]
+    return [
+        ("chosen-on", slice(HALVES), first),
+        ("reported", slice(HALVES, len(halves)), rest),
+    ]
+
+
+def draws(given: argparse.Namespace) -> None:
+    """Precision and isolation on drawings by four designers."""
+    out = RESULTS / "emoji"
+    data = emoji.drawings(False)
+    model = emoji.trained(out, data, given)
+    truths = read_truths(str(emoji.truth_of(data, out)), data.samples)
+    scores: dict[Any, np.ndarray] = dict(scores_of(model, data, truths, out / "default"))
+    today = next(each for each in CANDIDATES if each.method == DEFAULT_METHOD)
+    scores[MEMBERSHIP] = break_ties(membership(truths))
+    values = {
+        name: Evaluation("isolation").measure(truths, rows) for name, rows in scores.items()
+    }
+    for part, _, of in parts(np.empty(0), len(truths)):
+        table = []
+        for name, own in values.items():
+            kept = {metric: [every[i] for i in of] for metric, every in own.items()}
+            before = [values[today]["precision@10"][i] for i in of]
+            pairs = zip(kept["precision@10"], before, strict=True)
+            table.append({
+                "candidate": str(name),
+                "precision@10": interval(kept["precision@10"]),
+                "precision, above today's": interval(
+                    [a - b for a, b in pairs if a is not None and b is not None]
+                ),
+                "isolation": interval(kept["isolation"]),
+            })  # fmt: skip
+        title = f"What candidates find on drawings, {part}: {len(of)} concepts"
+        keep(given, f"draws-{part}", title, table)
+
+
+def cost(given: argparse.Namespace) -> None:
+    """CPU seconds of an index of 256 pictures, a picture, and of a question, from nothing."""
+    model = Denoiser.load("scenes", given.device)
+    data = SECOND.data.first(TIMED)
+    truth = read_truths("scenes", data.samples)[0]
+    table = []
+    for method, ask in dict.fromkeys((each.method, each.ask) for each in CANDIDATES):
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.process_time()
+            (index,) = build_indexes(model, data, Path(folder), [method]).values()
+            built = time.process_time()
+            question = concept_question(METHODS[method], truth, QuestionOptions(ask=ask))
+            Session(index).attribute(question, method=method)
+            table.append({
+                "method": method,
+                "index, CPU s a picture": (built - started) / TIMED,
+                "question, CPU s": time.process_time() - built,
+            })  # fmt: skip
+    keep(given, "cost", f"What candidates cost: {TIMED} pictures, one thread", table)
+
+
+def keep(
+    given: argparse.Namespace, name: str, title: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """A table, on disk and on the screen."""
+    notes = ["candidates as they are asked where nothing else is said, but for the damping"]
+    write_results(OUT / name, title, about(given), rows, notes)
+    print(markdown(rows), OUT / name / "table.md", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
