@@ -1,14 +1,15 @@
 """The default method, by a rule that was written before anything of this was looked at.
 
 The rule is in docs/results.md, "A rule for the default". Candidates are asked as `headwater index`
-and `headwater concept` ask where nothing else is said: 8,192 features of `attn2`, one draw of noise
-at each of ten timesteps, 32 draws a question, and of the dampings that the rule names.
+and `headwater concept` ask where nothing else is said (8,192 features of `attn2`, of a curvature
+32,768; one draw of noise at each of ten timesteps; 32 draws a question), at the dampings that the
+rule names.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/default.py predicts    LDS of the second model (influence.py --second)
     python experiments/default.py draws       precision and isolation on drawings (emoji.py)
     python experiments/default.py cost        of an index and of a question, from nothing
-    python experiments/default.py choose      what the rule makes of these and of `scenes.py influence`
+    python experiments/default.py choose      the rule, with the drops of `scenes.py influence`
 
 Everything lies in `experiments/results/default`; indexes and scores are not in the repository.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ import torch
 from common import RESULTS, about, parser
 from influence_models import SECOND
 from scenes import output_of
+from scipy.stats import rankdata
 
 from headwater import Denoiser, Session, TrainingSet
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
@@ -53,8 +56,13 @@ OUT = RESULTS / "default"
 DAMPINGS = (0.001, 0.01, 0.1)
 # The highest ratio of an index's cost to today's default's that the rule admits.
 AFFORDED = 2.0
-# Of which the rule chooses; what it reports is of the others.
+# Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
+# Of the drop: how many images are taken out.
+TAKEN_OUT = 200
+CHOSEN_ON, REPORTED = "chosen-on", "reported"
+# Where the mean ranks of the first two differ by less, the cheaper one is taken.
+A_TIE = 0.5
 TIMED = 256  # pictures
 
 
@@ -80,8 +88,8 @@ CANDIDATES = (
 
 
 def main() -> None:
-    stages = {"predicts": predicts, "draws": draws, "cost": cost}
-    given = parser(__doc__, *stages, "choose").parse_args()
+    stages = {"predicts": predicts, "draws": draws, "cost": cost, "choose": choose}
+    given = parser(__doc__, *stages).parse_args()
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
     stages[given.stage](given)
@@ -153,8 +161,8 @@ def parts(halves: np.ndarray, concepts: int) -> list[tuple[str, slice, np.ndarra
     first = np.arange(concepts)[::2]
     rest = np.arange(concepts)[1::2]
     return [
-        ("chosen-on", slice(HALVES), first),
-        ("reported", slice(HALVES, len(halves)), rest),
+        (CHOSEN_ON, slice(HALVES), first),
+        (REPORTED, slice(HALVES, len(halves)), rest),
     ]
 
 
@@ -167,9 +175,7 @@ def draws(given: argparse.Namespace) -> None:
     scores: dict[Any, np.ndarray] = dict(scores_of(model, data, truths, out / "default"))
     today = next(each for each in CANDIDATES if each.method == DEFAULT_METHOD)
     scores[MEMBERSHIP] = break_ties(membership(truths))
-    values = {
-        name: Evaluation("isolation").measure(truths, rows) for name, rows in scores.items()
-    }
+    values = {name: Evaluation("isolation").measure(truths, rows) for name, rows in scores.items()}
     for part, _, of in parts(np.empty(0), len(truths)):
         table = []
         for name, own in values.items():
@@ -207,6 +213,90 @@ def cost(given: argparse.Namespace) -> None:
                 "question, CPU s": time.process_time() - built,
             })  # fmt: skip
     keep(given, "cost", f"What candidates cost: {TIMED} pictures, one thread", table)
+
+
+# --- the rule -------------------------------------------------------------------------------------
+
+
+def choose(given: argparse.Namespace) -> None:
+    """Which candidates the rule admits, how they rank, and which it takes."""
+    predicted, drawn = rows_of(f"predicts-{CHOSEN_ON}"), rows_of(f"draws-{CHOSEN_ON}")
+    costs, drops = rows_of("cost", "method"), drops_of(CHOSEN_ON)
+    today = costs[DEFAULT_METHOD]["index, CPU s a picture"]
+    table = []
+    for candidate in CANDIDATES:
+        name, method = str(candidate), candidate.method
+        cost = costs[method]
+        above = predicted[name][f"contribution, above {MEMBERSHIP!r}"]
+        precision = drawn[name]["precision, above today's"]
+        dear = cost["index, CPU s a picture"] / today
+        admitted = above["low"] > 0 and precision["high"] >= 0 and dear <= AFFORDED
+        table.append({
+            "candidate": name,
+            "predicts more than captions": yes(above["low"] > 0),
+            "precision not below": yes(precision["high"] >= 0),
+            "index, times today's": dear,
+            "admitted": yes(admitted),
+            "LDS, contribution": predicted[name]["LDS, contribution"]["mean"],
+            "LDS, loss": predicted[name]["LDS, loss"]["mean"],
+            "drop": drops.get(method),
+            "precision@10": drawn[name]["precision@10"]["mean"],
+            "isolation": drawn[name]["isolation"]["mean"],
+            "question, CPU s": cost["question, CPU s"],
+        })  # fmt: skip
+    best = [row for row in table if row["admitted"] == "yes"]
+    if missing := [row["candidate"] for row in best if row["drop"] is None]:
+        sys.exit(f"nothing was taken out by {missing[0]}: `scenes.py influence` comes first")
+    for row in table:
+        row["mean rank"] = mean_rank(row, best) if row in best else None
+    taken = cheapest_of_the_best(best)
+    note = f"taken: {taken}; drop: of the same method at its own damping, without {TAKEN_OUT}"
+    write_results(OUT / "choice", "The rule for the default, applied", about(given), table, [note])
+    print(markdown(table), note, sep="\n")
+
+
+def rows_of(name: str, key: str = "candidate") -> dict[str, dict[str, Any]]:
+    """The rows of a table that was made before, by what they are of."""
+    path = OUT / name / "results.json"
+    if not path.exists():
+        sys.exit(f"there is no {path}: run `{name.split('-')[0]}` first")
+    return {row[key]: row for row in json.loads(path.read_text())["rows"]}
+
+
+def drops_of(part: str) -> dict[str, float]:
+    """Of each method the mean drop of every second concept, without its highest images."""
+    path = RESULTS / "scenes" / "influence" / "concepts" / "results.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    concepts = list(dict.fromkeys(row["concept"] for row in rows))
+    kept = concepts[::2] if part == CHOSEN_ON else concepts[1::2]
+    drops: dict[str, list[float]] = {}
+    for row in rows:
+        if row["concept"] in kept and row["removed"] == TAKEN_OUT:
+            drops.setdefault(row["method"], []).append(row["drop"]["mean"])
+    return {method: float(np.mean(values)) for method, values in drops.items()}
+
+
+MEASURES = ("LDS, contribution", "LDS, loss", "drop", "precision@10", "isolation")
+
+
+def mean_rank(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
+    """Of a candidate among those admitted, over the five measures; 1 is the best, ties share."""
+    ranks = [rankdata([-other[measure] for other in rows]) for measure in MEASURES]
+    return float(np.mean([rank[rows.index(row)] for rank in ranks]))
+
+
+def cheapest_of_the_best(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The best mean rank, or of the first two the cheaper one; today's default if there is none."""
+    first = sorted(rows, key=lambda row: row["mean rank"])[:2]
+    if not first:
+        return f"{DEFAULT_METHOD}, as before: none is admitted"
+    if len(first) == 2 and first[1]["mean rank"] - first[0]["mean rank"] < A_TIE:
+        first.sort(key=lambda row: (row["index, times today's"], row["question, CPU s"]))
+    return first[0]["candidate"]
+
+
+def yes(true: bool) -> str:
+    return "yes" if true else "no"
 
 
 def keep(
