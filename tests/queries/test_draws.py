@@ -127,6 +127,23 @@ def test_a_batch_size_is_found_by_two_probes_of_one_draw(tiny_model, tmp_path):
     assert asked == [1, 1, 3, 3, 3, 3]
 
 
+def test_what_a_draw_takes_is_tried_once_for_a_kind_of_question(tiny_model, tmp_path):
+    tried, needed = [], {}
+
+    class Watched(Odd):
+        def objectives(self, machine, draws):
+            tried.append(len(draws) == 1)
+            return super().objectives(machine, draws)
+
+    machine = unprojected(Denoiser.load(tiny_model), (99, 299))
+    for kind, trials in (("concept", 1), ("concept", 0), ("other", 1)):
+        tried.clear()
+        drawer = Watched(STAR, kind=kind)
+        kept = {None: RowCache(tmp_path / f"{kind} {trials}", "")}
+        draw_rows(lambda _: machine, drawer, range(3), kept, needed)
+        assert sum(tried) == trials and needed[kind] > 0
+
+
 # --- nothing in them ----------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ def test_words_of_the_prompt_become_chips(desk):
 
 def test_an_answer_comes_early_and_then_whole(desk, sessions):
     seen = [update["found"] for update in doing.ask(desk, FRESH) if "found" in update]
-    assert [found.draws for found in seen] == [4, 6] and [f.last for f in seen] == [False, True]
+    assert [found.draws for found in seen] == [2, 6] and [f.last for f in seen] == [False, True]
     same = sessions["all"].attribute(Concept(PROMPT, "star", draws=6))
     np.testing.assert_array_equal(seen[1].answers[0].scores, same.scores)
 

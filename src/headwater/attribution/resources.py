@@ -54,12 +54,14 @@ class Resources:
         index: its rows, recipe and images.
         lock: held while a question is answered, for several users of one session.
         queries: folder that keeps gradients, pictures and tokens of questions.
+        needed: bytes that a draw of a question keeps in memory, by the kind of question.
     """
 
     def __init__(self, index: Index) -> None:
         self.index = index
         self.lock = threading.RLock()
         self.queries = index.path / "queries"
+        self.needed: dict[str, int] = {}
         self._denoiser: Denoiser | None = None
         self._clip: Clip | None = index.handed.clip
         self._matrices: dict[str, Any] = {}

@@ -36,9 +36,9 @@ _NO_GRADIENT = {
 }
 _NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
 
-# Rows are kept up to these draws and from there on, then up to twice as many each time: a question
-# that is asked again with more draws goes on from those that were made.
-_KEPT_TO = (4, 16)
+# Rows are kept up to so many draws, then up to twice as many each time: a question that is asked
+# again with more draws goes on from those that were made.
+_KEPT_TO = 2
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def draw_rows(
     drawer: Drawer,
     draws: range,
     kept: Mapping[Metric, RowCache],
+    needed: dict[str, int] | None = None,
 ) -> dict[Metric, DrawnRows]:
     """One feature row for each draw, in each metric that gradients are measured in.
 
@@ -76,6 +77,7 @@ def draw_rows(
         extractor: makes rows in the metrics that it is told, one after the other in each row, in
             one pass; called for those that are not kept yet, and so is the model loaded only then.
         kept: where rows in each metric are looked up and kept; `fresh` computes them again.
+        needed: bytes that a draw keeps, by the kind of question; what is found is added.
 
     Raises:
         NonFiniteError: the query's gradient is NaN or zero.
@@ -97,7 +99,8 @@ def draw_rows(
         note = {"title": drawer.title, "remarks": list(drawer.check(machine.denoiser))}
         # together, which is faster than one by one
         made = range(min(part.start for _, part in missing), max(p.stop for _, p in missing))
-        rows = _computed(machine, drawer, made).chunk(len(metrics), 1)
+        rows = _computed(machine, drawer, made, {} if needed is None else needed)
+        rows = rows.chunk(len(metrics), 1)
         for own in rows:
             _require_gradient(own, drawer.title, str(drawer.key(draws).get("type")))
         for metric, part in missing:
@@ -111,14 +114,14 @@ def _parts(draws: range) -> Iterator[range]:
     """The draws in the parts that are kept.
 
     >>> list(_parts(range(40)))
-    [range(0, 4), range(4, 16), range(16, 32), range(32, 40)]
+    [range(0, 2), range(2, 4), range(4, 8), range(8, 16), range(16, 32), range(32, 40)]
     """
-    start, stop = draws.start, _KEPT_TO[0]
+    start, stop = draws.start, _KEPT_TO
     while start < draws.stop:
         if start < stop:
             yield range(start, min(stop, draws.stop))
             start = stop
-        stop = _KEPT_TO[1] if stop < _KEPT_TO[1] else 2 * stop
+        stop *= 2
 
 
 def _drawn(entries: Sequence[cache.Entry]) -> DrawnRows:
@@ -127,7 +130,9 @@ def _drawn(entries: Sequence[cache.Entry]) -> DrawnRows:
     return DrawnRows(rows, tuple(remarks), all(entry.cached for entry in entries))
 
 
-def _computed(extractor: Extractor, drawer: Drawer, draws: range) -> Float[Tensor, "d k"]:
+def _computed(
+    extractor: Extractor, drawer: Drawer, draws: range, needed: dict[str, int]
+) -> Float[Tensor, "d k"]:
     probes = drawer.probes(extractor)
     total = len(draws) * probes
     with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
@@ -141,8 +146,12 @@ def _computed(extractor: Extractor, drawer: Drawer, draws: range) -> Float[Tenso
         def trial() -> None:  # probes come one after the other, at most two of them at a time
             extractor.query_rows(islice(drawer.objectives(extractor, draws[:1]), 2))
 
-        batch = BatchSize(None, device=extractor.denoiser.device)
-        return torch.cat(list(batch.over(draws, compute, trial)))
+        kind = str(drawer.key(draws).get("type"))
+        batch = BatchSize(None, device=extractor.denoiser.device, needed=needed.get(kind))
+        rows = torch.cat(list(batch.over(draws, compute, trial)))
+        if batch.needed is not None:
+            needed[kind] = batch.needed
+        return rows
 
 
 def _require_gradient(rows: Float[Tensor, "d k"], title: str, kind: str) -> None:

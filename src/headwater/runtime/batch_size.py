@@ -32,6 +32,7 @@ class BatchSize:
             the log hears of it, of a size that was found as of a detail.
         device: whose memory counts.
         sharing: how many processes share it.
+        needed: bytes that one item keeps, where that is known; else one is tried.
 
     Raises:
         ParameterError: the size is less than 1.
@@ -46,6 +47,7 @@ class BatchSize:
         note: Callable[[str], None] | None = None,
         device: torch.device | str = "cpu",
         sharing: int = 1,
+        needed: int | None = None,
     ) -> None:
         if given is not None and given < 1:
             raise ParameterError(f"--batch-size {given} must be at least 1, or auto")
@@ -54,6 +56,7 @@ class BatchSize:
         self._note_size, self._note_change = note or log.debug, note or log.info
         self._device = torch.device(device)
         self._safe = SAFE_SHARE / sharing
+        self.needed = needed
 
     @property
     def largest(self) -> int:
@@ -106,12 +109,14 @@ class BatchSize:
                     raise
                 # whatever else is wrong, the batch will say it of all its items
 
-        needed = ROOM_TO_WORK * kept_bytes(attempt)
+        if self.needed is None:
+            self.needed = kept_bytes(attempt)
+        item = ROOM_TO_WORK * self.needed
         room, self.size = room_bytes(self._device), self.largest
-        while room is not None and self.size > 1 and self.size * needed > self._safe * room:
+        while room is not None and self.size > 1 and self.size * item > self._safe * room:
             self.size //= 2
         self._unknown = False
-        log.debug("one item keeps %d bytes, there is room for %s", needed, room)
+        log.debug("one item takes %d bytes, there is room for %s", item, room)
         self._note_size(f"batches of {self.size}")
 
     def _halve(self, error: Exception) -> None:

@@ -34,7 +34,7 @@ ASKED_FOR = {
     "loss": "the loss on pictures of them",
 }
 DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
-FIRST_DRAWS = 4  # of the first answer, which is there soon
+FIRST_DRAWS = 2  # of the first answer, which is there soon
 _GREATEST_SEED = 2**31 - 1
 
 

@@ -177,7 +177,7 @@ def _draw(
     """Add the rows of these draws, by each checkpoint's model in turn."""
     for number, member in enumerate(resources.members):
         kept = {metric: member.row_cache(fresh, metric) for metric in drawn}
-        rows = draw_rows(partial(_extractor, member), drawer, draws, kept)
+        rows = draw_rows(partial(_extractor, member), drawer, draws, kept, member.needed)
         for metric, members in drawn.items():
             members[number].append(rows[metric])
         release_checkpoint(resources, member)
