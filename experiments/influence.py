@@ -8,6 +8,7 @@ that the outputs were measured on, or such as the model makes itself.
     export OMP_NUM_THREADS=1
     python experiments/influence.py tables [--methods ekfac trak gradient-dot kfac]
     python experiments/influence.py sizes        what a projection and the draws of an index cost
+    python experiments/influence.py ensembles    answers of several seeds' models, averaged
     python experiments/influence.py models --second    train what had no part in any choice
     python experiments/influence.py tables --second    the same questions of that
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,7 @@ PARAMETERS = "attn2"
 RECIPE: dict[str, Any] = {"loss_weights": "shapes-first", "draws": 4, "parameters": PARAMETERS}
 # Of a question: on held-out pictures, several for each; on pictures that the model makes.
 HELD_DRAWS, MADE_DRAWS, SLIDER_DRAWS = 64, 160, 32
+SEEDS = 4  # models of everything that are averaged
 SIZES = {
     "8,192 features, 1 draw": {"dim": 8192, "draws": 1},
     "32,768 features, 1 draw": {"dim": 32_768, "draws": 1},
@@ -64,7 +67,8 @@ SIZES = {
 
 
 def main() -> None:
-    command = parser(__doc__, "models", "tables", "sizes")
+    stages = {"tables": tables, "sizes": sizes, "ensembles": ensembles}
+    command = parser(__doc__, "models", *stages)
     add_workers(command)
     command.add_argument("--second", action="store_true", help="the model that nothing chose on")
     command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
@@ -74,42 +78,67 @@ def main() -> None:
     torch.set_num_threads(1)
     study = SECOND if given.second else FIRST
     measured = study.trained(executor_of(given), given.device)
-    if given.stage != "models":
-        make_tables(study, measured, given)
+    if given.stage in stages:
+        stages[given.stage](study, measured, given)
 
 
-def make_tables(study: Trained, measured: list[Measured], given: argparse.Namespace) -> None:
+def tables(study: Trained, measured: list[Measured], given: argparse.Namespace) -> None:
     """Ask the model of everything, and compare with what the others put out."""
     truths = read_truths("scenes", study.data.samples)
-    if given.stage == "tables":
-        answers = {output: known(truths, output) for output in OUTPUTS}
-        for method in given.methods:
-            session = session_of(method, study, given.device)
-            for output in OUTPUTS:
-                answers[output] |= asked(session, method, output, truths, study.measure)
-        if "ekfac" in given.methods:
-            add_presence(session_of("ekfac", study, given.device), truths, answers)
-        for output, found in answers.items():
-            table(output, f"{study.name}-{output}", study, measured, found, given)
-    else:
-        found = {}
-        for name, changes in SIZES.items():
-            session = session_of("ekfac", study, given.device, **changes)
-            found[name] = on_held_out(session, "ekfac", "contribution", truths, study.measure)
-        found[MEMBERSHIP] = membership(truths)
-        table("contribution", f"{study.name}-sizes", study, measured, found, given)
+    answers = {output: known(truths, output) for output in OUTPUTS}
+    for method in given.methods:
+        session = session_of(method, study, given.device)
+        for output in OUTPUTS:
+            answers[output] |= asked(session, method, output, truths, study.measure)
+    if "ekfac" in given.methods:
+        add_presence(session_of("ekfac", study, given.device), truths, answers)
+    for output, found in answers.items():
+        table(output, f"{study.name}-{output}", study, measured, found, given)
 
 
-def session_of(method: str, study: Trained, device: str, **changes: Any) -> Session:
-    """The index of the model of everything for a method, built or found."""
+def sizes(study: Trained, measured: list[Measured], given: argparse.Namespace) -> None:
+    """The same question of indexes that keep less, and that drew less noise."""
+    truths = read_truths("scenes", study.data.samples)
+    found = {}
+    for name, changes in SIZES.items():
+        session = session_of("ekfac", study, given.device, **changes)
+        found[name] = on_held_out(session, "ekfac", "contribution", truths, study.measure)
+    found[MEMBERSHIP] = membership(truths)
+    table("contribution", f"{study.name}-sizes", study, measured, found, given)
+
+
+def ensembles(study: Trained, measured: list[Measured], given: argparse.Namespace) -> None:
+    """Models that differ by their seed alone, each asked on its own pictures, averaged."""
+    truths = read_truths("scenes", study.data.samples)
+    each = []
+    for model in study.of_everything(SEEDS, executor_of(given), given.device):
+        session = session_of("ekfac", study, given.device, model)
+        each.append(standard(on_its_own(session, "ekfac", "contribution", truths)))
+    found = {f"{n} of {SEEDS} models": np.mean(each[:n], axis=0) for n in range(1, SEEDS + 1)}
+    found |= {f"model {n}": scores for n, scores in enumerate(each, 1)}
+    found[MEMBERSHIP] = membership(truths)
+    table("contribution", f"{study.name}-ensembles", study, measured, found, given)
+
+
+def session_of(
+    method: str, study: Trained, device: str, model: Path | None = None, **changes: Any
+) -> Session:
+    """The index of the model of everything for a method, built or found.
+
+    Args:
+        model: another one of everything, by another seed.
+        changes: of the recipe.
+    """
     recipe = {**RECIPE, **changes}
     if method == "ekfac" or method == "kfac":
         recipe = {"projection": "identity", **recipe} if "dim" not in changes else recipe
     shared = "dsm" if method in ("trak", "gradient-dot") else method
-    name = "-".join([shared, *(f"{key}={value}" for key, value in changes.items())])
-    model = Denoiser.load(study.folder / "models" / study.plan.full.name, device)
-    built_for = "trak" if shared == "dsm" else method
-    return Session(build_index(model, study.data, study.indexes / name, method=built_for, **recipe))
+    model = model or study.folder / "models" / study.plan.full.name
+    seed = [] if model.name == study.plan.full.name else [model.name]
+    name = "-".join([shared, *seed, *(f"{key}={value}" for key, value in changes.items())])
+    denoiser, built_for = Denoiser.load(model, device), "trak" if shared == "dsm" else method
+    out = study.indexes / name
+    return Session(build_index(denoiser, study.data, out, method=built_for, **recipe))
 
 
 # --- what is asked --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from common import RESULTS
 from scenes_sizes import REDUCED
 
 from headwater import Denoiser, TrainingSet, load_dataset
-from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
+from headwater.evaluation.retraining.retrain import Measure, Measured, Study, retrain, study_of
 from headwater.evaluation.retraining.scene_outputs import MEASURE, SceneMeasure
 from headwater.evaluation.studies.subset_plan import SubsetPlan
 from headwater.runtime.executor import Executor
@@ -46,11 +46,23 @@ class Trained:
 
     def trained(self, executor: Executor, device: str) -> list[Measured]:
         """What was measured of every model."""
+        tasks = [replace(task, seed=task.seed + self.seed) for task in self.plan.tasks()]
+        return retrain(self._study(device), tasks, executor)
+
+    def of_everything(self, seeds: int, executor: Executor, device: str) -> list[Path]:
+        """The model of everything, and others of the same pictures by further seeds."""
+        study, full = self._study(device), replace(self.plan.full, seed=self.seed)
+        others = [
+            replace(full, name=f"{full.name}-{seed}", seed=self.seed + seed)
+            for seed in range(1, seeds)
+        ]
+        retrain(study, [full, *others], executor)
+        return [study.model(task) for task in (full, *others)]
+
+    def _study(self, device: str) -> Study:
         encoder = Denoiser.load("scenes", "cpu")
         measure = Measure(self.measure, self.measure.facts())
-        study = study_of(self.folder, REDUCED, self.data, encoder, measure, device)
-        tasks = [replace(task, seed=task.seed + self.seed) for task in self.plan.tasks()]
-        return retrain(study, tasks, executor)
+        return study_of(self.folder, REDUCED, self.data, encoder, measure, device)
 
 
 FIRST = Trained("scenes", RESULTS / "scenes", RESULTS / "influence" / "indexes")
