@@ -6,16 +6,20 @@ median of some rounds, with files in the page cache where memory holds them.
 
     OMP_NUM_THREADS=2 python benchmarks/scoring.py --rows 200000 --dim 4096
     OMP_NUM_THREADS=2 python benchmarks/scoring.py --rows 1000000 --dim 4096    # 8 GB of disk
+    OMP_NUM_THREADS=1 python benchmarks/scoring.py --jobs 2    # workers beside one process
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,6 +29,7 @@ import torch
 from headwater import Denoiser, Index, Session, build_index, load_dataset
 from headwater.attribution.scores import RULES
 from headwater.index.samples import write_samples
+from headwater.runtime.executor import Executor
 from headwater.storage.shards import ShardRows, finish, write_shard
 
 SHARD, PROBES = 4096, 10
@@ -38,11 +43,15 @@ def main() -> None:
     command.add_argument("--rows", type=int, default=200_000)
     command.add_argument("--dim", type=int, default=4096)
     command.add_argument("--rounds", type=int, default=3)
+    command.add_argument("--jobs", type=int, default=1, help="workers, beside one process")
     command.add_argument("--folder", type=Path, help="for the index; default a temporary one")
     given = command.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         session = Session(written(Path(folder), given.rows, given.dim))
-        measure(session, given)
+        if given.jobs > 1:
+            measure_workers(session.index, given)
+        else:
+            measure(session, given)
 
 
 def written(folder: Path, rows: int, dim: int) -> Index:
@@ -50,7 +59,8 @@ def written(folder: Path, rows: int, dim: int) -> Index:
     model, few = Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(8)
     how: dict[str, Any] = dict(method="trak", timesteps=1, self_check=False)
     small = build_index(model, few, folder / "small", dim=dim, **how)
-    manifest = replace(small.manifest, shard_rows=SHARD)
+    data = {**small.manifest.data, "rows": rows}
+    manifest = replace(small.manifest, shard_rows=SHARD, data=data)
     shards = [
         write_shard(folder, manifest, number, random_rows(start, rows, dim))
         for number, start in enumerate(range(0, rows, SHARD))
@@ -106,6 +116,29 @@ def measure(session: Session, given: argparse.Namespace) -> None:
     das = timed(lambda: RULES["das"].score(kernel, psi[:32], [0.1]))
     line("das, 32 draws, from then on", das, f"{das / one:.2f} times trak")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def measure_workers(index: Index, given: argparse.Namespace) -> None:
+    """Print what a Gram matrix and a pass take one process, and workers.
+
+    Processor seconds are those of all processes together: on cores that are free, workers take
+    their share of them each, and beside other work nobody knows.
+    """
+    psi = torch.randn(64, given.dim)
+    print(f"{given.rows:,} rows of {given.dim:,}, {torch.get_num_threads()} threads")
+    for executor in (Executor(), Executor(jobs=given.jobs)):
+        kernel = Session(index, executor).kernel()
+        asked = {"Gram matrix": kernel.gram, "dot, 64 draws": partial(kernel.dot, psi)}
+        for what, call in asked.items():
+            before, took = processor_seconds(), seconds(call)
+            spent = processor_seconds() - before
+            print(f"{executor}, {what}: {took:.1f} s, {spent:.1f} of processors", flush=True)
+        shutil.rmtree(index.path / "kernels")
+
+
+def processor_seconds() -> float:
+    """Of this process, and of those that it began and that have ended."""
+    return sum(os.times()[:4])
 
 
 def bare_read(session: Session) -> None:

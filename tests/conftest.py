@@ -40,8 +40,27 @@ def tiny_images(tmp_path_factory) -> Path:
     return tiny_folder(tmp_path_factory.mktemp("tiny") / "images", 20)
 
 
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray cluster of this machine, for all tests of a file that ask for one."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # workers import `support`
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        yield ray  # its GPU is a number, which no work here uses
+        ray.shutdown()
+
+
 # Files that take a minute or more on two cores.
-LONG = ("test_sign.py", "test_executor.py", "test_workers.py", "test_extractor.py")
+LONG = (
+    "test_sign.py",
+    "test_executor.py",
+    "test_passes.py",
+    "test_workers.py",
+    "test_extractor.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

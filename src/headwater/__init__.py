@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from headwater.report.concept_trak import write_concept_trak
     from headwater.report.export import write_answers
     from headwater.report.trajectory import write_journey
+    from headwater.runtime.executor import Executor
 
 __version__ = "0.1.0"
 
@@ -50,6 +51,7 @@ _HOME = {
     "import_rows": "index.published",
     "Index": "index.index",
     "Session": "attribution.session",
+    "Executor": "runtime.executor",
     "Concept": "queries.concept",
     "preset": "queries.concept",
     "Feature": "queries.feature",
@@ -88,6 +90,7 @@ __all__ = [
     "import_rows",
     "Index",
     "Session",
+    "Executor",
     "Concept",
     "preset",
     "Feature",

@@ -1,5 +1,7 @@
 """Scores against the formula with an explicit float64 inverse; one Gram matrix for all."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -43,7 +45,8 @@ def test_primal_and_dual_agree():
     def inverse(ratio):
         return gram.Inverse(found.factor(ratio))
 
-    dual = kernel.Kernel(blocks, 30, True, lambda: found, inverse, found.spectrum)
+    each = partial(kernel.over, blocks)
+    dual = kernel.Kernel(blocks, each, 30, True, lambda: found, inverse, found.spectrum)
     for ratios in ([0.1], [0.1, 2.0]):  # by a factor, by the spectrum
         torch.testing.assert_close(dual.trak(psi, ratios)[0], primal, rtol=1e-3, atol=1e-3)
 

@@ -24,18 +24,6 @@ TWO = Executor(jobs=2)
 ON_RAY = Executor("ray", 2)
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray cluster of this machine, for all tests that ask for one."""
-    ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", TESTS, prepend=os.pathsep)  # workers import the work below
-        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-        yield ray  # its GPU is a number, which no work here uses
-        ray.shutdown()
-
-
 @pytest.fixture(params=["processes", "ray"])
 def executor(request) -> Executor:
     if request.param == "processes":

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from headwater.errors import HeadwaterWarning
-from headwater.storage.cache import Entry, key, path_of, read, remember
+from headwater.errors import HeadwaterWarning, StoreError
+from headwater.storage.cache import Entry, key, path_of, read, remember, store
 
 FACTS = {"model": "ab12", "prompt": "a réd cup", "seeds": [1, 2]}
 
@@ -149,6 +149,15 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning(tmp_path: Path) -> N
     finally:
         tmp_path.chmod(0o700)
     assert entry.tensors["scores"].shape == (2, 3)
+
+
+def test_what_another_process_waits_for_costs_an_error(tmp_path: Path) -> None:
+    store(tmp_path / "cache", FACTS, {"x": torch.ones(2)}, {"rows": 3})
+    found = read(tmp_path / "cache", FACTS)
+    assert found is not None and found.note == {"rows": 3} and found.tensors["x"].sum() == 2
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"cannot write .*file"):
+        store(tmp_path / "file", FACTS, {"x": torch.ones(2)}, {})
 
 
 def test_a_cache_folder_that_is_a_file_costs_a_warning(tmp_path: Path) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-from headwater.storage import blocks
+from headwater.data.training_set import make_sample
+from headwater.index.index import Index
+from headwater.index.samples import write_samples
+from headwater.storage import blocks, shards
 from headwater.storage.manifest import read_manifest, write_manifest
 
 RECIPE = {"timesteps": 2, "dim": 64}
@@ -30,3 +33,28 @@ def rewrite_manifest(folder: Path, **changes: Any) -> None:
 
 def rows(folder: Path) -> torch.Tensor:
     return torch.cat(list(blocks.read_blocks(folder, read_manifest(folder))))
+
+
+def index_of_rows(like: Index, folder: Path, features: torch.Tensor, shard_rows: int) -> Index:
+    """An index of these rows, recipe and model those of another; captions name one of two things.
+
+    Residuals are made up of the features, so that every rule can be asked.
+    """
+    count = len(features)
+    manifest = replace(
+        like.manifest,
+        shard_rows=shard_rows,
+        shards=(),
+        complete=False,
+        data={**like.manifest.data, "rows": count},
+    )
+    made = []
+    for number, own in enumerate(shards.shard_ranges(count, shard_rows)):
+        part = features[own.start : own.stop]
+        rows = shards.ShardRows(part, own, residuals=part[:, :2].abs() + 0.1)
+        made.append(shards.write_shard(folder, manifest, number, rows))
+    things = ("a red star", "a blue fish", "a blue house")
+    samples = [make_sample(f"{row:03d}", [things[row % 3]], "") for row in range(count)]
+    write_samples(folder, samples, range(count))
+    shards.finish(folder, manifest, made)
+    return Index.open(folder)

@@ -100,6 +100,9 @@ def attribute_all(
     grouping = None if by is None else grouping_of(index, by)
     chosen = _chosen(index, options)
     asked = [_prepared(resources, query, options, chosen, grouping) for query in queries]
+    idle = dict.fromkeys(resources.idle_workers(each.method) for each in asked)
+    for line in filter(None, idle):
+        options.note(f"{line}, so --engine and --jobs have no effect")
     answers: list[Attribution] = []
     for part in _together(asked, len(index)):
         start, first = time.perf_counter(), part[0]

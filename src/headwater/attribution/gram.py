@@ -109,6 +109,17 @@ class Progress(NamedTuple):
     write: Callable[[int, Float[Tensor, "k k"]], None]
 
 
+def product(
+    blocks: Blocks, k: int, device: str = "cpu", progress: Progress | None = None
+) -> Float[Tensor, "k k"]:
+    """Phi^T Phi of rows of k features; what stands right of its diagonal is for `mirrored`.
+
+    Args:
+        blocks, device, progress: as `gram`.
+    """
+    return _where_there_is_room(lambda place: _lower(blocks, k, place, progress), device)
+
+
 def gram(
     blocks: Blocks, n: int, k: int, device: str = "cpu", progress: Progress | None = None
 ) -> Gram:
@@ -128,31 +139,39 @@ def gram(
         rows = _ticking(blocks, bar)
 
         def made(device: str) -> Float[Tensor, "m m"]:
+            if bar.n:  # begun anew
+                bar.reset()
             if n < k:
                 return _dual_gram(rows, n, device)
-            return _primal_gram(rows, k, device, progress)
+            return mirrored(_lower(rows, k, device, progress))
 
-        try:
-            matrix = made(device).cpu()
-        except torch.OutOfMemoryError:  # of a GPU
-            bar.reset()
-            matrix = made("cpu")
+        matrix = _where_there_is_room(made, device)
     return Gram(matrix.div_(n), dual=n < k)
 
 
-def downdated(
-    whole: Float[Tensor, "k k"], count: int, removed: Iterable[Float[Tensor, "r k"]]
-) -> Float[Tensor, "k k"]:
-    """Phi^T Phi / n of the rows that are left, by that of all, of which there are `count`.
+def _where_there_is_room(made: Callable[[str], Tensor], device: str) -> Tensor:
+    """What is made on a device, or on the CPU if that has too little memory."""
+    try:
+        return made(device).cpu()
+    except torch.OutOfMemoryError:  # of a GPU
+        return made("cpu")
 
-    >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]])
-    >>> downdated((rows.T @ rows).double() / 3, 3, [rows[:1]]).tolist()
+
+def downdated(
+    whole: Float[Tensor, "k k"], count: int, left: int, removed: Iterable[Float[Tensor, "k k"]]
+) -> Float[Tensor, "k k"]:
+    """Phi^T Phi / n of the rows that are left, by that of all and products of those removed.
+
+    Args:
+        count, left: rows in all, and of these left.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 4.0]], dtype=torch.float64)
+    >>> downdated(rows.T @ rows / 3, 3, 2, [rows[:1].T @ rows[:1]]).tolist()
     [[0.0, 0.0], [0.0, 10.0]]
     """
-    total, left = whole * count, count
-    for block in removed:
-        total -= (block.T @ block).double()
-        left -= len(block)
+    total = whole * count
+    for product in removed:
+        total -= product
     return total / left
 
 
@@ -180,10 +199,8 @@ def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
     return ticking
 
 
-def _primal_gram(
-    blocks: Blocks, k: int, device: str, progress: Progress | None
-) -> Float[Tensor, "k k"]:
-    """Phi^T Phi; what stands right of the diagonal is copied at the end, strip by strip."""
+def _lower(blocks: Blocks, k: int, device: str, progress: Progress | None) -> Float[Tensor, "k k"]:
+    """Phi^T Phi, strip by strip; nothing stands right of those at the diagonal."""
     done, found = (progress and progress.read()) or (0, torch.zeros(k, k, dtype=torch.float64))
     found, strips, kept = found.to(device), range(0, k, STRIP), time.monotonic()
     for start, rows in placed(blocks()):
@@ -195,10 +212,15 @@ def _primal_gram(
         if progress is not None and time.monotonic() - kept > SAVE_EVERY:
             progress.write(start + len(rows), found)
             kept = time.monotonic()
-    for at in strips:
-        end = at + STRIP
-        found[at:end, end:] = found[end:, at:end].T
     return found
+
+
+def mirrored(lower: Float[Tensor, "k k"]) -> Float[Tensor, "k k"]:
+    """A symmetric matrix, in place, by what stands on its diagonal and left of it."""
+    for at in range(0, len(lower), STRIP):
+        end = at + STRIP
+        lower[at:end, end:] = lower[end:, at:end].T
+    return lower
 
 
 def _dual_gram(blocks: Blocks, n: int, device: str) -> Float[Tensor, "n n"]:

@@ -6,6 +6,9 @@ which takes a dozen times as long and then serves any.
 With n < k the kernel has rank n at most and its primal inverse is numerically wrong in float32;
 the dual form uses G = Phi Phi^T / n instead:  K^-1 Phi^T = Phi^T (G + lambda I)^-1.
 
+What is asked of all rows is a measure of a block of them, which whoever reads them computes: this
+process, or workers (`attribution.passes`).
+
 Rows may stand outside: the kernel is then of the others, and scores all. A row inside is shrunk by
 its own part in K, to s = (1 - h) s' with s' its score by a kernel without it and h its leverage
 (Sherman-Morrison); one outside is not.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,9 +30,46 @@ from headwater.attribution.gram import Blocks, Gram, Inverse, Spectrum, gram, in
 Keep = Callable[[str, float, Callable[[], Float[Tensor, " n"]]], Float[Tensor, " n"]]
 
 
+# Of a block of rows, and of what else it is handed: numbers of each row, the rows last.
+Measure = Callable[..., Float[Tensor, "*q r"]]
+# A measure of all rows: takes it, and what it is handed.
+Each = Callable[..., Float[Tensor, "*q n"]]
+
+
 def computed(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
     """Keeps nothing."""
     return compute()
+
+
+def over(blocks: Blocks, measure: Measure, *handed: Tensor) -> Float[Tensor, "*q n"]:
+    """A measure of all rows, by this process.
+
+    >>> over(lambda: torch.eye(3).split(2), row_norms)
+    tensor([1., 1., 1.])
+    """
+    return torch.cat([measure(block, *handed) for block in blocks()], -1)
+
+
+def row_dots(rows: Float[Tensor, "r k"], psi: Float[Tensor, "q k"]) -> Float[Tensor, "q r"]:
+    """Psi . phi_i."""
+    return (rows @ psi.T).T
+
+
+def row_norms(rows: Float[Tensor, "r k"]) -> Float[Tensor, " r"]:
+    """||phi_i||."""
+    return rows.norm(dim=1)
+
+
+def row_solved_norms(
+    rows: Float[Tensor, "r k"], factor: Float[Tensor, "k k"]
+) -> Float[Tensor, " r"]:
+    """||K^-1 phi_i||, by K's Cholesky factor."""
+    return Inverse(factor).times(rows.T).T.norm(dim=1)
+
+
+def row_leverages(rows: Float[Tensor, "r k"], factor: Float[Tensor, "k k"]) -> Float[Tensor, " r"]:
+    """phi_i^T K^-1 phi_i, which is n h_i, by K's Cholesky factor."""
+    return Inverse(factor).half(rows.T).square().sum(0)
 
 
 @dataclass(frozen=True)
@@ -39,6 +80,7 @@ class Kernel:
 
     Attributes:
         blocks: the rows phi_i, some at a time.
+        each: a measure of all of them.
         count: n, the rows inside.
         dual: whether G is Phi Phi^T / n.
         gram: makes G of the rows inside, for rules that need K.
@@ -55,6 +97,7 @@ class Kernel:
     """
 
     blocks: Blocks
+    each: Each
     count: int
     dual: bool
     gram: Callable[[], Gram]
@@ -66,7 +109,7 @@ class Kernel:
 
     def dot(self, psi: Float[Tensor, "q k"]) -> Float[Tensor, "q n"]:
         """Psi . phi_i."""
-        return torch.cat([(block @ psi.T).T for block in self.blocks()], 1)
+        return self.each(row_dots, psi)
 
     def trak(self, psi: Float[Tensor, "q k"], ratios: Sequence[float]) -> Float[Tensor, "d q n"]:
         """psi^T K^-1 phi_i at each damping, in one pass over the rows.
@@ -118,7 +161,7 @@ class Kernel:
 
     def norms(self) -> Float[Tensor, " n"]:
         """||phi_i||."""
-        return self.keep("norms", 0, lambda: self._each(lambda block: block.norm(dim=1)))
+        return self.keep("norms", 0, lambda: self.each(row_norms))
 
     def solved_norms(self, ratio: float) -> Float[Tensor, " n"]:
         """||K^-1 phi_i||."""
@@ -127,7 +170,9 @@ class Kernel:
             if self.dual and self.inside is None:  # e_i^T A n G A e_i, A the inverse of G + lambda
                 matrix, inverse = self.gram().matrix, self.inverse(ratio).whole()
                 return (self.count * ((inverse @ matrix) * inverse).sum(1)).sqrt().float()
-            return self._each(lambda block: self.solved(block, [ratio])[0].norm(dim=1))
+            if self.dual:
+                return over(self.blocks, lambda rows: self.solved(rows, [ratio])[0].norm(dim=1))
+            return self.each(row_solved_norms, self.inverse(ratio).factor)
 
         return self.keep("solved norms", ratio, compute)
 
@@ -140,14 +185,10 @@ class Kernel:
                 if self.inside is None:
                     return own
                 return own.new_zeros(len(self.inside)).masked_scatter(self.inside, own)
-            inverse = self.inverse(ratio)
-            own = self._each(lambda block: inverse.half(block.T).square().sum(0)) / self.count
+            own = self.each(row_leverages, self.inverse(ratio).factor) / self.count
             return own if self.inside is None else own * self.inside
 
         return self.keep("leverage", ratio, compute)
-
-    def _each(self, compute: Callable[[Tensor], Tensor]) -> Float[Tensor, " n"]:
-        return torch.cat([compute(block) for block in self.blocks()])
 
 
 def kernel_of(
@@ -164,4 +205,5 @@ def kernel_of(
         return Inverse(found.factor(ratio))
 
     more = (lambda: residuals), inside
-    return Kernel(blocks, n, found.dual, lambda: found, inverse, found.spectrum, *more)
+    made = (lambda: found), inverse, found.spectrum
+    return Kernel(blocks, partial(over, blocks), n, found.dual, *made, *more)

@@ -7,26 +7,24 @@ time needs neither the model nor CLIP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from headwater.attribution.gram import (
-    Blocks,
-    Gram,
-    Inverse,
-    Progress,
-    Spectrum,
-    downdated,
-    gram,
-    inside_of,
+from headwater.attribution.gram import Gram, Inverse, Spectrum, downdated, gram, inside_of
+from headwater.attribution.kernel import Kernel, computed, over
+from headwater.attribution.passes import (
+    KERNELS,
+    added,
+    forget_products,
+    measured,
+    products,
+    progress_in,
 )
-from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.pictures import remember_picture
 from headwater.data.training_set import Captions
 from headwater.errors import QueryError
@@ -43,8 +41,10 @@ from headwater.queries.draws import RowCache
 from headwater.queries.image import shown
 from headwater.queries.query import Pictured, Question
 from headwater.queries.words.alternatives import mine_kinds
+from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.runtime.memory import usable_device
 from headwater.storage import cache
+from headwater.storage.blocks import Part, narrowed
 
 
 class Resources:
@@ -52,13 +52,16 @@ class Resources:
 
     Attributes:
         index: its rows, recipe and images.
+        executor: who reads the rows for a kernel and a question: this process, or workers, who
+            begin anew for each pass over them.
         lock: held while a question is answered, for several users of one session.
         queries: folder that keeps gradients, pictures and tokens of questions.
         needed: bytes that a draw of a question keeps in memory, by the kind of question.
     """
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, executor: Executor = THIS_PROCESS) -> None:
         self.index = index
+        self.executor = executor
         self.lock = threading.RLock()
         self.queries = index.path / "queries"
         self.needed: dict[str, int] = {}
@@ -70,7 +73,7 @@ class Resources:
     @cached_property
     def members(self) -> Sequence[Resources]:
         """This index's, and those of each further checkpoint's."""
-        return [self, *map(Resources, self.index.checkpoints)]
+        return [self, *(Resources(each, self.executor) for each in self.index.checkpoints)]
 
     @property
     def captions(self) -> Captions:
@@ -182,7 +185,7 @@ class Resources:
 
     def kernel(self) -> Kernel:
         """The kernel of all images; what it takes is made when a rule asks for it, and kept."""
-        return self._kernel(self.index.scan, len(self.index), {})
+        return self._kernel(None, {})
 
     def kernel_without(self, ids: Collection[str]) -> Kernel:
         """The kernel of all images but these, which it scores too.
@@ -199,35 +202,24 @@ class Resources:
         inside[outside] = False
         if not inside.any():
             raise QueryError(f"no image of {self.index.path} is left for the kernel: name fewer")
-        blocks, count = self.index.scan, int(inside.sum())
-        facts = {"outside": outside} if outside else {}
-        return replace(self._kernel(inside_of(blocks, inside), count, facts), inside=inside)
+        return self._kernel(inside, {"outside": outside} if outside else {})
 
-    def _kernel(self, inside: Blocks, count: int, outside: Mapping[str, Any]) -> Kernel:
-        """Of the rows inside; all are scored."""
-        dim, folder = self.index.recipe.dim, self.index.path / "kernels"
-        stored = {"shards": [shard.checksum for shard in self.index.manifest.shards]}
-        removed = {"images": self.index.fingerprint} if self.index.removed else {}
-        facts, dual, whole = {**stored, **removed, **outside}, count < dim, str(outside)
+    def _kernel(self, inside: Bool[Tensor, " n"] | None, outside: Mapping[str, Any]) -> Kernel:
+        """Of the rows inside, or of all; all are scored.
+
+        Workers read the rows where it is primal. A dual one is of fewer rows than features, which
+        one process reads in the time that workers take to begin.
+        """
+        index, folder = self.index, self.index.path / KERNELS
+        count = len(index) if inside is None else int(inside.sum())
+        facts, dual = {**self._row_facts(), **outside}, count < index.recipe.dim
 
         def kept(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
             asked = {**facts, "kept": name, "damping": ratio}
             return cache.remember(folder, asked, lambda: {name: compute()}).tensors[name]
 
         def made() -> Gram:
-            def compute() -> Tensor:
-                asked = {**stored, "kept": "gram", "damping": 0}
-                rows = self.index.manifest.rows
-                kept_whole = removed and not outside and rows < 2 * count and not dual
-                entry = cache.read(folder, asked) if kept_whole else None
-                if entry is None:
-                    so_far = {**facts, "kept": "gram so far", "damping": 0}
-                    found = gram(inside, count, dim, self.device, _progress(folder, so_far))
-                    cache.path_of(folder, so_far).unlink(missing_ok=True)
-                    return found.matrix
-                return downdated(entry.tensors["gram"], rows, self.index.removed_blocks())
-
-            return Gram(kept("gram", 0, compute), dual)
+            return self._gram(inside, count, outside)
 
         def inverted(ratio: float) -> Inverse:
             # factors of a sweep would fill the disk
@@ -240,16 +232,72 @@ class Resources:
             )
             return Spectrum(**found.tensors)
 
+        by_workers, whole = self.by_workers(count), str(outside)
         return Kernel(
-            self.index.scan,
+            index.scan,
+            partial(measured, index, self.executor) if by_workers else partial(over, index.scan),
             count,
             dual,
             made,
             lambda ratio: self._hold(f"inverse {whole} {ratio}", partial(inverted, ratio)),
             lambda: self._hold(f"spectrum {whole}", decomposed),
-            partial(self._hold, "residuals", self.index.residuals),
-            keep=kept,
+            partial(self._hold, "residuals", index.residuals),
+            inside,
+            kept,
         )
+
+    def by_workers(self, count: int) -> bool:
+        """Whether workers read the rows, for what is computed of so many."""
+        return self.executor != THIS_PROCESS and count >= self.index.recipe.dim
+
+    def idle_workers(self, method: Method) -> str:
+        """Why the workers of a session have nothing to do for a method; "" where they have."""
+        if self.executor == THIS_PROCESS:
+            return ""
+        if not method.scores_rows:
+            return f"{method.name} reads no rows"
+        return "" if self.by_workers(len(self.index)) else "there are fewer rows than features"
+
+    def _row_facts(self) -> dict[str, Any]:
+        """What the rows are, as caches have it."""
+        shards = [shard.checksum for shard in self.index.manifest.shards]
+        removed = {"images": self.index.fingerprint} if self.index.removed else {}
+        return {"shards": shards, **removed}
+
+    def _gram(
+        self, inside: Bool[Tensor, " n"] | None, count: int, outside: Mapping[str, Any]
+    ) -> Gram:
+        """Of the `count` rows inside; kept."""
+        index, folder, dim = self.index, self.index.path / KERNELS, self.index.recipe.dim
+        facts, dual = {**self._row_facts(), **outside, "damping": 0}, count < dim
+        so_far, rows = {**facts, "kept": "gram so far"}, narrowed(index.stored, inside)
+
+        def of_all() -> Tensor | None:
+            """The matrix of all rows, if it is kept, and some were removed, but not most."""
+            little = index.removed and not outside and index.manifest.rows < 2 * count and not dual
+            asked = {"shards": facts["shards"], "kept": "gram", "damping": 0}
+            entry = cache.read(folder, asked) if little else None
+            return None if entry is None else entry.tensors["gram"]
+
+        def by_parts(rows: Part) -> Iterator[Tensor]:
+            return products(index, self.executor, rows, self.device)
+
+        def compute() -> Tensor:
+            by_workers, whole = self.by_workers(count), of_all()
+            if whole is not None:
+                gone = ((block.T @ block).double() for block in index.removed_blocks())
+                gone = by_parts(index.stored_removed) if by_workers else gone
+                return downdated(whole, index.manifest.rows, count, gone)
+            if by_workers:
+                return added(by_parts(rows)).div_(count)
+            blocks = index.scan if inside is None else inside_of(index.scan, inside)
+            return gram(blocks, count, dim, self.device, progress_in(folder, so_far)).matrix
+
+        found = cache.remember(folder, {**facts, "kept": "gram"}, lambda: {"gram": compute()})
+        if not found.cached:
+            cache.path_of(folder, so_far).unlink(missing_ok=True)
+            forget_products(index, [rows, index.stored_removed])
+        return Gram(found.tensors["gram"], dual)
 
     def _hold(self, name: str, make: Callable[[], Any]) -> Any:
         """What a kernel takes, made once; of inverses the last alone is held."""
@@ -259,16 +307,3 @@ class Resources:
                 self._matrices = {n: m for n, m in held if not n.startswith("inverse")}
             self._matrices[name] = make()
         return self._matrices[name]
-
-
-def _progress(folder: Path, facts: Mapping[str, Any]) -> Progress:
-    """Keeps a Gram matrix while it is made, with the caches of an index."""
-
-    def read() -> tuple[int, Tensor] | None:
-        entry = cache.read(folder, facts)
-        return None if entry is None else (entry.note["rows"], entry.tensors["gram"])
-
-    def write(rows: int, found: Tensor) -> None:
-        cache.write(folder, facts, {"gram": found}, {"rows": rows})
-
-    return Progress(read, write)

@@ -12,12 +12,19 @@ from headwater.attribution.trajectory import attribute_steps
 from headwater.index.index import Index
 from headwater.queries.image import Image
 from headwater.queries.query import Question
+from headwater.runtime.executor import THIS_PROCESS, Executor
 
 
 class Session(Resources):
     """An index that is asked. Several threads may share one: they are answered one by one.
 
     The live model, CLIP, the kernel and drawn pictures stay in memory between questions.
+
+    Args:
+        index: what is asked.
+        executor: who reads its rows, where one process would take too long for them:
+            `Executor("local", jobs=4)`, or `Executor("ray", jobs=64)` for a cluster, whose nodes
+            see the index's folder. The model is asked by this process.
 
     >>> import tempfile
     >>> from headwater import Concept, Denoiser, build_index, load_dataset
@@ -30,13 +37,13 @@ class Session(Resources):
     """
 
     @classmethod
-    def open(cls, path: str | Path, **options: Any) -> Session:
+    def open(cls, path: str | Path, executor: Executor = THIS_PROCESS, **options: Any) -> Session:
         """A session on the index in a folder; `options` are those of `Index.open`.
 
         Raises:
             StoreError: there is none, it is unfinished, damaged, or of another format version.
         """
-        return cls(Index.open(path, **options))
+        return cls(Index.open(path, **options), executor)
 
     @overload
     def attribute(self, query: Question, **options: Any) -> Attribution: ...

@@ -250,11 +250,15 @@ def dtype_named(text: str) -> torch.dtype:
     return getattr(torch, text)
 
 
-def open_session(index: Path, device: str | None, clip: Path | None = None) -> Session:
-    """A session on the index, with the CLIP model of --clip."""
+def open_session(
+    index: Path, device: str | None, clip: Path | None = None, engine: str = "local", jobs: int = 1
+) -> Session:
+    """A session on the index, with the CLIP model of --clip and the workers of --jobs."""
     from headwater.attribution.session import Session
     from headwater.models.clip import Clip
+    from headwater.runtime.executor import Executor
     from headwater.runtime.memory import usable_device
 
+    executor = Executor(engine, jobs)
     own = None if clip is None else Clip(clip, usable_device(device))
-    return Session.open(index, device=device, clip=own)
+    return Session.open(index, executor, device=device, clip=own)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # What a command line says of how an answer is computed and shown, not of what is asked.
-_ASIDE = ("out", "top", "as_json", "fresh", "device", "judge", "layout")
+_ASIDE = ("out", "top", "as_json", "fresh", "device", "engine", "jobs", "judge", "layout")
 # How an answer may be laid out, and where to look at it then, in its folder.
 LAYOUTS = {"headwater": "Report: {}/report.html", "concept-trak": "Folders: {}"}
 # Letters of the words in a folder's name.

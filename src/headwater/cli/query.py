@@ -14,10 +14,12 @@ from headwater.cli.options import (
     ClipFolder,
     Damping,
     Device,
+    EngineName,
     Fresh,
     GroupBy,
     Guidance,
     IndexFolder,
+    Jobs,
     Json,
     Layout,
     Method,
@@ -75,6 +77,8 @@ def concept(
     swap: own.Swap = False,
     alternatives: own.Alternatives = None,
     device: Device = None,
+    engine: EngineName = "local",
+    jobs: Jobs = 1,
     out: Out = None,
     layout: Layout = "headwater",
     fresh: Fresh = False,
@@ -91,7 +95,7 @@ def concept(
     asked["alternatives"] = own.alternatives_in(alternatives)
     options = asking(given)
     own.require_one_question(asked)
-    session = open_session(index, device, clip)
+    session = open_session(index, device, clip, engine, jobs)
     if (concept and local is None and ask not in own.OUTPUT_NAMES) or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
@@ -150,6 +154,8 @@ def image(
     group_by: GroupBy = None,
     clip: ClipFolder = None,
     device: Device = None,
+    engine: EngineName = "local",
+    jobs: Jobs = 1,
     out: Out = None,
     layout: Layout = "headwater",
     fresh: Fresh = False,
@@ -176,7 +182,7 @@ def image(
 
         own.refuse({"--journey": journey}, "--groups")
         query = GroupedImage(**asdict(query), groups=groups)
-    session = open_session(index, device, clip)
+    session = open_session(index, device, clip, engine, jobs)
     output = Output(out or default_folder([query], given), top, as_json, layout)
     if journey:
         own.refuse({"--group-by": group_by is not None}, "--journey")
@@ -200,6 +206,8 @@ def preference(
     among: Among = None,
     group_by: GroupBy = None,
     device: Device = None,
+    engine: EngineName = "local",
+    jobs: Jobs = 1,
     out: Out = None,
     fresh: Fresh = False,
     as_json: Json = False,
@@ -214,7 +222,7 @@ def preference(
 
     query = Preference(load_pairs(pairs), count, seed)
     output = Output(out or default_folder([query], given), top, as_json)
-    answer(open_session(index, device), [query], output, GUIDANCE, options)
+    answer(open_session(index, device, None, engine, jobs), [query], output, GUIDANCE, options)
 
 
 def _scorer(session: Session, given: Mapping[str, Any]) -> Scorer:

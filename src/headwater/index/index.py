@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from headwater.data.sources import load_dataset, load_pictures
@@ -23,7 +23,13 @@ from headwater.index.samples import RowSamples, read_samples
 from headwater.methods.choice import method_named, served_by
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.storage.blocks import Verified, read_blocks, read_residuals
+from headwater.storage.blocks import (
+    Part,
+    Verified,
+    read_part,
+    read_residuals,
+    without_idle_shards,
+)
 from headwater.storage.manifest import (
     Manifest,
     checkpoint_folders,
@@ -259,41 +265,30 @@ class Index:
         found = read_residuals(self.path, self.manifest.shards)
         return found if found is None or self.inside is None else found[self.inside]
 
+    @property
+    def stored(self) -> Part:
+        """Where the rows that are asked lie: in which shards, and which rows of these they are."""
+        return Part(self.manifest, None if self.inside is None else self.inside.numpy())
+
+    @property
+    def stored_removed(self) -> Part:
+        """The same of images that were removed; shards without any are left out."""
+        outside = np.zeros(self.manifest.rows, bool)
+        if self.inside is not None:
+            outside = ~self.inside.numpy()
+        return without_idle_shards(Part(self.manifest, outside))
+
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
-        return self._kept(read_blocks(self.path, self.manifest, self._verified), self.inside)
+        return read_part(self.path, self.stored, self._verified, buffered=False)
 
     def scan(self) -> Iterator[Float[Tensor, "r k"]]:
         """The same in one piece of memory: each block is good until the next one is asked for."""
-        blocks = read_blocks(self.path, self.manifest, self._verified, self._buffer())
-        return self._kept(blocks, self.inside)
+        return read_part(self.path, self.stored, self._verified)
 
     def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
-        """The feature rows of images that were removed; shards without any are not read."""
-        if self.inside is None:
-            return iter(())
-        sizes = [shard.rows for shard in self.manifest.shards]
-        outside = list((~self.inside).split(sizes))
-        touched = [number for number, mask in enumerate(outside) if mask.any()]
-        part = replace(
-            self.manifest, shards=tuple(self.manifest.shards[number] for number in touched)
-        )
-        mask = torch.cat([outside[number] for number in touched])
-        return self._kept(read_blocks(self.path, part, self._verified, self._buffer()), mask)
-
-    def _buffer(self) -> Float[Tensor, "r k"]:
-        largest = max(shard.rows for shard in self.manifest.shards)
-        return torch.empty(largest, self.manifest.recipe["dim"])
-
-    @staticmethod
-    def _kept(
-        blocks: Iterator[Float[Tensor, "r k"]], mask: Bool[Tensor, " n"] | None
-    ) -> Iterator[Float[Tensor, "r k"]]:
-        """Of the blocks the rows of a mask; all, where there is none."""
-        start = 0
-        for block in blocks:
-            yield block if mask is None else block[mask[start : start + len(block)]]
-            start += len(block)
+        """The feature rows of images that were removed, likewise."""
+        return read_part(self.path, self.stored_removed, self._verified)
 
 
 def recipe_of(folder: Path, manifest: Manifest) -> Recipe:

@@ -121,6 +121,11 @@ class Method:
         """Whether each question takes a look at, or forward passes of, every training image."""
         return self.rereads or any(cost.image or cost.value or cost.shown for _, cost in self.costs)
 
+    @property
+    def scores_rows(self) -> bool:
+        """Whether scores are made of the rows of an index."""
+        return self.train is not None and self.scorer != "exact"
+
     def asks(self, question: str, prompted: bool = True) -> Side | None:
         """What is asked of a question of this kind, with a prompt that the model reads or without.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -61,6 +63,88 @@ def read_blocks(
             yield rows.copy_(features).mul_(scale[:, None])
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of an index: all, or those that somebody else is to read.
+
+    Attributes:
+        manifest: of the index, with the shards that hold them.
+        chosen: of each row of these shards, whether it is one of them; None: all are.
+    """
+
+    manifest: Manifest
+    chosen: Bool[np.ndarray, " n"] | None = None
+
+    def __len__(self) -> int:
+        return self.manifest.rows if self.chosen is None else int(self.chosen.sum())
+
+
+def read_part(
+    folder: Path, part: Part, verified: Verified | None = None, buffered: bool = True
+) -> Iterator[Float[Tensor, "r k"]]:
+    """The rows of a part, some at a time, as `read_blocks`.
+
+    Args:
+        buffered: in one piece of memory, so that each block is good until the next.
+
+    Raises:
+        StoreError: a shard is missing, truncated or changed.
+    """
+    dim, buffer = part.manifest.recipe["dim"], None
+    if buffered:
+        largest = max((shard.rows for shard in part.manifest.shards), default=0)
+        buffer = torch.empty(largest, dim)
+    chosen, start = None if part.chosen is None else torch.tensor(part.chosen), 0
+    for block in read_blocks(folder, part.manifest, verified, buffer):
+        yield block if chosen is None else block[chosen[start : start + len(block)]]
+        start += len(block)
+
+
+def narrowed(part: Part, inside: Bool[Tensor, " n"] | None) -> Part:
+    """The rows of a part that are inside; None: all are."""
+    if inside is None:
+        return part
+    chosen = inside.numpy()
+    if part.chosen is not None:
+        chosen = part.chosen.copy()
+        chosen[part.chosen] = inside.numpy()
+    return Part(part.manifest, chosen)
+
+
+def without_idle_shards(part: Part) -> Part:
+    """The same rows, without shards that hold none of them; a mask that says nothing goes too."""
+    if part.chosen is None or part.chosen.all():
+        return Part(part.manifest)
+    ends = np.cumsum([shard.rows for shard in part.manifest.shards])
+    masks = np.split(part.chosen, ends[:-1])
+    held = [(s, m) for s, m in zip(part.manifest.shards, masks, strict=True) if m.any()]
+    manifest = replace(part.manifest, shards=tuple(shard for shard, _ in held))
+    return Part(manifest, np.concatenate([mask for _, mask in held] or [part.chosen[:0]]))
+
+
+def divided(part: Part, count: int) -> list[Part]:
+    """A part in so many or fewer, of whole shards one after the other, about alike in rows on disk.
+
+    None of them is empty. Its shards, and how many are wanted, decide which they are.
+    """
+    part = without_idle_shards(part)
+    shards, whole = part.manifest.shards, part.manifest.rows
+    starts = list(accumulate((shard.rows for shard in shards), initial=0))
+    groups: dict[int, list[int]] = {}
+    for place, shard in enumerate(shards):
+        if shard.rows:  # a shard belongs where its middle lies
+            middle = 2 * starts[place] + shard.rows
+            groups.setdefault(middle * count // (2 * whole), []).append(place)
+    found = []
+    for places in groups.values():
+        first, last = places[0], places[-1] + 1
+        own = replace(part.manifest, shards=shards[first:last], removed=())
+        rows = slice(starts[first], starts[last])
+        chosen = None if part.chosen is None else part.chosen[rows]
+        found.append(without_idle_shards(Part(own, chosen)))
+    return found
 
 
 class StoredRows(NamedTuple):

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from headwater.storage.files import keep, read_tensors_and_metadata
+from headwater.storage.files import keep, read_tensors_and_metadata, write_tensors
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Computed: TypeAlias = Tensors | tuple[Tensors, Mapping[str, Any]]
@@ -93,10 +93,29 @@ def write(folder: Path, facts: Any, tensors: Tensors, note: Mapping[str, Any]) -
     Raises:
         TypeError: JSON cannot hold the facts or the note.
     """
+    entry, metadata = _as_read(tensors, note)
+    keep(path_of(folder, facts), entry.tensors, metadata)
+    return entry
+
+
+def store(folder: Path, facts: Any, tensors: Tensors, note: Mapping[str, Any]) -> Entry:
+    """The same of what another process waits for there.
+
+    Raises:
+        ResourceError: the disk is full.
+        StoreError: the folder cannot be written to.
+        TypeError: as `write`.
+    """
+    entry, metadata = _as_read(tensors, note)
+    write_tensors(path_of(folder, facts), entry.tensors, metadata)
+    return entry
+
+
+def _as_read(tensors: Tensors, note: Mapping[str, Any]) -> tuple[Entry, dict[str, str]]:
+    """What will be read, and the metadata of its file."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note)
-    keep(path_of(folder, facts), tensors, {"note": text, "note_sha256": _sha256(text)})
-    return Entry(tensors, json.loads(text))
+    return Entry(tensors, json.loads(text)), {"note": text, "note_sha256": _sha256(text)}
 
 
 def _sha256(text: str) -> str:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from headwater.attribution.passes import weighted, weighted_sum
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import (
     Scoring,
@@ -25,7 +26,6 @@ from headwater.attribution.scorers.scoring import (
 )
 from headwater.data.training_set import Captions, Sample
 from headwater.errors import MethodError, QueryError
-from headwater.index.index import Index
 from headwater.methods.row import Method
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
@@ -41,7 +41,7 @@ def score(
     """The method's rule on what sets the images apart whose caption names the concept."""
     assert isinstance(query, Concept), f"{method.name} takes concepts alone"
     named = naming(resources.index.samples, query, method.name)
-    psi = [difference(member.index, named) for member in resources.members]
+    psi = [difference(member, named) for member in resources.members]
     count = int(named.sum())
     images = f"{count:,} image{'s' if count > 1 else ''} whose caption names it"
     facts = {"captions that name it": count}
@@ -86,11 +86,10 @@ def require_no_prompts(query: Concept, method: str) -> None:
         )
 
 
-def difference(index: Index, named: Bool[Tensor, " n"]) -> Float[Tensor, "1 k"]:
+def difference(member: Resources, named: Bool[Tensor, " n"]) -> Float[Tensor, "1 k"]:
     """The mean of these rows of an index less the mean of the others."""
     weights = torch.where(named, 1 / named.sum(), -1 / (~named).sum())
-    total, start = torch.zeros(index.recipe.dim), 0
-    for block in index.scan():
-        total += weights[start : start + len(block)] @ block
-        start += len(block)
-    return total[None]
+    index = member.index
+    if member.by_workers(len(index)):
+        return weighted_sum(index, member.executor, weights)[None]
+    return weighted(index.scan(), index.recipe.dim, weights)[None]

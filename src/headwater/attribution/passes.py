@@ -1,0 +1,242 @@
+"""Passes over the rows of an index part by part, by workers who read rows and nothing else.
+
+A part is some whole shards, one after the other. Measures of rows come back as numbers. Parts of a
+Gram matrix are files in `kernels/parts` until the matrix is there, which go on where they were
+killed: which parts there are is decided by the shards, so that another number of workers goes on
+with them. Workers have one thread: sums end in other last bits than those of one process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from headwater.attribution.gram import Progress, mirrored, placed, product
+from headwater.attribution.kernel import Measure
+from headwater.errors import StoreError
+from headwater.index.index import Index
+from headwater.runtime.executor import Executor, run
+from headwater.storage import cache
+from headwater.storage.blocks import Part, divided, read_part
+from headwater.storage.files import DAY, remove_parts
+
+KERNELS, PARTS = "kernels", "parts"
+# Of a pass: several for each worker, so that all end at about the same time.
+PARTS_A_WORKER = 4
+# Of a Gram matrix: no more than this, and each of so many rows for each feature that files of
+# parts, 8 bytes a number, take no more disk than the rows do, which have 2.
+MOST_PARTS, ROWS_A_FEATURE = 256, 4
+FORGOTTEN = 7 * DAY  # seconds after which nobody goes on with a part
+
+
+# --- numbers of rows ------------------------------------------------------------------------------
+
+
+def measured(
+    index: Index, executor: Executor, measure: Measure, *handed: Tensor
+) -> Float[Tensor, "*q n"]:
+    """A measure of all rows that an index is asked with, by workers.
+
+    Args:
+        measure: a function of a module, which workers find by its name.
+        handed: what else it takes.
+
+    Raises:
+        StoreError: a shard is missing, truncated or changed.
+        ResourceError, ParameterError: as `executor.run`.
+    """
+    work = partial(_measure, index.path, measure, [tensor.numpy() for tensor in handed])
+    found = _done(executor, work, _parts_for(index, executor), "rows")
+    return torch.from_numpy(np.concatenate(found, -1))
+
+
+def _measure(
+    folder: Path, measure: Measure, handed: Sequence[np.ndarray], part: Part
+) -> np.ndarray:
+    """Of the rows of a part. Arrays travel as they are; tensors would through shared memory."""
+    tensors = [torch.tensor(array) for array in handed]
+    return torch.cat([measure(rows, *tensors) for rows in read_part(folder, part)], -1).numpy()
+
+
+def weighted_sum(
+    index: Index, executor: Executor, weights: Float[Tensor, " n"]
+) -> Float[Tensor, " k"]:
+    """The sum over the rows of an index, each times its weight, by workers.
+
+    Raises:
+        StoreError, ResourceError, ParameterError: as `measured`.
+    """
+    parts = _parts_for(index, executor)
+    own = weights.split([len(part) for part in parts])
+    items = [(part, each.numpy()) for part, each in zip(parts, own, strict=True)]
+    found = _done(executor, partial(_weigh, index.path), items, "rows")
+    return torch.from_numpy(np.sum(found, 0))
+
+
+def _weigh(folder: Path, item: tuple[Part, np.ndarray]) -> np.ndarray:
+    part, weights = item
+    dim = part.manifest.recipe["dim"]
+    return weighted(read_part(folder, part), dim, torch.tensor(weights)).numpy()
+
+
+def weighted(
+    blocks: Iterable[Float[Tensor, "r k"]], k: int, weights: Float[Tensor, " n"]
+) -> Float[Tensor, " k"]:
+    """The same of any rows of k features, by this process.
+
+    >>> weighted(torch.eye(2).split(1), 2, torch.tensor([3.0, 4.0]))
+    tensor([3., 4.])
+    """
+    total = torch.zeros(k)
+    for start, block in placed(blocks):
+        total += weights[start : start + len(block)] @ block
+    return total
+
+
+def _parts_for(index: Index, executor: Executor) -> list[Part]:
+    return divided(index.stored, executor.jobs * PARTS_A_WORKER)
+
+
+# --- parts of a Gram matrix -----------------------------------------------------------------------
+
+
+def products(
+    index: Index, executor: Executor, rows: Part, device: str = "cpu"
+) -> Iterator[Float[Tensor, "k k"]]:
+    """Phi^T Phi of one part after the other of some rows of an index, each made by a worker.
+
+    A worker holds one such matrix and a block of rows, and whoever adds them up two; a file takes
+    another while it is written or read.
+
+    Args:
+        device: of the products, as `executor.run`.
+
+    Raises:
+        StoreError: a shard is missing, truncated or changed; or parts cannot be written.
+        ResourceError, ParameterError: as `executor.run`, or the disk is full.
+    """
+    parts, make = _parts_of_gram(rows), partial(make_product, index.path, device)
+    _done(executor, make, parts, "kernel", device)
+    for part in parts:
+        for _ in range(2):
+            found = cache.read(_folder(index.path), _facts(part))
+            if found is not None:
+                break
+            # Damaged since, or removed by another process that has made the same matrix.
+            _done(executor, make, [part], "kernel", device)
+        else:
+            raise StoreError(f"{_folder(index.path)} does not keep what is written to it: mend it")
+        yield mirrored(found.tensors["gram"])
+
+
+def make_product(folder: Path, device: str, part: Part) -> None:
+    """Make one of them, or what is left of it; the file is whole when it is of all its rows."""
+    facts = _facts(part)
+    progress = progress_in(_folder(folder), facts)
+    begun = progress.read()
+    if begun is not None and begun[0] == len(part):
+        return
+    dim = part.manifest.recipe["dim"]
+    found = product(partial(read_part, folder, part), dim, device, progress)
+    try:
+        cache.store(_folder(folder), facts, {"gram": found}, {"rows": len(part)})
+    except StoreError as error:
+        raise StoreError(f"{error}: leave out --engine and --jobs, which write there") from None
+
+
+def added(parts: Iterator[Float[Tensor, "k k"]]) -> Float[Tensor, "k k"]:
+    """Their sum.
+
+    >>> added(iter([torch.eye(2), torch.ones(2, 2)])).tolist()
+    [[2.0, 1.0], [1.0, 2.0]]
+    """
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
+
+
+def forget_products(index: Index, of: Sequence[Part]) -> None:
+    """Remove the parts of a matrix that is made, and what nobody has gone on with for long.
+
+    Args:
+        of: the rows that parts were made of.
+    """
+    folder = _folder(index.path)
+    own = {cache.path_of(folder, _facts(part)) for rows in of for part in _parts_of_gram(rows)}
+    for path in folder.glob("*.safetensors"):
+        with suppress(OSError):  # another process may be at it
+            if path in own or path.stat().st_mtime <= time.time() - FORGOTTEN:
+                path.unlink()
+    remove_parts(folder)
+    with suppress(OSError):  # not empty, or not there
+        folder.rmdir()
+
+
+def progress_in(folder: Path, facts: Mapping[str, Any]) -> Progress:
+    """Keeps a Gram matrix in a cache while it is made."""
+
+    def read() -> tuple[int, Tensor] | None:
+        entry = cache.read(folder, facts)
+        return None if entry is None else (entry.note["rows"], entry.tensors["gram"])
+
+    def write(rows: int, found: Tensor) -> None:
+        cache.write(folder, facts, {"gram": found}, {"rows": rows})
+
+    return Progress(read, write)
+
+
+def _folder(index: Path) -> Path:
+    return index / KERNELS / PARTS
+
+
+def _parts_of_gram(rows: Part) -> list[Part]:
+    least = ROWS_A_FEATURE * rows.manifest.recipe["dim"]
+    return divided(rows, min(MOST_PARTS, max(1, rows.manifest.rows // least)))
+
+
+def _facts(part: Part) -> dict[str, Any]:
+    chosen = part.chosen
+    digest = "" if chosen is None else hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()
+    shards = [shard.checksum for shard in part.manifest.shards]
+    return {"shards": shards, "rows": digest, "kept": "gram of a part"}
+
+
+# --- by workers -----------------------------------------------------------------------------------
+
+
+def _done(
+    executor: Executor,
+    work: Callable[[Any], Any],
+    items: Collection[Any],
+    title: str,
+    device: str = "cpu",
+) -> list[Any]:
+    """What workers make of each item, in the order of these."""
+    found: dict[int, Any] = {}
+    with tqdm(total=len(items), desc=title, unit="part", delay=2, leave=False) as bar:
+        for number, made in run(executor, partial(_worker, work), list(enumerate(items)), device):
+            found[number] = made
+            bar.update()
+    return [found[number] for number in range(len(items))]
+
+
+def _worker(work: Callable[[Any], Any]) -> Callable[[tuple[int, Any]], tuple[int, Any]]:
+    """There is nothing to load: `work` brings what all items need."""
+    return partial(_numbered, work)
+
+
+def _numbered(work: Callable[[Any], Any], item: tuple[int, Any]) -> tuple[int, Any]:
+    number, of = item
+    return number, work(of)
