@@ -16,7 +16,7 @@ from support.command_line import assert_refused, headwater
 from support.index_files import index_of_rows
 
 from headwater import Concept, Denoiser, Feature, Index, Session, build_index, load_dataset
-from headwater.attribution import gram, passes
+from headwater.attribution import gram, kernel, passes, resources
 from headwater.attribution.scores import RULES
 from headwater.errors import StoreError
 from headwater.queries.image import Image
@@ -274,11 +274,42 @@ def test_what_is_in_a_sum_is_not_computed_again(folder, here, monkeypatch):
     torch.testing.assert_close(make(folder, TWO), phi.T @ phi / ROWS, rtol=1e-5, atol=1e-6)
 
 
+def test_rows_are_measured_on_the_cpu_where_a_gpu_has_no_room(folder, monkeypatch):
+    index, real, asked = Index.open(folder), Index.scan, []
+
+    def scan(index, device="cpu"):
+        asked.append(device)
+        for number, block in enumerate(real(index)):
+            if device != "cpu" and number == 2:
+                raise torch.OutOfMemoryError("in the middle")
+            yield block
+
+    monkeypatch.setattr(Index, "scan", scan)
+    psi = torch.randn(2, DIM)
+    found = passes.measured_on(index, "cuda", kernel.row_dots, psi)
+    torch.testing.assert_close(found, psi @ torch.cat(list(index.blocks())).T, **CLOSE)
+    assert asked == ["cuda", "cpu"]
+
+
+def test_apple_s_gpus_have_no_sums_of_float64(folder, monkeypatch):
+    session, places = Session(Index.open(folder)), []
+
+    def measured_on(index, device, measure, *handed):
+        places.append(device)
+        return torch.zeros(1, ROWS)
+
+    monkeypatch.setattr(resources, "measured_on", measured_on)
+    for device in ("mps", "cuda:1", "cpu"):
+        monkeypatch.setattr(Session, "device", device)
+        session.kernel().dot(torch.zeros(1, DIM))
+    assert places == ["cpu", "cuda:1", "cpu"]
+
+
 def test_a_matrix_begun_by_one_process_leaves_nothing_to_workers(folder, here, monkeypatch):
     monkeypatch.setattr(gram, "SAVE_EVERY", -1)
     real = Index.scan
 
-    def scan(index):
+    def scan(index, *on):
         for number, block in enumerate(real(index)):
             if number == 2:
                 raise Killed

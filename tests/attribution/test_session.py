@@ -295,7 +295,7 @@ def test_a_session_says_what_it_lacks(folder, tmp_path):
 def scans(monkeypatch):
     """A list that grows by one with each pass over the rows of an index."""
     passes, scan = [], Index.scan
-    monkeypatch.setattr(Index, "scan", lambda index: passes.append(1) or scan(index))
+    monkeypatch.setattr(Index, "scan", lambda index, *on: passes.append(1) or scan(index, *on))
     return passes
 
 
@@ -395,7 +395,7 @@ def test_a_kernel_that_was_killed_goes_on(tmp_path, tiny_model, tiny_images, mon
     blocks = list(built.blocks())
     halves = [blocks[0][:10], blocks[0][10:]]
 
-    def scan(index, until=2):
+    def scan(index, *on, until=2):
         yield from halves[:until]
         if until < 2:
             raise KeyboardInterrupt
@@ -403,7 +403,7 @@ def test_a_kernel_that_was_killed_goes_on(tmp_path, tiny_model, tiny_images, mon
     for damage in (False, True):
         kept.unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(Index, "scan", lambda index: scan(index, until=1))
+            patch.setattr(Index, "scan", lambda index, *on: scan(index, until=1))
             with pytest.raises(KeyboardInterrupt):
                 Session(built).kernel().gram()
         (begun,) = built.path.glob("kernels/*")

@@ -117,7 +117,7 @@ def product(
     Args:
         blocks, device, progress: as `gram`.
     """
-    return _where_there_is_room(lambda place: _lower(blocks, k, place, progress), device)
+    return where_there_is_room(lambda place: _lower(blocks, k, place, progress), device)
 
 
 def gram(
@@ -145,11 +145,11 @@ def gram(
                 return _dual_gram(rows, n, device)
             return mirrored(_lower(rows, k, device, progress))
 
-        matrix = _where_there_is_room(made, device)
+        matrix = where_there_is_room(made, device)
     return Gram(matrix.div_(n), dual=n < k)
 
 
-def _where_there_is_room(made: Callable[[str], Tensor], device: str) -> Tensor:
+def where_there_is_room(made: Callable[[str], Tensor], device: str) -> Tensor:
     """What is made on a device, or on the CPU if that has too little memory."""
     try:
         return made(device).cpu()

@@ -42,12 +42,16 @@ def computed(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def over(blocks: Blocks, measure: Measure, *handed: Tensor) -> Float[Tensor, "*q n"]:
-    """A measure of all rows, by this process.
+    """A measure of all rows, by this process, on the device that they are on; numbers on the CPU.
 
     >>> over(lambda: torch.eye(3).split(2), row_norms)
     tensor([1., 1., 1.])
     """
-    return torch.cat([measure(block, *handed) for block in blocks()], -1)
+    found, there = [], list(handed)
+    for block in blocks():
+        there = [each.to(block.device) for each in there]
+        found.append(measure(block, *there).cpu())
+    return torch.cat(found, -1)
 
 
 def row_dots(rows: Float[Tensor, "r k"], psi: Float[Tensor, "q k"]) -> Float[Tensor, "q r"]:

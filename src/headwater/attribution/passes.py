@@ -22,8 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from headwater.attribution.gram import Progress, mirrored, placed, product
-from headwater.attribution.kernel import Measure
+from headwater.attribution.gram import (
+    Progress,
+    mirrored,
+    placed,
+    product,
+    where_there_is_room,
+)
+from headwater.attribution.kernel import Measure, over
 from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.runtime.executor import Executor, run
@@ -59,6 +65,21 @@ def measured(
     work = partial(_measure, index.path, measure, [tensor.numpy() for tensor in handed])
     found = _done(executor, work, _parts_for(index, executor), "rows")
     return torch.from_numpy(np.concatenate(found, -1))
+
+
+def measured_on(
+    index: Index, device: str, measure: Measure, *handed: Tensor
+) -> Float[Tensor, "*q n"]:
+    """The same by this process, on a device, or on the CPU if that has too little memory.
+
+    Raises:
+        StoreError: as `measured`.
+    """
+
+    def made(place: str) -> Tensor:
+        return over(partial(index.scan, place), measure, *handed)
+
+    return where_there_is_room(made, device)
 
 
 def _measure(

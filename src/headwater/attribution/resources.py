@@ -16,12 +16,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from headwater.attribution.gram import Gram, Inverse, Spectrum, downdated, gram, inside_of
-from headwater.attribution.kernel import Kernel, computed, over
+from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.passes import (
     KERNELS,
     added,
     forget_products,
     measured,
+    measured_on,
     products,
     progress_in,
 )
@@ -233,9 +234,10 @@ class Resources:
             return Spectrum(**found.tensors)
 
         by_workers, whole = self.by_workers(count), str(outside)
+        by_this = partial(measured_on, index, self._arithmetic)
         return Kernel(
             index.scan,
-            partial(measured, index, self.executor) if by_workers else partial(over, index.scan),
+            partial(measured, index, self.executor) if by_workers else by_this,
             count,
             dual,
             made,
@@ -245,6 +247,11 @@ class Resources:
             inside,
             kept,
         )
+
+    @property
+    def _arithmetic(self) -> str:
+        """Where rows are multiplied: sums are of float64, which Apple's GPUs do not have."""
+        return self.device if self.device.startswith("cuda") else "cpu"
 
     def by_workers(self, count: int) -> bool:
         """Whether workers read the rows, for what is computed of so many."""
@@ -280,7 +287,7 @@ class Resources:
             return None if entry is None else entry.tensors["gram"]
 
         def by_parts(rows: Part) -> Iterator[Tensor]:
-            return products(index, self.executor, rows, self.device)
+            return products(index, self.executor, rows, self._arithmetic)
 
         def compute() -> Tensor:
             by_workers, whole = self.by_workers(count), of_all()
@@ -291,7 +298,7 @@ class Resources:
             if by_workers:
                 return added(by_parts(rows)).div_(count)
             blocks = index.scan if inside is None else inside_of(index.scan, inside)
-            return gram(blocks, count, dim, self.device, progress_in(folder, so_far)).matrix
+            return gram(blocks, count, dim, self._arithmetic, progress_in(folder, so_far)).matrix
 
         found = cache.remember(folder, {**facts, "kept": "gram"}, lambda: {"gram": compute()})
         if not found.cached:

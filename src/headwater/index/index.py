@@ -280,11 +280,11 @@ class Index:
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
-        return read_part(self.path, self.stored, self._verified, buffered=False)
+        return read_part(self.path, self.stored, self._verified, buffered="")
 
-    def scan(self) -> Iterator[Float[Tensor, "r k"]]:
+    def scan(self, device: str = "cpu") -> Iterator[Float[Tensor, "r k"]]:
         """The same in one piece of memory: each block is good until the next one is asked for."""
-        return read_part(self.path, self.stored, self._verified)
+        return read_part(self.path, self.stored, self._verified, device)
 
     def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows of images that were removed, likewise."""
