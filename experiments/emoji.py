@@ -13,7 +13,7 @@ random weights for 4,000 steps of 32. `--full` takes all drawings, the bundled a
     python experiments/emoji.py designers   a sheet: which drawings taught it each designer's style?
 
 The last two take `--parameters`, the second `--methods` too. Everything lies in
-`experiments/results/emoji`; tables, samples and the sheet are kept in the repository.
+`experiments/results/emoji`; the model, tables, samples and the sheet are kept in the repository.
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ def truth_of(data: TrainingSet, out: Path) -> Path:
 
 
 def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser:
-    """The model of these drawings and their captions."""
-    base = out / "models" / "base"
+    """The model of these drawings and their captions, trained once."""
+    kept, base = out / "models" / "full", out / "models" / "base"
+    if (kept / "model_index.json").exists():
+        return Denoiser.load(kept, given.device)
     if not (base / "model_index.json").exists():
         make_base(base, data, 600 if not given.full else 6_000, given.device)
     encoder = Denoiser.load(base, "cpu")
@@ -132,9 +134,8 @@ def trained(out: Path, data: TrainingSet, given: argparse.Namespace) -> Denoiser
         phase = Phase(40_000, batch=64, weight="shapes-first")
         config = ModelConfig((phase,), base=str(base), network={})
     study = study_of(out, config, data, encoder, device=given.device)
-    task = Task("full", tuple(range(len(data))), kept=True)
-    retrain(study, [task])
-    return Denoiser.load(study.model(task), given.device)
+    retrain(study, [Task(kept.name, tuple(range(len(data))), kept=True)])
+    return Denoiser.load(kept, given.device)
 
 
 def make_base(out: Path, data: TrainingSet, steps: int, device: str) -> None:
