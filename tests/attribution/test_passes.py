@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +92,9 @@ def ids(rows):
 
 @pytest.mark.parametrize("outside", [(), (0, 25, 26, 102)])
 @pytest.mark.parametrize("removed", ["none", "some", "before"])
-def test_a_kernel_by_workers_is_that_of_one_process(folder, here, removed, outside):
+def test_a_kernel_by_workers_is_that_of_one_process(folder, here, removed, outside, monkeypatch):
     """`before`: the matrix of all rows is there, and made smaller."""
+    monkeypatch.setattr(passes, "ROWS_A_FEATURE", 1)
     if removed == "before":
         Session.open(folder).kernel().gram()
     if removed != "none":
@@ -272,6 +274,34 @@ def test_what_is_in_a_sum_is_not_computed_again(folder, here, monkeypatch):
 
     monkeypatch.setattr(passes, "read_part", spoilt)
     torch.testing.assert_close(make(folder, TWO), phi.T @ phi / ROWS, rtol=1e-5, atol=1e-6)
+
+
+def test_a_part_that_another_command_has_begun_is_not_taken_for_whole(folder, here, monkeypatch):
+    monkeypatch.setattr(gram, "SAVE_EVERY", -1)
+    phi, run = rows_of(folder).double(), passes.run
+
+    def then_begun(executor, start, items, device="cpu"):
+        """The other command had found no part yet."""
+        yield from run(executor, start, items, device)
+        with monkeypatch.context() as patch:
+            patch.setattr(cache, "read", lambda *_: None)
+            for _, part in items:
+                patch.setattr(passes, "read_part", killed_after(1))
+                with suppress(Killed):
+                    passes.make_product(folder, "cpu", part)
+
+    monkeypatch.setattr(passes, "run", then_begun)
+    found = make(folder, TWO)
+    torch.testing.assert_close(found, phi.T @ phi / ROWS, rtol=1e-5, atol=1e-6)
+    assert [path.suffix for path in (folder / "kernels").iterdir()] == [".safetensors"]
+
+
+def test_what_is_less_than_two_parts_is_left_to_one_process(folder, here, monkeypatch):
+    monkeypatch.setattr(passes, "ROWS_A_FEATURE", 10)
+    phi = rows_of(folder).double()
+    found = make(folder, TWO)
+    torch.testing.assert_close(found, phi.T @ phi / ROWS, rtol=1e-5, atol=1e-6)
+    assert not here
 
 
 def test_rows_are_measured_on_the_cpu_where_a_gpu_has_no_room(folder, monkeypatch):

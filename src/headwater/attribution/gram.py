@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from headwater.errors import NonFiniteError
+from headwater.runtime.batch_size import out_of_memory
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 STRIP = 2_048  # columns of the matrix that are made at a time
@@ -153,8 +154,10 @@ def where_there_is_room(made: Callable[[str], Tensor], device: str) -> Tensor:
     """What is made on a device, or on the CPU if that has too little memory."""
     try:
         return made(device).cpu()
-    except torch.OutOfMemoryError:  # of a GPU
-        return made("cpu")
+    except RuntimeError as error:
+        if device == "cpu" or not out_of_memory(error):
+            raise
+    return made("cpu")  # now that the error holds what is on the device no more
 
 
 def downdated(

@@ -43,6 +43,7 @@ PARTS_A_WORKER = 4
 # Of a Gram matrix: no more than this, and each of so many rows for each feature that files of
 # parts, 8 bytes a number, take no more disk than the rows do, which have 2.
 MOST_PARTS, ROWS_A_FEATURE = 256, 4
+_STATES = "whole", "begun"
 FORGOTTEN = 7 * DAY  # seconds after which nobody goes on with a part
 
 
@@ -162,18 +163,20 @@ def products(
 
 
 def make_product(folder: Path, device: str, part: Part) -> None:
-    """Make one of them, or what is left of it; the file is whole when it is of all its rows."""
-    facts = _facts(part)
-    progress = progress_in(_folder(folder), facts)
-    begun = progress.read()
-    if begun is not None and begun[0] == len(part):
+    """Make one of them, or what is left of it.
+
+    A part that is begun is another file than a whole one, which another command may have made.
+    """
+    place, facts, begun = _folder(folder), _facts(part), _facts(part, "begun")
+    if cache.read(place, facts) is not None:
         return
     dim = part.manifest.recipe["dim"]
-    found = product(partial(read_part, folder, part), dim, device, progress)
+    found = product(partial(read_part, folder, part), dim, device, progress_in(place, begun))
     try:
-        cache.store(_folder(folder), facts, {"gram": found}, {"rows": len(part)})
+        cache.store(place, facts, {"gram": found}, {})
     except StoreError as error:
         raise StoreError(f"{error}: leave out --engine and --jobs, which write there") from None
+    cache.path_of(place, begun).unlink(missing_ok=True)
 
 
 def added(parts: Iterator[Float[Tensor, "k k"]]) -> Float[Tensor, "k k"]:
@@ -195,7 +198,8 @@ def forget_products(index: Index, of: Sequence[Part]) -> None:
         of: the rows that parts were made of.
     """
     folder = _folder(index.path)
-    own = {cache.path_of(folder, _facts(part)) for rows in of for part in _parts_of_gram(rows)}
+    parts = [part for rows in of for part in _parts_of_gram(rows)]
+    own = {cache.path_of(folder, _facts(part, state)) for part in parts for state in _STATES}
     for path in folder.glob("*.safetensors"):
         with suppress(OSError):  # another process may be at it
             if path in own or path.stat().st_mtime <= time.time() - FORGOTTEN:
@@ -227,11 +231,19 @@ def _parts_of_gram(rows: Part) -> list[Part]:
     return divided(rows, min(MOST_PARTS, max(1, rows.manifest.rows // least)))
 
 
-def _facts(part: Part) -> dict[str, Any]:
+def are_divided(rows: Part) -> bool:
+    """Whether there is more than one part, for more than one worker.
+
+    One process with all threads is faster than one worker with one.
+    """
+    return len(_parts_of_gram(rows)) > 1
+
+
+def _facts(part: Part, state: str = "whole") -> dict[str, Any]:
     chosen = part.chosen
     digest = "" if chosen is None else hashlib.sha256(np.packbits(chosen).tobytes()).hexdigest()
     shards = [shard.checksum for shard in part.manifest.shards]
-    return {"shards": shards, "rows": digest, "kept": "gram of a part"}
+    return {"shards": shards, "rows": digest, "kept": f"gram of a part, {state}"}
 
 
 # --- by workers -----------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from headwater.attribution.kernel import Kernel, computed
 from headwater.attribution.passes import (
     KERNELS,
     added,
+    are_divided,
     forget_products,
     measured,
     measured_on,
@@ -292,10 +293,11 @@ class Resources:
         def compute() -> Tensor:
             by_workers, whole = self.by_workers(count), of_all()
             if whole is not None:
+                removed = index.stored_removed
                 gone = ((block.T @ block).double() for block in index.removed_blocks())
-                gone = by_parts(index.stored_removed) if by_workers else gone
+                gone = by_parts(removed) if by_workers and are_divided(removed) else gone
                 return downdated(whole, index.manifest.rows, count, gone)
-            if by_workers:
+            if by_workers and are_divided(rows):
                 return added(by_parts(rows)).div_(count)
             blocks = index.scan if inside is None else inside_of(index.scan, inside)
             return gram(blocks, count, dim, self._arithmetic, progress_in(folder, so_far)).matrix

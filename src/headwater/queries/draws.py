@@ -146,12 +146,22 @@ def _computed(
         def trial() -> None:  # probes come one after the other, at most two of them at a time
             extractor.query_rows(islice(drawer.objectives(extractor, draws[:1]), 2))
 
-        kind = str(drawer.key(draws).get("type"))
+        kind = _alike(drawer.key(draws))
         batch = BatchSize(None, device=extractor.denoiser.device, needed=needed.get(kind))
         rows = torch.cat(list(batch.over(draws, compute, trial)))
-        if batch.needed is not None:
+        if kind and batch.needed is not None:
             needed[kind] = batch.needed
         return rows
+
+
+def _alike(key: Mapping[str, Any]) -> str:
+    """A name for questions whose draws take the same memory; "" where others may take more.
+
+    That of a reward is its function's, that of a picture depends on its prompt.
+    """
+    if key.get("type") not in ("concept", "contribution", "loss"):
+        return ""
+    return " ".join(str(key.get(name)) for name in ("type", "delta", "base"))
 
 
 def _require_gradient(rows: Float[Tensor, "d k"], title: str, kind: str) -> None:
