@@ -385,7 +385,7 @@ def test_the_same_question_again_gives_the_same_scores(asked, tmp_path):
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
 
     before = kept()
-    assert len(before) == 7  # two gradients in three parts each, and the picture of the prompt
+    assert len(before) == 11  # two gradients in five parts each, and the picture of the prompt
     again = headwater("concept", asked.index, *ASK, "--out", tmp_path, "--json")
     lines = again.err.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["star", "hatched style"]
