@@ -223,7 +223,7 @@ def cost(given: argparse.Namespace) -> None:
 def choose(given: argparse.Namespace) -> None:
     """Which candidates the rule admits, how they rank, and which it takes."""
     predicted, drawn = rows_of(f"predicts-{CHOSEN_ON}"), rows_of(f"draws-{CHOSEN_ON}")
-    costs, drops = rows_of("cost", "method"), drops_of(CHOSEN_ON)
+    costs, drops = rows_of("cost", "method"), drops_of_chosen()
     today = costs[TODAY]["index, CPU s a picture"]
     table = []
     for candidate in CANDIDATES:
@@ -268,12 +268,11 @@ def rows_of(name: str, key: str = "candidate") -> dict[str, dict[str, Any]]:
     return {row[key]: row for row in json.loads(path.read_text())["rows"]}
 
 
-def drops_of(part: str) -> dict[str, float]:
-    """Of each method the mean drop of every second concept, without its highest images."""
+def drops_of_chosen() -> dict[str, float]:
+    """Of each method the mean drop without its highest images, of the concepts to choose on."""
     path = RESULTS / "scenes" / "influence" / "concepts" / "results.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    concepts = [truth.concept for truth in read_truths("scenes", SECOND.data.samples)]
-    kept = concepts[::2] if part == CHOSEN_ON else concepts[1::2]
+    kept = [truth.concept for truth in read_truths("scenes", SECOND.data.samples)][::2]
     drops: dict[str, list[float]] = {}
     for row in rows:
         if row["concept"] in kept and row["removed"] == TAKEN_OUT:

@@ -280,7 +280,7 @@ class Index:
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
-        return read_part(self.path, self.stored, self._verified, buffered="")
+        return read_part(self.path, self.stored, self._verified, device=None)
 
     def scan(self, device: str = "cpu") -> Iterator[Float[Tensor, "r k"]]:
         """The same in one piece of memory: each block is good until the next one is asked for."""

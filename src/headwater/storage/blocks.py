@@ -83,21 +83,21 @@ class Part:
 
 
 def read_part(
-    folder: Path, part: Part, verified: Verified | None = None, buffered: str = "cpu"
+    folder: Path, part: Part, verified: Verified | None = None, device: str | None = "cpu"
 ) -> Iterator[Float[Tensor, "r k"]]:
     """The rows of a part, some at a time, as `read_blocks`.
 
     Args:
-        buffered: the device of the one piece of memory that they are put into, so that each block
-            is good until the next; "" for none.
+        device: where the one piece of memory is that they are put into, so that each block is good
+            until the next; None for a piece of its own for each, on the CPU.
 
     Raises:
         StoreError: a shard is missing, truncated or changed.
     """
     dim, buffer = part.manifest.recipe["dim"], None
-    if buffered:
+    if device is not None:
         largest = max((shard.rows for shard in part.manifest.shards), default=0)
-        buffer = torch.empty(largest, dim, device=buffered)
+        buffer = torch.empty(largest, dim, device=device)
     chosen, start = None if part.chosen is None else torch.tensor(part.chosen), 0
     for block in read_blocks(folder, part.manifest, verified, buffer):
         yield block if chosen is None else block[chosen[start : start + len(block)]]
