@@ -21,7 +21,7 @@ from pathlib import Path
 import typer
 
 import headwater
-from headwater.cli.main import app
+from headwater.cli import main as command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -67,7 +67,7 @@ def commands() -> str:
         warnings.simplefilter("ignore", DeprecationWarning)  # of typer's own
         from typer.cli import get_docs_for_click
 
-        command = typer.main.get_command(app)
+        command = command_line.commands()
         context = typer.Context(command, info_name="headwater")
         text = get_docs_for_click(obj=command, ctx=context, name="headwater")
     return re.sub(r"^#", "##", text, flags=re.MULTILINE).replace("```console\n$ ", "```text\n")

@@ -7,10 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 
 import headwater
-from headwater.cli.main import app
+from headwater.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -106,7 +105,7 @@ def test_files_and_links_are_there(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_are_there(document):
-    commands = typer.main.get_command(app).commands
+    commands = main.commands().commands
     for line in code_of((ROOT / document).read_text()):
         words = re.sub(r"^\$ ?|^\.venv/bin/", "", line).split()
         if words[:1] != ["headwater"] or len(words) == 1:

@@ -47,6 +47,7 @@ def test_mistyped_in_a_group_of_commands(monkeypatch):
     group.command()(main.info)
     monkeypatch.setattr(main.app, "registered_groups", [])
     main.app.add_typer(group, name="judge")
+    monkeypatch.setattr(main, "commands", lambda: typer.main.get_command(main.app))
     assert_refused(headwater("judge"), "missing command; see headwater judge --help")
     assert_refused(headwater("judge", "info"), "'index'; see headwater judge info --help")
     assert headwater("judge", "methods").out == headwater("methods").out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int | None:
     """The exit code of a command line, None where all went well."""
     try:
-        return app(arguments, standalone_mode=False)
+        return commands()(arguments, standalone_mode=False)
     except _UsageError as error:
         reason = error.format_message().partition("\n")[0].rstrip(".?")
         reason = f"{reason[:1].lower()}{reason[1:]}"
@@ -86,7 +87,7 @@ def _complain_of_memory(error: Exception) -> None:
 
 def _command(arguments: list[str]) -> str:
     """The command, or the group of commands, that these arguments begin with."""
-    command, name = typer.main.get_command(app), "headwater"
+    command, name = commands(), "headwater"
     for argument in arguments:
         if argument.startswith("-"):  # --quiet, which stands before the command
             continue
@@ -158,6 +159,12 @@ for command in COMMANDS:
     app.command()(command)
 app.command("import")(import_rows)
 app.add_typer(evaluate, name="evaluate")
+
+
+@cache
+def commands() -> Any:
+    """What `app` declares, as click takes it; typer would make it again at each call, in 0.1 s."""
+    return typer.main.get_command(app)
 
 
 if __name__ == "__main__":
