@@ -12,7 +12,7 @@ import torch
 from support.processes import PROCESSES
 from support.tiny import tiny_folder, tiny_pipeline
 
-from headwater.runtime import processes
+from headwater.runtime import batch_size, memory, processes
 
 # Two OpenMP threads on two busy cores are ten times slower than one.
 torch.set_num_threads(1)
@@ -26,6 +26,18 @@ processes.BEGIN = PROCESSES.get_start_method()
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _fits(monkeypatch) -> None:
+    """What one item takes of memory is not tried, a tenth of a small build: all batches fit."""
+    monkeypatch.setattr(batch_size, "kept_bytes", lambda _: 0)
+
+
+@pytest.fixture
+def memory_is_tried(_fits, monkeypatch) -> None:
+    """It is, as outside of tests."""
+    monkeypatch.setattr(batch_size, "kept_bytes", memory.kept_bytes)
 
 
 @pytest.fixture(scope="session")

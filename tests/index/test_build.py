@@ -571,6 +571,7 @@ def limited(limit: int, error: Exception, seen: list[int]):
     return compute
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_the_batch_halves_until_it_fits_and_stays_there(error):
     seen, notes = [], []
@@ -596,6 +597,7 @@ def test_out_of_memory_with_nothing_left_to_halve(error, given, limit, said):
         list(BatchSize(given).over(range(40), limited(limit, error, [])))
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 @pytest.mark.parametrize("room, size", [(10**9, 32), (10**6, 16), (6e5, 8), (10, 1), (None, 32)])
 def test_the_batch_is_chosen_by_what_one_item_needs(monkeypatch, room, size):
     """10,000 bytes of graph an item: three times that, times the batch, in 70% of the room."""

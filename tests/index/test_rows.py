@@ -44,6 +44,7 @@ def shard(data, model, rows, batch):
     return made
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 def test_the_batch_size_is_measured_on_a_picture(tiny_images, tiny_model, tmp_path, measured):
     data = with_bad(tiny_images, tmp_path / "bad", {0, 1, 3})
     made, good, skipped = shard(data, tiny_model, range(6), BatchSize(None))
@@ -52,6 +53,7 @@ def test_the_batch_size_is_measured_on_a_picture(tiny_images, tiny_model, tmp_pa
     assert skipped == [data.samples[row].id for row in (0, 1, 3)]
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 def test_a_shard_of_no_pictures_leaves_the_size_open(tiny_images, tiny_model, tmp_path, measured):
     data = with_bad(tiny_images, tmp_path / "bad", {0, 1})
     batch = BatchSize(None)

@@ -113,6 +113,7 @@ def test_the_bar_counts_what_is_kept(machine, tmp_path, monkeypatch, bars, most,
     torch.testing.assert_close(made, rows(machine, STAR, tmp_path / "again"))
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 def test_a_batch_size_is_found_by_two_probes_of_one_draw(tiny_model, tmp_path):
     asked = []
 
@@ -127,6 +128,7 @@ def test_a_batch_size_is_found_by_two_probes_of_one_draw(tiny_model, tmp_path):
     assert asked == [1, 1, 3, 3, 3, 3]
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 def test_what_a_draw_takes_is_tried_once_for_a_kind_of_question(tiny_model, tmp_path):
     tried, needed = [], {}
 
