@@ -18,6 +18,9 @@ import pytest
 PROMPT = "a red star on a plain background"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SOON = 60_000  # milliseconds until a test gives up; nothing depends on how long it takes
+FEW = 4  # draws of most answers here
+ASKED = f"prompt={PROMPT.replace(' ', '+')}"
+OF_STAR = f"/?{ASKED}&concepts=star&draws={FEW}"  # a link
 
 pytestmark = [
     pytest.mark.browser,
@@ -82,7 +85,7 @@ class Visitor:
         """Waits for a line on what is going on."""
         self.page.locator(".hw-status", has_text=text).wait_for()
 
-    def asks(self, *words: str, prompt: str = PROMPT, draws: str = "32 draws,") -> None:
+    def asks(self, *words: str, prompt: str = PROMPT, draws: int = FEW) -> None:
         self.prompt.fill(prompt)
         for word in words:
             self.page.get_by_label(word, exact=True).check()
@@ -94,7 +97,7 @@ class Visitor:
             arg=len(words),
         )
         self.page.locator("#ask").click()
-        self.sees(draws)
+        self.sees(f"{draws} draws,")
 
     def opens(self, tab: str) -> None:
         shown = self.page.get_by_role("tab", name=tab, exact=True)
@@ -120,7 +123,7 @@ class Visitor:
 def visit(browser, address):
     visitors = []
 
-    def visit(link: str = "", **options) -> Visitor:
+    def visit(link: str = f"/?draws={FEW}", **options) -> Visitor:
         visitors.append(Visitor(browser, address, link, **options))
         return visitors[-1]
 
@@ -142,7 +145,7 @@ def test_words_are_clicked_and_answered(visit):
     person.page.locator(".hw-pictures img").nth(2).wait_for()
     assert "concepts=star" in person.page.url and person.page.url.count("concepts=") == 2
     person.presses("More draws")
-    person.sees("64 draws")
+    person.sees(f"{2 * FEW} draws")
 
 
 def test_pictures_are_of_what_was_asked_last(visit):
@@ -160,20 +163,20 @@ def test_pictures_are_of_what_was_asked_last(visit):
 
 
 def test_a_link_of_what_there_is_not_breaks_nothing(visit):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&ask=os.remove&damping=0.5&method=none")
+    person = visit(f"/?{ASKED}&ask=os.remove&damping=0.5&method=none&draws={FEW}")
     person.asks("star")
 
 
 def test_a_link_brings_a_question_back(visit):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
-    person.sees("5 draws,")
+    person = visit(OF_STAR)
+    person.sees(f"{FEW} draws,")
     assert person.page.get_by_label("star", exact=True).is_checked()
     assert person.prompt.input_value() == PROMPT
 
 
 def test_an_image_is_clicked_left_out_and_put_back(visit):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
-    person.sees("5 draws,")
+    person = visit(OF_STAR)
+    person.sees(f"{FEW} draws,")
     card = person.page.locator("#answers .hw-card").last  # far below what is shown of it
     row = card.get_attribute("data-row")
     card.click()
@@ -188,8 +191,8 @@ def test_an_image_is_clicked_left_out_and_put_back(visit):
 
 
 def test_damping_is_switched_and_groups_are_shown(visit):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
-    person.sees("5 draws,")
+    person = visit(OF_STAR)
+    person.sees(f"{FEW} draws,")
     before = person.answer
     person.presses("Choices")
     person.chooses("Damping", "3")
@@ -222,7 +225,7 @@ def test_a_picture_is_dropped_and_painted(visit, tmp_path):
     person.page.mouse.up()
     person.page.get_by_label("What it is a picture of").fill("a red star")
     person.presses("Ask about this picture")
-    person.sees("32 draws,")
+    person.sees(f"{FEW} draws,")
     assert "The outlined part of the picture" in person.answer
 
 
@@ -240,8 +243,8 @@ def test_a_journey_is_walked_along_its_slider(visit):
 
 
 def test_two_indexes_are_compared(visit):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
-    person.sees("5 draws,")
+    person = visit(OF_STAR)
+    person.sees(f"{FEW} draws,")
     person.opens("Compare")
     person.chooses("The other index", "fewer")
     person.presses("Ask the other the same")
@@ -250,8 +253,8 @@ def test_two_indexes_are_compared(visit):
 
 
 def test_the_report_is_downloaded(visit, tmp_path):
-    person = visit(f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5")
-    person.sees("5 draws,")
+    person = visit(OF_STAR)
+    person.sees(f"{FEW} draws,")
     person.opens("Keep")
     person.presses("Write the report and all scores")
     person.sees("prints to paper")
@@ -269,13 +272,11 @@ def test_an_error_is_a_sentence(visit):
 
 
 def test_what_takes_long_is_cancelled(visit):
-    question = f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=256&seed=77"
-    person = visit(question)
+    person = visit(f"/?{ASKED}&concepts=star&draws=256&seed=77")
     person.sees(re.compile("Asking the model|more are being made"))
     person.presses("Cancel")
     person.sees("Cancelled")
-    person.page.goto(person.page.url.partition("?")[0])
-    person.asks("star")
+    visit().asks("star")
 
 
 def test_two_people_get_their_own_answers(visit):
@@ -286,7 +287,7 @@ def test_two_people_get_their_own_answers(visit):
     for person in (one, other):
         person.page.locator("#ask").click()
     for person, word in ((one, "star"), (other, "red")):
-        person.sees("32 draws,")
+        person.sees(f"{FEW} draws,")
         assert person.page.locator("#answers h2").all_inner_texts() == [f"“{word}”"]
 
 
@@ -309,7 +310,7 @@ def test_the_keyboard_is_enough(visit):
         if person.page.evaluate("document.activeElement.closest('#ask') !== null"):
             break
     person.page.keyboard.press("Enter")
-    person.sees("32 draws,")
+    person.sees(f"{FEW} draws,")
     card = person.page.locator("#answers .hw-card").first
     card.focus()
     person.page.keyboard.press("Enter")
@@ -322,9 +323,9 @@ def test_it_is_read_on_a_telephone_and_by_everybody(visit, scheme):
     from axe_playwright_python.sync_playwright import Axe
 
     size = {"width": 375, "height": 800}
-    link = f"/?prompt={PROMPT.replace(' ', '+')}&concepts=star&draws=5&group_by=folder"
+    link = f"{OF_STAR}&group_by=folder"
     person = visit(link, viewport=size, color_scheme=scheme)
-    person.sees("5 draws,")
+    person.sees(f"{FEW} draws,")
     person.page.locator("#answers .hw-card").first.click()
     person.page.locator(".hw-detail").wait_for()
     for tab in ("Answer", "Distribution", "Keep"):
@@ -347,8 +348,8 @@ def test_it_is_read_on_a_telephone_and_by_everybody(visit, scheme):
 
 
 def test_no_caption_is_a_script(visit):
-    person = visit("/?prompt=a+star&concepts=star&draws=5&shown=12&group_by=id")
-    person.sees("5 draws,")
+    person = visit(f"/?prompt=a+star&concepts=star&draws={FEW}&shown=12&group_by=id")
+    person.sees(f"{FEW} draws,")
     assert "onerror" in person.answer
     person.page.locator("#answers .hw-card", has_text="onerror").first.click()
     person.page.locator(".hw-detail").wait_for()
