@@ -56,6 +56,7 @@ OUT = RESULTS / "default"
 DAMPINGS = (0.001, 0.01, 0.1)
 # The default when the rule was written, and the highest ratio to its index's cost that is admitted.
 TODAY, AFFORDED = "concept-trak-unguided", 2.0
+WITH_PRESENCE = "ekfac-presence"
 # Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
 # Of the drop: how many images are taken out.
@@ -81,7 +82,7 @@ class Candidate:
 CANDIDATES = (
     *(Candidate(m) for m in ("concept-trak-unguided", "concept-trak", "concept-d-trak")),
     *(Candidate("ekfac", "contribution", ratio) for ratio in DAMPINGS),
-    *(Candidate("ekfac-presence", "contribution", ratio) for ratio in DAMPINGS),
+    *(Candidate(WITH_PRESENCE, "contribution", ratio) for ratio in DAMPINGS),
     Candidate("presence"),
 )
 
@@ -104,7 +105,9 @@ def scores_of(
     found = {}
     for method in dict.fromkeys(each.method for each in CANDIDATES):
         own = [each for each in CANDIDATES if each.method == method]
-        indexes = build_indexes(model, data, place / "indexes", [method])
+        # what has no features of its own (presence) keeps what it finds where WITH_PRESENCE does
+        built = build_indexes(model, data, place / "indexes", [WITH_PRESENCE, method])
+        indexes = {METHODS[method]: built[METHODS[method]]}
         options = QuestionOptions(ask=own[0].ask)
         questions = partial(asked, truths, options)
         swept = sweep_dampings(indexes, questions, place / "scores", [c.damping for c in own])
@@ -247,14 +250,17 @@ def choose(given: argparse.Namespace) -> None:
             "question, CPU s": cost["question, CPU s"],
         })  # fmt: skip
     best = [row for row in table if row["admitted"] == "yes"]
-    if missing := [row["candidate"] for row in best if row["drop"] is None]:
+    methods = {row["candidate"].split(",")[0] for row in best}
+    # a method has one drop for all its dampings, which ranks them alike
+    if len(methods) > 1 and (missing := sorted(methods - drops.keys())):
         sys.exit(f"nothing was taken out by {missing[0]}: `scenes.py influence` comes first")
     for row in table:
         row["mean rank"] = mean_rank(row, best) if row in best else None
     taken = cheapest_of_the_best(best)
     note = (
         f"taken: {taken}; drop: without {TAKEN_OUT}, of the same method at its own damping, asked "
-        "as `scenes.py influence` does (every number kept, four draws an image, 160 a question)"
+        "as `scenes.py influence` does (every number kept, four draws an image, 160 a question); "
+        "none where all admitted are one method, which it would rank alike"
     )
     write_results(OUT / "choice", "The rule for the default, applied", about(given), table, [note])
     print(markdown(table), note, sep="\n")
@@ -285,7 +291,7 @@ MEASURES = ("LDS, contribution", "LDS, loss", "drop", "precision@10", "isolation
 
 def mean_rank(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
     """Of a candidate among those admitted, over the five measures; 1 is the best, ties share."""
-    ranks = [rankdata([-other[measure] for other in rows]) for measure in MEASURES]
+    ranks = [rankdata([-(other[measure] or 0) for other in rows]) for measure in MEASURES]
     return float(np.mean([rank[rows.index(row)] for rank in ranks]))
 
 
