@@ -21,6 +21,7 @@ from headwater.data.folders.archives import (
 )
 from headwater.data.folders.image_folder import is_image_folder, open_image_folder
 from headwater.data.request import Request
+from headwater.data.tables.at_url import open_large_tables
 from headwater.data.tables.hugging_face import is_hub_name, is_saved, open_hub_name, open_saved
 from headwater.data.tables.parquet import open_parquet_file, open_parquet_folder
 from headwater.data.tables.paths import is_path_table, open_path_table
@@ -75,12 +76,21 @@ def load_pictures(source: str, **options: Any) -> TrainingSet:
 
 def _open(request: Request) -> TrainingSet:
     url = str(request.source)
-    if is_remote(url):
-        return replace(_open(replace(request, source=_copy_of(url))), source=url)
+    if not is_remote(url):
+        return _with_options(request, _open_here(request))
+    if opened := open_large_tables(request):
+        return _with_options(request, opened)
+    return replace(_open(replace(request, source=_copy_of(url))), source=url)
+
+
+def _open_here(request: Request) -> TrainingSet:
     try:
-        opened = next(kind for kind in SOURCES if kind.fits(request)).open(request)
+        return next(kind for kind in SOURCES if kind.fits(request)).open(request)
     except PermissionError as error:
         raise DatasetError(f"cannot read {error.filename}: make it readable") from error
+
+
+def _with_options(request: Request, opened: TrainingSet) -> TrainingSet:
     if not opened.source.startswith("scenes"):  # which names its split itself
         opened = replace(opened, options=request.options)
     return with_trigger(opened, request.trigger) if request.trigger else opened

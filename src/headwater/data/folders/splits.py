@@ -68,7 +68,7 @@ def of_tables(names: Sequence[str]) -> Splits:
     return sharded or by_folder(names) or by_file(names)
 
 
-def choose_tables(folder: Path, names: Sequence[str], split: str) -> Sequence[str]:
+def choose_tables(folder: Path | str, names: Sequence[str], split: str) -> Sequence[str]:
     """The tables or archives of one split, which any name may begin with.
 
     Raises:
@@ -81,7 +81,7 @@ def choose_tables(folder: Path, names: Sequence[str], split: str) -> Sequence[st
     return choose(folder, names, by_name, split)
 
 
-def choose(folder: Path, names: Sequence[str], splits: Splits, split: str) -> Sequence[str]:
+def choose(folder: Path | str, names: Sequence[str], splits: Splits, split: str) -> Sequence[str]:
     """The names of one split, with a line on what is left out.
 
     Raises:

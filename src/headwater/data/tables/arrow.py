@@ -198,7 +198,7 @@ def _class_name(value: Any, classes: Sequence[str]) -> Any:
     return classes[value] if known else value
 
 
-def stored(cell: Any, folder: Path) -> Any:
+def stored(cell: Any, folder: Path | None) -> Any:
     """The bytes in a cell, as a buffer that is no copy of them, or the file that it names."""
     if not cell.is_valid:
         return b""
@@ -207,4 +207,4 @@ def stored(cell: Any, folder: Path) -> Any:
     if data.is_valid:
         return data.as_buffer()
     path = cell["path"].as_py() if nested and "path" in cell else None
-    return folder / path if path else b""
+    return folder / path if path and folder else b""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from headwater.data.folders import splits
 from headwater.data.folders.listing import IMAGE_KINDS, file_size, warn_of_skipped_folders
@@ -30,6 +30,23 @@ from headwater.errors import DatasetError, first_line
 
 _PIECE = 4096  # bytes; what a disk reads at once
 
+Range = tuple[int, int]  # of bytes in a file: where it begins, and where it has ended
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A parquet file, wherever it lies.
+
+    Attributes:
+        name: with the folder that was given, if it was one; where a row is, is said by it.
+        open: what Arrow reads: a path, or a file.
+        pieces: the bytes of some ranges, one after the other.
+    """
+
+    name: str
+    open: Callable[[], Any]
+    pieces: Callable[[Sequence[Range]], Iterable[bytes]]
+
 
 def open_parquet_folder(request: Request) -> TrainingSet:
     """The parquet files of one split in a folder.
@@ -43,7 +60,7 @@ def open_parquet_folder(request: Request) -> TrainingSet:
         raise DatasetError(f"{folder} holds no {kinds} files: check the path")
     warn_of_skipped_folders(request.listing)
     chosen = splits.choose_tables(folder, names, request.split)
-    return _open(folder, [folder / name for name in chosen], request)
+    return _open_here(folder, [folder / name for name in chosen], request)
 
 
 def open_parquet_file(request: Request) -> TrainingSet:
@@ -56,42 +73,78 @@ def open_parquet_file(request: Request) -> TrainingSet:
     if not path.is_file():
         raise DatasetError(f"{path} is neither a folder nor a regular file: give one of these")
     splits.choose(path, [path.name], {}, request.split)
-    return _open(path, [path], request)
+    return _open_here(path, [path], request)
 
 
-def _open(path: Path, files: Sequence[Path], request: Request) -> TrainingSet:
-    opened = [_parquet_file(file) for file in files]
-    schema, folder = opened[0].schema_arrow, path if path.is_dir() else path.parent
+def _open_here(path: Path, paths: Sequence[Path], request: Request) -> TrainingSet:
+    files = [
+        TableFile(
+            each.relative_to(path.parent).as_posix(), lambda each=each: each, partial(_pieces, each)
+        )
+        for each in paths
+    ]
+    opened, folder = [_parquet_file(file) for file in files], path if path.is_dir() else path.parent
+    schema = opened[0].schema_arrow
     named = [request.image_column] if request.image_column else PATH_COLUMNS
     if not column_of_images(schema, request.image_column) and has_text(schema, named):
-        return from_rows(request, folder, parquet_rows(request, files))
-    columns = find_columns(str(path), schema, request.image_column, request.caption_column)
+        return from_rows(request, folder, parquet_rows(request, paths))
+    return _training_set(str(path), files, opened, folder, request)
+
+
+def open_tables(source: str, files: Sequence[TableFile], request: Request) -> TrainingSet:
+    """Parquet files that hold their images themselves, wherever they lie.
+
+    Args:
+        source: what they are of, for people.
+
+    Raises:
+        DatasetError: one cannot be read, or names files beside it.
+    """
+    return _training_set(source, files, [_parquet_file(file) for file in files], None, request)
+
+
+def _training_set(
+    source: str,
+    files: Sequence[TableFile],
+    opened: Sequence[Any],
+    folder: Path | None,
+    request: Request,
+) -> TrainingSet:
+    schema = opened[0].schema_arrow
+    columns = find_columns(source, schema, request.image_column, request.caption_column)
     columns = columns if request.captions else replace(columns, caption=None)
     uris: list[str] = []
     contents: list[str] = []
     for file, table in zip(files, opened, strict=True):
-        name = file.relative_to(path.parent).as_posix()
-        uris += [f"{name}#row={row}" for row in range(table.metadata.num_rows)]
+        uris += [f"{file.name}#row={row}" for row in range(table.metadata.num_rows)]
         contents += _contents(file, table, columns.image, folder)
     batches = (table.iter_batches(1024, columns=columns.texts) for table in opened)
-    samples = read_samples(str(path), columns, uris, chain.from_iterable(batches))
+    samples = read_samples(source, columns, uris, chain.from_iterable(batches))
     cells = _Cells(opened, columns)
     return make_training_set(
-        str(path), samples, contents, lambda row: to_rgb(stored(cells[row], folder))
+        source, samples, contents, lambda row: to_rgb(stored(cells[row], folder))
     )
 
 
-def _parquet_file(file: Path) -> Any:
+def _pieces(path: Path, ranges: Iterable[Range]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for start, stop in ranges:
+            file.seek(start)
+            yield file.read(stop - start)
+
+
+def _parquet_file(file: TableFile) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    opened = file.open()
     try:
-        return pq.ParquetFile(file, memory_map=True)
+        return pq.ParquetFile(opened, memory_map=True)
     except MemoryError:  # Arrow's is an ArrowException too
         raise
     except (OSError, pa.ArrowException) as error:
         reason = f"{first_line(error)}; give a parquet file or a folder"
-        raise DatasetError(f"cannot read {file} as parquet: {reason}") from error
+        raise DatasetError(f"cannot read {opened} as parquet: {reason}") from error
 
 
 class _Cells:
@@ -102,7 +155,7 @@ class _Cells:
         counts = [table.metadata.row_group(group).num_rows for table, group in groups]
         self._starts = [0, *accumulate(counts)]
 
-        @functools.lru_cache(maxsize=1)
+        @lru_cache(maxsize=1)
         def images(index: int) -> Any:
             table, group = groups[index]
             try:
@@ -120,7 +173,7 @@ class _Cells:
 # --- what stands for the pictures in a fingerprint ------------------------------------------------
 
 
-def _contents(file: Path, table: Any, image: str, folder: Path) -> list[str]:
+def _contents(file: TableFile, table: Any, image: str, folder: Path | None) -> list[str]:
     """For each row the digest of its row group, with the size of the file that it names, if any.
 
     Raises:
@@ -128,19 +181,21 @@ def _contents(file: Path, table: Any, image: str, folder: Path) -> list[str]:
     """
     contents: list[str] = []
     try:
-        with file.open("rb") as raw:
-            for number in range(table.num_row_groups):
-                group = table.metadata.row_group(number)
-                chunks = _chunks(group, image)
-                digest = group_digest(raw, group.num_rows, chunks)
-                sizes = _named_sizes(table, number, chunks, folder)
-                contents += [digest + size for size in sizes or [""] * group.num_rows]
+        groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
+        chunks = [_chunks(group, image) for group in groups]
+        ranges = [[*chain.from_iterable(map(piece_ranges, own))] for own in chunks]
+        pieces = iter(file.pieces([*chain.from_iterable(ranges)]))
+        for number, (group, own, several) in enumerate(zip(groups, chunks, ranges, strict=True)):
+            digest = group_digest(group.num_rows, own, [next(pieces) for _ in several])
+            sizes = _named_sizes(table, number, own, folder)
+            contents += [digest + size for size in sizes or [""] * group.num_rows]
     except (OSError, LookupError) as error:
-        raise DatasetError(f"cannot read {file}: {first_line(error)}; write it again") from error
+        reason = f"{first_line(error)}; write it again"
+        raise DatasetError(f"cannot read {file.open()}: {reason}") from error
     return contents
 
 
-def group_digest(file: IO[bytes], rows: int, chunks: Sequence[Any]) -> str:
+def group_digest(rows: int, chunks: Sequence[Any], pieces: Iterable[bytes]) -> str:
     """What stands for the images of one row group: a sha256, in hex, of what is known for little.
 
     That is, as JSON, the number of rows and, for each column chunk of the image column (see the
@@ -151,13 +206,17 @@ def group_digest(file: IO[bytes], rows: int, chunks: Sequence[Any]) -> str:
     """
     facts = [[c.path_in_schema, c.total_compressed_size, c.total_uncompressed_size] for c in chunks]
     digest = hashlib.sha256(json.dumps([rows, facts]).encode())
-    for chunk in chunks:
-        size = chunk.total_compressed_size
-        start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
-        for at in (0, max(0, size // 2), max(0, size - _PIECE)):
-            file.seek(start + at)
-            digest.update(file.read(min(_PIECE, size - at)))
+    for piece in pieces:
+        digest.update(piece)
     return digest.hexdigest()
+
+
+def piece_ranges(chunk: Any) -> list[Range]:
+    """Where the pieces of a column chunk lie that its digest is made of."""
+    size = chunk.total_compressed_size
+    start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
+    begins = (0, max(0, size // 2), max(0, size - _PIECE))
+    return [(start + at, start + min(at + _PIECE, size)) for at in begins]
 
 
 def _chunks(group: Any, image: str) -> list[Any]:
@@ -169,13 +228,22 @@ def _chunks(group: Any, image: str) -> list[Any]:
     return own
 
 
-def _named_sizes(table: Any, group: int, chunks: Sequence[Any], folder: Path) -> list[str]:
-    """For each row the size of the file that it names, where rows have no bytes of their own."""
+def _named_sizes(table: Any, group: int, chunks: Sequence[Any], folder: Path | None) -> list[str]:
+    """For each row the size of the file that it names, where rows have no bytes of their own.
+
+    Raises:
+        DatasetError: there are some, and no folder that their files could lie in.
+    """
     image = chunks[0].path_in_schema.rpartition(".")[0]
     by_name = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
     stored_here = by_name.get(f"{image}.bytes")
     if f"{image}.path" not in by_name or (stored_here and stored_here.null_count == 0):
         return []
+    if folder is None and stored_here and stored_here.null_count:
+        raise DatasetError(
+            f"rows of {image!r} name files beside the table, which is read where it lies: copy "
+            "both to a disk, and name their folder"
+        )
     cells = table.read_row_group(group, columns=[f"{image}.path"]).column(0).to_pylist()
     paths = [cell and cell["path"] for cell in cells]
-    return [f" {file_size(folder / path)}" if path else "" for path in paths]
+    return [f" {file_size(folder / path) if folder else 0}" if path else "" for path in paths]
