@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,9 +84,13 @@ def flat_gradient(model, number):
     return torch.cat([g.flatten() for g in torch.autograd.grad(number, weights(model))])
 
 
+@cache
+def encoded(model, caption):
+    return model.encode_captions([caption]).tensors
+
+
 def predict(model, xt, t, caption):
-    condition = model.encode_captions([caption])
-    return model.network(xt, t, **condition.tensors).sample
+    return model.network(xt, t, **encoded(model, caption)).sample
 
 
 def alpha_bar(model, t):

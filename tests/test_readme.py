@@ -1,6 +1,7 @@
 """The code of README and guides runs as it stands (on few pictures); all that is named is there."""
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from functools import reduce
 from importlib import import_module
@@ -14,39 +15,51 @@ from headwater.cli import main
 ROOT = Path(__file__).parent.parent
 
 
-def ran(file, tmp_path, monkeypatch) -> dict:
-    """The names that a document's Python leaves, of 12 scenes."""
-    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
-    few = headwater.load_dataset("scenes").first(12)
-    monkeypatch.setattr(headwater, "load_dataset", lambda source: few, raising=False)
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(lines, names)
-    return names
+@pytest.fixture
+def ran(tmp_path, tiny_model, tiny_images, monkeypatch) -> Callable[[str], dict]:
+    """Runs a document's Python; the names that it leaves.
+
+    The bundled model and its pictures are a smaller model that reads the same words, and twelve of
+    the pictures.
+    """
+    load, few = headwater.Denoiser.load, headwater.load_dataset(tiny_images).first(12)
+
+    def load_smaller(model, *args, **options):
+        return load(tiny_model if model == "scenes" else model, *args, **options)
+
+    def run(file: str) -> dict:
+        (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+        monkeypatch.setattr(headwater.Denoiser, "load", load_smaller)
+        monkeypatch.setattr(headwater, "load_dataset", lambda source: few, raising=False)
+        monkeypatch.chdir(tmp_path)
+        names: dict = {}
+        exec(lines, names)
+        return names
+
+    return run
 
 
-def test_the_five_lines(tmp_path, monkeypatch):
-    top = ran("README.md", tmp_path, monkeypatch)["attribution"].top(10)
+def test_the_five_lines(ran, tiny_images):
+    top = ran("README.md")["attribution"].top(10)
     assert [entry.rank for entry in top] == list(range(1, 11))
     assert [entry.score for entry in top] == sorted((e.score for e in top), reverse=True)
-    ids = {sample.id for sample in headwater.load_dataset("scenes").samples}
-    assert {entry.id for entry in top} <= ids
+    assert {entry.id for entry in top} <= {path.name for path in tiny_images.glob("*.png")}
 
 
-def test_the_questions_of_the_guide(tmp_path, monkeypatch):
-    names = ran("docs/guides/python.md", tmp_path, monkeypatch)
+def test_the_questions_of_the_guide(ran, tmp_path):
+    names = ran("docs/guides/python.md")
     assert len(names["top"]) == 10 and (tmp_path / "answer/report.html").is_file()
     assert [question.kind for question in names["others"]] == ["image", "image", "local"]
 
 
-def test_the_training_that_is_recorded(tmp_path, monkeypatch):
+def test_the_training_that_is_recorded(ran):
     """And what the page says to do with it."""
-    ran("docs/recorded-training.md", tmp_path, monkeypatch)
+    ran("docs/recorded-training.md")
     model = headwater.Denoiser.load("scenes", "cpu", lora="my-lora", run="my-run")
     data = headwater.load_dataset("scenes").first(12)
     index = headwater.build_index(model, data, "my-index", method="gradient-dot", timesteps=2)
     prompt = data.samples[0].caption
-    question = headwater.Image(prompt, seed=1, draws=2)
+    question = headwater.Image(prompt, seed=1, draws=2, steps=4)
     answer = index.attribute(question, method="metagradient")
     assert answer.asked.endswith("through all 20 steps")
     assert answer.provenance["query"]["recorded training"]["gradient error"] < 1e-4

@@ -11,6 +11,7 @@ from headwater.gradients.layers import (
     attributable,
     factors,
     is_outer_product,
+    layers_named,
     per_sample,
     size,
 )
@@ -85,3 +86,14 @@ def test_what_is_not_attributed(why):
     assert list(attributable(nn.Sequential(layer))) == []
     with pytest.raises(KeyError, match=f"{type(layer).__name__} is no kind of layer"):
         per_sample(layer, [])
+
+
+def test_layers_are_found_by_name():
+    """In network order, as they are listed; and nothing that has no gradient of its own."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Sequential(nn.Linear(2, 3)))
+    network.scale_shift_table = nn.Parameter(torch.ones(2))
+    every = dict(attributable(network))
+    assert list(every) == ["scale_shift_table", "0", "2.0"]
+    found = layers_named(network, ["2.0", "scale_shift_table", "1", "2", "3"])
+    assert list(found) == ["scale_shift_table", "2.0"] and found["2.0"] is every["2.0"]
+    assert isinstance(found["scale_shift_table"], Bare)

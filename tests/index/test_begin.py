@@ -1,7 +1,9 @@
 """Where an index begins: a folder that is a link, and a table of samples that is lost."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -89,27 +91,28 @@ def killed_at(monkeypatch, call: int) -> list[str]:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("call", range(12))
-def test_the_same_command_goes_on_after_any_kill(
-    tmp_path, small, denoiser, tiny_images, overwrite, call
-):
-    """At whichever change of the disk: what the process would tidy up stays as it is."""
-    folder, recipe = tmp_path / "index", RECIPE
-    if overwrite:
-        shutil.copytree(small, folder)
-        (folder / "queries").mkdir()
-        (folder / "queries/old.safetensors").write_text("of the old index")
-        recipe = RECIPE | {"seed": 1}
-    data, options = load_dataset(tiny_images), {**recipe, "overwrite": overwrite}
-    with pytest.MonkeyPatch.context() as patch:
-        calls = killed_at(patch, call)
-        try:
-            build_index(denoiser, data, folder, **options)
-        except Killed:
-            assert len(calls) > call
-    built = build_index(denoiser, data, folder, **options)
-    assert len(built) == 20 and built.recipe.seed == recipe.get("seed", 0)
-    assert set(files(folder)) == {"index.json", "samples.parquet", "features/00000.safetensors"}
+def test_the_same_command_goes_on_after_any_kill(tmp_path, denoiser, tiny_images, overwrite):
+    """At each change of the disk in turn: what the process would tidy up stays as it is."""
+    data, recipe = load_dataset(tiny_images).first(2), {"timesteps": 1, "dim": 8, "batch_size": 2}
+    old = build_index(denoiser, data, tmp_path / "old", **recipe).path
+    (old / "queries").mkdir()
+    (old / "queries/old.safetensors").write_text("of the old index")
+    options = recipe | {"seed": int(overwrite), "overwrite": overwrite}
+    for call in count():
+        folder = tmp_path / f"killed at {call}"
+        if overwrite:
+            shutil.copytree(old, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            calls = killed_at(patch, call)
+            with suppress(Killed):
+                build_index(denoiser, data, folder, **options)
+        built = build_index(denoiser, data, folder, **options)
+        assert len(built) == 2 and built.recipe.seed == overwrite, calls
+        found = set(files(folder))
+        assert found == {"index.json", "samples.parquet", "features/00000.safetensors"}, calls
+        if len(calls) <= call:  # it was done before it would have been killed
+            break
+    assert {"replace", "unlink"} <= set(calls) and ("rmtree" in calls) == overwrite
 
 
 def test_a_folder_with_half_a_write_alone_is_empty(tmp_path, small, denoiser, tiny_images):

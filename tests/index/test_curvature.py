@@ -22,12 +22,13 @@ from headwater.queries.image import Image
 from headwater.storage.files import read_tensors_and_metadata
 from headwater.storage.manifest import read_manifest
 
-RECIPE = {"method": "ekfac", "timesteps": 2, "dim": 64, "batch_size": 16}
+RECIPE = {"method": "ekfac", "timesteps": 1, "dim": 64, "batch_size": 4}
+ROWS, PART = 10, 4  # three parts of them
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("curvature") / "images", 40)
+    return tiny_folder(tmp_path_factory.mktemp("curvature") / "images", ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +38,14 @@ def denoiser(tiny_model) -> Denoiser:
 
 @pytest.fixture(autouse=True)
 def several_parts(monkeypatch):
-    monkeypatch.setattr(fit_module, "PART_IMAGES", 16)
+    monkeypatch.setattr(fit_module, "PART_IMAGES", PART)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, denoiser, images) -> Path:
     folder = tmp_path_factory.mktemp("curvature") / "index"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "PART_IMAGES", 16)
+        patch.setattr(fit_module, "PART_IMAGES", PART)
         build_index(denoiser, load_dataset(images), folder, **RECIPE)
     return folder
 
@@ -89,7 +90,7 @@ def test_a_fit_that_was_stopped_goes_on(tmp_path, denoiser, images, alone, after
 
 def test_workers_fit_the_same(tmp_path, denoiser, images, alone):
     """What a worker does, which knows nothing but the folder: parts of both passes, and rows."""
-    out, how = Path(shutil.copytree(alone, tmp_path / "index")), BuildOptions(batch_size=16)
+    out, how = Path(shutil.copytree(alone, tmp_path / "index")), BuildOptions(batch_size=4)
     recipe = {name: value for name, value in RECIPE.items() if name != "batch_size"}
     fit = fit_of(out, read_manifest(out), plan(denoiser, **recipe))
     (out / "curvature" / "moments.safetensors").unlink()
@@ -100,7 +101,7 @@ def test_workers_fit_the_same(tmp_path, denoiser, images, alone):
     layers = denoiser.layers("attn2")
     fit_curvature(fit, layers, lambda name, left, wait: asked.extend(left) or asked)
     assert not asked  # all parts were there
-    shard_writer(out, how, "cpu", wait=False)((0, range(40)))
+    shard_writer(out, how, "cpu", wait=False)((0, range(ROWS)))
     assert_same(out, alone)
 
 

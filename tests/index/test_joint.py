@@ -11,10 +11,12 @@ from threading import Barrier
 import pytest
 from support.command_line import FAST, assert_refused
 from support.command_line import headwater as run
-from support.index_files import RECIPE, files, rewrite_manifest
+from support.index_files import files, rewrite_manifest
+from support.processes import Result, in_a_process
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, build_index, build_shard, load_dataset
+from headwater.cli import main
 from headwater.errors import MismatchError, ParameterError
 from headwater.index.building import workers
 from headwater.index.curvature import fit as fit_module
@@ -24,27 +26,31 @@ from headwater.storage.claims import builders, building, claimed
 from headwater.storage.manifest import read_manifest
 from headwater.storage.shards import shard_name
 
-STEADY = {**RECIPE, "batch_size": 16}
+ROWS = 130
+# Of what is quickly made: who makes it is what matters here.
+STEADY = {"method": "trak", "timesteps": 1, "dim": 64, "batch_size": 64}
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("joint") / "images", 140)  # three shards
+    return tiny_folder(tmp_path_factory.mktemp("joint") / "images", ROWS)  # three shards
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, tiny_model, images) -> Path:
+def alone(tmp_path_factory, models, images) -> Path:
     folder = tmp_path_factory.mktemp("joint") / "index"
-    return build_index(Denoiser.load(tiny_model), load_dataset(images), folder, **STEADY).path
+    return build_index(models[0], load_dataset(images), folder, **STEADY).path
+
+
+@pytest.fixture(scope="module")
+def models(tiny_model) -> list[Denoiser]:
+    """Loaded one after the other: diffusers does not load two in two threads."""
+    return [Denoiser.load(tiny_model) for _ in range(2)]
 
 
 @pytest.fixture
-def build(tmp_path, tiny_model, images):
-    """Build the index in `tmp_path / "index"`; each builder with a model of its own.
-
-    Models are loaded one after the other: diffusers does not load two in two threads.
-    """
-    models = [Denoiser.load(tiny_model) for _ in range(2)]
+def build(tmp_path, models, images):
+    """Build the index in `tmp_path / "index"`; each builder with a model of its own."""
     free = iter(models * 4)
 
     def build(**options):
@@ -80,7 +86,7 @@ def test_two_share_the_shards(tmp_path, build, alone, monkeypatch, computed):
     monkeypatch.setattr(workers, "shard_rows", shard_rows)
     with ThreadPoolExecutor(2) as threads:
         indexes = list(threads.map(lambda _: build(), range(2)))
-    assert sorted(computed) == [0, 64, 128] and {len(index) for index in indexes} == {140}
+    assert sorted(computed) == [0, 64, 128] and {len(index) for index in indexes} == {ROWS}
     assert files(tmp_path / "index") == files(alone)
 
 
@@ -96,7 +102,7 @@ def test_what_another_is_at_is_waited_for(tmp_path, build, alone, computed, writ
                 assert not built.done()
             if written:
                 copy_shard(alone, out, 1)
-        assert len(built.result(60)) == 140
+        assert len(built.result(60)) == ROWS
     assert computed == ([0, 128] if written else [0, 128, 64])
     assert any("joining process" in line for line in said)
     assert files(out) == files(alone)
@@ -110,10 +116,10 @@ def copy_shard(whole: Path, out: Path, number: int) -> None:
     write_note(out, read_manifest(out), read_manifest(whole).shards[number])
 
 
-def test_parts_of_a_curvature_are_shared(tmp_path, tiny_model, images, monkeypatch):
+def test_parts_of_a_curvature_are_shared(tmp_path, models, images, monkeypatch):
     monkeypatch.setattr(fit_module, "PART_IMAGES", 10)
     parts, real = [], fitting._compute_part
-    denoiser, data = Denoiser.load(tiny_model), load_dataset(images).first(40)
+    denoiser, data = models[0], load_dataset(images).first(40)
 
     def compute(fit, images, batch, skip_bad, part):
         parts.append(part)
@@ -138,29 +144,29 @@ def test_parts_of_a_curvature_are_shared(tmp_path, tiny_model, images, monkeypat
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_array_jobs_in_any_order(tmp_path, tiny_model, images, alone, computed, order):
+def test_array_jobs_in_any_order(tmp_path, models, images, alone, computed, order):
     said: list[str] = []
     found = [
         build_shard(
-            Denoiser.load(tiny_model), load_dataset(images), tmp_path / "index", (part, 2),
+            models[part], load_dataset(images), tmp_path / "index", (part, 2),
             note=said.append, **STEADY,
         )
         for part in order
     ]  # fmt: skip
     last = found.pop()
-    assert found == [None] and last is not None and len(last) == 140
+    assert found == [None] and last is not None and len(last) == ROWS
     assert f"{1 + order[0]} of 3 shards are left to others" in said
     assert computed == ([0, 128, 64] if order == (0, 1) else [64, 0, 128])
     assert files(tmp_path / "index") == files(alone)
 
 
-def test_array_jobs_of_checkpoints(tmp_path, tiny_model, images):
+def test_array_jobs_of_checkpoints(tmp_path, models, images):
     other = tiny_pipeline(tmp_path / "other", seed=1)
     out, more = tmp_path / "index", {**STEADY, "checkpoints": [other]}
-    denoiser, data = Denoiser.load(tiny_model), load_dataset(images)
+    denoiser, data = models[0], load_dataset(images)
     assert build_shard(denoiser, data, out, (1, 2), **more) is None
     index = build_shard(denoiser, data, out, (0, 2), **more)
-    assert index is not None and [len(each) for each in (index, *index.checkpoints)] == [140, 140]
+    assert index is not None and [len(each) for each in (index, *index.checkpoints)] == [ROWS, ROWS]
 
 
 def test_the_command(tmp_path, tiny_model, tiny_images):
@@ -183,7 +189,7 @@ def test_the_command(tmp_path, tiny_model, tiny_images):
 # --- who is refused -------------------------------------------------------------------------------
 
 
-def test_what_is_built_is_not_overwritten(tmp_path, build, images, tiny_model):
+def test_what_is_built_is_not_overwritten(tmp_path, build):
     build()
     with building(tmp_path / "index"):
         with pytest.raises(MismatchError, match=r"is being written by process .* --overwrite"):
@@ -194,7 +200,7 @@ def test_what_is_built_is_not_overwritten(tmp_path, build, images, tiny_model):
         with pytest.raises(MismatchError, match=r"is being written by process .* --overwrite"):
             build(overwrite=True)
     shutil.rmtree(tmp_path / "index" / "checkpoints")
-    assert len(build(overwrite=True)) == 140  # nobody is there any more
+    assert len(build(overwrite=True)) == ROWS  # nobody is there any more
 
 
 def test_an_index_that_is_begun_anew_is_left_alone(tmp_path, build, monkeypatch):
@@ -282,15 +288,37 @@ def test_the_first_of_several_speaks(tmp_path, tiny_model, tiny_images, monkeypa
     assert run(*command).out.startswith("20 rows of 64 features in ")
 
 
-def test_torchrun(tmp_path, tiny_model, images, alone):
+def test_torchrun_says_what_is_read(tmp_path):
+    """Of a launcher that is the real one, with next to nothing to run."""
+    script = tmp_path / "script.py"
+    script.write_text("""
+import sys
+from pathlib import Path
+from headwater.runtime.launch import own_rank
+Path(sys.argv[1], " ".join(map(str, own_rank()))).touch()
+""")
+    (tmp_path / "ranks").mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    options = ["--timesteps", "2", "--dim", "64", "--batch-size", "16", "--device", "cpu"]
-    command = ["-m", "headwater", "index", str(tiny_model), str(images), str(tmp_path / "index")]
-    made = subprocess.run(
-        [*launcher, *command, *options], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert made.stdout == f"140 rows of 64 features in {tmp_path / 'index'}\n"
-    assert index_facts(tmp_path / "index") == index_facts(alone)
+    subprocess.run([*launcher, str(script), str(tmp_path / "ranks")], check=True, timeout=300)
+    assert sorted(path.name for path in (tmp_path / "ranks").iterdir()) == ["0 0 2", "1 1 2"]
+
+
+def test_commands_that_a_launcher_starts_build_one_index(tmp_path, tiny_model, images, alone):
+    """Two at once, of which the first speaks."""
+    out = tmp_path / "index"
+    options = ("--method", "trak", "--timesteps", 1, "--dim", 64, "--batch-size", 64)
+    command = ("index", tiny_model, images, out, *options, "--device", "cpu")
+
+    def launched(number: int) -> Result:
+        ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
+        return in_a_process(main.main, *command, **ranks)
+
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(launched, range(2))
+    assert first.code == second.code == 0, first.err + second.err
+    assert first.out == f"{ROWS} rows of 64 features in {out}\n"
+    assert second.out == second.err == ""
+    assert index_facts(out) == index_facts(alone)
 
 
 def index_facts(folder: Path):

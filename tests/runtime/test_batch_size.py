@@ -51,6 +51,13 @@ def test_out_of_memory_is_known_however_it_is_said(error):
         list(BatchSize(4).over(range(8), compute))
 
 
+def test_a_single_item_is_computed_once_and_says_nothing_of_others():
+    batch, parts = BatchSize(None), []
+    for items in (range(5, 6), range(3)):
+        list(batch.over(items, parts.append))
+    assert [*map(list, parts)] == [[5], [0], [0, 1, 2]]
+
+
 @pytest.mark.parametrize("error", OTHERS, ids=lambda error: str(error)[-40:])
 def test_what_is_no_lack_of_memory_is_raised(error):
     def compute(part):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from headwater import Concept, Denoiser, Image, build_index, load_dataset
@@ -38,9 +39,15 @@ ASKED = {
 }
 
 
+@cache
+def bundled() -> Denoiser:
+    """The model of all of them."""
+    return Denoiser.load("scenes", "cpu")
+
+
 def golden_scores(built_for: str, folder: Path) -> dict[str, list[float]]:
     """("method, kind of question" -> the scores of all images, by one index, made in a folder)."""
-    denoiser, data = Denoiser.load("scenes", "cpu"), load_dataset("scenes").first(IMAGES)
+    denoiser, data = bundled(), load_dataset("scenes").first(IMAGES)
     recipe = {} if built_for.startswith("pixel") else {"timesteps": 4, "dim": 256}
     index = build_index(denoiser, data, folder, method=built_for, batch_size=8, **recipe)
     scores = {}

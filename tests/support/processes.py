@@ -32,14 +32,18 @@ class Result:
     err: str
 
 
-def in_a_process(command: Callable[[], object], *args: object) -> Result:
-    """Run a command line in a process of its own, which has imported what takes seconds."""
+def in_a_process(command: Callable[[], object], *args: object, **env: str) -> Result:
+    """Run a command line in a process of its own, which has imported what takes seconds.
+
+    Args:
+        env: what its environment says besides ours.
+    """
     with TemporaryDirectory() as folder:
         files = Path(folder, "out"), Path(folder, "err")
         for file in files:
             file.touch()
         words = ["headwater", *map(str, args)]
-        given = (command, words, files, dict(os.environ))
+        given = (command, words, files, {**os.environ, **env})
         process = PROCESSES.Process(target=_begin, args=given)
         process.start()
         process.join()

@@ -10,7 +10,6 @@ import pytest
 import torch
 from support.command_line import FAST, assert_refused
 from support.command_line import headwater as run
-from support.index_files import RECIPE
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
@@ -25,7 +24,7 @@ from headwater.upkeep.verify import verify
 
 OUT = (3, 17, 64, 69)  # in both shards
 LEFT = [row for row in range(70) if row not in OUT]
-SMALL = {**RECIPE, "dim": 16, "method": "trak"}
+SMALL = {"timesteps": 1, "dim": 16, "method": "trak", "batch_size": 64}
 QUERY = Concept("a red star", "star", draws=3)
 
 
@@ -63,7 +62,7 @@ def ask(folder: Path, denoiser, images, query=QUERY, rows=None, **options):
     return Session.open(folder, denoiser=denoiser, training_set=data).attribute(query, **options)
 
 
-PICTURE = Image("a red star", seed=1, draws=2)
+PICTURE = Image("a red star", seed=1, draws=2, steps=4)
 ASKED = {
     "concept-trak-a": QUERY, "trak": PICTURE, "relative-influence": PICTURE,
     "gradient-cosine": PICTURE, "nda": PICTURE, "presence": QUERY,

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from headwater.gradients.layers import attributable
+from headwater.gradients.layers import layers_named
 from headwater.gradients.parameters import adapters_of, first_match, select
 from headwater.models.condition import Condition, encoded_once
 from headwater.models.families import family_of
@@ -158,7 +158,7 @@ class Denoiser:
         Raises:
             KeyError: there is none of a name.
         """
-        every = {**dict(attributable(self.network)), **self.adapters}
+        every = {**layers_named(self.network, names), **self.adapters}
         return {name: every[name] for name in names}
 
     def default_parameters(self) -> str:

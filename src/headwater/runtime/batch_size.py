@@ -72,7 +72,8 @@ class BatchSize:
         """Results of `compute` over consecutive parts of `items`.
 
         Args:
-            trial: keeps as much in memory as one item does; by default the first is computed.
+            trial: keeps as much in memory as one item does; by default the first is computed. Of a
+                single item nothing is tried.
 
         Raises:
             ResourceError: memory ran out at a size that the user gave, or at 1.
@@ -81,7 +82,7 @@ class BatchSize:
         while start < len(items):
             part = items[start : start + self.size]
             try:
-                if self._unknown:
+                if self._unknown and len(items) > 1:  # one fits or does not, which it says itself
                     self._find(trial or (lambda: compute(items[:1])))
                     continue
                 result = compute(part)

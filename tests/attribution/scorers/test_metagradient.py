@@ -128,7 +128,7 @@ def test_a_question_without_a_gradient_is_refused(trained, monkeypatch):
     monkeypatch.setattr(metagradient, "mean_row", lambda machine, *_: torch.zeros(machine.dim))
     with pytest.raises(NonFiniteError, match="'the picture' gave an all-zero or NaN gradient"):
         Session(index_of(trained, "index")).attribute(
-            Image("a red star", draws=1, seed=9), method="metagradient"
+            Image("a red star", draws=1, seed=9, steps=4), method="metagradient"
         )
 
 
@@ -139,13 +139,13 @@ def test_adapters_of_another_training_are_refused(trained, tmp_path):
     data = load_dataset(trained / "images")
     index = build_index(model, data, tmp_path / "index", method="pixel-cosine")
     with pytest.raises(MismatchError, match="ends at other weights than this model's"):
-        Session(index).attribute(Image("a red star", draws=2), method="metagradient")
+        Session(index).attribute(Image("a red star", draws=2, steps=4), method="metagradient")
 
 
 def test_adapters_at_another_scale_are_refused(trained):
     session = Session(index_of(trained, "scaled", lora_scale=0.5))
     with pytest.raises(MismatchError, match=r"comes out .* of another scale"):
-        session.attribute(Image("a red star", draws=2), method="metagradient")
+        session.attribute(Image("a red star", draws=2, steps=4), method="metagradient")
 
 
 def test_a_recording_of_other_images_is_refused(trained, tmp_path):
@@ -155,7 +155,7 @@ def test_a_recording_of_other_images_is_refused(trained, tmp_path):
     data = load_dataset(tiny_folder(tmp_path / "other", 3, "validation"))
     index = build_index(model, data, tmp_path / "index", method="pixel-cosine")
     with pytest.raises(MismatchError, match=r"no image of .* was shown in the recorded training"):
-        Session(index).attribute(Image("a red star", draws=2), method="metagradient")
+        Session(index).attribute(Image("a red star", draws=2, steps=4), method="metagradient")
 
 
 def test_images_that_are_not_in_the_index_are_told(trained, tmp_path):
@@ -163,5 +163,7 @@ def test_images_that_are_not_in_the_index_are_told(trained, tmp_path):
     data = load_dataset(trained / "images").take(range(3))
     index = build_index(model, data, tmp_path / "index", method="pixel-cosine")
     with pytest.warns(HeadwaterWarning, match="2 images that the training saw are not in the in"):
-        answer = Session(index).attribute(Image("a red star", draws=2), method="metagradient")
+        answer = Session(index).attribute(
+            Image("a red star", draws=2, steps=4), method="metagradient"
+        )
     assert len(answer.scores) == 3

@@ -114,7 +114,7 @@ def test_scores_of_outputs_are_those_of_the_index(places, tiny_model, tiny_image
     (tmp_path / "contexts.json").write_text('["a blue fish", "a blue moon"]')
     context, method = str(tmp_path / "contexts.json"), METHODS["gradient-dot"]
     index = build_index(
-        Denoiser.load(tiny_model), load_dataset(tiny_images), tmp_path / "index",
+        Denoiser.load(tiny_model), load_dataset(tiny_images), tmp_path / "index", batch_size=20,
         method=method.name, timesteps=1, dim=16, parameters="attn2-kv",
     )  # fmt: skip
     truths, options = (
@@ -206,7 +206,7 @@ def test_a_question_is_asked_once_for_all_dampings(places, tmp_path, monkeypatch
 
 def test_what_methods_ask_alike_is_asked_once(tiny_model, tiny_images, tmp_path):
     """Ablations differ in what they ask of training images, and in whether probes count alike."""
-    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
+    denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(4)
     names = ("concept-trak-a", "concept-trak-b", "concept-trak", "d-trak")
     built = {
         METHODS[name]: build_index(
@@ -214,7 +214,7 @@ def test_what_methods_ask_alike_is_asked_once(tiny_model, tiny_images, tmp_path)
         )
         for name in names
     }
-    truth = Truth("blue", "a blue fish", *(np.zeros(20, bool),) * 3, {})
+    truth = Truth("blue", "a blue fish", *(np.zeros(4, bool),) * 3, {})
     options = QuestionOptions(2)
     alone = {
         method.name: index.attribute(

@@ -64,13 +64,16 @@ def folder(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def session(folder, tiny_images, tmp_path_factory):
+def denoiser(folder):
+    return Denoiser.load(folder, resolution=SIZE)
+
+
+@pytest.fixture(scope="module")
+def session(denoiser, tiny_images, tmp_path_factory):
     """Four pictures indexed, opened again as a later process would."""
     out = tmp_path_factory.mktemp("family") / "index"
     data = load_dataset(tiny_images).first(4)
-    build_index(
-        Denoiser.load(folder, resolution=SIZE), data, out, timesteps=1, dim=64, parameters="all"
-    )
+    build_index(denoiser, data, out, timesteps=1, dim=64, parameters="all")
     return Session.open(out)
 
 
@@ -104,10 +107,10 @@ def test_it_is_asked(folder, session, tiny_images, tmp_path, kind):
     assert np.isfinite(answer.scores).all() and answer.scores.std() > 0
 
 
-def test_it_is_asked_about_a_step_of_its_making(folder, tiny_images, tmp_path):
+def test_it_is_asked_about_a_step_of_its_making(denoiser, tiny_images, tmp_path):
     data = load_dataset(tiny_images).first(2)
     options = {"method": "trak", "timesteps": 1, "dim": 64}
-    index = build_index(Denoiser.load(folder, resolution=SIZE), data, tmp_path / "index", **options)
+    index = build_index(denoiser, data, tmp_path / "index", **options)
     assert index.attribute(Image(PROMPT, draws=1, steps=2, step=999)).scores.std() > 0
 
 
@@ -121,8 +124,7 @@ def test_a_row_is_the_gradient_by_autograd(folder):
     assert max(errors.values()) <= EXACT.get(folder.name, 1e-8) and len(errors) >= len(layers) / 2
 
 
-def test_the_self_check_passes(folder):
-    denoiser = Denoiser.load(folder, resolution=SIZE)
+def test_the_self_check_passes(denoiser):
     x0, condition = torch.randn(2, *denoiser.latent_shape), denoiser.encode_captions(["a", "b"])
     assert self_check(denoiser, denoiser.layers("all"), x0, condition).startswith("self-check: ")
 

@@ -18,7 +18,14 @@ COLOURS, EACH = ((230, 40, 40), (60, 200, 60), (40, 60, 220)), 6
 NAMES = ("red", "green", "blue")
 # Stronger than published, for a model of a second.
 STRONG = Options(
-    learning_rate=2e-3, steps=20, batch=6, timesteps=1, weight=1.0, cap=float("inf"), neighbours=3
+    learning_rate=2e-3,
+    steps=20,
+    batch=6,
+    timesteps=1,
+    weight=1.0,
+    cap=float("inf"),
+    neighbours=3,
+    levels=8,
 )
 
 
