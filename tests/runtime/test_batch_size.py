@@ -51,6 +51,7 @@ def test_out_of_memory_is_known_however_it_is_said(error):
         list(BatchSize(4).over(range(8), compute))
 
 
+@pytest.mark.usefixtures("memory_is_tried")
 def test_a_single_item_is_computed_once_and_says_nothing_of_others():
     batch, parts = BatchSize(None), []
     for items in (range(5, 6), range(3)):
