@@ -229,6 +229,8 @@ def choose(given: argparse.Namespace) -> None:
     """Which candidates the rule admits, how they rank, and which it takes."""
     predicted, drawn = rows_of(f"predicts-{CHOSEN_ON}"), rows_of(f"draws-{CHOSEN_ON}")
     costs, drops = rows_of("cost", "method"), drops_of_chosen()
+    if missing := {each.method for each in CANDIDATES} - costs.keys():
+        sys.exit(f"nothing is known of what {min(missing)} costs: run `cost` to its end")
     today = costs[TODAY]["index, CPU s a picture"]
     table = []
     for candidate in CANDIDATES:
@@ -262,7 +264,7 @@ def choose(given: argparse.Namespace) -> None:
     note = (
         f"taken: {taken}; drop: without {TAKEN_OUT}, of the same method at its own damping, asked "
         "as `scenes.py influence` does (every number kept, four draws an image, 160 a question); "
-        "none where all admitted are one method, which it would rank alike"
+        "it may be missing where all admitted are one method, which it would rank alike"
     )
     write_results(OUT / "choice", "The rule for the default, applied", about(given), table, [note])
     print(markdown(table), note, sep="\n")
@@ -293,7 +295,8 @@ MEASURES = ("LDS, contribution", "LDS, loss", "drop", "precision@10", "isolation
 
 def mean_rank(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
     """Of a candidate among those admitted, over the five measures; 1 is the best, ties share."""
-    ranks = [rankdata([-(other[measure] or 0) for other in rows]) for measure in MEASURES]
+    known = [measure for measure in MEASURES if measure != "drop" or row["drop"] is not None]
+    ranks = [rankdata([-other[measure] for other in rows]) for measure in known]
     return float(np.mean([rank[rows.index(row)] for rank in ranks]))
 
 

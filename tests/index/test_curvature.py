@@ -22,6 +22,9 @@ from headwater.queries.image import Image
 from headwater.storage.files import read_tensors_and_metadata
 from headwater.storage.manifest import read_manifest
 
+# each has its own trial, whose work must not count
+pytestmark = pytest.mark.usefixtures("memory_is_tried")
+
 RECIPE = {"method": "ekfac", "timesteps": 1, "dim": 64, "batch_size": 4}
 ROWS, PART = 10, 4  # three parts of them
 

@@ -9,6 +9,7 @@ from PIL import Image as Picture
 from safetensors.torch import load_file
 from support.command_line import assert_refused
 from support.command_line import headwater as run
+from support.index_files import RECIPE
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, Index, build_index, from_images, load_dataset
@@ -17,7 +18,7 @@ from headwater.features.extractor import Extractor
 from headwater.upkeep.remove import remove
 from headwater.upkeep.verify import verify
 
-SMALL = {"timesteps": 1, "dim": 16, "method": "trak", "batch_size": 1}
+SMALL = {**RECIPE, "dim": 16, "method": "trak", "batch_size": 1}
 
 
 @pytest.fixture(scope="module")

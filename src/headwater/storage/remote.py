@@ -74,8 +74,7 @@ def fetch(url: str) -> Path:
     Example:
         folder = fetch("s3://bucket/index")
     """
-    name = PurePosixPath(url.partition("://")[2]).name or "all"
-    copy = cache_folder() / "remote" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+    copy = _copy_of(url)
     with told(url):
         copy.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{copy}.lock"):
@@ -90,9 +89,23 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(users or Path.home() / ".cache") / "headwater"
 
 
+def was_copied(url: str) -> bool:
+    """Whether this machine has a copy, of whatever time, or a part of one."""
+    return bool(_known(_record_of(_copy_of(url))))
+
+
+def _copy_of(url: str) -> Path:
+    name = PurePosixPath(url.partition("://")[2]).name or "all"
+    return cache_folder() / "remote" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
+
+
+def _record_of(copy: Path) -> Path:
+    return copy.with_name(f"{copy.name}.json")
+
+
 def _copied(url: str, copy: Path) -> Path:
     files, root = file_system(url)
-    record = copy.with_name(f"{copy.name}.json")
+    record = _record_of(copy)
     known = _known(record)
     try:
         single = files.isfile(root)
@@ -146,9 +159,18 @@ def listed(files: Any, root: str) -> dict[str, There]:
         name = path.removeprefix(root).strip("/") or PurePosixPath(path).name
         if "\\" in name or ".." in name.split("/") or ":" in name.split("/")[0]:
             raise ValueError(f"{name!r} is no name of a file")
-        stamp = {key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None}
-        found[name] = There(int(facts["size"]), json.dumps(stamp, sort_keys=True))
+        found[name] = _there(facts)
     return found
+
+
+def there_of(files: Any, place: str) -> There:
+    """What a file system says of one file: comparable with what it says later, not with a list."""
+    return _there(files.info(place))
+
+
+def _there(facts: Mapping[str, Any]) -> There:
+    stamp = {key: str(facts[key]) for key in _STAMPS if facts.get(key) is not None}
+    return There(int(facts["size"]), json.dumps(stamp, sort_keys=True))
 
 
 def _is_there(file: Path, facts: There) -> bool:
@@ -238,7 +260,7 @@ def told(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HeadwaterError, KeyboardInterrupt):
+    except (HeadwaterError, KeyboardInterrupt, MemoryError):
         raise
     except FileNotFoundError:
         raise StoreError(f"there is nothing at {url}: check the address") from None

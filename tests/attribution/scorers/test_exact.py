@@ -7,6 +7,9 @@ from support.tiny import tiny_folder, tiny_pipeline
 from headwater import Denoiser, Image, Session, build_index, load_dataset
 from headwater.queries.image import PictureDrawer
 
+# each has its own trial, whose work must not count
+pytestmark = pytest.mark.usefixtures("memory_is_tried")
+
 DAMPINGS = [0.01, 1.0]
 OPTIONS = dict(parameters=r"attn2\.to_v", projection="identity", timesteps=2)
 

@@ -1,5 +1,7 @@
 """Large parquet files at a URL: the same data as on a disk, of which little is read."""
 
+import time
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,9 +9,11 @@ import pytest
 from support.object_store import bucket
 from support.pictures import encoded, noise
 
+from headwater.data import sources
+from headwater.data.request import Request
 from headwater.data.sources import load_dataset, load_pictures
 from headwater.data.tables import at_url
-from headwater.errors import DatasetError, HeadwaterWarning, StoreError
+from headwater.errors import BadImageError, DatasetError, HeadwaterWarning, StoreError
 
 IMAGES = [encoded(noise(seed, 64)) for seed in range(24)]
 CUT = r"cannot reach memory://things .*the line is cut"
@@ -48,7 +52,7 @@ def put(files, folder, at="/things"):
 
 
 def assert_same(there, here):
-    assert there.fingerprint == here.fingerprint
+    assert there.fingerprint == here.fingerprint and there.options == here.options
     assert [each.id for each in there.samples] == [each.id for each in here.samples]
     assert [each.caption for each in there.samples] == [each.caption for each in here.samples]
     for row in range(len(here)):
@@ -76,6 +80,7 @@ def test_one_file(memory, tables):
     there = load_dataset(f"{url}/train-1.parquet", trigger="sks")
     assert_same(there, load_dataset(tables / "train-1.parquet", trigger="sks"))
     assert there.samples[0].uri == "train-1.parquet#row=0"
+    assert_same(load_dataset(f"{url}/test-0.parquet"), load_dataset(tables / "test-0.parquet"))
     assert there.samples[0].caption.startswith("sks")
 
 
@@ -116,12 +121,39 @@ def test_others_are_copied(memory, tables, tmp_path, monkeypatch):
     assert_same(load_dataset(url, split="all"), here)
     (copy,) = copies.glob("things-*/")
     assert len(list(copy.glob("*.parquet"))) == 3
-    monkeypatch.setattr(at_url, "COPIED_UP_TO", 0)
-    memory.pipe("/more/metadata.jsonl", b'{"file_name": "a.png", "text": "x"}')
-    memory.pipe("/more/a.png", IMAGES[0])
-    memory.pipe("/more/a.parquet", (tables / "test-0.parquet").read_bytes())
-    with pytest.warns(HeadwaterWarning):
-        assert [sample.caption for sample in load_dataset("memory://more").samples] == ["x"]
+
+
+@pytest.mark.parametrize("beside", ["a.png", "a.TAR", "a.tar.gz", "state.json", "b/index.json"])
+def test_a_folder_of_other_things_is_copied(memory, tables, monkeypatch, beside):
+    url, copied = put(memory, tables), []
+    memory.pipe(f"/things/{beside}", b"x")
+    monkeypatch.setattr(sources, "here", lambda url: copied.append(url) or str(tables))
+    load_dataset(url, split="all")
+    assert copied == [url]
+
+
+@pytest.mark.parametrize("beside", [".a.png", ".b/c.tar", "my_index.json", "README.md"])
+def test_what_does_not_count_is_left_alone(memory, tables, tmp_path, beside):
+    url = put(memory, tables)
+    memory.pipe(f"/things/{beside}", b"x")
+    assert_same(load_dataset(url, split="all"), load_dataset(tables, split="all"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_counts_is_all_of_them(memory, tables, tmp_path, monkeypatch):
+    url = put(memory, tables)
+    sizes = [file.stat().st_size for file in tables.iterdir()]
+    monkeypatch.setattr(at_url, "COPIED_UP_TO", sum(sizes) - 1)
+    load_dataset(url, split="all")
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(at_url, "COPIED_UP_TO", sum(sizes))
+    load_dataset(url, split="all")
+    assert (tmp_path / "cache").exists()
+
+
+def test_the_hub_has_its_own_way(monkeypatch):
+    monkeypatch.setattr(at_url, "file_system", None)
+    assert at_url.open_large_tables(Request("hf://datasets/someone/theirs")) is None
 
 
 def test_a_line_that_is_cut_makes_no_bad_image(memory, tables, monkeypatch):
@@ -148,31 +180,122 @@ def test_where_nothing_is_reached(memory, tables, monkeypatch):
         load_dataset(url, split="all")
 
 
-@pytest.mark.parametrize(
-    "columns, said",
-    [
-        (
-            {"text": ["x"]},
-            r"memory://odd.parquet has no column 'image' of images; .* text \(string",
-        ),
-        (
-            {"image": [{"bytes": None, "path": "a.png"}]},
-            "rows of 'image' name files beside the table, .* copy both to a disk",
-        ),
-    ],
-)
-def test_what_cannot_be_read_there_is_said(memory, tmp_path, columns, said):
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    arrays = {
-        name: pa.array(cells, kind) if name == "image" else cells for name, cells in columns.items()
-    }
-    pq.write_table(pa.table(arrays), tmp_path / "odd.parquet")
+def test_a_table_of_names_is_for_a_disk(memory, tmp_path):
+    pq.write_table(pa.table({"image": ["a.png"]}), tmp_path / "odd.parquet")
     memory.put(str(tmp_path / "odd.parquet"), "/odd.parquet")
-    with pytest.raises(DatasetError, match=said):
+    with pytest.raises(DatasetError, match=r"memory://odd.parquet names its images, .* copy it"):
         load_dataset("memory://odd.parquet")
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_cells_that_may_name_a_file(memory, tmp_path, statistics):
+    """With bytes they are as they are on a disk; without, a file is wanted that is not there."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = [
+        {"bytes": IMAGES[0], "path": "a.png"},
+        {"bytes": None, "path": "b.png"},
+        {"bytes": None, "path": None},
+        None,
+    ]
+    table = pa.table({"image": pa.array(cells, kind)})
+    pq.write_table(table, tmp_path / "odd.parquet", write_statistics=statistics)
+    memory.pipe("/odd.parquet", (tmp_path / "odd.parquet").read_bytes())
+    there, here = load_dataset("memory://odd.parquet"), load_dataset(tmp_path / "odd.parquet")
+    assert there.fingerprint == here.fingerprint
+    assert there.image(0).tobytes() == here.image(0).tobytes()
+    with pytest.raises(DatasetError, match=r"an image is named, 'b.png', .*: copy both") as error:
+        there.image(1)
+    assert not isinstance(error.value, BadImageError)  # which --skip-bad would leave out
+    for row in (2, 3):
+        with pytest.raises(BadImageError):
+            there.image(row)
+
+
+@pytest.mark.parametrize("size", [0, 1], ids=["as large", "larger"])
+def test_a_file_that_changes_meanwhile_is_refused(memory, tables, size):
+    url = put(memory, tables)
+    there = load_dataset(url, split="all")
+    first, second = sorted(memory.find("/things"))[:2]
+    time.sleep(0.01)  # its time is its stamp
+    memory.pipe(first, memory.cat(second if size == 0 else first) + b"x" * size)
+    row = next(r for r, sample in enumerate(there.samples) if first.endswith(name_of(sample)))
+    with pytest.raises(StoreError, match=f"{first} at {url} has changed since it was opened"):
+        there.image(row)
+
+
+def name_of(sample) -> str:
+    return sample.uri.partition("#")[0]
+
+
+@pytest.mark.parametrize("more", [-1, 1])
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_place_that_gives_other_bytes_than_asked_for(memory, tables, monkeypatch, more, opened):
+    url = put(memory, tables)
+    there = load_dataset(url, split="all") if opened else None
+    cat_file = type(memory).cat_file
+
+    def other(self, path, start=None, end=None, **options):
+        content = cat_file(self, path, start, end, **options)
+        return content[:more] if more < 0 else content + b"x" * more
+
+    monkeypatch.setattr(type(memory), "cat_file", other)
+    with pytest.raises(StoreError, match=r"things/.* gave \d+ of \d+ bytes: begin again"):
+        there.image(0) if there else load_dataset(url, split="all")
+
+
+def test_what_is_given_as_an_error_is_one(memory, tables, monkeypatch):
+    """As fsspec does before 2025 where files are read side by side."""
+    url = put(memory, tables)
+    given = lambda self, paths, *_, **__: [ConnectionError("the line is cut")] * len(paths)  # noqa: E731
+    monkeypatch.setattr(type(memory), "cat_ranges", given)
+    with pytest.raises(StoreError, match=CUT):
+        load_dataset(url, split="all")
+
+
+def test_too_little_memory_is_said_as_such(memory, tables, monkeypatch):
+    there = load_dataset(put(memory, tables), split="all")
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(type(memory), "cat_file", full)
+    with pytest.raises(MemoryError):
+        there.image(0)
+
+
+def test_a_listing_that_fails_once_copies_nothing(memory, tables, tmp_path, monkeypatch):
+    url, find = put(memory, tables), type(memory).find
+    failed = []
+
+    def once(self, *args, **options):
+        if not failed:
+            failed.append(True)
+            raise TimeoutError("the line is cut")
+        return find(self, *args, **options)
+
+    monkeypatch.setattr(type(memory), "find", once)
+    with pytest.raises(StoreError, match=CUT):
+        load_dataset(url, split="all")
+    assert not list(tmp_path.glob("cache/**/*.parquet"))
+
+
+def test_an_older_copy_serves_where_nothing_is_reached(memory, tables, monkeypatch):
+    url = put(memory, tables)
+    monkeypatch.setattr(at_url, "COPIED_UP_TO", 10**9)
+    copied = load_dataset(url, split="all")
+    monkeypatch.setattr(at_url, "COPIED_UP_TO", 0)
+
+    def cut(*_, **__):
+        raise ConnectionError("the line is cut")
+
+    monkeypatch.setattr(type(memory), "find", cut)
+    with pytest.warns(HeadwaterWarning, match="using the copy of an earlier time"):
+        assert load_dataset(url, split="all").fingerprint == copied.fingerprint
 
 
 def test_what_is_no_parquet_is_said(memory):
     memory.pipe("/broken/a.parquet", b"PAR1" * 9)
-    with pytest.raises(DatasetError, match=r"cannot read a.parquet at memory://broken as parquet"):
+    with pytest.raises(
+        DatasetError, match=r"cannot read /broken/a.parquet at memory://broken as parquet"
+    ):
         load_dataset("memory://broken")

@@ -199,7 +199,11 @@ def _class_name(value: Any, classes: Sequence[str]) -> Any:
 
 
 def stored(cell: Any, folder: Path | None) -> Any:
-    """The bytes in a cell, as a buffer that is no copy of them, or the file that it names."""
+    """The bytes in a cell, as a buffer that is no copy of them, or the file that it names.
+
+    Raises:
+        DatasetError: it names a file, and there is no folder that this could lie in.
+    """
     if not cell.is_valid:
         return b""
     nested = hasattr(cell, "keys")
@@ -207,4 +211,9 @@ def stored(cell: Any, folder: Path | None) -> Any:
     if data.is_valid:
         return data.as_buffer()
     path = cell["path"].as_py() if nested and "path" in cell else None
+    if path and folder is None:
+        raise DatasetError(
+            f"an image is named, {path!r}, and not in the table, which is read where it lies: copy "
+            "both to a disk"
+        )
     return folder / path if path and folder else b""

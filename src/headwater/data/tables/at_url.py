@@ -7,78 +7,126 @@ ones are copied as everything else is (`storage.remote`), since answers show ima
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
 from headwater.data.folders import splits
 from headwater.data.folders.listing import is_image_name
+from headwater.data.folders.members import COMPRESSED, PLAIN
 from headwater.data.request import Request
 from headwater.data.tables.parquet import Range, TableFile, open_tables
 from headwater.data.training_set import TrainingSet
-from headwater.storage.remote import HUB, There, file_system, listed, told
+from headwater.errors import StoreError
+from headwater.storage.remote import (
+    HUB,
+    There,
+    file_system,
+    listed,
+    there_of,
+    told,
+    was_copied,
+)
 
 # Bytes of all files together; more of them are not copied.
 COPIED_UP_TO = 10 * 1000**3
-# What makes a folder more than a folder of tables: archives, and what headwater itself wrote.
-_OTHERS = (".tar", ".zip", "index.json", "result.json")
+# What makes a folder another one than of tables: of `datasets`, an index or an answer of headwater.
+_OTHERS = {"dataset_dict.json", "state.json", "index.json", "result.json"}
 
 
 def open_large_tables(request: Request) -> TrainingSet | None:
     """The parquet files of one split at a URL, or None where they are to be copied.
 
     That is of less than `COPIED_UP_TO`, of a folder with other data, of the Hugging Face hub, and
-    where nothing is reached.
+    where nothing is reached but an older copy is there.
 
     Raises:
         DatasetError: there is no such split or column, or a file is damaged.
-        StoreError: a file cannot be reached.
+        StoreError: a file cannot be reached, or has changed while it was opened.
     """
     url = str(request.source)
     if url.startswith(HUB):
         return None
-    try:
-        files, root = file_system(url)
-        there = listed(files, root)
-    except Exception:  # each file system has its own; who copies says it, or has an older copy
+    with told(url):
+        try:
+            files, root = file_system(url)
+            there = listed(files, root)
+            single = files.isfile(root)
+        except (FileNotFoundError, ImportError, ValueError):
+            return None  # who copies says it
+        except Exception:  # each file system has its own
+            if was_copied(url):
+                return None
+            raise
+    tables = _large_tables(there)
+    if not tables:
         return None
-    names = [name for name in sorted(there) if not any(p.startswith(".") for p in name.split("/"))]
-    tables = [name for name in names if name.endswith(".parquet")]
-    if any(is_image_name(name) or name.endswith(_OTHERS) for name in names) or not tables:
-        return None
-    if sum(there[name].size for name in tables) <= COPIED_UP_TO:
-        return None
-    chosen = splits.choose_tables(url, tables, request.split)
-    single = root.endswith(f"/{chosen[0]}") and len(there) == 1
-    places = {name: root if single else f"{root}/{name}" for name in chosen}
-    top = "" if single else f"{PurePosixPath(root).name}/"
+    if single:
+        chosen = splits.choose(url, tables, {}, request.split)
+    else:
+        chosen = splits.choose_tables(url, tables, request.split)
+    top = "" if single else f"{PurePosixPath(root).name}/".lstrip("/")
     opened = [
-        TableFile(
-            top + name,
-            partial(_Far, files, place, there[name], url),
-            partial(_pieces, files, place, url),
-        )
-        for name, place in places.items()
+        _table_file(files, root if single else f"{root}/{name}", url, f"{top}{name}")
+        for name in chosen
     ]
-    return open_tables(url, opened, request)
+    data = open_tables(opened, request)
+    for file in opened:
+        file.require_unchanged()
+    return data
 
 
-def _pieces(files: Any, place: str, url: str, ranges: Sequence[Range]) -> Sequence[bytes]:
+def _large_tables(there: Mapping[str, There]) -> list[str]:
+    """Names of parquet files that are too many bytes to copy, and all that is there."""
+    names = [name for name in sorted(there) if not any(p.startswith(".") for p in name.split("/"))]
+    for name in names:
+        archive = name.lower().endswith((*PLAIN, *COMPRESSED))
+        if archive or is_image_name(name) or PurePosixPath(name).name in _OTHERS:
+            return []
+    tables = [name for name in names if name.endswith(".parquet")]
+    return tables if sum(there[name].size for name in tables) > COPIED_UP_TO else []
+
+
+def _table_file(files: Any, place: str, url: str, name: str) -> TableFile:
+    def now() -> There:
+        with told(url):
+            return there_of(files, place)
+
+    def require_unchanged() -> None:
+        if now() != before:
+            raise StoreError(f"{place} at {url} has changed since it was opened: begin again")
+
+    before = now()
+    source, pieces = _Far(files, place, before.size, url), partial(_read, files, place, url)
+    return TableFile(name, f"{place} at {url}", source, pieces, require_unchanged)
+
+
+def _read(files: Any, place: str, url: str, ranges: Sequence[Range]) -> list[bytes]:
+    """The bytes of some ranges, asked for side by side where the file system can.
+
+    Raises:
+        StoreError: it cannot be reached, or gives another number of bytes.
+    """
     starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
     with told(url):
-        return files.cat_ranges([place] * len(ranges), starts, stops, on_error="raise")
+        found = files.cat_ranges([place] * len(ranges), starts, stops, on_error="raise")
+        for content, (start, stop) in zip(found, ranges, strict=True):
+            if isinstance(content, Exception):  # some versions give what they should raise
+                raise content
+            if len(content) != stop - start:
+                raise StoreError(
+                    f"{place} at {url} gave {len(content)} of {stop - start} bytes: begin again"
+                )
+    return [bytes(content) for content in found]
 
 
 class _Far(io.RawIOBase):
     """A file at a URL as Arrow reads files: each read is a request for these bytes and no more."""
 
-    def __init__(self, files: Any, place: str, facts: There, url: str) -> None:
-        self._files, self._place, self._size, self._url = files, place, facts.size, url
-        self._at = 0
-
-    def __str__(self) -> str:
-        return f"{self._place.rpartition('/')[2]} at {self._url}"
+    def __init__(self, files: Any, place: str, size: int, url: str) -> None:
+        self._read_range = partial(_read, files, place, url)
+        self._at, self._size = 0, size
 
     def readable(self) -> bool:
         return True
@@ -97,7 +145,6 @@ class _Far(io.RawIOBase):
         stop = self._size if size < 0 else min(self._at + size, self._size)
         if stop <= self._at:
             return b""
-        with told(self._url):
-            content = self._files.cat_file(self._place, start=self._at, end=stop)
-        self._at += len(content)
+        (content,) = self._read_range([(self._at, stop)])
+        self._at = stop
         return content

@@ -39,13 +39,17 @@ class TableFile:
 
     Attributes:
         name: with the folder that was given, if it was one; where a row is, is said by it.
-        open: what Arrow reads: a path, or a file.
+        place: where it lies, for people.
+        source: what Arrow reads: a path, or a file.
         pieces: the bytes of some ranges, one after the other.
+        require_unchanged: raises a StoreError where it is another file by now.
     """
 
     name: str
-    open: Callable[[], Any]
+    place: str
+    source: Any
     pieces: Callable[[Sequence[Range]], Iterable[bytes]]
+    require_unchanged: Callable[[], None] = lambda: None
 
 
 def open_parquet_folder(request: Request) -> TrainingSet:
@@ -79,7 +83,7 @@ def open_parquet_file(request: Request) -> TrainingSet:
 def _open_here(path: Path, paths: Sequence[Path], request: Request) -> TrainingSet:
     files = [
         TableFile(
-            each.relative_to(path.parent).as_posix(), lambda each=each: each, partial(_pieces, each)
+            each.relative_to(path.parent).as_posix(), str(each), each, partial(_pieces_of, each)
         )
         for each in paths
     ]
@@ -91,16 +95,19 @@ def _open_here(path: Path, paths: Sequence[Path], request: Request) -> TrainingS
     return _training_set(str(path), files, opened, folder, request)
 
 
-def open_tables(source: str, files: Sequence[TableFile], request: Request) -> TrainingSet:
+def open_tables(files: Sequence[TableFile], request: Request) -> TrainingSet:
     """Parquet files that hold their images themselves, wherever they lie.
 
-    Args:
-        source: what they are of, for people.
-
     Raises:
-        DatasetError: one cannot be read, or names files beside it.
+        DatasetError: one cannot be read, or names its images.
     """
-    return _training_set(source, files, [_parquet_file(file) for file in files], None, request)
+    opened, source = [_parquet_file(file) for file in files], str(request.source)
+    schema, named = opened[0].schema_arrow, [request.image_column or "", *PATH_COLUMNS]
+    if not column_of_images(schema, request.image_column) and has_text(schema, named):
+        raise DatasetError(
+            f"{source} names its images, and such a table is read from a disk alone: copy it there"
+        )
+    return _training_set(source, files, opened, None, request)
 
 
 def _training_set(
@@ -120,13 +127,13 @@ def _training_set(
         contents += _contents(file, table, columns.image, folder)
     batches = (table.iter_batches(1024, columns=columns.texts) for table in opened)
     samples = read_samples(source, columns, uris, chain.from_iterable(batches))
-    cells = _Cells(opened, columns)
+    cells = _Cells(files, opened, columns)
     return make_training_set(
         source, samples, contents, lambda row: to_rgb(stored(cells[row], folder))
     )
 
 
-def _pieces(path: Path, ranges: Iterable[Range]) -> Iterator[bytes]:
+def _pieces_of(path: Path, ranges: Iterable[Range]) -> Iterator[bytes]:
     with path.open("rb") as file:
         for start, stop in ranges:
             file.seek(start)
@@ -137,31 +144,37 @@ def _parquet_file(file: TableFile) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    opened = file.open()
     try:
-        return pq.ParquetFile(opened, memory_map=True)
+        return pq.ParquetFile(file.source, memory_map=True)
     except MemoryError:  # Arrow's is an ArrowException too
         raise
     except (OSError, pa.ArrowException) as error:
         reason = f"{first_line(error)}; give a parquet file or a folder"
-        raise DatasetError(f"cannot read {opened} as parquet: {reason}") from error
+        raise DatasetError(f"cannot read {file.place} as parquet: {reason}") from error
 
 
 class _Cells:
     """The cells of the image column by row; of one row group at a time."""
 
-    def __init__(self, tables: Sequence[Any], columns: Columns) -> None:
-        groups = [(table, group) for table in tables for group in range(table.num_row_groups)]
-        counts = [table.metadata.row_group(group).num_rows for table, group in groups]
+    def __init__(self, files: Sequence[TableFile], tables: Sequence[Any], columns: Columns) -> None:
+        groups = [
+            (file, table, group)
+            for file, table in zip(files, tables, strict=True)
+            for group in range(table.num_row_groups)
+        ]
+        counts = [table.metadata.row_group(group).num_rows for _, table, group in groups]
         self._starts = [0, *accumulate(counts)]
 
         @lru_cache(maxsize=1)
         def images(index: int) -> Any:
-            table, group = groups[index]
+            file, table, group = groups[index]
             try:
-                return table.read_row_group(group, columns=[columns.image]).column(0)
+                found = table.read_row_group(group, columns=[columns.image]).column(0)
             except (NotImplementedError, KeyError) as error:  # how Arrow calls some damage
                 raise OSError(first_line(error)) from error
+            finally:
+                file.require_unchanged()  # which would explain the damage
+            return found
 
         self._images = images
 
@@ -191,7 +204,7 @@ def _contents(file: TableFile, table: Any, image: str, folder: Path | None) -> l
             contents += [digest + size for size in sizes or [""] * group.num_rows]
     except (OSError, LookupError) as error:
         reason = f"{first_line(error)}; write it again"
-        raise DatasetError(f"cannot read {file.open()}: {reason}") from error
+        raise DatasetError(f"cannot read {file.place}: {reason}") from error
     return contents
 
 
@@ -231,19 +244,13 @@ def _chunks(group: Any, image: str) -> list[Any]:
 def _named_sizes(table: Any, group: int, chunks: Sequence[Any], folder: Path | None) -> list[str]:
     """For each row the size of the file that it names, where rows have no bytes of their own.
 
-    Raises:
-        DatasetError: there are some, and no folder that their files could lie in.
+    Where there is no folder, as of a file that is gone: `stored` refuses it when it is wanted.
     """
     image = chunks[0].path_in_schema.rpartition(".")[0]
     by_name = {chunk.path_in_schema: chunk.statistics for chunk in chunks}
     stored_here = by_name.get(f"{image}.bytes")
     if f"{image}.path" not in by_name or (stored_here and stored_here.null_count == 0):
         return []
-    if folder is None and stored_here and stored_here.null_count:
-        raise DatasetError(
-            f"rows of {image!r} name files beside the table, which is read where it lies: copy "
-            "both to a disk, and name their folder"
-        )
     cells = table.read_row_group(group, columns=[f"{image}.path"]).column(0).to_pylist()
     paths = [cell and cell["path"] for cell in cells]
     return [f" {file_size(folder / path) if folder else 0}" if path else "" for path in paths]

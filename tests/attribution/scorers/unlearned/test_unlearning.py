@@ -21,6 +21,9 @@ from headwater.models.sampling import seeded_noise
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 
+# each has its own trial, whose work must not count
+pytestmark = pytest.mark.usefixtures("memory_is_tried")
+
 N = 8
 SMALL = Options(step=1e-6, timesteps=2, images=5)
 
