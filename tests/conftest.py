@@ -72,6 +72,7 @@ LONG = (
     "test_passes.py",
     "test_workers.py",
     "test_extractor.py",
+    "test_page.py",
 )
 
 
