@@ -88,9 +88,7 @@ def _open_here(path: Path, paths: Sequence[Path], request: Request) -> TrainingS
         for each in paths
     ]
     opened, folder = [_parquet_file(file) for file in files], path if path.is_dir() else path.parent
-    schema = opened[0].schema_arrow
-    named = [request.image_column] if request.image_column else PATH_COLUMNS
-    if not column_of_images(schema, request.image_column) and has_text(schema, named):
+    if _names_images(opened[0].schema_arrow, request):
         return from_rows(request, folder, parquet_rows(request, paths))
     return _training_set(str(path), files, opened, folder, request)
 
@@ -102,12 +100,17 @@ def open_tables(files: Sequence[TableFile], request: Request) -> TrainingSet:
         DatasetError: one cannot be read, or names its images.
     """
     opened, source = [_parquet_file(file) for file in files], str(request.source)
-    schema, named = opened[0].schema_arrow, [request.image_column or "", *PATH_COLUMNS]
-    if not column_of_images(schema, request.image_column) and has_text(schema, named):
+    if _names_images(opened[0].schema_arrow, request):
         raise DatasetError(
             f"{source} names its images, and such a table is read from a disk alone: copy it there"
         )
     return _training_set(source, files, opened, None, request)
+
+
+def _names_images(schema: Any, request: Request) -> bool:
+    """Whether images are files that a column of text names."""
+    named = [request.image_column] if request.image_column else PATH_COLUMNS
+    return not column_of_images(schema, request.image_column) and has_text(schema, named)
 
 
 def _training_set(
