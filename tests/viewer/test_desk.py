@@ -240,6 +240,10 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
     several = done(doing.opened(desk, {"index": "all"}, [*pairs, ("concepts", "a red star")]))
     assert several["phrase"] == "red star\na red star"
     assert set(done(doing.opened(desk, {"index": "all"}, []))) == {"status"}
+    choices = done(doing.opened(desk, {"index": "all"}, [("draws", "4")]))
+    assert choices["draws"] == 4
+    # which a person may be writing while the page opens
+    assert choices.keys().isdisjoint({"prompt", "words", "concepts", "phrase", "against"})
 
 
 @pytest.mark.parametrize(

@@ -104,14 +104,17 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
     chips = [each for each in form.concepts if each in words]
     methods = {name for session in desk.sessions.values() for name in session.index.methods()}
     phrases = [each for each in form.concepts if each not in words]
-    yield {
-        **({"index": form.index} if form.index in desk.sessions else {}),
+    asked_of = {
         "prompt": form.prompt,
         "words": words,
         "concepts": {"choices": words, "value": chips},
         "phrase": "\n".join(phrases),
         **_against(form.prompt, form.concepts),
         **({"against": "\n".join(form.against)} if any(form.against) else {}),
+    }
+    yield {
+        **({"index": form.index} if form.index in desk.sessions else {}),
+        **(asked_of if form.prompt else {}),  # a person may be writing one by now
         "ask_for": form.ask,
         "whole": form.whole,
         "seed": form.seed,
