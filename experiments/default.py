@@ -219,7 +219,7 @@ def cost(given: argparse.Namespace) -> None:
                 "index, CPU s a picture": (built - started) / len(data),
                 "question, CPU s": time.process_time() - built,
             })  # fmt: skip
-        keep(given, "cost", f"What candidates cost: {len(data):,} pictures, one thread", table)
+    keep(given, "cost", f"What candidates cost: {len(data):,} pictures, one thread", table)
 
 
 # --- the rule -------------------------------------------------------------------------------------
