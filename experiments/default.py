@@ -9,16 +9,14 @@ rule names.
     python experiments/default.py predicts    LDS of the second model (influence.py --second)
     python experiments/default.py draws       precision and isolation on drawings (emoji.py)
     python experiments/default.py cost        of an index and of a question, from nothing
-    python experiments/default.py choose      the rule, with the drops of `scenes.py influence`
 
-Everything lies in `experiments/results/default`; indexes and scores are not in the repository.
+`default_rule.py` applies the rule. Everything lies in `experiments/results/default`; indexes and
+scores are not in the repository.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -33,7 +31,6 @@ import torch
 from common import RESULTS, about, parser
 from influence_models import SECOND
 from scenes import output_of
-from scipy.stats import rankdata
 
 from headwater import Denoiser, Session, TrainingSet
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
@@ -54,16 +51,12 @@ from headwater.runtime.executor import Executor
 
 OUT = RESULTS / "default"
 DAMPINGS = (0.001, 0.01, 0.1)
-# The default when the rule was written, and the highest ratio to its index's cost that is admitted.
-TODAY, AFFORDED = "concept-trak-unguided", 2.0
+# The default when the rule was written, and what it is compared with side by side.
+TODAY = "concept-trak-unguided"
 WITH_PRESENCE = "ekfac-presence"
 # Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
-# Of the drop: how many images are taken out.
-TAKEN_OUT = 200
 CHOSEN_ON, REPORTED = "chosen-on", "reported"
-# Where the mean ranks of the first two differ by less, the cheaper one is taken.
-A_TIE = 0.5
 
 
 @dataclass(frozen=True)
@@ -88,7 +81,7 @@ CANDIDATES = (
 
 
 def main() -> None:
-    stages = {"predicts": predicts, "draws": draws, "cost": cost, "choose": choose}
+    stages = {"predicts": predicts, "draws": draws, "cost": cost}
     given = parser(__doc__, *stages).parse_args()
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -220,98 +213,6 @@ def cost(given: argparse.Namespace) -> None:
                 "question, CPU s": time.process_time() - built,
             })  # fmt: skip
     keep(given, "cost", f"What candidates cost: {len(data):,} pictures, one thread", table)
-
-
-# --- the rule -------------------------------------------------------------------------------------
-
-
-def choose(given: argparse.Namespace) -> None:
-    """Which candidates the rule admits, how they rank, and which it takes."""
-    predicted, drawn = rows_of(f"predicts-{CHOSEN_ON}"), rows_of(f"draws-{CHOSEN_ON}")
-    costs, drops = rows_of("cost", "method"), drops_of_chosen()
-    if missing := {each.method for each in CANDIDATES} - costs.keys():
-        sys.exit(f"nothing is known of what {min(missing)} costs: run `cost` to its end")
-    today = costs[TODAY]["index, CPU s a picture"]
-    table = []
-    for candidate in CANDIDATES:
-        name, method = str(candidate), candidate.method
-        cost = costs[method]
-        above = predicted[name][f"contribution, above {MEMBERSHIP!r}"]
-        precision = drawn[name]["precision, above today's"]
-        dear = cost["index, CPU s a picture"] / today
-        admitted = above["low"] > 0 and precision["high"] >= 0 and dear <= AFFORDED
-        table.append({
-            "candidate": name,
-            "predicts more than captions": yes(above["low"] > 0),
-            "precision not below": yes(precision["high"] >= 0),
-            "index, times today's": dear,
-            "admitted": yes(admitted),
-            "LDS, contribution": predicted[name]["LDS, contribution"]["mean"],
-            "LDS, loss": predicted[name]["LDS, loss"]["mean"],
-            "drop": drops.get(method),
-            "precision@10": drawn[name]["precision@10"]["mean"],
-            "isolation": drawn[name]["isolation"]["mean"],
-            "question, CPU s": cost["question, CPU s"],
-        })  # fmt: skip
-    best = [row for row in table if row["admitted"] == "yes"]
-    methods = {row["candidate"].split(",")[0] for row in best}
-    # a method has one drop for all its dampings, which ranks them alike
-    if len(methods) > 1 and (missing := sorted(methods - drops.keys())):
-        sys.exit(f"nothing was taken out by {missing[0]}: `scenes.py influence` comes first")
-    for row in table:
-        row["mean rank"] = mean_rank(row, best) if row in best else None
-    taken = cheapest_of_the_best(best)
-    note = (
-        f"taken: {taken}; drop: without {TAKEN_OUT}, of the same method at its own damping, asked "
-        "as `scenes.py influence` does (every number kept, four draws an image, 160 a question); "
-        "it may be missing where all admitted are one method, which it would rank alike"
-    )
-    write_results(OUT / "choice", "The rule for the default, applied", about(given), table, [note])
-    print(markdown(table), note, sep="\n")
-
-
-def rows_of(name: str, key: str = "candidate") -> dict[str, dict[str, Any]]:
-    """The rows of a table that was made before, by what they are of."""
-    path = OUT / name / "results.json"
-    if not path.exists():
-        sys.exit(f"there is no {path}: run `{name.split('-')[0]}` first")
-    return {row[key]: row for row in json.loads(path.read_text())["rows"]}
-
-
-def drops_of_chosen() -> dict[str, float]:
-    """Of each method the mean drop without its highest images, of the concepts to choose on."""
-    path = RESULTS / "scenes" / "influence" / "concepts" / "results.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [truth.concept for truth in read_truths("scenes", SECOND.data.samples)][::2]
-    drops: dict[str, list[float]] = {}
-    for row in rows:
-        if row["concept"] in kept and row["removed"] == TAKEN_OUT:
-            drops.setdefault(row["method"], []).append(row["drop"]["mean"])
-    return {method: float(np.mean(values)) for method, values in drops.items()}
-
-
-MEASURES = ("LDS, contribution", "LDS, loss", "drop", "precision@10", "isolation")
-
-
-def mean_rank(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> float:
-    """Of a candidate among those admitted, over the five measures; 1 is the best, ties share."""
-    known = [measure for measure in MEASURES if measure != "drop" or row["drop"] is not None]
-    ranks = [rankdata([-other[measure] for other in rows]) for measure in known]
-    return float(np.mean([rank[rows.index(row)] for rank in ranks]))
-
-
-def cheapest_of_the_best(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The best mean rank, or of the first two the cheaper one; today's default if there is none."""
-    first = sorted(rows, key=lambda row: row["mean rank"])[:2]
-    if not first:
-        return f"{TODAY}, as before: none is admitted"
-    if len(first) == 2 and first[1]["mean rank"] - first[0]["mean rank"] < A_TIE:
-        first.sort(key=lambda row: (row["index, times today's"], row["question, CPU s"]))
-    return first[0]["candidate"]
-
-
-def yes(true: bool) -> str:
-    return "yes" if true else "no"
 
 
 def keep(
