@@ -1,6 +1,7 @@
 """Large parquet files at a URL: the same data as on a disk, of which little is read."""
 
 import time
+from threading import Condition
 
 import fsspec
 import pyarrow as pa
@@ -112,6 +113,24 @@ def test_what_is_read_is_what_is_wanted(memory, tmp_path, monkeypatch):
     assert sum(map(len, images[2:4])) <= read[0] < sum(map(len, images[2:4])) + 1000
     there.image(2)  # of the same row group
     assert len(read) == 1
+
+
+def test_several_files_are_asked_at_once(memory, tables, monkeypatch):
+    """Each answer waits for another file to be asked for: one after the other none would come."""
+    url, cat_file = put(memory, tables), type(memory).cat_file
+    asked, two = set(), Condition()
+
+    def answered(self, path, start=None, end=None, **options):
+        with two:
+            asked.add(path)
+            two.notify_all()
+            assert two.wait_for(lambda: len(asked) == 2, timeout=60), "one waits for the other"
+        return cat_file(self, path, start, end, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", answered)
+    with pytest.warns(HeadwaterWarning, match="not of the split 'train'"):
+        there = load_dataset(url)
+    assert [sample.caption for sample in there.samples] == CAPTIONS[:16]
 
 
 def test_others_are_copied(memory, tables, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -31,6 +32,7 @@ from headwater.storage.remote import (
 
 # Bytes of all files together; more of them are not copied.
 COPIED_UP_TO = 10 * 1000**3
+_AT_ONCE = 32  # files that are opened side by side: each takes a few answers of a far place
 # What makes a folder another one than of tables: of `datasets`, an index or an answer of headwater.
 _OTHERS = {"dataset_dict.json", "state.json", "index.json", "result.json"}
 
@@ -67,13 +69,15 @@ def open_large_tables(request: Request) -> TrainingSet | None:
     else:
         chosen = splits.choose_tables(url, tables, request.split)
     top = "" if single else f"{PurePosixPath(root).name}/".lstrip("/")
-    opened = [
-        _table_file(files, root if single else f"{root}/{name}", url, f"{top}{name}")
-        for name in chosen
-    ]
-    data = open_tables(opened, request)
-    for file in opened:
-        file.require_unchanged()
+
+    def table_file(name: str) -> TableFile:
+        return _table_file(files, root if single else f"{root}/{name}", url, f"{top}{name}")
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        opened = [*pool.map(table_file, chosen)]
+        data = open_tables(opened, request, pool.map)
+        for _ in pool.map(lambda file: file.require_unchanged(), opened):
+            pass  # an error of one is raised here
     return data
 
 

@@ -31,6 +31,7 @@ from headwater.errors import DatasetError, first_line
 _PIECE = 4096  # bytes; what a disk reads at once
 
 Range = tuple[int, int]  # of bytes in a file: where it begins, and where it has ended
+Each = Callable[..., Iterable[Any]]  # a function of each of some files, in order, as `map`
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,18 @@ def _open_here(path: Path, paths: Sequence[Path], request: Request) -> TrainingS
     return _training_set(str(path), files, opened, folder, request)
 
 
-def open_tables(files: Sequence[TableFile], request: Request) -> TrainingSet:
+def open_tables(files: Sequence[TableFile], request: Request, each: Each) -> TrainingSet:
     """Parquet files that hold their images themselves, wherever they lie.
 
     Raises:
         DatasetError: one cannot be read, or names its images.
     """
-    opened, source = [_parquet_file(file) for file in files], str(request.source)
+    opened, source = list(each(_parquet_file, files)), str(request.source)
     if _names_images(opened[0].schema_arrow, request):
         raise DatasetError(
             f"{source} names its images, and such a table is read from a disk alone: copy it there"
         )
-    return _training_set(source, files, opened, None, request)
+    return _training_set(source, files, opened, None, request, each)
 
 
 def _names_images(schema: Any, request: Request) -> bool:
@@ -119,17 +120,26 @@ def _training_set(
     opened: Sequence[Any],
     folder: Path | None,
     request: Request,
+    each: Each = map,
 ) -> TrainingSet:
     schema = opened[0].schema_arrow
     columns = find_columns(source, schema, request.image_column, request.caption_column)
     columns = columns if request.captions else replace(columns, caption=None)
-    uris: list[str] = []
-    contents: list[str] = []
-    for file, table in zip(files, opened, strict=True):
-        uris += [f"{file.name}#row={row}" for row in range(table.metadata.num_rows)]
-        contents += _contents(file, table, columns.image, folder)
-    batches = (table.iter_batches(1024, columns=columns.texts) for table in opened)
-    samples = read_samples(source, columns, uris, chain.from_iterable(batches))
+    uris = [
+        f"{file.name}#row={row}"
+        for file, table in zip(files, opened, strict=True)
+        for row in range(table.metadata.num_rows)
+    ]
+
+    def contents_of(file: TableFile, table: Any) -> list[str]:
+        return _contents(file, table, columns.image, folder)
+
+    def texts_of(table: Any) -> list[Any]:
+        return [*table.iter_batches(1024, columns=columns.texts)]
+
+    contents = [*chain.from_iterable(each(contents_of, files, opened))]
+    batches = chain.from_iterable(each(texts_of, opened)) if columns.texts else ()
+    samples = read_samples(source, columns, uris, batches)
     cells = _Cells(files, opened, columns)
     return make_training_set(
         source, samples, contents, lambda row: to_rgb(stored(cells[row], folder))
