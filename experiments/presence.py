@@ -10,6 +10,7 @@ show it. A second table says how well the false captions themselves are found, a
     export OMP_NUM_THREADS=1
     python experiments/presence.py tables
     python experiments/presence.py contexts    where captions name no value: how should they?
+    python experiments/presence.py unnamed     what `ekfac-presence` tries of it
 
 Everything lies in `experiments/results/presence`.
 """
@@ -27,7 +28,14 @@ from common import RESULTS, about, parser
 
 from headwater import Concept, Denoiser, Session, audit, build_index, load_dataset
 from headwater.attribution.scorers.content.caption_losses import caption_losses
-from headwater.attribution.scorers.content.presence import kind_of, prepare, presence, timesteps_of
+from headwater.attribution.scorers.content.presence import (
+    kind_of,
+    losses_of,
+    prepare,
+    presence,
+    timesteps_of,
+)
+from headwater.attribution.scorers.content.unnamed import shown
 from headwater.data.training_set import Sample
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.label_noise import plant_label_noise
@@ -47,14 +55,15 @@ ASKED = ("mined", "given", "none")
 
 
 def main() -> None:
-    command = parser(__doc__, "tables", "contexts")
+    stages = {"tables": tables, "contexts": contexts, "unnamed": unnamed}
+    command = parser(__doc__, *stages)
     command.add_argument("--alternatives", nargs="+", choices=ASKED, default=ASKED)
     given = command.parse_args()
     torch.set_num_threads(1)
     data = plant_label_noise(load_dataset("scenes").first(IMAGES), FALSE)
     model = Denoiser.load("scenes", given.device)
     session = Session(build_index(model, data, OUT / "indexes" / "pixels", method="pixel-dot"))
-    {"tables": tables, "contexts": contexts}[given.stage](session, given)
+    stages[given.stage](session, given)
 
 
 def tables(session: Session, given: argparse.Namespace) -> None:
@@ -108,6 +117,31 @@ def contexts(session: Session, given: argparse.Namespace) -> None:
     note = "share of images with the interval over them; a kind goes by its most frequent value"
     write_results(OUT / "contexts", "Captions that name no value", about(given), rows, [note])
     print(markdown(rows), OUT / "contexts" / "table.md", sep="\n")
+
+
+def unnamed(session: Session, given: argparse.Namespace) -> None:
+    """Whether images that show a concept and do not name it are the same, and at what cost."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for truth in read_truths("scenes", session.index.samples):
+        kind = kind_of(session, Concept(truth.prompt, truth.concept))
+        whole, found = losses_of(session, kind, truth.concept), shown(session, kind, truth.concept)
+        seen = (whole.margins(truth.concept).mean(0) > 0) & ~whole.named.any(1)
+        rows.setdefault(attribute_of(truth.concept), []).append({
+            "captions that name none": float((~whole.named.any(1)).sum()),
+            "seen": float(seen.sum()),
+            "seen by one alone": float((seen != found.unnamed).sum()),
+            "tried, of all": found.tried / whole.named.numel(),
+        })  # fmt: skip
+    table = [
+        {"kind": kind, "concepts": len(own)}
+        | {name: float(np.mean([row[name] for row in own])) for name in own[0]}
+        for kind, own in rows.items()
+    ]
+    note = f"of {IMAGES} images; mean over the concepts of a kind"
+    write_results(
+        OUT / "unnamed", "Seen and not named, for fewer losses", about(given), table, [note]
+    )
+    print(markdown(table), OUT / "unnamed" / "table.md", sep="\n")
 
 
 def question(truth: Truth, kind: str) -> Concept:

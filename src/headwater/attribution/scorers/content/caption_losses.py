@@ -52,7 +52,9 @@ def caption_losses(
     blocks, positions = [], sorted(index.positions[row] for row in rows)
     with (
         reading(index.pictures, positions) as reader,
-        tqdm(total=len(rows), desc="losses under captions", unit="image", delay=2) as bar,
+        tqdm(
+            total=len(rows), desc="losses under captions", unit="image", delay=2, leave=False
+        ) as bar,
     ):
         for start in range(0, len(rows), BLOCK):
             own = rows[start : start + BLOCK]

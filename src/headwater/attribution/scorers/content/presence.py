@@ -183,7 +183,7 @@ def losses_of(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Los
     Raises:
         MethodError: the model reads no prompts.
     """
-    asked = _Versions.of(resources, kind, word)
+    asked = Versions.of(resources, kind, word)
     losses = _computed(resources, asked.groups, asked.texts, seed)
     if len(kind.values) > 1:
         return Losses(kind.values, losses, asked.named)
@@ -195,8 +195,8 @@ def losses_of(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Los
 
 def prepare(resources: Resources, asked: Sequence[tuple[Kind, str]], seed: int = 0) -> None:
     """Compute what several words need at one go, which opens and encodes every image once."""
-    every = [_Versions.of(resources, kind, word) for kind, word in asked]
-    alike: dict[str, list[_Versions]] = {}
+    every = [Versions.of(resources, kind, word) for kind, word in asked]
+    alike: dict[str, list[Versions]] = {}
     for each in every:
         alike.setdefault(str(each.groups), []).append(each)
     for same in alike.values():
@@ -205,7 +205,7 @@ def prepare(resources: Resources, asked: Sequence[tuple[Kind, str]], seed: int =
 
 
 @dataclass(frozen=True)
-class _Versions:
+class Versions:
     """What all images are to be captioned with, for one word.
 
     Attributes:
@@ -220,7 +220,7 @@ class _Versions:
     groups: list[list[int]]
 
     @classmethod
-    def of(cls, resources: Resources, kind: Kind, word: str) -> _Versions:
+    def of(cls, resources: Resources, kind: Kind, word: str) -> Versions:
         words = (*kind.values, *kind.places)
         insert = Insertions(resources.captions, words)
         own = [caption_of(sample, words) for sample in resources.index.samples]
@@ -239,14 +239,23 @@ def _computed(
     resources: Resources, groups: Sequence[list[int]], texts: Sequence[Sequence[str]], seed: int
 ) -> Float[Tensor, "t n v"]:
     denoiser = resources.denoiser
-    if not denoiser.conditional:
-        raise MethodError(
-            f"{denoiser.source} reads no prompts, so it cannot be asked what it sees by them"
-        )
+    require_prompts(denoiser)
     spec = timesteps_of(denoiser, seed)
     parts = [caption_losses(resources, rows, [texts[row] for row in rows], spec) for rows in groups]
     order = [row for rows in groups for row in rows]
     return in_order(torch.cat(parts, 1).transpose(0, 1), order).transpose(0, 1)
+
+
+def require_prompts(denoiser: Denoiser) -> None:
+    """Refuse a model that reads none.
+
+    Raises:
+        MethodError: so it is.
+    """
+    if not denoiser.conditional:
+        raise MethodError(
+            f"{denoiser.source} reads no prompts, so it cannot be asked what it sees by them"
+        )
 
 
 def timesteps_of(denoiser: Denoiser, seed: int = 0) -> ProbeSpec:

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import gradient
-from headwater.attribution.scorers.content.presence import Losses, kind_of, losses_of, remarks_of
+from headwater.attribution.scorers.content.presence import kind_of, remarks_of
+from headwater.attribution.scorers.content.unnamed import Shown, shown
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import TINY, Scored
 from headwater.errors import QueryError
@@ -42,23 +43,21 @@ def score(
     assert isinstance(query, Contribution), f"{method.name} takes contributions alone"
     influence = gradient.score(resources, method, query, options)
     kind = kind_of(resources, query.slider)
-    losses = losses_of(resources, kind, query.concept, query.seed)
-    seen = standard(_weights(losses, query.concept))
+    found = shown(resources, kind, query.concept, query.seed)
+    seen = standard(_weights(found, query.concept))
     scored = {ratio: _together(each, seen) for ratio, each in influence.scored.items()}
     facts = {**influence.description.facts, "with": "presence"}
     described = influence.description._replace(
         words=f"{influence.description.words}, and what the model sees in each image", facts=facts
     )
     # a row of the question would stand for the influence alone
-    remarks = (*influence.remarks, *remarks_of(query.concept, kind, losses))
+    remarks = (*influence.remarks, *remarks_of(query.concept, kind, found.sample))
     return replace(influence, scored=scored, description=described, feature=None, remarks=remarks)
 
 
-def _weights(losses: Losses, word: str) -> Float[Tensor, " n"]:
+def _weights(found: Shown, word: str) -> Float[Tensor, " n"]:
     """1 for images whose caption names the word, `UNNAMED` for others in which it is seen."""
-    named = losses.named[:, losses.values.index(word)]
-    unnamed = (losses.margins(word).mean(0) > 0) & ~losses.named.any(1)
-    weights = named.double() + UNNAMED * unnamed.double()
+    weights = found.named.double() + UNNAMED * found.unnamed.double()
     if not weights.any():
         raise QueryError(
             f"no caption names {word!r}, and the model sees it in no image: ask by --method ekfac"

@@ -1,0 +1,113 @@
+"""Which images show a concept: their captions say so, or say nothing and the model sees it there.
+
+What `presence` tells by all its losses, for a fraction of them: of an image whose caption names
+nothing of the kind it is only asked whether the presence is above 0. So it is done with at the
+first other value that explains it better than the word does, which is a third of the losses where
+values compete by chance. Whether the model tells a value from the others is found on a few of the
+images whose captions name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.content.caption_losses import caption_losses
+from headwater.attribution.scorers.content.presence import (
+    Kind,
+    Losses,
+    Versions,
+    require_prompts,
+    timesteps_of,
+)
+
+# Of the images whose caption names a value and no other, how many are looked at.
+SAMPLE = 16
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where a word's concept is, of n images.
+
+    Attributes:
+        named: the caption names it.
+        unnamed: the model sees it, and the caption names nothing of its kind.
+        sample: losses of some images whose captions name a value of the kind; of none where there
+            is no image whose caption does not.
+        tried: of how many captions of images the loss was wanted.
+    """
+
+    named: Bool[Tensor, " n"]
+    unnamed: Bool[Tensor, " n"]
+    sample: Losses
+    tried: int
+
+
+def shown(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Shown:
+    """Where a word's concept is among the images of an index.
+
+    Raises:
+        MethodError: the model reads no prompts.
+    """
+    require_prompts(resources.denoiser)
+    asked, spec = Versions.of(resources, kind, word), timesteps_of(resources.denoiser, seed)
+
+    tried = []
+
+    def losses(rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "t r v"]:
+        tried.append(len(rows) * len(columns))
+        texts = [[asked.texts[row][column] for column in columns] for row in rows]
+        if not rows:
+            return torch.empty(len(spec.timesteps), 0, len(columns))
+        return caption_losses(resources, rows, texts, spec)
+
+    left = torch.nonzero(~asked.named.any(1)).flatten()
+    own, values = kind.values.index(word), range(len(kind.values))
+    few = sample_of(asked.named) if len(left) and kind.others(word) else []
+    sample = Losses(kind.values, losses(few, values), asked.named[few])
+    rivals = rivals_of(own, sample.told_apart(), asked.named)
+    if not rivals:  # the versions are the caption, and the same with the word
+        own, rivals = 1, [0]
+
+    with_word = losses(left.tolist(), [own])[..., 0]
+    for rival in rivals:
+        better = (losses(left.tolist(), [rival])[..., 0] - with_word).mean(0) > 0
+        left, with_word = left[better], with_word[:, better]
+    unnamed = torch.zeros(len(asked.named), dtype=torch.bool)
+    unnamed[left] = True
+    named = asked.named[:, kind.values.index(word)]
+    return Shown(named, unnamed, sample, sum(tried))
+
+
+def rivals_of(own: int, apart: Bool[Tensor, " v"], named: Bool[Tensor, "n v"]) -> list[int]:
+    """What a value is told from: as `Losses.margins`, those first that most captions name.
+
+    They are the most likely to be right, and end the search.
+
+    >>> named = torch.tensor([[1, 0, 0], [0, 0, 1]]).bool()
+    >>> rivals_of(0, torch.tensor([True, True, True]), named)
+    [2, 1]
+    """
+    others = [value for value in range(len(apart)) if value != own]
+    rivals = [value for value in others if apart[value]] or others
+    return sorted(rivals, key=lambda value: -int(named[:, value].sum()))
+
+
+def sample_of(named: Bool[Tensor, "n v"]) -> list[int]:
+    """For each value up to `SAMPLE` rows that name it alone, evenly spread.
+
+    >>> sample_of(torch.eye(2).bool().repeat_interleave(40, 0))[:4]
+    [0, 2, 5, 7]
+    """
+    alone = named & (named.sum(1) == 1)[:, None]
+    chosen: set[int] = set()
+    for column in alone.T:
+        rows = torch.nonzero(column).flatten().tolist()
+        count = min(SAMPLE, len(rows))
+        chosen.update(rows[number * len(rows) // count] for number in range(count))
+    return sorted(chosen)

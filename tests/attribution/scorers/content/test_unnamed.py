@@ -1,0 +1,103 @@
+"""Where a concept is that captions do not name: as presence tells it, for fewer losses."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.tiny import tiny_folder
+
+from headwater import Denoiser, Session, build_index, from_images, load_dataset
+from headwater.attribution.scorers.content import unnamed
+from headwater.attribution.scorers.content.presence import Kind, Versions, losses_of
+from headwater.attribution.scorers.content.unnamed import rivals_of, sample_of, shown
+
+COLOURS = ("blue", "orange", "pink", "red")
+SILENT = ["a star", "a moon", "a heart", "a sun", "a tree", "a ring"]
+CAPTIONS = [f"a {colour} star" for colour in COLOURS for _ in range(4)] + SILENT * 2
+KIND = Kind(COLOURS, "given")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("unnamed")
+    pictures = load_dataset(tiny_folder(folder / "images", len(CAPTIONS)))
+    data = from_images([pictures.image(row) for row in range(len(CAPTIONS))], CAPTIONS)
+    denoiser = Denoiser.load(tiny_model)
+    return Session(build_index(denoiser, data, folder / "index", method="pixel-dot"))
+
+
+@pytest.mark.parametrize("word", COLOURS)
+def test_it_is_what_presence_tells(session, word):
+    """Of images that name nothing of the kind, where it is above 0."""
+    whole = losses_of(session, KIND, word)
+    seen = (whole.margins(word).mean(0) > 0) & ~whole.named.any(1)
+    found = shown(session, KIND, word)
+    assert torch.equal(found.unnamed, seen)
+    assert torch.equal(found.named, whole.named[:, COLOURS.index(word)])
+    assert torch.equal(found.sample.told_apart(), whole.told_apart())
+    silent = len(SILENT) * 2
+    assert silent * 2 <= found.tried - 16 * 4 <= silent * 4
+
+
+def test_some_are_seen_and_some_are_not(session):
+    """Else the test before would say little."""
+    counts = [int(shown(session, KIND, word).unnamed.sum()) for word in COLOURS]
+    assert 0 < sum(counts) < len(SILENT) * 2 * len(COLOURS)
+
+
+def test_a_word_without_others_is_asked_of_captions_that_lack_it(session):
+    alone = Kind(("red",), "none wanted")
+    whole = losses_of(session, alone, "red")
+    found = shown(session, alone, "red")
+    seen = (whole.margins("red").mean(0) > 0) & ~whole.named.any(1)
+    assert torch.equal(found.unnamed, seen) and int(found.named.sum()) == 4
+    assert found.tried == 2 * (len(CAPTIONS) - 4)  # with the word, and as they are
+
+
+def test_where_all_captions_name_a_value_the_model_is_not_asked(session):
+    kind = Kind(("heart", "moon", "ring", "star", "sun", "tree"), "given")
+    found = shown(session, kind, "moon")
+    assert found.tried == 0 and not found.unnamed.any() and int(found.named.sum()) == 2
+    assert found.sample.told_apart().all()
+
+
+def test_an_image_is_done_with_at_the_first_value_that_explains_it_better(monkeypatch):
+    """Losses as they are given: the word at 1, one value below in every image, others above."""
+    asked = []
+
+    def given(resources, rows, texts, spec):
+        asked.append((list(rows), [text for each in texts for text in each]))
+        value = {"red": 1.0, "blue": 0.5, "orange": 2.0, "pink": 2.0}
+        return torch.tensor([[[value[text] for text in each] for each in texts]])
+
+    monkeypatch.setattr(unnamed, "caption_losses", given)
+    monkeypatch.setattr(unnamed, "require_prompts", lambda _: None)
+    monkeypatch.setattr(unnamed, "timesteps_of", lambda *_: SimpleNamespace(timesteps=[0]))
+    named = torch.zeros(5, 4, dtype=torch.bool)
+    versions = Versions([list(COLOURS)] * 5, named, [[0, 1, 2, 3, 4]])
+    monkeypatch.setattr(Versions, "of", classmethod(lambda *_: versions))
+    fake = SimpleNamespace(denoiser=None)
+    assert not shown(fake, KIND, "red").unnamed.any()
+    every = [0, 1, 2, 3, 4]
+    assert asked == [(every, ["red"] * 5), (every, ["blue"] * 5)]
+    asked.clear()
+    assert shown(fake, KIND, "blue").unnamed.all() and len(asked) == 4
+
+
+def test_what_the_model_does_not_tell_apart_is_no_rival():
+    named = torch.eye(4).bool()
+    assert rivals_of(3, torch.tensor([True, False, True, True]), named) == [0, 2]
+    nothing = torch.zeros(4, dtype=torch.bool)
+    assert rivals_of(3, nothing, named) == [0, 1, 2], "unless there are no others"
+
+
+def test_the_sample_names_each_value_alone():
+    named = torch.zeros(100, 2, dtype=torch.bool)
+    named[:60, 0] = True
+    named[50:, 1] = True  # fifty to fifty-nine name both
+    rows = sample_of(named)
+    first = [row for row in rows if row < 50]
+    assert len(first) == len(rows) - len(first) == unnamed.SAMPLE
+    assert not any(50 <= row < 60 for row in rows)
+    assert first[-1] - first[0] > 40, "from all of them, not the first ones"
+    assert sample_of(named[:3]) == [0, 1, 2] and sample_of(named[:0]) == []
