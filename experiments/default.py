@@ -56,7 +56,7 @@ TODAY = "concept-trak-unguided"
 WITH_PRESENCE = "ekfac-presence"
 # Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
-CHOSEN_ON, REPORTED = "chosen-on", "reported"
+CHOSEN_ON, REPORTED, ALL = "chosen-on", "reported", "all"
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,12 @@ def predicts(given: argparse.Namespace) -> None:
 
 
 def parts(halves: np.ndarray, concepts: int) -> list[tuple[str, slice, np.ndarray]]:
-    """Where the rule chooses and where it reports: halves, and concepts."""
-    first = np.arange(concepts)[::2]
-    rest = np.arange(concepts)[1::2]
+    """Where the rule chooses and where it reports: halves, and concepts; and all of them."""
+    every = np.arange(concepts)
     return [
-        (CHOSEN_ON, slice(HALVES), first),
-        (REPORTED, slice(HALVES, len(halves)), rest),
+        (CHOSEN_ON, slice(HALVES), every[::2]),
+        (REPORTED, slice(HALVES, len(halves)), every[1::2]),
+        (ALL, slice(None), every),
     ]
 
 
