@@ -241,14 +241,22 @@ REFUSED = {
         "--ask 'rate' is not one of slider, contribution, loss",
     ),
     "pictures of a slider": (
-        STAR + "--pictures {images}",
+        STAR + "--ask slider --pictures {images}",
         "--pictures does not go with --ask slider: leave it out",
+    ),
+    "pictures of a score": (
+        f"concept {{concept}} '{PROMPT}' --reward a:b --pictures {{images}} --out {{out}}",
+        "--pictures does not go with --reward: leave it out",
     ),
     "an output of a score": (
         f"concept {{concept}} '{PROMPT}' --reward a:b --ask loss --out {{out}}",
         "--ask loss is of words of a prompt: give --concept",
     ),
     "an output without": (STAR + "--ask loss --swap", "--swap does not go with --ask loss: leave"),
+    "values of an output": (
+        STAR + "--ask contribution --alternatives moon",
+        "--alternatives does not go with --ask contribution: leave it out",
+    ),
     "an output of one picture": (
         STAR + "--ask loss --local {file}",
         "--local does not go with --ask loss: leave it out",
@@ -310,6 +318,33 @@ def test_outputs_are_put_to_every_method_that_takes_them(curved, tmp_path, monke
         options = ["--concept", "star", "--ask", ask, "--method", name, "--out", tmp_path]
         assert headwater("concept", curved, PROMPT, *options).code == 0
     assert [options["method"] for options in put] == takers and "metagradient" in takers
+
+
+@pytest.mark.parametrize(
+    "of, options, kind",
+    [
+        ("curved", [], "contribution"),
+        ("curved", ["--method", "ekfac-presence"], "contribution"),
+        ("curved", ["--method", "presence"], "concept"),
+        ("curved", ["--minus", "a moon"], "concept"),
+        ("curved", ["--alternatives", "moon"], "concept"),
+        ("curved", ["--ask", "slider"], "concept"),
+        ("concept", [], "concept"),
+        ("concept", ["--pictures", "{images}"], "contribution"),
+    ],
+)
+def test_what_is_asked_where_nobody_says_it(
+    request, places, tmp_path, monkeypatch, of, options, kind
+):
+    """What the method is for, unless an option is of sliders, or of outputs."""
+    put = []
+    monkeypatch.setattr(query, "answer", lambda session, queries, *more: put.extend(queries))
+    index = request.getfixturevalue("curved") if of == "curved" else places[of]
+    options = [part.format(**places) for part in options]
+    asked = ("concept", index, PROMPT, "--concept", "star", *options, "--out", tmp_path / "out")
+    made = headwater(*asked)
+    assert made.code == 0, made.err
+    assert [each.kind for each in put] == [kind]
 
 
 def test_what_words_gain_is_answered_with_presence(curved, places, tmp_path):

@@ -36,6 +36,7 @@ from headwater.cli.options import (
 from headwater.cli.output import Output, answer, answer_journey, default_folder
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS
+from headwater.methods.choice import choose, usual_ask
 
 if TYPE_CHECKING:
     from headwater.attribution.session import Session
@@ -51,7 +52,7 @@ def concept(
     index: IndexFolder,
     prompt: own.Prompt = None,
     concept: own.Concepts = None,
-    ask: own.Ask = "slider",
+    ask: own.Ask = None,
     pictures: own.Pictures = None,
     preset: own.Preset = None,
     feature: own.Feature = None,
@@ -88,15 +89,18 @@ def concept(
 
     It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
     pictures (--reward, --reward-text), as the paper does (--preset), or by a feature that was
-    computed elsewhere (--feature). Which images the model would not know it without is asked by
-    --ask contribution, of an index that was built for `ekfac`.
+    computed elsewhere (--feature). An index that was built for `ekfac` is asked which images the
+    model would know it less well without (--ask contribution).
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     asked["alternatives"] = own.alternatives_in(alternatives)
+    asked["ask"] = own.ask_of(asked)
     options = asking(given)
     own.require_one_question(asked)
     session = open_session(index, device, clip, engine, jobs)
-    if (concept and local is None and ask not in own.OUTPUT_NAMES) or preset:
+    of_index = session.index.recipe.method, session.index.methods()
+    asked["ask"] = asked["ask"] or usual_ask(method, *of_index)
+    if (concept and local is None and asked["ask"] == "slider") or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
     folder = out or default_folder(queries, given)
@@ -235,8 +239,6 @@ def _scorer(session: Session, given: Mapping[str, Any]) -> Scorer:
 
 def _refuse_of_similarity(session: Session, given: Mapping[str, Any]) -> None:
     """Refuse what is of trajectories, where words are compared with pictures and that is all."""
-    from headwater.methods.choice import choose
-
     index = session.index
     method = choose(given["method"], index.recipe.method, index.methods(), "concept")
     if method.scorer == "similarity":

@@ -27,10 +27,10 @@ Concepts = Annotated[
     list[str] | None, typer.Option("--concept", help="Words of the prompt; may be repeated.")
 ]
 Ask = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="What is asked of --concept: slider (which way it lies), contribution (what its words "
-        "gain) or loss; the last two on --pictures."
+        "gain) or loss; the last two on --pictures. By default what the method is for."
     ),
 ]
 Pictures = Annotated[
@@ -149,6 +149,21 @@ def alternatives_in(text: str | None) -> tuple[str, ...] | None:
 OUTPUT_NAMES = ("contribution", "loss")
 
 
+# What says how a slider's prompts are made, or what its concept is told from.
+_OF_SLIDERS = ("minus", "base", "swap", "alternatives")
+
+
+def ask_of(given: Mapping[str, Any]) -> str | None:
+    """What is asked of --concept, as far as the options tell; None where the method is to tell."""
+    if given["ask"] is not None:
+        return given["ask"]
+    if not given["concept"] or given["local"] is not None:
+        return "slider"
+    if given["pictures"] is not None:
+        return "contribution"
+    return "slider" if any(given[name] not in (None, False) for name in _OF_SLIDERS) else None
+
+
 def require_one_question(given: Mapping[str, Any]) -> None:
     """Refuse options of `concept` that ask several things, or that would be ignored.
 
@@ -188,16 +203,18 @@ def _require_output(given: Mapping[str, Any], way: str) -> None:
         QueryError: names it, or there is no such output.
     """
     ask = given["ask"]
+    if ask is None:  # nothing is given that only one of them takes
+        return
     if ask not in OUTPUT_NAMES and ask != "slider":
         raise QueryError(f"--ask {ask!r} is not one of slider, {', '.join(OUTPUT_NAMES)}")
     if ask == "slider":
-        refuse({"--pictures": given["pictures"] is not None}, "--ask slider")
+        what = "--ask slider" if way == "--concept" else way
+        refuse({"--pictures": given["pictures"] is not None}, what)
         return
     asked = f"--ask {ask}"
     if way != "--concept":
         raise QueryError(f"{asked} is of words of a prompt: give --concept")
-    names = ("minus", "base", "swap")
-    refuse({f"--{name}": given[name] not in (None, False) for name in names}, asked)
+    refuse({f"--{name}": given[name] not in (None, False) for name in _OF_SLIDERS}, asked)
     if given["pictures"] is not None:
         of_made = {
             "--context": given["context"] != "auto",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -137,6 +137,26 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
             f"`--method {name}`{more}"
         )
     return method
+
+
+def usual_ask(name: str | None, built_for: str, served: Sequence[str]) -> str:
+    """What is asked of a concept's words where nobody says it: what the method takes first.
+
+    Args:
+        name: of a method; None for the one that the index was built for.
+
+    Returns:
+        An output, for methods of influence; else "slider", the direction that the words lie in.
+
+    Raises:
+        MethodError: there is no such method.
+
+    >>> usual_ask(None, "concept-trak", ["concept-trak"]), usual_ask("ekfac", "trak", ["trak"])
+    ('slider', 'contribution')
+    """
+    built_for = built_for if built_for in served else served[0]
+    first = method_named(name or built_for).takes[0]
+    return first if first in ("contribution", "loss") else "slider"
 
 
 def _by_features(question: str) -> bool:
