@@ -1,12 +1,13 @@
-"""Who may look at a page, and what it says where it cannot be opened."""
+"""Who may look at a page, what it says where it cannot be opened, and when it says what it does."""
 
+import asyncio
 import socket
 
 import pytest
 
 from headwater.errors import ParameterError
 from headwater.viewer import serve as serving
-from headwater.viewer.serve import require_page
+from headwater.viewer.serve import require_page, told_later
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,41 @@ def test_a_port_that_is_taken_is_named():
         port = other.getsockname()[1]
         with pytest.raises(ParameterError, match=f"--port {port} .*in use.*: give another"):
             require_page("127.0.0.1", port, None)
+
+
+# --- clicks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path, late", [("/gradio_api/queue/join", 1), ("/gradio_api/queue/data", 0), ("/config", 0)]
+)
+def test_that_a_click_is_taken_is_told_after_what_was_said_before(monkeypatch, path, late):
+    """The click itself does not wait."""
+    events: list[object] = []
+
+    async def app(scope, receive, send):
+        events.append("taken")
+        await send({"type": "http.response.start"})
+        await send({"type": "http.response.body"})
+
+    async def sleep(seconds):
+        events.append("waited" if seconds > 0 else "")
+
+    async def send(message):
+        events.append(message["type"])
+
+    monkeypatch.setattr(serving.asyncio, "sleep", sleep)
+    asyncio.run(told_later(app)({"type": "http", "path": path}, None, send))
+    told = ["http.response.start", "http.response.body"]
+    assert events == ["taken", *["waited"] * late, *told]
+
+
+def test_what_is_no_request_passes():
+    """As the start and the end of the server, which have no path."""
+    passed: list[object] = []
+
+    async def app(*given):
+        passed.extend(given)
+
+    asyncio.run(told_later(app)({"type": "lifespan"}, 1, 2))
+    assert passed == [{"type": "lifespan"}, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from headwater.attribution.session import Session
 from headwater.errors import HeadwaterError, ParameterError
@@ -22,6 +24,10 @@ _EXTRA = "pip install 'headwater[viewer]'"
 # Loading a model holds up all else: it waits for the first visitor so many seconds, and for so many
 # until the page is drawn.
 _FIRST_VISIT, _PAGE_DRAWN = 20.0, 0.5
+# What comes of clicks comes by a stream, which gradio (6.31) closes after the last of them. A
+# browser that is told that its next click is taken, and only then that the stream is closed, opens
+# no other: the click does nothing. So it is told of the click these seconds later.
+_TOLD = 0.1
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +52,8 @@ def serve(
     pair = require_page(host, port, auth)
     with tempfile.TemporaryDirectory(prefix="headwater-view-") as folder:
         _keep_to(Path(folder))
+        from starlette.middleware import Middleware
+
         from headwater.viewer.page import build, looks
 
         desk = Desk(sessions, Path(folder))
@@ -67,6 +75,7 @@ def serve(
             pwa=False,
             ssr_mode=False,
             max_file_size=MOST_BYTES,
+            app_kwargs={"middleware": [Middleware(told_later)]},
             **looks(),
         )
         note(f"{address.rstrip('/')}  (Ctrl-C ends it)")
@@ -133,6 +142,21 @@ def _keep_to(folder: Path) -> None:
     """Let gradio keep its files here, and tell nobody of its use."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def told_later(app: Callable[..., Any]) -> Callable[..., Any]:
+    """An ASGI application whose answers that a click is taken come `_TOLD` seconds later."""
+
+    async def called(scope: Mapping[str, Any], receive: Any, send: Callable[..., Any]) -> None:
+        async def later(message: Mapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                await asyncio.sleep(_TOLD)
+            await send(message)
+
+        taken = scope["type"] == "http" and scope["path"].endswith("/queue/join")
+        await app(scope, receive, later if taken else send)
+
+    return called
 
 
 def _warm(desk: Desk) -> None:
