@@ -289,7 +289,7 @@ def test_the_commands(index, whole):
     assert result.code == 2 and result.out == (
         "features/00001.safetensors is damaged; it is made again of the model and the images\n"
     )
-    assert "1 file(s)" in result.err and f"`headwater repair {index}` mends them" in result.err
+    assert "1 file(s)" in result.err and f"`headwater repair {index}` mends it" in result.err
     (found,) = json.loads(headwater("verify", index, "--json").out)
     assert found["file"] == "features/00001.safetensors" and found["what"] == "is damaged"
     result = headwater("repair", index)

@@ -36,6 +36,7 @@ from headwater.runtime.executor import Executor, run
 from headwater.storage import cache
 from headwater.storage.blocks import Part, divided, read_part
 from headwater.storage.files import DAY, remove_parts
+from headwater.storage.shard_files import Place, folder_of, place_of
 
 KERNELS, PARTS = "kernels", "parts"
 # Of a pass: several for each worker, so that all end at about the same time.
@@ -63,7 +64,7 @@ def measured(
         StoreError: a shard is missing, truncated or changed.
         ResourceError, ParameterError: as `executor.run`.
     """
-    work = partial(_measure, index.path, measure, [tensor.numpy() for tensor in handed])
+    work = partial(_measure, place_of(index.path), measure, [tensor.numpy() for tensor in handed])
     found = _done(executor, work, _parts_for(index, executor), "rows")
     return torch.from_numpy(np.concatenate(found, -1))
 
@@ -84,11 +85,12 @@ def measured_on(
 
 
 def _measure(
-    folder: Path, measure: Measure, handed: Sequence[np.ndarray], part: Part
+    place: Path | Place, measure: Measure, handed: Sequence[np.ndarray], part: Part
 ) -> np.ndarray:
     """Of the rows of a part. Arrays travel as they are; tensors would through shared memory."""
     tensors = [torch.tensor(array) for array in handed]
-    return torch.cat([measure(rows, *tensors) for rows in read_part(folder, part)], -1).numpy()
+    blocks = read_part(folder_of(place), part)
+    return torch.cat([measure(rows, *tensors) for rows in blocks], -1).numpy()
 
 
 def weighted_sum(
@@ -102,14 +104,14 @@ def weighted_sum(
     parts = _parts_for(index, executor)
     own = weights.split([len(part) for part in parts])
     items = [(part, each.numpy()) for part, each in zip(parts, own, strict=True)]
-    found = _done(executor, partial(_weigh, index.path), items, "rows")
+    found = _done(executor, partial(_weigh, place_of(index.path)), items, "rows")
     return torch.from_numpy(np.sum(found, 0))
 
 
-def _weigh(folder: Path, item: tuple[Part, np.ndarray]) -> np.ndarray:
+def _weigh(place: Path | Place, item: tuple[Part, np.ndarray]) -> np.ndarray:
     part, weights = item
     dim = part.manifest.recipe["dim"]
-    return weighted(read_part(folder, part), dim, torch.tensor(weights)).numpy()
+    return weighted(read_part(folder_of(place), part), dim, torch.tensor(weights)).numpy()
 
 
 def weighted(
@@ -148,35 +150,50 @@ def products(
         StoreError: a shard is missing, truncated or changed; or parts cannot be written.
         ResourceError, ParameterError: as `executor.run`, or the disk is full.
     """
-    parts, make = _parts_of_gram(rows), partial(make_product, index.path, device)
-    _done(executor, make, parts, "kernel", device)
+    parts, folder = _parts_of_gram(rows), _folder(index.path)
+    missing = [part for part in parts if not cache.path_of(folder, _facts(part)).exists()]
+    _make_products(index, executor, missing, device)
     for part in parts:
         for _ in range(2):
-            found = cache.read(_folder(index.path), _facts(part))
+            found = cache.read(folder, _facts(part))
             if found is not None:
                 break
             # Damaged since, or removed by another process that has made the same matrix.
-            _done(executor, make, [part], "kernel", device)
+            _make_products(index, executor, [part], device)
         else:
-            raise StoreError(f"{_folder(index.path)} does not keep what is written to it: mend it")
+            raise StoreError(f"{folder} does not keep what is written to it: mend it")
         yield mirrored(found.tensors["gram"])
 
 
-def make_product(folder: Path, device: str, part: Part) -> None:
-    """Make one of them, or what is left of it.
+def _make_products(index: Index, executor: Executor, parts: Sequence[Part], device: str) -> None:
+    work = partial(make_product, place_of(index.path), device)
+    for number, made in _results(executor, work, parts, "kernel", device):
+        if made is not None:
+            _store_product(_folder(index.path), parts[number], torch.from_numpy(made))
 
-    A part that is begun is another file than a whole one, which another command may have made.
+
+def make_product(place: Path | Place, device: str, part: Part) -> np.ndarray | None:
+    """Make one of them, or what is left of it; it comes back where the index lies at a URL.
+
+    Whoever asked keeps it then, since its copy of the index is not the worker's. A part that is
+    begun is another file than a whole one, which another command may have made.
     """
-    place, facts, begun = _folder(folder), _facts(part), _facts(part, "begun")
-    if cache.read(place, facts) is not None:
-        return
-    dim = part.manifest.recipe["dim"]
-    found = product(partial(read_part, folder, part), dim, device, progress_in(place, begun))
+    folder, facts, begun = folder_of(place), _facts(part), _facts(part, "begun")
+    kept, dim = _folder(folder), part.manifest.recipe["dim"]
+    if isinstance(place, Path) and cache.read(kept, facts) is not None:
+        return None
+    found = product(partial(read_part, folder, part), dim, device, progress_in(kept, begun))
+    if isinstance(place, Path):
+        _store_product(kept, part, found)
+    cache.path_of(kept, begun).unlink(missing_ok=True)
+    return None if isinstance(place, Path) else found.cpu().numpy()
+
+
+def _store_product(folder: Path, part: Part, found: Float[Tensor, "k k"]) -> None:
     try:
-        cache.store(place, facts, {"gram": found}, {})
+        cache.store(folder, _facts(part), {"gram": found}, {})
     except StoreError as error:
         raise StoreError(f"{error}: leave out --engine and --jobs, which write there") from None
-    cache.path_of(place, begun).unlink(missing_ok=True)
 
 
 def added(parts: Iterator[Float[Tensor, "k k"]]) -> Float[Tensor, "k k"]:
@@ -250,19 +267,25 @@ def _facts(part: Part, state: str = "whole") -> dict[str, Any]:
 
 
 def _done(
+    executor: Executor, work: Callable[[Any], Any], items: Collection[Any], title: str
+) -> list[Any]:
+    """What workers make of each item, in the order of these."""
+    found = dict(_results(executor, work, items, title))
+    return [found[number] for number in range(len(items))]
+
+
+def _results(
     executor: Executor,
     work: Callable[[Any], Any],
     items: Collection[Any],
     title: str,
     device: str = "cpu",
-) -> list[Any]:
-    """What workers make of each item, in the order of these."""
-    found: dict[int, Any] = {}
+) -> Iterator[tuple[int, Any]]:
+    """The number of each item and what a worker makes of it, as they end."""
     with tqdm(total=len(items), desc=title, unit="part", delay=2, leave=False) as bar:
-        for number, made in run(executor, partial(_worker, work), list(enumerate(items)), device):
-            found[number] = made
+        for result in run(executor, partial(_worker, work), list(enumerate(items)), device):
+            yield result
             bar.update()
-    return [found[number] for number in range(len(items))]
 
 
 def _worker(work: Callable[[Any], Any]) -> Callable[[tuple[int, Any]], tuple[int, Any]]:

@@ -30,7 +30,7 @@ def info(
         read_manifest,
         unfinished_checkpoints,
     )
-    from headwater.storage.shards import has_samples, shard_count
+    from headwater.storage.shards import has_samples, mend, shard_count
 
     manifest = read_manifest(index)
     folders = [index, *checkpoint_folders(index, manifest)]
@@ -51,9 +51,7 @@ def info(
         print_facts(facts)
     if state.startswith("damaged"):
         what = f"{missing} shard(s)" if missing else "samples.parquet"
-        raise StoreError(
-            f"{what} of {index}: missing or damaged; `headwater repair {index}` mends it"
-        )
+        raise StoreError(f"{what} of {index}: missing or damaged; {mend(index)}")
 
 
 def verify(
@@ -71,6 +69,7 @@ def verify(
     """
     from tqdm import tqdm
 
+    from headwater.storage.shards import mend
     from headwater.upkeep.answers import check_answer
     from headwater.upkeep.verify import verify as findings_of
 
@@ -92,10 +91,7 @@ def verify(
             "question again, or name the index that it was asked of"
         )
     if found:
-        raise StoreError(
-            f"{len(found)} file(s) of {index} are missing or damaged: `headwater repair {index}` "
-            "mends them"
-        )
+        raise StoreError(f"{len(found)} file(s) of {index}: missing or damaged; {mend(index)}")
 
 
 def repair(
@@ -193,13 +189,19 @@ def remove(
 
 
 def _whole_shards(folder: Path) -> list[Shard]:
-    """The shards that are there, of an index that may not have been begun."""
+    """The shards that are there, of an index that may not have been begun.
+
+    Those at a URL are not read: they are whole by their sizes.
+    """
     from headwater.storage.manifest import read_manifest
+    from headwater.storage.shard_files import shards_there
     from headwater.storage.shards import finished_shards
 
     if not (folder / "index.json").exists():
         return []
-    return list(finished_shards(folder, read_manifest(folder)).values())
+    manifest = read_manifest(folder)
+    there = shards_there(folder, manifest)
+    return list(finished_shards(folder, manifest).values()) if there is None else there
 
 
 def _stored(whole: Sequence[Sequence[Shard]], expected: int, state: str) -> dict[str, Any]:

@@ -93,7 +93,7 @@ class Index:
     ) -> Index:
         """Open a finished index; `device` is where its model will be loaded when it is needed.
 
-        `path` may be a URL (`storage.remote`), of which there is a copy on this machine then.
+        `path` may be a URL (`storage.remote`): all but the rows is copied to this machine then.
         `denoiser` and `clip` are for sessions on it: see `Handed`. `removed` are rows of the data
         set that it is asked without; those that it says were removed, by default.
 
@@ -262,7 +262,7 @@ class Index:
 
     def residuals(self) -> Float[Tensor, "n p"] | None:
         """The residuals of each row's probes, where noise was drawn."""
-        found = read_residuals(self.path, self.manifest.shards)
+        found = read_residuals(self.path, self.manifest.shards, self._verified)
         return found if found is None or self.inside is None else found[self.inside]
 
     @property

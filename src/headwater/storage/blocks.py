@@ -1,4 +1,7 @@
-"""Feature rows of an index, read: some at a time, each file's checksum first."""
+"""Feature rows of an index, read: some at a time, each file's checksum first.
+
+Of an index at a URL, its folder here being a copy, each file is copied when it is read.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,8 @@ from torch import Tensor
 from headwater.errors import StoreError
 from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.manifest import Manifest, Shard
-from headwater.storage.shards import is_same, mend
-
-# Shards that were read through, by their files: size, time of the last change, place on the disk.
-Verified = dict[str, tuple[int, int, int]]
+from headwater.storage.shard_files import Identity, Verified, identity_of, is_right, shard_files
+from headwater.storage.shards import mend
 
 
 def read_blocks(
@@ -39,31 +40,54 @@ def read_blocks(
             same; those found right now are added.
 
     Raises:
-        StoreError: a shard is missing, truncated or changed.
+        StoreError: a shard is missing, truncated or changed; or as `shard_files`.
     """
     verified = {} if verified is None else verified
-    for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise StoreError(f"{path} is missing: {mend(folder)}")
-        status = path.stat()
-        identity = status.st_size, status.st_mtime_ns, status.st_ino
-        if verified.get(shard.file) != identity:
-            if not is_same(path, shard):
-                raise StoreError(
-                    f"{path} is damaged (its checksum differs from index.json): {mend(folder)}"
-                )
-            verified[shard.file] = identity
+    for shard, path in _right_files(folder, manifest.shards, verified):
+        identity = verified[shard.file]
         if path.suffix == ".npy":
-            yield from row_blocks(open_rows(path, manifest.recipe["dim"]))
+            yield from _blocks_of(path, identity, manifest.recipe["dim"])
             continue
         try:
-            with safe_open(path, "pt") as file:
-                features, scale = file.get_tensor("features"), file.get_tensor("scale")
-            rows = torch.empty(features.shape) if buffer is None else buffer[: len(features)]
-            yield rows.copy_(features.to(rows.device)).mul_(scale.to(rows.device)[:, None])
+            yield _rows_of(path, identity, buffer)
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
+
+
+def _rows_of(
+    path: Path, identity: Identity, buffer: Float[Tensor, "n k"] | None
+) -> Float[Tensor, "r k"]:
+    with safe_open(path, "pt") as file:
+        features, scale = file.get_tensor("features"), file.get_tensor("scale")
+    _require_unchanged(path, identity)
+    rows = torch.empty(features.shape) if buffer is None else buffer[: len(features)]
+    return rows.copy_(features.to(rows.device)).mul_(scale.to(rows.device)[:, None])
+
+
+def _blocks_of(path: Path, identity: Identity, dim: int) -> Iterator[Float[Tensor, "r k"]]:
+    rows = open_rows(path, dim)
+    _require_unchanged(path, identity)
+    yield from row_blocks(rows)
+
+
+def _right_files(
+    folder: Path, shards: Sequence[Shard], verified: Verified
+) -> Iterator[tuple[Shard, Path]]:
+    """Each shard and its file, which is there and has its checksum."""
+    for shard, path in zip(shards, shard_files(folder, shards, verified), strict=True):
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: {mend(folder)}")
+        if not is_right(path, shard, verified):
+            raise StoreError(
+                f"{path} is damaged (its checksum differs from index.json): {mend(folder)}"
+            )
+        yield shard, path
+
+
+def _require_unchanged(path: Path, identity: Identity) -> None:
+    """Refuse what was put into a file's place after its checksum was taken."""
+    if identity_of(path) != identity:
+        raise StoreError(f"{path} was replaced while it was read: ask again")
 
 
 @dataclass(frozen=True)
@@ -163,19 +187,20 @@ def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> StoredRo
     Raises:
         StoreError: a shard is missing, truncated or changed.
     """
-    bounds = list(accumulate((shard.rows for shard in manifest.shards), initial=0))
+    starts = accumulate((shard.rows for shard in manifest.shards), initial=0)
     wanted = torch.tensor(list(rows), dtype=torch.int64)
     found: dict[str, Tensor] = {}
-    for number, shard in enumerate(manifest.shards):
-        here = (wanted >= bounds[number]) & (wanted < bounds[number + 1])
-        if not here.any():
-            continue
-        path = folder / shard.file
-        if not path.is_file() or not is_same(path, shard):
-            raise StoreError(f"{path} is missing or damaged: {mend(folder)}")
+    inside = [
+        (start, (wanted >= start) & (wanted < start + shard.rows))
+        for start, shard in zip(starts, manifest.shards, strict=False)
+    ]
+    asked = [place for place, (_, here) in enumerate(inside) if here.any()]
+    files = _right_files(folder, [manifest.shards[place] for place in asked], {})
+    for place, (_, path) in zip(asked, files, strict=True):
+        start, here = inside[place]
         with safe_open(path, "pt") as file:
             for name in {"features", "scale", "residual"}.intersection(file.keys()):
-                own = file.get_tensor(name)[wanted[here] - bounds[number]]
+                own = file.get_tensor(name)[wanted[here] - start]
                 rest = (len(wanted), *own.shape[1:])
                 found.setdefault(name, torch.empty(rest, dtype=own.dtype))[here] = own
     if not found:
@@ -190,22 +215,23 @@ def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:
     return [] if found is None else found.tolist()
 
 
-def read_residuals(folder: Path, shards: Sequence[Shard]) -> Float[Tensor, "n p"] | None:
+def read_residuals(
+    folder: Path, shards: Sequence[Shard], verified: Verified | None = None
+) -> Float[Tensor, "n p"] | None:
     """The residuals of every stored row; None where the features have none."""
-    return _column(folder, shards, "residual")
+    return _column(folder, shards, "residual", verified)
 
 
-def _column(folder: Path, shards: Sequence[Shard], name: str) -> Tensor | None:
-    parts = []
-    for shard in shards:
-        if shard.file.endswith(".npy"):  # rows alone
-            continue
+def _column(
+    folder: Path, shards: Sequence[Shard], name: str, verified: Verified | None = None
+) -> Tensor | None:
+    parts, own = [], [shard for shard in shards if not shard.file.endswith(".npy")]  # rows alone
+    for shard, path in zip(own, shard_files(folder, own, verified), strict=True):
         try:
-            with safe_open(folder / shard.file, "pt") as file:
+            with safe_open(path, "pt") as file:
                 if name in file.keys() and shard.rows:
-                    parts.append(file.get_tensor(name))
+                    # a copy: what maps a file keeps its bytes on the disk after it is removed
+                    parts.append(file.get_tensor(name).clone())
         except (OSError, SafetensorError) as error:
-            raise StoreError(
-                f"{folder / shard.file} cannot be read ({error}): {mend(folder)}"
-            ) from None
+            raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
     return torch.cat(parts) if parts else None

@@ -33,7 +33,7 @@ _KEYS = {
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
 # Files of rows: of this program, or of another, beside index.json.
-_ROWS = re.compile(r"features/\d{5,}\.safetensors|[^/\\]+\.npy")
+FILE_OF_ROWS = re.compile(r"features/\d{5,}\.safetensors|[^/\\]+\.npy")
 # Of two runs that make the same rows: where things lie, and for which of the methods that share
 # these features the index was asked for.
 _MAY_DIFFER = ("source", "options", "clip_source", "method")
@@ -161,7 +161,7 @@ def shard_from_json(raw: Mapping[str, Any]) -> Shard:
     if "checksum" not in entry:
         entry["checksum"] = f"sha256:{entry.pop('sha256')}"
     shard = _typed(Shard(**entry))
-    if not _ROWS.fullmatch(shard.file):
+    if not FILE_OF_ROWS.fullmatch(shard.file):
         raise ValueError(f"{_short(shard.file)} is no file of rows")
     return shard
 

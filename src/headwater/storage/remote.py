@@ -1,7 +1,8 @@
 """Places that are no disk of this machine: object stores, hubs, whatever fsspec reaches by a URL.
 
 What lies there is copied to this machine once, and again where it has changed; everything else sees
-a folder or a file. `s3://` needs the package s3fs, `gs://` gcsfs, and so on.
+a folder or a file. Rows of an index are left until they are read (`storage.shard_files`). `s3://`
+needs the package s3fs, `gs://` gcsfs, and so on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from headwater.errors import (
     StoreError,
     first_line,
 )
+from headwater.storage import room
+from headwater.storage.manifest import FILE_OF_ROWS
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -36,6 +39,7 @@ _STAMPS = (
     "ETag", "etag", "md5Hash", "md5", "content_md5", "crc32c", "generation", "version_id", "mtime",
     "LastModified", "last_modified", "updated", "created",
 )  # fmt: skip
+_CHECKPOINT = re.compile(r"checkpoints/\d+/")
 _AT_ONCE = 64  # files that are copied side by side, where the file system can
 
 
@@ -64,8 +68,8 @@ def fetch(url: str) -> Path:
     """A copy of the folder or file at a URL, in the cache (`cache_folder`) of this machine.
 
     Files that were copied before are copied again where size or stamp differ, or they are gone.
-    Where the place cannot be reached, a whole copy of an earlier time serves, with a
-    HeadwaterWarning.
+    Of an index rows are left until they are read, but for the hub of Hugging Face. Where the place
+    cannot be reached, a whole copy of an earlier time serves, with a HeadwaterWarning.
 
     Raises:
         StoreError: there is nothing, or it cannot be reached.
@@ -94,6 +98,16 @@ def was_copied(url: str) -> bool:
     return bool(_known(_record_of(_copy_of(url))))
 
 
+def copy_for_rows(url: str) -> Path:
+    """The folder that rows of an index at a URL are copied to, whether the rest is there or not."""
+    copy = _copy_of(url)
+    copy.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):
+        if room.rows_at(copy) is None:
+            room.leave(copy, room.Rows(url, {}))
+    return copy
+
+
 def _copy_of(url: str) -> Path:
     name = PurePosixPath(url.partition("://")[2]).name or "all"
     return cache_folder() / "remote" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
@@ -118,6 +132,8 @@ def _copied(url: str, copy: Path) -> Path:
         raise FileNotFoundError(url)
     for name in known.keys() - there.keys():  # others there are what this machine made
         (copy / name).unlink(missing_ok=True)
+    rows = {name: there.pop(name).size for name in _rows_in(there)}
+    room.leave(copy, room.Rows(url, rows)) if rows else room.forget(copy)
     wanted = [
         n for n, now in there.items() if not (now == known.get(n) and _is_there(copy / n, now))
     ]
@@ -135,7 +151,9 @@ def _copied(url: str, copy: Path) -> Path:
 
 def _as_before(url: str, copy: Path, known: Mapping[str, There], error: Exception) -> Path:
     """The copy of an earlier time, if all of it is there; else the error is raised again."""
-    if not known or not all(_is_there(copy / name, facts) for name, facts in known.items()):
+    left = room.rows_at(copy) or room.Rows(url, {})
+    every = {**known, **{name: There(size, "") for name, size in left.sizes.items()}}
+    if not known or not all(_is_there(copy / name, facts) for name, facts in every.items()):
         raise error
     warnings.warn(
         f"cannot reach {url} ({type(error).__name__}: {first_line(error)}): using the copy of an "
@@ -146,6 +164,21 @@ def _as_before(url: str, copy: Path, known: Mapping[str, There], error: Exceptio
     (name, *others) = known
     single = not others and name == PurePosixPath(url.partition("://")[2]).name
     return copy / name if single else copy
+
+
+def _rows_in(there: Mapping[str, There]) -> list[str]:
+    """The files of rows, of an index and of its further checkpoints.
+
+    While another index is pushed there, `index.json` is not, which tells what arrays are.
+    """
+    found = []
+    for name in there:
+        checkpoint = _CHECKPOINT.match(name)
+        index = checkpoint[0] if checkpoint else ""
+        known = f"{index}index.json" in there or not name.endswith(".npy")
+        if known and FILE_OF_ROWS.fullmatch(name.removeprefix(index)):
+            found.append(name)
+    return found
 
 
 def listed(files: Any, root: str) -> dict[str, There]:

@@ -40,6 +40,7 @@ from headwater.storage.manifest import (
     shard_from_json,
     write_manifest,
 )
+from headwater.storage.room import rows_at
 
 # --- shards -------------------------------------------------------------------------------------
 
@@ -278,4 +279,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def mend(folder: Path) -> str:
     """What to do about a damaged file."""
+    rows = rows_at(folder)
+    if rows is not None:
+        return f"this is a copy of {rows.url}: mend the index that was pushed, and push it again"
     return f"`headwater repair {folder}` mends it"

@@ -12,6 +12,7 @@ from headwater.storage.claims import alone
 from headwater.storage.files import sha256_of
 from headwater.storage.manifest import checkpoint_folders, read_manifest
 from headwater.storage.remote import DATASETS, HUB, file_system, hub_place, listed, told
+from headwater.storage.shard_files import Place, place_of
 from headwater.upkeep.card import card_of
 from headwater.upkeep.verify import verify
 
@@ -42,14 +43,17 @@ def push(
         note: called with a line of text on what is copied.
 
     Raises:
-        StoreError: there is no whole index, it holds removed images, somebody writes it, or the
-            place cannot be reached.
+        StoreError: there is no whole index, it is a copy of one at a URL, it holds removed images,
+            somebody writes it, or the place cannot be reached.
         MismatchError: another index is there.
 
     Example:
         push("my-index", "hf://datasets/someone/my-index")
     """
     folder = Path(folder)
+    place = place_of(folder)
+    if isinstance(place, Place):
+        raise StoreError(f"{folder} is a copy of {place.url}, which may lack rows: push that index")
     left = verify(folder)
     if left:
         raise StoreError(

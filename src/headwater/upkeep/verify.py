@@ -11,10 +11,11 @@ from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
 from headwater.storage.files import read_tensors
 from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
+from headwater.storage.shard_files import shard_files
 from headwater.storage.shards import (
     finished_shards,
     has_samples,
-    is_whole,
+    is_same,
     manifests_told,
     read_shard,
     shard_count,
@@ -75,9 +76,10 @@ def _findings(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
 
 def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterator[Finding]:
     if manifest.complete:
-        for shard in manifest.shards:
+        files = shard_files(folder, manifest.shards)
+        for shard, path in zip(manifest.shards, files, strict=True):
             tick(f"{place}{shard.file}")
-            if not is_whole(folder, shard):
+            if not (path.is_file() and is_same(path, shard)):
                 yield Finding(f"{place}{shard.file}", _wrong(folder / shard.file), MODEL)
     else:
         tick(f"{place}features")
