@@ -75,8 +75,9 @@ def shard_files(
                 finally:
                     room.unpin(pinned)
         finally:
-            if ahead is not None and ahead.exception() is None and ahead.result() is not None:
-                room.unpin(ahead.result())
+            left = ahead.result() if ahead is not None and ahead.exception() is None else None
+            if left is not None:
+                room.unpin(left)
 
 
 def is_right(path: Path, shard: Shard, verified: Verified) -> bool:
