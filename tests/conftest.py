@@ -67,7 +67,6 @@ def cluster():
 LONG = (
     "test_sign.py",
     "test_executor.py",
-    "test_passes.py",
     "test_workers.py",
     "test_extractor.py",
     "test_page.py",

@@ -1,4 +1,7 @@
-"""Rows read part by part: the numbers of one process, whatever stops, whoever goes on."""
+"""Rows read part by part: the numbers of one process, whatever stops, whoever goes on.
+
+Workers that are processes of their own read them in `runtime/test_executor.py`.
+"""
 
 import json
 import os
@@ -418,18 +421,3 @@ def test_a_worker_verifies_what_it_reads(folder, here):
     for asked in (lambda s: s.kernel().gram(), lambda s: s.kernel().dot(torch.ones(1, DIM))):
         with pytest.raises(StoreError, match=r"00004.safetensors is damaged .* `headwater repair"):
             asked(Session.open(folder, TWO))
-
-
-# --- workers of their own -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_processes_and_a_cluster_answer_as_one_process(request, folder, tmp_path, engine):
-    """The matrix and scores, of rows of which some were removed."""
-    if engine == "ray":
-        request.getfixturevalue("cluster")
-    remove(folder, ids(OUT))
-    one, many = kernels(folder, Executor(engine, 2), ())
-    psi = torch.randn(2, DIM)
-    torch.testing.assert_close(many.gram().matrix, one.gram().matrix, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(many.trak(psi, [0.1]), one.trak(psi, [0.1]), **CLOSE)

@@ -1,7 +1,12 @@
-"""Workers: the same results wherever they are; errors by name; the dead replaced, or reported."""
+"""Workers: the same results wherever they are; errors by name; the dead replaced, or reported.
+
+All that asks for the cluster of tests stands here, so that it is made once: each worker on it
+imports everything anew.
+"""
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,26 +15,31 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from support.index_files import index_of_rows
 from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
 from support.work import dying, refusing, shares, squares
 
+from headwater import Denoiser, Session, build_index, load_dataset
+from headwater.attribution import passes
 from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining.retrain import Task, retrain, retrain_all
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
-from headwater.runtime.ray import TRIES
+from headwater.upkeep.remove import remove
 
-TESTS = str(Path(__file__).parents[1])
 TWO = Executor(jobs=2)
-ON_RAY = Executor("ray", 2)
+ON_RAY = Executor("ray", 5)  # more than there is room for: two come
+
+everywhere = pytest.mark.parametrize("executor", [TWO, ON_RAY], ids=["processes", "ray"])
+# Where each worker loads what takes seconds, the cluster has one.
+as_few = pytest.mark.parametrize("executor", [TWO, Executor("ray")], ids=["processes", "ray"])
 
 
-@pytest.fixture(params=["processes", "ray"])
-def executor(request) -> Executor:
-    if request.param == "processes":
-        return TWO
-    request.getfixturevalue("cluster")
-    return ON_RAY
+@pytest.fixture(autouse=True)
+def _with_its_cluster(request) -> None:
+    if "executor" in request.fixturenames and request.getfixturevalue("executor") != TWO:
+        request.getfixturevalue("cluster")
 
 
 # --- any work -------------------------------------------------------------------------------------
@@ -49,6 +59,7 @@ def test_where_nothing_is_to_do_nothing_begins(monkeypatch):
         assert list(run(executor, squares, [])) == []
 
 
+@everywhere
 def test_workers_load_once_and_give_the_same(tmp_path, executor):
     found = list(run(executor, partial(squares, tmp_path), range(8)))
     assert sorted(each[0] for each in found) == [i * i for i in range(8)]
@@ -59,6 +70,7 @@ def test_workers_load_once_and_give_the_same(tmp_path, executor):
     assert {each[3] for each in found} == {str(Path.cwd())}
 
 
+@everywhere
 def test_an_error_in_a_worker_is_that_error_and_what_has_not_begun_does_not(tmp_path, executor):
     with pytest.raises(QueryError, match=r"^one is none$"):
         list(run(executor, partial(refusing, tmp_path), range(12)))
@@ -76,25 +88,21 @@ def test_a_process_that_dies_is_reported(tmp_path):
         list(run(TWO, partial(dying, tmp_path, {1: 1}), range(4)))
 
 
-def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster):
+def test_ray_replaces_a_worker_that_dies_but_not_for_ever(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr("headwater.runtime.ray.TRIES", 2)
     found = run(Executor("ray"), partial(dying, tmp_path, {1: 1, 2: 99}), range(4))
     assert [next(found), next(found)] == [0, 1]
     with pytest.raises(ResourceError, match="a worker died"):
         next(found)
     assert {path.name: path.stat().st_size for path in tmp_path.iterdir()} == {
         "deaths-1": 1,
-        "deaths-2": TRIES,
+        "deaths-2": 2,
     }
 
 
-def test_ray_does_not_wait_for_workers_that_there_is_no_room_for(cluster):
-    assert sorted(each[0] for each in run(Executor("ray", 5), squares, range(6))) == [
-        i * i for i in range(6)
-    ]
-
-
 def test_workers_know_how_many_share_their_memory(cluster):
-    assert list(run(ON_RAY, partial(shares, ON_RAY), ["cuda", "cuda"], "cuda")) == [2, 2]
+    two = Executor("ray", 2)
+    assert list(run(two, partial(shares, two), ["cuda", "cuda"], "cuda")) == [2, 2]
     assert workers_beside(TWO, "cpu") == min(2, os.cpu_count() or 1)
 
 
@@ -142,11 +150,33 @@ def test_what_an_engine_cannot_be(monkeypatch):
 # --- a study --------------------------------------------------------------------------------------
 
 
+@as_few
 def test_workers_train_the_same_models(tmp_path, pictures, executor):  # noqa: F811
     tasks = [Task("one", (0, 1, 2)), Task("two", (3, 4, 5), seed=1)]
     one = retrain(study(tmp_path / "alone", pictures), tasks)
     studies = [study(tmp_path / name, pictures) for name in ("together", "apart")]
     assert retrain_all([(each, tasks) for each in studies], executor) == [one, one]
+
+
+# --- rows of an index -----------------------------------------------------------------------------
+
+
+@as_few
+def test_workers_read_the_same_rows(tmp_path, tiny_model, tiny_images, executor, monkeypatch):
+    """The matrix and scores, of rows of which some were removed, in parts of three shards."""
+    monkeypatch.setattr(passes, "ROWS_A_FEATURE", 3)
+    options = dict(timesteps=1, parameters="attn2-kv", dim=8, self_check=False, method="trak")
+    model, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(2)
+    small = build_index(model, data, tmp_path / "small", **options)
+    index_of_rows(small, tmp_path / "one", torch.randn(103, 8), shard_rows=10)
+    remove(tmp_path / "one", [f"{row:03d}" for row in (3, 17, 64, 69, *range(80, 90))])
+    shutil.copytree(tmp_path / "one", tmp_path / "many")
+    one = Session.open(tmp_path / "one").kernel()
+    many = Session.open(tmp_path / "many", executor).kernel()
+    psi = torch.randn(2, 8)
+    torch.testing.assert_close(many.gram().matrix, one.gram().matrix, rtol=1e-12, atol=1e-13)
+    close = dict(rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(many.trak(psi, [0.1]), one.trak(psi, [0.1]), **close)
 
 
 # --- what is left behind --------------------------------------------------------------------------
@@ -166,8 +196,7 @@ if __name__ == "__main__":
 
 
 def test_workers_end_with_the_process_that_they_work_for(tmp_path):
-    path = os.pathsep.join([TESTS, os.environ.get("PYTHONPATH", "")])
-    env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
     script = tmp_path / "script.py"
     script.write_text(KILLED)
     (tmp_path / "out").mkdir()
