@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from bisect import bisect_right
-from functools import cache
+from functools import cache, lru_cache
 
 from PIL import ImageFont
 
@@ -71,6 +71,7 @@ def shorten_front(text: str, size: int, width: int) -> str:
     return shorten(text[::-1], size, width)[::-1]
 
 
+@lru_cache(4096)  # a caption stands on several sheets of an answer, and in the next answer
 def count_fitting(text: str, size: int, width: int) -> int:
     """How many letters, at least one, fit into a line.
 
