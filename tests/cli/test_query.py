@@ -253,10 +253,6 @@ REFUSED = {
         "--ask loss is of words of a prompt: give --concept",
     ),
     "an output without": (STAR + "--ask loss --swap", "--swap does not go with --ask loss: leave"),
-    "values of an output": (
-        STAR + "--ask contribution --alternatives moon",
-        "--alternatives does not go with --ask contribution: leave it out",
-    ),
     "an output of one picture": (
         STAR + "--ask loss --local {file}",
         "--local does not go with --ask loss: leave it out",
@@ -327,7 +323,7 @@ def test_outputs_are_put_to_every_method_that_takes_them(curved, tmp_path, monke
         ("curved", ["--method", "ekfac-presence"], "contribution"),
         ("curved", ["--method", "presence"], "concept"),
         ("curved", ["--minus", "a moon"], "concept"),
-        ("curved", ["--alternatives", "moon"], "concept"),
+        ("curved", ["--alternatives", "moon"], "contribution"),
         ("curved", ["--ask", "slider"], "concept"),
         ("concept", [], "concept"),
         ("concept", ["--pictures", "{images}"], "contribution"),
@@ -350,9 +346,13 @@ def test_what_is_asked_where_nobody_says_it(
 def test_what_words_gain_is_answered_with_presence(curved, places, tmp_path):
     asked = ["--concept", "star", "--ask", "contribution", "--pictures", places["images"]]
     options = ["--method", "ekfac-presence", "--draws", 2, "--out", tmp_path / "out", "--json"]
-    result = headwater("concept", curved, PROMPT, *asked, *options)
+    others = ["--alternatives", "moon,heart"]
+    result = headwater("concept", curved, PROMPT, *asked, *options, *others)
     assert result.code == 0, result.err
-    assert json.loads(result.out)["method"] == "ekfac-presence"
+    found = json.loads(result.out)
+    assert found["method"] == "ekfac-presence"
+    (result,) = found["results"]
+    assert result["query"]["alternatives"] == ["heart", "moon"]
 
 
 def test_groups_are_answered_by_guda(places, tmp_path, monkeypatch):

@@ -123,7 +123,8 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     names = ("minus", "anchor", "base", "context", "swap", "alternatives")
     same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
     if given["ask"] in own.OUTPUT_NAMES:
-        others = {name: given[name] for name in ("anchor", "pictures", "context", "guidance")}
+        names = ("anchor", "pictures", "context", "guidance", "alternatives")
+        others = {name: given[name] for name in names}
         made = OUTPUTS[given["ask"]]
         return [made(prompt, words, draws=draws, seed=seed, **others) for words in given["concept"]]
     concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]

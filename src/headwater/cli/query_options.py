@@ -149,8 +149,8 @@ def alternatives_in(text: str | None) -> tuple[str, ...] | None:
 OUTPUT_NAMES = ("contribution", "loss")
 
 
-# What says how a slider's prompts are made, or what its concept is told from.
-_OF_SLIDERS = ("minus", "base", "swap", "alternatives")
+# What says how a slider's prompts are made.
+_OF_SLIDERS = ("minus", "base", "swap")
 
 
 def ask_of(given: Mapping[str, Any]) -> str | None:

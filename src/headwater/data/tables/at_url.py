@@ -7,8 +7,9 @@ ones are copied as everything else is (`storage.remote`), since answers show ima
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,7 +18,7 @@ from headwater.data.folders import splits
 from headwater.data.folders.listing import is_image_name
 from headwater.data.folders.members import COMPRESSED, PLAIN
 from headwater.data.request import Request
-from headwater.data.tables.parquet import Range, TableFile, open_tables
+from headwater.data.tables.parquet import Each, Range, TableFile, open_tables
 from headwater.data.training_set import TrainingSet
 from headwater.errors import StoreError
 from headwater.storage.remote import (
@@ -33,6 +34,7 @@ from headwater.storage.remote import (
 # Bytes of all files together; more of them are not copied.
 COPIED_UP_TO = 10 * 1000**3
 _AT_ONCE = 32  # files that are opened side by side: each takes a few answers of a far place
+_OF_THREADS = {"memory", "file", "local"}  # besides file systems that are made for it
 # What makes a folder another one than of tables: of `datasets`, an index or an answer of headwater.
 _OTHERS = {"dataset_dict.json", "state.json", "index.json", "result.json"}
 
@@ -73,12 +75,33 @@ def open_large_tables(request: Request) -> TrainingSet | None:
     def table_file(name: str) -> TableFile:
         return _table_file(files, root if single else f"{root}/{name}", url, f"{top}{name}")
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        opened = [*pool.map(table_file, chosen)]
-        data = open_tables(opened, request, pool.map)
-        for _ in pool.map(lambda file: file.require_unchanged(), opened):
+    with _side_by_side(files) as each:
+        opened = [*each(table_file, chosen)]
+        data = open_tables(opened, request, each)
+        for _ in each(lambda file: file.require_unchanged(), opened):
             pass  # an error of one is raised here
     return data
+
+
+@contextmanager
+def _side_by_side(files: Any) -> Iterator[Each]:
+    """`map` in threads, as many as the file system can do with, in order; iterators become lists.
+
+    Those with one connection (ftp) are for one thread alone.
+    """
+    names = files.protocol if isinstance(files.protocol, tuple) else (files.protocol,)
+    many = files.async_impl or not _OF_THREADS.isdisjoint(names)
+    with ThreadPoolExecutor(_AT_ONCE if many else 1) as pool:
+
+        def each(work: Callable[..., Any], *columns: Sequence[Any]) -> Iterator[Any]:
+            def done(*given: Any) -> Any:
+                found = work(*given)
+                return list(found) if isinstance(found, Iterator) else found
+
+            for start in range(0, len(columns[0]), _AT_ONCE):  # no more than these are in memory
+                yield from pool.map(done, *(c[start : start + _AT_ONCE] for c in columns))
+
+        yield each
 
 
 def _large_tables(there: Mapping[str, There]) -> list[str]:

@@ -31,7 +31,7 @@ from headwater.errors import DatasetError, first_line
 _PIECE = 4096  # bytes; what a disk reads at once
 
 Range = tuple[int, int]  # of bytes in a file: where it begins, and where it has ended
-Each = Callable[..., Iterable[Any]]  # a function of each of some files, in order, as `map`
+Each = Callable[..., Iterable[Any]]  # a function of each of some sequences, in order, as `map`
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _training_set(
     def contents_of(file: TableFile, table: Any) -> list[str]:
         return _contents(file, table, columns.image, folder)
 
-    def texts_of(table: Any) -> list[Any]:
-        return [*table.iter_batches(1024, columns=columns.texts)]
+    def texts_of(table: Any) -> Iterator[Any]:
+        return table.iter_batches(1024, columns=columns.texts)
 
     contents = [*chain.from_iterable(each(contents_of, files, opened))]
     batches = chain.from_iterable(each(texts_of, opened)) if columns.texts else ()

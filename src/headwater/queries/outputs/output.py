@@ -58,6 +58,7 @@ class Output(Question):
         draws: of noise, each on one of the pictures; None for as many as a stable top ten needs.
         seed: of noise, and of the choice of pictures and contexts.
         guidance: of made pictures.
+        alternatives: other values that presence tells the concept from, as of `Concept`.
 
     Raises:
         QueryError: the words are no text or not in the prompt, or a loss is given an anchor.
@@ -71,6 +72,7 @@ class Output(Question):
     draws: int | None = DRAWS
     seed: int = 0
     guidance: float = 5.0
+    alternatives: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         self.slider  # noqa: B018 - it refuses what cannot be asked
@@ -85,6 +87,7 @@ class Output(Question):
             context=self.context,
             draws=self.draws,
             seed=self.seed,
+            alternatives=self.alternatives,
         )
 
     @property

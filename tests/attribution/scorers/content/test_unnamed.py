@@ -8,7 +8,7 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import unnamed
-from headwater.attribution.scorers.content.presence import Kind, Versions, losses_of
+from headwater.attribution.scorers.content.presence import Kind, Losses, Versions, losses_of
 from headwater.attribution.scorers.content.unnamed import rivals_of, sample_of, shown
 
 COLOURS = ("blue", "orange", "pink", "red")
@@ -37,6 +37,23 @@ def test_it_is_what_presence_tells(session, word):
     assert torch.equal(found.sample.told_apart(), whole.told_apart())
     silent = len(SILENT) * 2
     assert silent * 2 <= found.tried - 16 * 4 <= silent * 4
+
+
+@pytest.mark.parametrize("word", COLOURS)
+def test_few_that_name_a_value_tell_whether_it_is_a_rival(session, word, monkeypatch):
+    """The rest is as before, by those that they tell apart, which not all do."""
+    whole = losses_of(session, KIND, word)
+    monkeypatch.setattr(unnamed, "SAMPLE", 3)
+    few = sample_of(whole.named)
+    apart = Losses(COLOURS, whole.losses[:, few], whole.named[few]).told_apart()
+    assert len(few) == 3 * len(COLOURS) and not apart.all()
+    own = COLOURS.index(word)
+    others = [v for v in range(len(COLOURS)) if v != own]
+    rivals = [v for v in others if apart[v]] or others
+    margins = (whole.losses[:, :, rivals] - whole.losses[:, :, [own]]).mean(0).min(1).values
+    found = shown(session, KIND, word)
+    assert torch.equal(found.unnamed, (margins > 0) & ~whole.named.any(1))
+    assert torch.equal(found.sample.told_apart(), apart)
 
 
 def test_some_are_seen_and_some_are_not(session):

@@ -46,7 +46,8 @@ def score(
     found = shown(resources, kind, query.concept, query.seed)
     seen = standard(_weights(found, query.concept))
     scored = {ratio: _together(each, seen) for ratio, each in influence.scored.items()}
-    facts = {**influence.description.facts, "with": "presence"}
+    told = {"alternatives": kind.others(query.concept), "alternatives from": kind.source}
+    facts = {**influence.description.facts, "with": "presence", **told}
     described = influence.description._replace(
         words=f"{influence.description.words}, and what the model sees in each image", facts=facts
     )
