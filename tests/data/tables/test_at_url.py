@@ -1,7 +1,7 @@
 """Large parquet files at a URL: the same data as on a disk, of which little is read."""
 
 import time
-from threading import Condition
+from threading import Condition, current_thread
 
 import fsspec
 import pyarrow as pa
@@ -131,6 +131,19 @@ def test_several_files_are_asked_at_once(memory, tables, monkeypatch):
     with pytest.warns(HeadwaterWarning, match="not of the split 'train'"):
         there = load_dataset(url)
     assert [sample.caption for sample in there.samples] == CAPTIONS[:16]
+
+
+def test_a_file_system_of_one_connection_is_asked_by_one_thread(memory, tables, monkeypatch):
+    url, cat_file, asking = put(memory, tables), type(memory).cat_file, set()
+
+    def answered(self, *given, **options):
+        asking.add(current_thread())
+        return cat_file(self, *given, **options)
+
+    monkeypatch.setattr(type(memory), "cat_file", answered)
+    monkeypatch.setattr(type(memory), "protocol", "ftp")
+    assert len(load_dataset(url, split="all")) == 24
+    assert len(asking) == 1
 
 
 def test_others_are_copied(memory, tables, tmp_path, monkeypatch):
