@@ -216,6 +216,15 @@ def test_arrays_of_other_programs(memory, copied, tmp_path, monkeypatch):
     assert names(copied) == ["index.json"]
     torch.testing.assert_close(rows_in(folder, manifest), FEATURES[:60])
     assert [path.name for path in folder.glob("*.npy")] == ["2.npy"]
+    assert read_residuals(folder, manifest.shards) is None
+
+
+def test_nothing_is_read_where_none_is_asked_for(manifest, copied):
+    folder = fetch(URL)
+    assert list(shard_files(folder, [])) == []
+    assert read_rows(folder, manifest, []).features.shape == (0, DIM)
+    assert list(read_part(folder, Part(replace(manifest, shards=())))) == []
+    assert names(copied) == ["index.json"]
 
 
 def test_checkpoints(memory, copied, tmp_path):

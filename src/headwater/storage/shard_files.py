@@ -60,6 +60,8 @@ def shard_files(
     if isinstance(place, Path):
         yield from (folder / shard.file for shard in shards)
         return
+    if not shards:
+        return
     hold = partial(_held, _Source(folder, place), {} if verified is None else verified)
     with ThreadPoolExecutor(1, "headwater-shards") as thread:
         ahead = None
