@@ -308,20 +308,49 @@ def test_a_copy_that_is_damaged_here_is_made_again(manifest, copied):
     assert names(copied)[12:] == [manifest.shards[3].file, manifest.shards[5].file]
 
 
-def test_what_is_put_in_its_place_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    """By another process, which has opened another index there: after its checksum was taken."""
-    manifest, right = written(tmp_path / "index"), blocks.is_right
+def replaced(path):
+    """Another file of the same bytes, as of another process that has opened another index there."""
+    other = path.with_suffix(".other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
 
-    def then_replaced(path, shard, verified):
-        found = right(path, shard, verified)
-        other = path.with_suffix(".other")
-        other.write_bytes(path.read_bytes())
-        other.replace(path)
-        return found
 
-    monkeypatch.setattr(blocks, "is_right", then_replaced)
+def rows_of(folder, manifest):
+    return read_rows(folder, manifest, [57, 3])
+
+
+def residuals_of(folder, manifest):
+    return read_residuals(folder, manifest.shards)
+
+
+@pytest.mark.parametrize("read", [rows_in, rows_of, residuals_of])
+@pytest.mark.parametrize("source", ["a disk", URL])
+def test_what_is_put_in_its_place_while_it_is_read_is_refused(
+    manifest, tmp_path, monkeypatch, read, source
+):
+    """After its checksum was taken, and before it is opened."""
+    folder, opened = fetch(URL) if source == URL else tmp_path / "index", blocks.safe_open
+
+    def then_opened(path, framework):
+        replaced(path)
+        return opened(path, framework)
+
+    monkeypatch.setattr(blocks, "safe_open", then_opened)
     with pytest.raises(StoreError, match="was replaced while it was read: ask again"):
-        rows_in(tmp_path / "index", manifest)
+        read(folder, manifest)
+
+
+def test_what_is_put_in_its_place_once_it_is_copied_is_refused(manifest, monkeypatch):
+    files = blocks.shard_files
+
+    def then_replaced(*given):
+        for path in files(*given):
+            replaced(path)
+            yield path
+
+    monkeypatch.setattr(blocks, "shard_files", then_replaced)
+    with pytest.raises(StoreError, match="was replaced while it was read: ask again"):
+        residuals_of(fetch(URL), manifest)
 
 
 def test_an_earlier_whole_copy_serves_where_nothing_is_reached(manifest, memory, monkeypatch):
