@@ -58,7 +58,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(room.LIMIT, raising=False)
     monkeypatch.setattr(room, "MARGIN", 0)
-    return tmp_path / "cache" / "remote"
+    yield tmp_path / "cache" / "remote"
+    reading = tmp_path / "cache" / "remote" / "reading"
+    assert not [path for path in reading.rglob("*") if path.is_file()], "nobody reads any more"
 
 
 @pytest.fixture
@@ -454,16 +456,28 @@ def test_what_another_process_reads_stays(manifest, monkeypatch, cache):
     folder = fetch(URL)
     first, second = (folder / shard.file for shard in manifest.shards[:2])
     list(shard_files(folder, manifest.shards[:2]))
-    with monkeypatch.context() as patch:
-        patch.setattr(room, "_owner", lambda: "another")
-        pinned = room.pin(cache, first, manifest.shards[0].bytes)
+    pinned = room.pin(cache, first, manifest.shards[0].bytes)
     limit(monkeypatch, manifest, 1)
     list(shard_files(folder, manifest.shards[2:4]))
     assert first.exists() and not second.exists()
     pinned.lock.release(force=True)  # as when it is killed: its file stays
     list(shard_files(folder, manifest.shards[4:5]))
     assert files_of_rows(folder) == ["00004.safetensors"]
-    assert not [path for path in (cache / "reading").rglob("*") if path.is_file()]
+
+
+def test_what_others_leave_among_the_files_that_are_read(manifest, monkeypatch, cache):
+    """A network file system, of a file that was removed while it was open; a file manager."""
+    folder = fetch(URL)
+    left = cache / "reading" / folder.name / manifest.shards[0].file
+    left.mkdir(parents=True)
+    strange = [left / ".nfs000000000004", left / "12.34", left.parent / ".DS_Store"]
+    for path in strange:
+        path.touch()
+    limit(monkeypatch, manifest, 1)
+    torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
+    assert len(files_of_rows(folder)) == 1
+    for path in strange:
+        path.unlink()  # and it is not ours to remove
 
 
 def test_who_reads_at_once_copies_once(manifest, copied):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,6 +29,7 @@ RECORD = ".rows.json"  # how the file ends that lies beside the copy of an index
 # Bytes of the disk that are left to kernels, answers and others, as long as a copy can go.
 MARGIN = 2**30
 _BEGUN, _READING = ".part", "reading"
+_PIN = re.compile(r"(\d+)\.[0-9a-f]{32}")  # how many bytes the file has, and a name of its own
 
 
 class _Copy(NamedTuple):
@@ -109,7 +110,7 @@ def pin(root: Path, file: Path, size: int) -> Pin:
     with _alone(root):
         folder.mkdir(parents=True, exist_ok=True)
         # another thread may release it than has acquired it
-        lock = FileLock(folder / f"{size}.{_owner()}.{uuid4().hex}", thread_local=False)
+        lock = FileLock(folder / f"{size}.{uuid4().hex}", thread_local=False)
         lock.acquire(timeout=0)
     return Pin(file, lock)
 
@@ -220,9 +221,9 @@ def _pinned(root: Path) -> dict[str, int]:
     found, reading = {}, str(root / _READING)
     for folder, folders, names in os.walk(reading, topdown=False):
         for name in names:
-            size, owner, _ = name.split(".")
-            if owner == _owner() or _is_held(Path(folder) / name):
-                found[f"{root}{folder.removeprefix(reading)}"] = int(size)
+            pinned = _PIN.fullmatch(name)  # others are of file systems and of file managers
+            if pinned and _is_held(Path(folder) / name):
+                found[f"{root}{folder.removeprefix(reading)}"] = int(pinned[1])
         if not folders:
             with suppress(OSError):  # somebody reads it
                 Path(folder).rmdir()
@@ -245,11 +246,6 @@ def _removed(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _owner() -> str:
-    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    return f"{host}-{os.getpid()}"
 
 
 def _alone(root: Path) -> FileLock:
