@@ -496,6 +496,15 @@ def test_who_reads_at_once_copies_once(manifest, copied):
         torch.testing.assert_close(rows, FEATURES, **CLOSE)
 
 
+def test_the_first_shards_of_two_indexes_are_copied_at_once(cache, monkeypatch):
+    held, lock = [], room.FileLock
+    monkeypatch.setattr(room, "FileLock", lambda path: held.append(path.name) or lock(path))
+    for index in ("one", "two", "one"):
+        with room.copying(cache, cache / index / "features" / "00000.safetensors"):
+            pass
+    assert held[0] == held[2] != held[1]
+
+
 def test_readers_side_by_side_have_one_each_whatever_the_limit(manifest, monkeypatch):
     limit(monkeypatch, manifest, 0)
     folder = fetch(URL)

@@ -133,7 +133,8 @@ def copying(root: Path, file: Path) -> Iterator[None]:
     """
     locks = root / "copying"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / hashlib.sha256(file.name.encode()).hexdigest()[:2]):
+    place = file.relative_to(root).as_posix()  # names of shards are those of any other index
+    with FileLock(locks / hashlib.sha256(place.encode()).hexdigest()[:2]):
         yield
 
 
