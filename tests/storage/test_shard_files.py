@@ -221,6 +221,21 @@ def test_arrays_of_other_programs(memory, copied, tmp_path, monkeypatch):
     assert read_residuals(folder, manifest.shards) is None
 
 
+def test_files_that_have_names_of_rows_and_are_of_no_index(memory, copied):
+    others = ["0.npy", "checkpoints/0/1.npy", "features/00000.safetensors"]
+    memory.pipe({f"/there/index/{name}": b"not rows" for name in others})
+    folder = fetch(URL)
+    assert sorted(names(copied)) == others
+    assert place_of(folder) == folder and all((folder / name).is_file() for name in others)
+
+
+def test_rows_are_not_copied_while_another_index_is_pushed(manifest, memory, copied):
+    fetch(URL)
+    memory.rm_file("/there/index/index.json")
+    fetch(URL)
+    assert names(copied) == ["index.json"]
+
+
 def test_nothing_is_read_where_none_is_asked_for(manifest, copied):
     folder = fetch(URL)
     assert list(shard_files(folder, [])) == []
