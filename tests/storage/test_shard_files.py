@@ -24,7 +24,7 @@ from headwater.storage.files import checksum_of
 from headwater.storage.manifest import Manifest, Shard, write_manifest
 from headwater.storage.remote import fetch
 from headwater.storage.shard_files import Place, folder_of, place_of, shard_files
-from headwater.storage.shards import ShardRows, shard_ranges, write_shard
+from headwater.storage.shards import ShardRows, mend, shard_ranges, write_shard
 
 ROWS, DIM, SHARD = 103, 8, 10
 URL = "memory://there/index"
@@ -385,6 +385,31 @@ def test_an_earlier_whole_copy_serves_where_nothing_is_reached(manifest, memory,
     (folder / manifest.shards[7].file).unlink()
     with pytest.raises(StoreError, match=f"cannot reach {URL}"):
         fetch(URL)
+
+
+def test_an_index_that_is_gone_is_told_to_who_has_it_open(manifest, memory, monkeypatch, copied):
+    folder = fetch(URL)
+    list(shard_files(folder, manifest.shards[:2]))
+    for name in memory.find("/there/index"):
+        memory.rm_file(name)
+    others = ["0.npy", "features/00099.safetensors"]  # of a data set
+    memory.pipe({f"/there/index/{name}": b"not rows" for name in others})
+    limit(monkeypatch, manifest, 0)
+    for _ in range(2):
+        assert fetch(URL) == folder
+        with pytest.raises(StoreError, match=rf"the index at {URL} has changed there since"):
+            rows_in(folder, manifest)
+    assert names(copied)[-2:] == others and all((folder / name).is_file() for name in others)
+    assert not (folder / manifest.shards[0].file).exists()
+    assert folder_of(Place(URL)) == folder
+    put(memory, folder.parents[2] / "index")
+    torch.testing.assert_close(rows_in(fetch(URL), manifest), FEATURES, **CLOSE)
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints/0"])
+def test_what_mends_a_copy_is_another_push(manifest, below):
+    assert mend(fetch(URL) / below).startswith(f"this is a copy of {URL}: mend the index")
+    assert mend(Path("of-this-disk") / below).startswith("`headwater repair of-this-disk")
 
 
 # --- what stops it --------------------------------------------------------------------------------

@@ -103,7 +103,8 @@ def copy_for_rows(url: str) -> Path:
     copy = _copy_of(url)
     copy.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
-        if room.rows_at(copy) is None:
+        rows = room.rows_at(copy)
+        if rows is None or rows.are_gone:  # it may be there again
             room.leave(copy, room.Rows(url, {}))
     return copy
 

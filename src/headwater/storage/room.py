@@ -65,27 +65,29 @@ class Rows(NamedTuple):
     Attributes:
         url: of the index.
         sizes: in bytes, by their names in it; none where a worker has opened it.
+        are_gone: there was an index, and there is none now. Who has it open is still to be told of
+            the URL, and whatever else is there now is not rows.
     """
 
     url: str
     sizes: Mapping[str, int]
+    are_gone: bool = False
 
 
 def rows_at(copy: Path) -> Rows | None:
     """What is copied when it is read; None of a folder that is no copy of an index."""
     try:
         said = json.loads(_record_of(copy).read_text())
-        return Rows(str(said["url"]), {str(n): int(size) for n, size in said["sizes"].items()})
+        sizes = {str(name): int(size) for name, size in said["sizes"].items()}
+        return Rows(str(said["url"]), sizes, bool(said.get("are_gone")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def leave(copy: Path, rows: Rows) -> None:
     """Write down what is to be copied when it is read; copies of what is there no more go."""
-    before, record = rows_at(copy), _record_of(copy)
-    part = record.with_name(f"{record.name}.part")
-    part.write_text(json.dumps(rows._asdict()))
-    part.replace(record)
+    before = rows_at(copy)
+    _write(copy, rows)
     if before is not None:
         _remove(copy, before.sizes.keys() - rows.sizes.keys())
     make_room(copy.parent)  # the limit may have become less
@@ -94,9 +96,9 @@ def leave(copy: Path, rows: Rows) -> None:
 def forget(copy: Path) -> None:
     """There are no rows at the URL of a copy, or no more."""
     before = rows_at(copy)
-    if before is not None:
+    if before is not None and not before.are_gone:
         _remove(copy, before.sizes.keys())
-        _record_of(copy).unlink()
+        _write(copy, Rows(before.url, {}, are_gone=True))
 
 
 def pin(root: Path, file: Path, size: int) -> Pin:
@@ -172,6 +174,13 @@ def make_room(root: Path, more: int = 0) -> int:
     return max(0, -free) or (-1 if over > 0 else 0)
 
 
+def _write(copy: Path, rows: Rows) -> None:
+    record = _record_of(copy)
+    part = record.with_name(f"{record.name}.part")
+    part.write_text(json.dumps(rows._asdict()))
+    part.replace(record)
+
+
 def _remove(copy: Path, names: Iterable[str]) -> None:
     """Remove files of rows that nobody reads; others go when their turn comes."""
     root = copy.parent
@@ -203,6 +212,9 @@ def _copies(root: Path) -> Iterator[_Copy]:
     """The files of rows, and what was begun of them."""
     for record in root.glob(f"*{RECORD}"):
         copy = record.with_name(record.name.removesuffix(RECORD))
+        rows = rows_at(copy)
+        if rows is not None and rows.are_gone:
+            continue
         for index in (copy, *copy.glob("checkpoints/*")):
             yield from _ending(index / "features", (".safetensors", f".safetensors{_BEGUN}"))
             yield from _ending(index, (".npy", f".npy{_BEGUN}"))
