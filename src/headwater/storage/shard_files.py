@@ -25,6 +25,10 @@ Identity = tuple[int, int, int]  # of a file: size, time of the last change, pla
 Verified = dict[str, Identity]  # shards that were read through, by their files
 
 
+class DamagedThereError(StoreError):
+    """A shard is not at the URL of its index as that lists it; those after it may well be."""
+
+
 class Place(NamedTuple):
     """An index at a URL, or one of its further checkpoints: what a worker elsewhere opens.
 
@@ -48,7 +52,8 @@ def shard_files(
         verified: as for `storage.blocks.read_blocks`.
 
     Raises:
-        StoreError: of an index at a URL: it cannot be reached, has changed, or is damaged there.
+        StoreError: of an index at a URL: it cannot be reached, or has changed.
+        DamagedThereError: likewise: a shard is missing or damaged there.
         ResourceError: likewise: there is no room, although nothing else is left that could go.
         ParameterError: likewise: the limit of its copies is no number.
 
@@ -204,7 +209,7 @@ def _copy(source: _Source, shard: Shard, path: Path) -> None:
                 room.make_room(source.root, shard.bytes)
                 _get(source, shard, part)
             if not is_same(part, shard):
-                raise StoreError(_what_is_wrong(source, shard))
+                raise _what_is_wrong(source, shard)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -214,10 +219,10 @@ def _get(source: _Source, shard: Shard, part: Path) -> None:
     try:
         source.get(shard.file, part)
     except FileNotFoundError:
-        raise StoreError(_what_is_wrong(source, shard)) from None
+        raise _what_is_wrong(source, shard) from None
 
 
-def _what_is_wrong(source: _Source, shard: Shard) -> str:
+def _what_is_wrong(source: _Source, shard: Shard) -> StoreError:
     """Of a shard that is not there as it was listed: what its index says of it now."""
     try:
         listed = json.loads(source.read("index.json"))["shards"]
@@ -225,11 +230,11 @@ def _what_is_wrong(source: _Source, shard: Shard) -> str:
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         same = False  # it is being replaced
     if same:
-        return (
+        return DamagedThereError(
             f"{source.below}{shard.file} at {source.url} is missing or damaged there: remove it "
             "there and push the index again"
         )
-    return (
+    return StoreError(
         f"the index at {source.url} has changed there since it was opened, "
         f"{source.below}{shard.file} is not what it was: ask again"
     )
