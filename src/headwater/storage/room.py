@@ -1,4 +1,4 @@
-"""Room on this machine for rows of indexes at URLs: copies that were longest unread go first.
+"""Room on this machine for rows of indexes at URLs: copies that are needed last go first.
 
 Copies lie below one folder, the root, those of an index in `NAME` beside `NAME.rows.json`. Nothing
 but files of rows ever goes. One that is read, or about to be, is pinned: by a file below
@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -118,7 +118,7 @@ def pin(root: Path, file: Path, size: int) -> Pin:
 
 
 def unpin(pinned: Pin) -> None:
-    """Let it go when its turn comes, which is after all that were read before now."""
+    """Let it go when its turn comes; it was read until now."""
     with suppress(OSError):  # gone, or not ours
         now, changed = time.time_ns(), pinned.file.stat().st_mtime_ns
         os.utime(pinned.file, ns=(now, changed))
@@ -140,14 +140,22 @@ def copying(root: Path, file: Path) -> Iterator[None]:
         yield
 
 
-def make_room(root: Path, more: int = 0) -> int:
-    """Remove copies until all that are pinned fit, those that were longest unread first.
+def make_room(
+    root: Path, more: int = 0, passed: Collection[str] = (), reader: Path | None = None
+) -> int:
+    """Remove copies until all that are pinned fit, those first that are needed last.
+
+    Those are what was longest unread, and, of the files that a pass goes through again and again,
+    what was read last: else, were there room for all but one, each would go right before its turn.
 
     Args:
         more: bytes that go besides, where a disk was full that said it was not.
+        passed: files of the pass that room is made for, by their paths.
+        reader: the file that room is made for, where it is wanted now: what others are still to
+            copy does not count then. None: all that are pinned count.
 
     Returns:
-        How many bytes the disk lacks for those that are pinned, or -1 where they fit there but not
+        How many bytes the disk lacks for those that count, or -1 where they fit there but not
         below the limit, or in the margin; 0 where all is well.
 
     Raises:
@@ -161,17 +169,23 @@ def make_room(root: Path, more: int = 0) -> int:
         there = list(_copies(root))
         # of each file that is pinned, what of it is there, whole or not
         begun = {copy.whole: copy.size for copy in there if copy.whole in pinned}
-        coming = sum(max(0, size - begun.get(path, 0)) for path, size in pinned.items())
-        free -= coming
-        over = max(sum(copy.size for copy in there) + coming - limit, MARGIN - free, more)
-        # what was left of a copy that was interrupted goes before any whole one
-        for copy in sorted(there, key=lambda copy: (not copy.is_begun, copy.read)):
+        lacking = {path: max(0, size - begun.get(path, 0)) for path, size in pinned.items()}
+        coming = sum(lacking.values())
+        over = max(sum(copy.size for copy in there) + coming - limit, MARGIN + coming - free, more)
+        for copy in sorted(there, key=lambda copy: _turn(copy, passed)):
             if over <= 0:
                 break
             if copy.whole not in pinned and _removed(copy.path):
                 over -= copy.size
                 free += copy.size
-    return max(0, -free) or (-1 if over > 0 else 0)
+    needed = coming if reader is None else lacking.get(str(reader), 0)
+    return max(0, needed - free) or (-1 if over > 0 else 0)
+
+
+def _turn(copy: _Copy, passed: Collection[str]) -> tuple[bool, bool, int]:
+    """Sorts copies: what was left of one that was interrupted goes before any whole one."""
+    is_passed = copy.path in passed
+    return not copy.is_begun, is_passed, -copy.read if is_passed else copy.read
 
 
 def _write(copy: Path, rows: Rows) -> None:

@@ -67,7 +67,8 @@ def shard_files(
         return
     if not shards:
         return
-    hold = partial(_held, _Source(folder, place), {} if verified is None else verified)
+    source = _Source(folder, place, shards)
+    hold = partial(_held, source, {} if verified is None else verified)
     with ThreadPoolExecutor(1, "headwater-shards") as thread:
         ahead = None
         try:
@@ -145,9 +146,10 @@ def _top(checkpoint: Path) -> Path:
 class _Source:
     """A place that shards are copied from, connected to once one is."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Place, shards: Sequence[Shard]) -> None:
         self.folder, self.url, self.below = folder, place.url, place.below
         self.root = (_top(folder) if place.below else folder).parent
+        self.passed = {str(folder / shard.file) for shard in shards}
 
     @cached_property
     def _there(self) -> tuple[Any, str]:
@@ -185,7 +187,8 @@ def _held(
 
 def _has_room(source: _Source, shard: Shard, ahead: bool) -> bool:
     """Whether there is, or was made; who reads it now does without the margin and the limit."""
-    lacking = room.make_room(source.root)
+    reader = None if ahead else source.folder / shard.file
+    lacking = room.make_room(source.root, 0, source.passed, reader)
     if lacking > 0 and not ahead:
         raise ResourceError(
             f"no space left to copy {shard.file} ({shard.bytes / 1e6:,.0f} MB) of {source.url} to "
@@ -206,7 +209,7 @@ def _copy(source: _Source, shard: Shard, path: Path) -> None:
                 if error.errno != errno.ENOSPC:
                     raise
                 part.unlink(missing_ok=True)
-                room.make_room(source.root, shard.bytes)
+                room.make_room(source.root, shard.bytes, source.passed)
                 _get(source, shard, part)
             if not is_same(part, shard):
                 raise _what_is_wrong(source, shard)
