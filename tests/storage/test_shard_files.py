@@ -1,6 +1,9 @@
 """Shards of an index at a URL: copied when they are read, and what is read is what was opened."""
 
+import os
 import threading
+import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from headwater.storage.files import checksum_of
 from headwater.storage.manifest import Manifest, Shard, write_manifest
 from headwater.storage.remote import fetch
 from headwater.storage.shard_files import Place, folder_of, place_of, shard_files
-from headwater.storage.shards import ShardRows, shard_ranges, write_shard
+from headwater.storage.shards import ShardRows, mend, shard_ranges, write_shard
 
 ROWS, DIM, SHARD = 103, 8, 10
 URL = "memory://there/index"
@@ -58,7 +61,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv(room.LIMIT, raising=False)
     monkeypatch.setattr(room, "MARGIN", 0)
-    return tmp_path / "cache" / "remote"
+    yield tmp_path / "cache" / "remote"
+    reading = tmp_path / "cache" / "remote" / "reading"
+    assert not [path for path in reading.rglob("*") if path.is_file()], "nobody reads any more"
 
 
 @pytest.fixture
@@ -150,7 +155,9 @@ def test_no_more_is_kept_than_may_be(manifest, copied, monkeypatch, shards):
         (folder / name).write_bytes(b"x")
     for _ in range(2):
         torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
-    assert names(copied)[1:] == 2 * [shard.file for shard in manifest.shards]
+    every = [shard.file for shard in manifest.shards]
+    assert names(copied)[1:12] == every and len(copied) <= 23
+    assert shards > 1 or names(copied)[12:] == every
     largest = max(shard.bytes for shard in manifest.shards)  # the one that is read may always be
     assert max(kept for *_, kept in copied) <= max(most, largest) + 1  # and the note
     assert (
@@ -161,10 +168,34 @@ def test_no_more_is_kept_than_may_be(manifest, copied, monkeypatch, shards):
 def test_what_was_longest_unread_goes_first(manifest, copied, monkeypatch):
     folder, shards = fetch(URL), manifest.shards
     list(shard_files(folder, shards[:3]))
+    for hours, shard in zip((3, 2, 1), shards, strict=False):
+        # of a file that was read since it was changed, and today, few disks note another time
+        now = time.time()
+        os.utime(folder / shard.file, (now - 3600 * hours, now - 3600 * 9))
     list(shard_files(folder, shards[:1]))
     limit(monkeypatch, manifest, 3)
     list(shard_files(folder, shards[3:4]))
     assert files_of_rows(folder) == [f"0000{n}.safetensors" for n in (0, 2, 3)]
+
+
+def test_passes_that_lack_room_for_one_shard_copy_one(manifest, copied, monkeypatch):
+    """What goes is what was read last, else each shard would go right before its turn."""
+    limit(monkeypatch, manifest, 10)
+    folder = fetch(URL)
+    rows_in(folder, manifest)
+    for number in range(3):
+        assert len(copied) == 12 + number
+        torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
+    assert len(copied) == 15
+
+
+def test_what_a_pass_does_not_read_goes_before_what_it_does(manifest, copied, monkeypatch):
+    limit(monkeypatch, manifest, 5)
+    folder, shards = fetch(URL), manifest.shards
+    list(shard_files(folder, shards[:5]))
+    for _ in range(2):
+        list(shard_files(folder, shards[5:10]))
+    assert names(copied)[1:] == [shard.file for shard in shards[:10]]
 
 
 def test_copies_of_another_index_go_too(manifest, copied, memory, tmp_path, monkeypatch):
@@ -216,6 +247,30 @@ def test_arrays_of_other_programs(memory, copied, tmp_path, monkeypatch):
     assert names(copied) == ["index.json"]
     torch.testing.assert_close(rows_in(folder, manifest), FEATURES[:60])
     assert [path.name for path in folder.glob("*.npy")] == ["2.npy"]
+    assert read_residuals(folder, manifest.shards) is None
+
+
+def test_files_that_have_names_of_rows_and_are_of_no_index(memory, copied):
+    others = ["0.npy", "checkpoints/0/1.npy", "features/00000.safetensors"]
+    memory.pipe({f"/there/index/{name}": b"not rows" for name in others})
+    folder = fetch(URL)
+    assert sorted(names(copied)) == others
+    assert place_of(folder) == folder and all((folder / name).is_file() for name in others)
+
+
+def test_rows_are_not_copied_while_another_index_is_pushed(manifest, memory, copied):
+    fetch(URL)
+    memory.rm_file("/there/index/index.json")
+    fetch(URL)
+    assert names(copied) == ["index.json"]
+
+
+def test_nothing_is_read_where_none_is_asked_for(manifest, copied):
+    folder = fetch(URL)
+    assert list(shard_files(folder, [])) == []
+    assert read_rows(folder, manifest, []).features.shape == (0, DIM)
+    assert list(read_part(folder, Part(replace(manifest, shards=())))) == []
+    assert names(copied) == ["index.json"]
 
 
 def test_checkpoints(memory, copied, tmp_path):
@@ -299,20 +354,49 @@ def test_a_copy_that_is_damaged_here_is_made_again(manifest, copied):
     assert names(copied)[12:] == [manifest.shards[3].file, manifest.shards[5].file]
 
 
-def test_what_is_put_in_its_place_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    """By another process, which has opened another index there: after its checksum was taken."""
-    manifest, right = written(tmp_path / "index"), blocks.is_right
+def replaced(path):
+    """Another file of the same bytes, as of another process that has opened another index there."""
+    other = path.with_suffix(".other")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
 
-    def then_replaced(path, shard, verified):
-        found = right(path, shard, verified)
-        other = path.with_suffix(".other")
-        other.write_bytes(path.read_bytes())
-        other.replace(path)
-        return found
 
-    monkeypatch.setattr(blocks, "is_right", then_replaced)
+def rows_of(folder, manifest):
+    return read_rows(folder, manifest, [57, 3])
+
+
+def residuals_of(folder, manifest):
+    return read_residuals(folder, manifest.shards)
+
+
+@pytest.mark.parametrize("read", [rows_in, rows_of, residuals_of])
+@pytest.mark.parametrize("source", ["a disk", URL])
+def test_what_is_put_in_its_place_while_it_is_read_is_refused(
+    manifest, tmp_path, monkeypatch, read, source
+):
+    """After its checksum was taken, and before it is opened."""
+    folder, opened = fetch(URL) if source == URL else tmp_path / "index", blocks.safe_open
+
+    def then_opened(path, framework):
+        replaced(path)
+        return opened(path, framework)
+
+    monkeypatch.setattr(blocks, "safe_open", then_opened)
     with pytest.raises(StoreError, match="was replaced while it was read: ask again"):
-        rows_in(tmp_path / "index", manifest)
+        read(folder, manifest)
+
+
+def test_what_is_put_in_its_place_once_it_is_copied_is_refused(manifest, monkeypatch):
+    files = blocks.shard_files
+
+    def then_replaced(*given):
+        for path in files(*given):
+            replaced(path)
+            yield path
+
+    monkeypatch.setattr(blocks, "shard_files", then_replaced)
+    with pytest.raises(StoreError, match="was replaced while it was read: ask again"):
+        residuals_of(fetch(URL), manifest)
 
 
 def test_an_earlier_whole_copy_serves_where_nothing_is_reached(manifest, memory, monkeypatch):
@@ -324,12 +408,40 @@ def test_an_earlier_whole_copy_serves_where_nothing_is_reached(manifest, memory,
 
     monkeypatch.setattr(type(memory), "find", cut)
     monkeypatch.setattr(type(memory), "get_file", cut)
-    with pytest.warns(HeadwaterWarning, match="using the copy of an earlier time"):
+    with pytest.warns(HeadwaterWarning, match="the line is cut.* using the copy of an earlier"):
         assert fetch(URL) == folder
     torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
     (folder / manifest.shards[7].file).unlink()
-    with pytest.raises(StoreError, match=f"cannot reach {URL}"):
-        fetch(URL)
+    with warnings.catch_warnings(record=True) as told:  # an error would be told as another
+        warnings.simplefilter("always")
+        with pytest.raises(StoreError, match=rf"cannot reach {URL} .*: the line is cut"):
+            fetch(URL)
+    assert not [each for each in told if each.category is HeadwaterWarning]
+
+
+def test_an_index_that_is_gone_is_told_to_who_has_it_open(manifest, memory, monkeypatch, copied):
+    folder = fetch(URL)
+    list(shard_files(folder, manifest.shards[:2]))
+    for name in memory.find("/there/index"):
+        memory.rm_file(name)
+    others = ["0.npy", "features/00099.safetensors"]  # of a data set
+    memory.pipe({f"/there/index/{name}": b"not rows" for name in others})
+    limit(monkeypatch, manifest, 0)
+    for _ in range(2):
+        assert fetch(URL) == folder
+        with pytest.raises(StoreError, match=rf"the index at {URL} has changed there since"):
+            rows_in(folder, manifest)
+    assert names(copied)[-2:] == others and all((folder / name).is_file() for name in others)
+    assert not (folder / manifest.shards[0].file).exists()
+    assert folder_of(Place(URL)) == folder
+    put(memory, folder.parents[2] / "index")
+    torch.testing.assert_close(rows_in(fetch(URL), manifest), FEATURES, **CLOSE)
+
+
+@pytest.mark.parametrize("below", ["", "checkpoints/0"])
+def test_what_mends_a_copy_is_another_push(manifest, below):
+    assert mend(fetch(URL) / below).startswith(f"this is a copy of {URL}: mend the index")
+    assert mend(Path("of-this-disk") / below).startswith("`headwater repair of-this-disk")
 
 
 # --- what stops it --------------------------------------------------------------------------------
@@ -402,6 +514,20 @@ def test_a_disk_that_says_that_it_is_full(manifest, monkeypatch, cache):
         rows_in(folder, manifest)
 
 
+def test_what_others_are_to_copy_ahead_does_not_stop_who_reads(manifest, monkeypatch, cache):
+    """A disk has room for one shard, which another process is about to copy ahead."""
+    folder, (first, second, third, *_) = fetch(URL), manifest.shards
+    usage = type("Usage", (), {"free": first.bytes})
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage)
+    pinned = room.pin(cache, folder / second.file, second.bytes)
+    assert list(shard_files(folder, [first])) == [folder / first.file]
+    (folder / first.file).unlink()
+    usage.free = third.bytes - 1
+    with pytest.raises(ResourceError, match="no space left to copy features/00002"):
+        list(shard_files(folder, [third]))
+    room.unpin(pinned)
+
+
 @pytest.mark.parametrize("given", ["much", "-1", "nan"])
 def test_a_limit_that_is_no_number(manifest, monkeypatch, given):
     monkeypatch.setenv(room.LIMIT, given)
@@ -416,16 +542,28 @@ def test_what_another_process_reads_stays(manifest, monkeypatch, cache):
     folder = fetch(URL)
     first, second = (folder / shard.file for shard in manifest.shards[:2])
     list(shard_files(folder, manifest.shards[:2]))
-    with monkeypatch.context() as patch:
-        patch.setattr(room, "_owner", lambda: "another")
-        pinned = room.pin(cache, first, manifest.shards[0].bytes)
+    pinned = room.pin(cache, first, manifest.shards[0].bytes)
     limit(monkeypatch, manifest, 1)
     list(shard_files(folder, manifest.shards[2:4]))
     assert first.exists() and not second.exists()
     pinned.lock.release(force=True)  # as when it is killed: its file stays
     list(shard_files(folder, manifest.shards[4:5]))
     assert files_of_rows(folder) == ["00004.safetensors"]
-    assert not [path for path in (cache / "reading").rglob("*") if path.is_file()]
+
+
+def test_what_others_leave_among_the_files_that_are_read(manifest, monkeypatch, cache):
+    """A network file system, of a file that was removed while it was open; a file manager."""
+    folder = fetch(URL)
+    left = cache / "reading" / folder.name / manifest.shards[0].file
+    left.mkdir(parents=True)
+    strange = [left / ".nfs000000000004", left / "12.34", left.parent / ".DS_Store"]
+    for path in strange:
+        path.touch()
+    limit(monkeypatch, manifest, 1)
+    torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
+    assert len(files_of_rows(folder)) == 1
+    for path in strange:
+        path.unlink()  # and it is not ours to remove
 
 
 def test_who_reads_at_once_copies_once(manifest, copied):
@@ -442,6 +580,15 @@ def test_who_reads_at_once_copies_once(manifest, copied):
     assert len(found) == 3 and sorted(names(copied)[1:]) == [s.file for s in manifest.shards]
     for rows in found:
         torch.testing.assert_close(rows, FEATURES, **CLOSE)
+
+
+def test_the_first_shards_of_two_indexes_are_copied_at_once(cache, monkeypatch):
+    held, lock = [], room.FileLock
+    monkeypatch.setattr(room, "FileLock", lambda path: held.append(path.name) or lock(path))
+    for index in ("one", "two", "one"):
+        with room.copying(cache, cache / index / "features" / "00000.safetensors"):
+            pass
+    assert held[0] == held[2] != held[1]
 
 
 def test_readers_side_by_side_have_one_each_whatever_the_limit(manifest, monkeypatch):

@@ -20,7 +20,15 @@ from torch import Tensor
 from headwater.errors import StoreError
 from headwater.storage.arrays import open_rows, row_blocks
 from headwater.storage.manifest import Manifest, Shard
-from headwater.storage.shard_files import Identity, Verified, identity_of, is_right, shard_files
+from headwater.storage.shard_files import (
+    Identity,
+    Place,
+    Verified,
+    identity_of,
+    is_right,
+    place_of,
+    shard_files,
+)
 from headwater.storage.shards import mend
 
 
@@ -195,14 +203,16 @@ def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> StoredRo
         for start, shard in zip(starts, manifest.shards, strict=False)
     ]
     asked = [place for place, (_, here) in enumerate(inside) if here.any()]
-    files = _right_files(folder, [manifest.shards[place] for place in asked], {})
-    for place, (_, path) in zip(asked, files, strict=True):
+    verified: Verified = {}
+    files = _right_files(folder, [manifest.shards[place] for place in asked], verified)
+    for place, (shard, path) in zip(asked, files, strict=True):
         start, here = inside[place]
         with safe_open(path, "pt") as file:
             for name in {"features", "scale", "residual"}.intersection(file.keys()):
                 own = file.get_tensor(name)[wanted[here] - start]
                 rest = (len(wanted), *own.shape[1:])
                 found.setdefault(name, torch.empty(rest, dtype=own.dtype))[here] = own
+        _require_unchanged(path, verified[shard.file])
     if not found:
         return StoredRows(torch.empty(0, manifest.recipe["dim"]), torch.empty(0), None)
     scale = found["scale"]
@@ -226,12 +236,17 @@ def _column(
     folder: Path, shards: Sequence[Shard], name: str, verified: Verified | None = None
 ) -> Tensor | None:
     parts, own = [], [shard for shard in shards if not shard.file.endswith(".npy")]  # rows alone
+    verified = {} if verified is None else verified
+    is_copy = isinstance(place_of(folder), Place)
     for shard, path in zip(own, shard_files(folder, own, verified), strict=True):
         try:
+            # of a folder here no checksum is taken
+            identity = verified[shard.file] if is_copy else identity_of(path)
             with safe_open(path, "pt") as file:
                 if name in file.keys() and shard.rows:
                     # a copy: what maps a file keeps its bytes on the disk after it is removed
                     parts.append(file.get_tensor(name).clone())
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
+        _require_unchanged(path, identity)
     return torch.cat(parts) if parts else None

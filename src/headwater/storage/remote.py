@@ -103,7 +103,8 @@ def copy_for_rows(url: str) -> Path:
     copy = _copy_of(url)
     copy.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
-        if room.rows_at(copy) is None:
+        rows = room.rows_at(copy)
+        if rows is None or rows.are_gone:  # it may be there again
             room.leave(copy, room.Rows(url, {}))
     return copy
 
@@ -132,7 +133,7 @@ def _copied(url: str, copy: Path) -> Path:
         raise FileNotFoundError(url)
     for name in known.keys() - there.keys():  # others there are what this machine made
         (copy / name).unlink(missing_ok=True)
-    rows = {name: there.pop(name).size for name in _rows_in(there)}
+    rows = {name: there.pop(name).size for name in _rows_in(there, room.rows_at(copy))}
     room.leave(copy, room.Rows(url, rows)) if rows else room.forget(copy)
     wanted = [
         n for n, now in there.items() if not (now == known.get(n) and _is_there(copy / n, now))
@@ -166,16 +167,17 @@ def _as_before(url: str, copy: Path, known: Mapping[str, There], error: Exceptio
     return copy / name if single else copy
 
 
-def _rows_in(there: Mapping[str, There]) -> list[str]:
+def _rows_in(there: Mapping[str, There], before: room.Rows | None) -> list[str]:
     """The files of rows, of an index and of its further checkpoints.
 
-    While another index is pushed there, `index.json` is not, which tells what arrays are.
+    `index.json` tells them from files of other things. It is not there while another index is
+    pushed; what were rows before are rows then.
     """
-    found = []
+    were, found = before.sizes if before is not None else {}, []
     for name in there:
         checkpoint = _CHECKPOINT.match(name)
         index = checkpoint[0] if checkpoint else ""
-        known = f"{index}index.json" in there or not name.endswith(".npy")
+        known = f"{index}index.json" in there or name in were
         if known and FILE_OF_ROWS.fullmatch(name.removeprefix(index)):
             found.append(name)
     return found

@@ -1,4 +1,4 @@
-"""Room on this machine for rows of indexes at URLs: copies that were longest unread go first.
+"""Room on this machine for rows of indexes at URLs: copies that are needed last go first.
 
 Copies lie below one folder, the root, those of an index in `NAME` beside `NAME.rows.json`. Nothing
 but files of rows ever goes. One that is read, or about to be, is pinned: by a file below
@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ RECORD = ".rows.json"  # how the file ends that lies beside the copy of an index
 # Bytes of the disk that are left to kernels, answers and others, as long as a copy can go.
 MARGIN = 2**30
 _BEGUN, _READING = ".part", "reading"
+_PIN = re.compile(r"(\d+)\.[0-9a-f]{32}")  # how many bytes the file has, and a name of its own
 
 
 class _Copy(NamedTuple):
@@ -64,27 +65,29 @@ class Rows(NamedTuple):
     Attributes:
         url: of the index.
         sizes: in bytes, by their names in it; none where a worker has opened it.
+        are_gone: there was an index, and there is none now. Who has it open is still to be told of
+            the URL, and whatever else is there now is not rows.
     """
 
     url: str
     sizes: Mapping[str, int]
+    are_gone: bool = False
 
 
 def rows_at(copy: Path) -> Rows | None:
     """What is copied when it is read; None of a folder that is no copy of an index."""
     try:
         said = json.loads(_record_of(copy).read_text())
-        return Rows(str(said["url"]), {str(n): int(size) for n, size in said["sizes"].items()})
+        sizes = {str(name): int(size) for name, size in said["sizes"].items()}
+        return Rows(str(said["url"]), sizes, bool(said.get("are_gone")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def leave(copy: Path, rows: Rows) -> None:
     """Write down what is to be copied when it is read; copies of what is there no more go."""
-    before, record = rows_at(copy), _record_of(copy)
-    part = record.with_name(f"{record.name}.part")
-    part.write_text(json.dumps(rows._asdict()))
-    part.replace(record)
+    before = rows_at(copy)
+    _write(copy, rows)
     if before is not None:
         _remove(copy, before.sizes.keys() - rows.sizes.keys())
     make_room(copy.parent)  # the limit may have become less
@@ -93,9 +96,9 @@ def leave(copy: Path, rows: Rows) -> None:
 def forget(copy: Path) -> None:
     """There are no rows at the URL of a copy, or no more."""
     before = rows_at(copy)
-    if before is not None:
+    if before is not None and not before.are_gone:
         _remove(copy, before.sizes.keys())
-        _record_of(copy).unlink()
+        _write(copy, Rows(before.url, {}, are_gone=True))
 
 
 def pin(root: Path, file: Path, size: int) -> Pin:
@@ -109,13 +112,13 @@ def pin(root: Path, file: Path, size: int) -> Pin:
     with _alone(root):
         folder.mkdir(parents=True, exist_ok=True)
         # another thread may release it than has acquired it
-        lock = FileLock(folder / f"{size}.{_owner()}.{uuid4().hex}", thread_local=False)
+        lock = FileLock(folder / f"{size}.{uuid4().hex}", thread_local=False)
         lock.acquire(timeout=0)
     return Pin(file, lock)
 
 
 def unpin(pinned: Pin) -> None:
-    """Let it go when its turn comes, which is after all that were read before now."""
+    """Let it go when its turn comes; it was read until now."""
     with suppress(OSError):  # gone, or not ours
         now, changed = time.time_ns(), pinned.file.stat().st_mtime_ns
         os.utime(pinned.file, ns=(now, changed))
@@ -132,18 +135,27 @@ def copying(root: Path, file: Path) -> Iterator[None]:
     """
     locks = root / "copying"
     locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / hashlib.sha256(file.name.encode()).hexdigest()[:2]):
+    place = file.relative_to(root).as_posix()  # names of shards are those of any other index
+    with FileLock(locks / hashlib.sha256(place.encode()).hexdigest()[:2]):
         yield
 
 
-def make_room(root: Path, more: int = 0) -> int:
-    """Remove copies until all that are pinned fit, those that were longest unread first.
+def make_room(
+    root: Path, more: int = 0, passed: Collection[str] = (), reader: Path | None = None
+) -> int:
+    """Remove copies until all that are pinned fit, those first that are needed last.
+
+    Those are what was longest unread, and, of the files that a pass goes through again and again,
+    what was read last: else, were there room for all but one, each would go right before its turn.
 
     Args:
         more: bytes that go besides, where a disk was full that said it was not.
+        passed: files of the pass that room is made for, by their paths.
+        reader: the file that room is made for, where it is wanted now: what others are still to
+            copy does not count then. None: all that are pinned count.
 
     Returns:
-        How many bytes the disk lacks for those that are pinned, or -1 where they fit there but not
+        How many bytes the disk lacks for those that count, or -1 where they fit there but not
         below the limit, or in the margin; 0 where all is well.
 
     Raises:
@@ -157,17 +169,30 @@ def make_room(root: Path, more: int = 0) -> int:
         there = list(_copies(root))
         # of each file that is pinned, what of it is there, whole or not
         begun = {copy.whole: copy.size for copy in there if copy.whole in pinned}
-        coming = sum(max(0, size - begun.get(path, 0)) for path, size in pinned.items())
-        free -= coming
-        over = max(sum(copy.size for copy in there) + coming - limit, MARGIN - free, more)
-        # what was left of a copy that was interrupted goes before any whole one
-        for copy in sorted(there, key=lambda copy: (not copy.is_begun, copy.read)):
+        lacking = {path: max(0, size - begun.get(path, 0)) for path, size in pinned.items()}
+        coming = sum(lacking.values())
+        over = max(sum(copy.size for copy in there) + coming - limit, MARGIN + coming - free, more)
+        for copy in sorted(there, key=lambda copy: _turn(copy, passed)):
             if over <= 0:
                 break
             if copy.whole not in pinned and _removed(copy.path):
                 over -= copy.size
                 free += copy.size
-    return max(0, -free) or (-1 if over > 0 else 0)
+    needed = coming if reader is None else lacking.get(str(reader), 0)
+    return max(0, needed - free) or (-1 if over > 0 else 0)
+
+
+def _turn(copy: _Copy, passed: Collection[str]) -> tuple[bool, bool, int]:
+    """Sorts copies: what was left of one that was interrupted goes before any whole one."""
+    is_passed = copy.path in passed
+    return not copy.is_begun, is_passed, -copy.read if is_passed else copy.read
+
+
+def _write(copy: Path, rows: Rows) -> None:
+    record = _record_of(copy)
+    part = record.with_name(f"{record.name}.part")
+    part.write_text(json.dumps(rows._asdict()))
+    part.replace(record)
 
 
 def _remove(copy: Path, names: Iterable[str]) -> None:
@@ -201,6 +226,9 @@ def _copies(root: Path) -> Iterator[_Copy]:
     """The files of rows, and what was begun of them."""
     for record in root.glob(f"*{RECORD}"):
         copy = record.with_name(record.name.removesuffix(RECORD))
+        rows = rows_at(copy)
+        if rows is not None and rows.are_gone:
+            continue
         for index in (copy, *copy.glob("checkpoints/*")):
             yield from _ending(index / "features", (".safetensors", f".safetensors{_BEGUN}"))
             yield from _ending(index, (".npy", f".npy{_BEGUN}"))
@@ -220,9 +248,9 @@ def _pinned(root: Path) -> dict[str, int]:
     found, reading = {}, str(root / _READING)
     for folder, folders, names in os.walk(reading, topdown=False):
         for name in names:
-            size, owner, _ = name.split(".")
-            if owner == _owner() or _is_held(Path(folder) / name):
-                found[f"{root}{folder.removeprefix(reading)}"] = int(size)
+            pinned = _PIN.fullmatch(name)  # others are of file systems and of file managers
+            if pinned and _is_held(Path(folder) / name):
+                found[f"{root}{folder.removeprefix(reading)}"] = int(pinned[1])
         if not folders:
             with suppress(OSError):  # somebody reads it
                 Path(folder).rmdir()
@@ -245,11 +273,6 @@ def _removed(path: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _owner() -> str:
-    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-    return f"{host}-{os.getpid()}"
 
 
 def _alone(root: Path) -> FileLock:

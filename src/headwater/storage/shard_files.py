@@ -25,6 +25,10 @@ Identity = tuple[int, int, int]  # of a file: size, time of the last change, pla
 Verified = dict[str, Identity]  # shards that were read through, by their files
 
 
+class DamagedThereError(StoreError):
+    """A shard is not at the URL of its index as that lists it; those after it may well be."""
+
+
 class Place(NamedTuple):
     """An index at a URL, or one of its further checkpoints: what a worker elsewhere opens.
 
@@ -48,7 +52,8 @@ def shard_files(
         verified: as for `storage.blocks.read_blocks`.
 
     Raises:
-        StoreError: of an index at a URL: it cannot be reached, has changed, or is damaged there.
+        StoreError: of an index at a URL: it cannot be reached, or has changed.
+        DamagedThereError: likewise: a shard is missing or damaged there.
         ResourceError: likewise: there is no room, although nothing else is left that could go.
         ParameterError: likewise: the limit of its copies is no number.
 
@@ -60,7 +65,10 @@ def shard_files(
     if isinstance(place, Path):
         yield from (folder / shard.file for shard in shards)
         return
-    hold = partial(_held, _Source(folder, place), {} if verified is None else verified)
+    if not shards:
+        return
+    source = _Source(folder, place, shards)
+    hold = partial(_held, source, {} if verified is None else verified)
     with ThreadPoolExecutor(1, "headwater-shards") as thread:
         ahead = None
         try:
@@ -138,9 +146,10 @@ def _top(checkpoint: Path) -> Path:
 class _Source:
     """A place that shards are copied from, connected to once one is."""
 
-    def __init__(self, folder: Path, place: Place) -> None:
+    def __init__(self, folder: Path, place: Place, shards: Sequence[Shard]) -> None:
         self.folder, self.url, self.below = folder, place.url, place.below
         self.root = (_top(folder) if place.below else folder).parent
+        self.passed = {str(folder / shard.file) for shard in shards}
 
     @cached_property
     def _there(self) -> tuple[Any, str]:
@@ -178,7 +187,8 @@ def _held(
 
 def _has_room(source: _Source, shard: Shard, ahead: bool) -> bool:
     """Whether there is, or was made; who reads it now does without the margin and the limit."""
-    lacking = room.make_room(source.root)
+    reader = None if ahead else source.folder / shard.file
+    lacking = room.make_room(source.root, 0, source.passed, reader)
     if lacking > 0 and not ahead:
         raise ResourceError(
             f"no space left to copy {shard.file} ({shard.bytes / 1e6:,.0f} MB) of {source.url} to "
@@ -199,10 +209,10 @@ def _copy(source: _Source, shard: Shard, path: Path) -> None:
                 if error.errno != errno.ENOSPC:
                     raise
                 part.unlink(missing_ok=True)
-                room.make_room(source.root, shard.bytes)
+                room.make_room(source.root, shard.bytes, source.passed)
                 _get(source, shard, part)
             if not is_same(part, shard):
-                raise StoreError(_what_is_wrong(source, shard))
+                raise _what_is_wrong(source, shard)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -212,10 +222,10 @@ def _get(source: _Source, shard: Shard, part: Path) -> None:
     try:
         source.get(shard.file, part)
     except FileNotFoundError:
-        raise StoreError(_what_is_wrong(source, shard)) from None
+        raise _what_is_wrong(source, shard) from None
 
 
-def _what_is_wrong(source: _Source, shard: Shard) -> str:
+def _what_is_wrong(source: _Source, shard: Shard) -> StoreError:
     """Of a shard that is not there as it was listed: what its index says of it now."""
     try:
         listed = json.loads(source.read("index.json"))["shards"]
@@ -223,11 +233,11 @@ def _what_is_wrong(source: _Source, shard: Shard) -> str:
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         same = False  # it is being replaced
     if same:
-        return (
+        return DamagedThereError(
             f"{source.below}{shard.file} at {source.url} is missing or damaged there: remove it "
             "there and push the index again"
         )
-    return (
+    return StoreError(
         f"the index at {source.url} has changed there since it was opened, "
         f"{source.below}{shard.file} is not what it was: ask again"
     )

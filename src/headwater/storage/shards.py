@@ -279,7 +279,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def mend(folder: Path) -> str:
     """What to do about a damaged file."""
-    rows = rows_at(folder)
+    rows = rows_at(folder) or rows_at(folder.parent.parent)  # that a further checkpoint is in
     if rows is not None:
         return f"this is a copy of {rows.url}: mend the index that was pushed, and push it again"
     return f"`headwater repair {folder}` mends it"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from headwater.errors import StoreError
 from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
 from headwater.storage.files import read_tensors
-from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
-from headwater.storage.shard_files import shard_files
+from headwater.storage.manifest import Manifest, Shard, checkpoint_folders, read_manifest
+from headwater.storage.shard_files import DamagedThereError, shard_files
 from headwater.storage.shards import (
     finished_shards,
     has_samples,
@@ -24,6 +24,8 @@ from headwater.storage.shards import (
 
 CACHES = ("kernels", "queries", "similarity")
 MODEL, IMAGES, SHARDS, NOTHING = "the model and the images", "the images", "the shards", "nothing"
+# A push takes a file for what it was, where it has its size still.
+_WRONG_THERE = "is missing or damaged at its URL: remove it there before the next push"
 
 Tick = Callable[[str], object]  # is told each file before it is read
 
@@ -48,7 +50,8 @@ def verify(folder: Path, tick: Tick = lambda file: None) -> list[Finding]:
     Nothing is changed. Caches count too, which nobody needs; of features nothing is computed.
 
     Raises:
-        StoreError: there is nothing of an index in the folder.
+        StoreError: there is nothing of an index in the folder; or, the folder being a copy of an
+            index at a URL, that cannot be reached, or has changed.
     """
     if not (folder / "index.json").exists() and not (folder / "features").exists():
         raise StoreError(
@@ -76,11 +79,7 @@ def _findings(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
 
 def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterator[Finding]:
     if manifest.complete:
-        files = shard_files(folder, manifest.shards)
-        for shard, path in zip(manifest.shards, files, strict=True):
-            tick(f"{place}{shard.file}")
-            if not (path.is_file() and is_same(path, shard)):
-                yield Finding(f"{place}{shard.file}", _wrong(folder / shard.file), MODEL)
+        yield from _of_shards(folder, manifest.shards, place, tick)
     else:
         tick(f"{place}features")
         done = finished_shards(folder, manifest)
@@ -103,6 +102,22 @@ def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterat
         yield Finding(f"{place}samples.parquet", _wrong(path), IMAGES)
     if not manifest.complete:
         yield Finding(f"{place}index.json", "is unfinished", SHARDS)
+
+
+def _of_shards(folder: Path, shards: Sequence[Shard], place: str, tick: Tick) -> Iterator[Finding]:
+    """Of shards that are listed; at a URL a pass ends at a damaged one, and another goes on."""
+    left = list(shards)
+    while left:
+        try:
+            for path in shard_files(folder, tuple(left)):
+                shard = left.pop(0)
+                tick(f"{place}{shard.file}")
+                if not (path.is_file() and is_same(path, shard)):
+                    yield Finding(f"{place}{shard.file}", _wrong(path), MODEL)
+        except DamagedThereError:
+            shard = left.pop(0)
+            tick(f"{place}{shard.file}")
+            yield Finding(f"{place}{shard.file}", _WRONG_THERE, MODEL)
 
 
 def _by_what_shards_say(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
