@@ -44,6 +44,8 @@ def there(world, tmp_path, monkeypatch):
     monkeypatch.setenv(room.LIMIT, str(2 * shards[0].bytes))
     yield
     fsspec.filesystem("memory").store.clear()
+    reading = tmp_path / "cache" / "remote" / "reading"
+    assert not [path for path in reading.rglob("*") if path.is_file()], "nobody reads any more"
 
 
 def shards_in(folder: Path) -> list[int]:

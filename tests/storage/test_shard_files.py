@@ -371,15 +371,20 @@ def residuals_of(folder, manifest):
 
 @pytest.mark.parametrize("read", [rows_in, rows_of, residuals_of])
 @pytest.mark.parametrize("source", ["a disk", URL])
+@pytest.mark.parametrize("is_removed", [False, True])
 def test_what_is_put_in_its_place_while_it_is_read_is_refused(
-    manifest, tmp_path, monkeypatch, read, source
+    manifest, tmp_path, monkeypatch, read, source, is_removed
 ):
-    """After its checksum was taken, and before it is opened."""
+    """After its checksum was taken, and before it is opened; or it is gone after that."""
     folder, opened = fetch(URL) if source == URL else tmp_path / "index", blocks.safe_open
 
     def then_opened(path, framework):
-        replaced(path)
-        return opened(path, framework)
+        if not is_removed:
+            replaced(path)
+        file = opened(path, framework)
+        if is_removed:
+            path.unlink()
+        return file
 
     monkeypatch.setattr(blocks, "safe_open", then_opened)
     with pytest.raises(StoreError, match="was replaced while it was read: ask again"):

@@ -93,8 +93,8 @@ def _right_files(
 
 
 def _require_unchanged(path: Path, identity: Identity) -> None:
-    """Refuse what was put into a file's place after its checksum was taken."""
-    if identity_of(path) != identity:
+    """Refuse what was put into a file's place, or taken away, after its checksum was taken."""
+    if not path.is_file() or identity_of(path) != identity:
         raise StoreError(f"{path} was replaced while it was read: ask again")
 
 
