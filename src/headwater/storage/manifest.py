@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -15,6 +14,7 @@ import xxhash
 
 from headwater.errors import MismatchError, StoreError
 from headwater.storage.files import read_json, write_text
+from headwater.storage.room import FILE_OF_ROWS
 
 FORMAT = "headwater-index"
 VERSION = 3
@@ -32,8 +32,6 @@ _KEYS = {
     "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
-# Files of rows: of this program, or of another, beside index.json.
-FILE_OF_ROWS = re.compile(r"features/\d{5,}\.safetensors|[^/\\]+\.npy")
 # Of two runs that make the same rows: where things lie, and for which of the methods that share
 # these features the index was asked for.
 _MAY_DIFFER = ("source", "options", "clip_source", "method")

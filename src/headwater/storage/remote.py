@@ -29,7 +29,6 @@ from headwater.errors import (
     first_line,
 )
 from headwater.storage import room
-from headwater.storage.manifest import FILE_OF_ROWS
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -178,7 +177,7 @@ def _rows_in(there: Mapping[str, There], before: room.Rows | None) -> list[str]:
         checkpoint = _CHECKPOINT.match(name)
         index = checkpoint[0] if checkpoint else ""
         known = f"{index}index.json" in there or name in were
-        if known and FILE_OF_ROWS.fullmatch(name.removeprefix(index)):
+        if known and room.FILE_OF_ROWS.fullmatch(name.removeprefix(index)):
             found.append(name)
     return found
 
