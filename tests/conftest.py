@@ -5,14 +5,18 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"  # bars come after two seconds: no test may depend on that
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 import torch
 from support.processes import PROCESSES
 from support.tiny import tiny_folder, tiny_pipeline
 
-from headwater.runtime import batch_size, memory, processes
+from headwater.runtime import batch_size, processes
+from headwater.runtime.memory import kept_bytes
 
 # Two OpenMP threads on two busy cores are ten times slower than one.
 torch.set_num_threads(1)
@@ -37,7 +41,7 @@ def _fits(monkeypatch) -> None:
 @pytest.fixture
 def memory_is_tried(_fits, monkeypatch) -> None:
     """It is, as outside of tests."""
-    monkeypatch.setattr(batch_size, "kept_bytes", memory.kept_bytes)
+    monkeypatch.setattr(batch_size, "kept_bytes", kept_bytes)
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +54,14 @@ def tiny_model(tmp_path_factory) -> Path:
 def tiny_images(tmp_path_factory) -> Path:
     """Folder of 20 small captioned pictures."""
     return tiny_folder(tmp_path_factory.mktemp("tiny") / "images", 20)
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """The file system of memory://, empty again afterwards."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from support.brute_force import inverse
 from support.command_line import headwater
-from support.index_files import index_of_rows
+from support.index_files import DIM, ROWS, eleven_shards
 
-from headwater import Denoiser, Index, Session, build_index, load_dataset
+from headwater import Index, Session
 from headwater.attribution import passes
 from headwater.attribution.scores import RULES
 from headwater.errors import StoreError
@@ -18,20 +18,13 @@ from headwater.runtime.executor import Executor
 from headwater.storage import room
 from headwater.upkeep.push import push
 
-ROWS, DIM = 103, 8
 URL = "memory://there/index"
-OPTIONS = dict(timesteps=1, parameters="attn2-kv", dim=DIM, self_check=False)
 CLOSE = dict(rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_model, tiny_images) -> Path:
-    """An index of random rows in eleven shards."""
-    folder = tmp_path_factory.mktemp("at-url")
-    data = load_dataset(tiny_images).first(2)
-    small = build_index(Denoiser.load(tiny_model), data, folder / "small", method="trak", **OPTIONS)
-    features = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
-    return index_of_rows(small, folder / "index", features, shard_rows=10).path
+    return eleven_shards(tmp_path_factory.mktemp("at-url"), tiny_model, tiny_images)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.brute_force import inverse
 from support.command_line import assert_refused, headwater
-from support.index_files import index_of_rows
+from support.index_files import DIM, OPTIONS, ROWS, eleven_shards
 
 from headwater import Concept, Denoiser, Feature, Index, Session, build_index, load_dataset
 from headwater.attribution import gram, kernel, passes, resources
@@ -29,8 +29,6 @@ from headwater.storage import cache
 from headwater.storage.blocks import read_part
 from headwater.upkeep.remove import remove
 
-ROWS, DIM = 103, 8
-OPTIONS = dict(timesteps=1, parameters="attn2-kv", dim=DIM, self_check=False)
 TWO = Executor(jobs=2)
 CLOSE = dict(rtol=1e-5, atol=1e-6)
 OUT = (3, 17, 64, 69, *range(80, 90))  # all of a shard, and some of others
@@ -38,12 +36,7 @@ OUT = (3, 17, 64, 69, *range(80, 90))  # all of a shard, and some of others
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_model, tiny_images) -> Path:
-    """An index of random rows in eleven shards, that was never asked."""
-    folder = tmp_path_factory.mktemp("passes")
-    data = load_dataset(tiny_images).first(2)
-    small = build_index(Denoiser.load(tiny_model), data, folder / "small", method="trak", **OPTIONS)
-    features = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
-    return index_of_rows(small, folder / "index", features, shard_rows=10).path
+    return eleven_shards(tmp_path_factory.mktemp("passes"), tiny_model, tiny_images)
 
 
 @pytest.fixture

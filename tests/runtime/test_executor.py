@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.index_files import index_of_rows
+from support.index_files import DIM, eleven_shards
 from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
 from support.work import dying, refusing, shares, squares
 
-from headwater import Denoiser, Session, build_index, load_dataset
+from headwater import Session
 from headwater.attribution import passes
 from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining.retrain import Task, retrain, retrain_all
@@ -165,15 +165,12 @@ def test_workers_train_the_same_models(tmp_path, pictures, executor):  # noqa: F
 def test_workers_read_the_same_rows(tmp_path, tiny_model, tiny_images, executor, monkeypatch):
     """The matrix and scores, of rows of which some were removed, in parts of three shards."""
     monkeypatch.setattr(passes, "ROWS_A_FEATURE", 3)
-    options = dict(timesteps=1, parameters="attn2-kv", dim=8, self_check=False, method="trak")
-    model, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(2)
-    small = build_index(model, data, tmp_path / "small", **options)
-    index_of_rows(small, tmp_path / "one", torch.randn(103, 8), shard_rows=10)
-    remove(tmp_path / "one", [f"{row:03d}" for row in (3, 17, 64, 69, *range(80, 90))])
-    shutil.copytree(tmp_path / "one", tmp_path / "many")
-    one = Session.open(tmp_path / "one").kernel()
+    index = eleven_shards(tmp_path, tiny_model, tiny_images)
+    remove(index, [f"{row:03d}" for row in (3, 17, 64, 69, *range(80, 90))])
+    shutil.copytree(index, tmp_path / "many")
+    one = Session.open(index).kernel()
     many = Session.open(tmp_path / "many", executor).kernel()
-    psi = torch.randn(2, 8)
+    psi = torch.randn(2, DIM)
     torch.testing.assert_close(many.gram().matrix, one.gram().matrix, rtol=1e-12, atol=1e-13)
     close = dict(rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(many.trak(psi, [0.1]), one.trak(psi, [0.1]), **close)

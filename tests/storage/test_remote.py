@@ -2,7 +2,6 @@
 
 import time
 
-import fsspec
 import pytest
 from support.command_line import assert_refused
 from support.command_line import headwater as run
@@ -19,11 +18,9 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def memory():
-    files = fsspec.filesystem("memory")
-    files.pipe({"/things/a.txt": b"one", "/things/b/c.txt": b"two"})
-    yield files
-    files.store.clear()
+def memory(memory):
+    memory.pipe({"/things/a.txt": b"one", "/things/b/c.txt": b"two"})
+    return memory
 
 
 def test_urls():

@@ -7,7 +7,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import torch
@@ -64,13 +63,6 @@ def cache(tmp_path, monkeypatch):
     yield tmp_path / "cache" / "remote"
     reading = tmp_path / "cache" / "remote" / "reading"
     assert not [path for path in reading.rglob("*") if path.is_file()], "nobody reads any more"
-
-
-@pytest.fixture
-def memory():
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
 
 
 @pytest.fixture

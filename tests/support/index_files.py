@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from headwater import Denoiser, build_index, load_dataset
 from headwater.data.training_set import make_sample
 from headwater.index.index import Index
 from headwater.index.samples import write_samples
@@ -33,6 +34,19 @@ def rewrite_manifest(folder: Path, **changes: Any) -> None:
 
 def rows(folder: Path) -> torch.Tensor:
     return torch.cat(list(blocks.read_blocks(folder, read_manifest(folder))))
+
+
+# Of `eleven_shards`, and how its features were asked for.
+ROWS, DIM = 103, 8
+OPTIONS = dict(timesteps=1, parameters="attn2-kv", dim=DIM, self_check=False)
+
+
+def eleven_shards(folder: Path, model: Path, images: Path) -> Path:
+    """An index of random rows in eleven shards, that was never asked."""
+    data = load_dataset(images).first(2)
+    small = build_index(Denoiser.load(model), data, folder / "small", method="trak", **OPTIONS)
+    features = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(1))
+    return index_of_rows(small, folder / "index", features, shard_rows=10).path
 
 
 def index_of_rows(like: Index, folder: Path, features: torch.Tensor, shard_rows: int) -> Index:

@@ -3,7 +3,6 @@
 import time
 from threading import Condition, Lock
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,13 +24,6 @@ CAPTIONS = [f"a picture of {row}" for row in range(24)]
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(at_url, "COPIED_UP_TO", 0)
-
-
-@pytest.fixture
-def memory():
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
 
 
 @pytest.fixture

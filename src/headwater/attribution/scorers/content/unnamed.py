@@ -2,9 +2,8 @@
 
 What `presence` tells by all its losses, for a fraction of them: of an image whose caption names
 nothing of the kind it is only asked whether the presence is above 0. So it is done with at the
-first other value that explains it better than the word does, which is a third of the losses where
-values compete by chance. Whether the model tells a value from the others is found on a few of the
-images whose captions name it.
+first other value that explains it better than the word does. Whether the model tells a value from
+the others is found on a few of the images whose captions name it.
 """
 
 from __future__ import annotations
