@@ -52,7 +52,7 @@ from headwater.gradients.layers import Call, per_sample, size
 from headwater.gradients.projection import PROJECTIONS, Projection, make_projection
 from headwater.gradients.vjp import Tape, unit_rms
 from headwater.index.machines import gradient_extractor, load_denoiser
-from headwater.methods.table import DEFAULT_METHOD, METHODS
+from headwater.methods.table import METHODS
 from headwater.models.patches import frozen
 from headwater.scenes.dataset import Picture, pictures
 from headwater.storage.files import read_tensors, write_tensors
@@ -84,7 +84,7 @@ class Exact:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=METHODS, default=DEFAULT_METHOD)
+    parser.add_argument("--method", choices=METHODS, default="concept-trak-unguided")
     parser.add_argument("--projections", nargs="+", choices=DRAWN, default=DRAWN)
     parser.add_argument("--dims", nargs="+", type=int, default=DIMS)
     parser.add_argument("--rows", type=int, default=2000, help="training pictures")

@@ -79,9 +79,10 @@ def test_a_complement_of_another_prompt_or_other_words_is_not_asked(change):
 
 def test_the_first_answer_comes_early_where_draws_go_on(sessions):
     index = sessions["all"].index
-    assert stages(index, Form(draws=32), "concept") == [2, 32]
-    assert stages(index, Form(draws=2), "concept") == [2]
-    assert stages(index, Form(method="presence"), "concept") == [32]
+    assert stages(index, Form(draws=32), "concept") == [Form(draws=2), Form(draws=32)]
+    assert stages(index, Form(draws=2), "concept") == [Form(draws=2)]
+    alone = Form(method="presence")
+    assert stages(index, alone, "concept") == [alone]
     with pytest.raises(MethodError):
         stages(index, Form(method="no such"), "concept")
 

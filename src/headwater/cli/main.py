@@ -123,12 +123,12 @@ def demo(
     from headwater.data.sources import load_dataset
     from headwater.index.build import build_index
     from headwater.models.denoiser import Denoiser
-    from headwater.queries.concept import Concept
+    from headwater.queries.outputs.output import Contribution
 
     index = build_index(
         Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
-    queries = [Concept(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
+    queries = [Contribution(DEMO_PROMPT, words, guidance=DEMO_GUIDANCE) for words in DEMO_CONCEPTS]
     output = Output(out / "answers", top=10, as_json=False)
     answer(Session(index), queries, output, DEMO_GUIDANCE, {})
     if view:

@@ -155,7 +155,12 @@ def usual_ask(name: str | None, built_for: str, served: Sequence[str]) -> str:
     ('slider', 'contribution')
     """
     built_for = built_for if built_for in served else served[0]
-    first = method_named(name or built_for).takes[0]
+    return first_ask(method_named(name or built_for))
+
+
+def first_ask(method: Method) -> str:
+    """What a method asks of a concept's words where nobody says it; see `usual_ask`."""
+    first = method.takes[0]
     return first if first in ("contribution", "loss") else "slider"
 
 

@@ -10,8 +10,10 @@ from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.data.decode import SUFFIXES
 from headwater.errors import QueryError
+from headwater.methods.choice import usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
+from headwater.queries.outputs.output import OUTPUTS
 from headwater.queries.query import Question
 from headwater.queries.words.content import content_words
 
@@ -77,12 +79,19 @@ def answers_of(
 ) -> list[Attribution]:
     """The answers to `questions`, without those that cannot be asked.
 
+    Words are asked for as the index's method takes them: as an output, if it is one of influence.
+
     Raises:
         QueryError: the picture, which is the first, cannot be asked about.
     """
     whole, *others = asked
     answers = [session.attribute(whole, note=note)]
+    index = session.index
+    made = OUTPUTS.get(usual_ask(None, index.recipe.method, index.methods()))
+    same = {"seed": whole.seed, "guidance": whole.guidance} if isinstance(whole, Image) else {}
     for question in others:
+        if made and isinstance(question, Concept):
+            question = made(question.prompt, question.concept, **same)
         try:
             answers.append(session.attribute(question, note=note))
         except QueryError as error:

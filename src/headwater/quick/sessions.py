@@ -126,7 +126,7 @@ def _is_there(
 
 def _served(recipe: Mapping[str, Any]) -> list[str]:
     """What rows of this recipe serve: an older index may be named for a method that changed."""
-    return served_by(side_of(recipe), recipe["normalise"])
+    return served_by(side_of(recipe), recipe["normalise"], curvature=recipe.get("curvature", ""))
 
 
 def _require_writable(out: Path) -> None:

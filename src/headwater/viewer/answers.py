@@ -23,11 +23,12 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import Output
+from headwater.queries.outputs.output import OUTPUTS, Output
 from headwater.queries.query import Question
 from headwater.report.export import Ends, ends
 from headwater.viewer.form import (
     MOST_CONCEPTS,
+    SOONER,
     Form,
     options_of,
     questions_of,
@@ -58,6 +59,14 @@ class Found:
     def last(self) -> bool:
         """Whether all draws that were asked for are in it."""
         return self.draws == self.form.draws
+
+    @property
+    def coming(self) -> str:
+        """What is still to come, in words; "" after the last."""
+        first = self.answers[0]
+        sooner = SOONER.get(self.form.method or first.index.recipe.method) == first.method
+        seen = ", and what the model sees in each image is added" if sooner else ""
+        return "" if self.last else f"more are being made{seen}"
 
 
 class Place(NamedTuple):
@@ -93,8 +102,8 @@ def ask(session: Session, form: Form) -> Iterator[Found]:
         HeadwaterError: the question or how it is to be answered makes no sense for this index.
     """
     kind = questions_of(form)[-1].kind
-    for draws in stages(session.index, form, kind):
-        yield answered(session, form, draws)
+    for stage in stages(session.index, form, kind):
+        yield replace(answered(session, stage, stage.draws), form=form)
 
 
 def answered(session: Session, form: Form, draws: int) -> Found:
@@ -205,12 +214,14 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    how = {"method": form.method or None, "damping": form.damping}
-    for draws in stages(session.index, form, Concept.kind):
+    made = OUTPUTS.get(form.ask, Concept)
+    for stage in stages(session.index, form, made.kind):
+        how = {"method": stage.method or None, "damping": form.damping}
         questions: list[Question] = [
-            Concept(caption, each, draws=draws, seed=form.seed) for each in words
+            made(caption, each, draws=stage.draws, seed=form.seed) for each in words
         ]
-        yield draws, [place(answer, row) for answer in session.attribute(questions, **how)]
+        found = session.attribute(questions, **how)
+        yield stage.draws, [place(answer, row) for answer in found]
 
 
 def ranks_there(answer: Attribution, ids: Sequence[str]) -> dict[str, int]:

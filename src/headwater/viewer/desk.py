@@ -243,7 +243,7 @@ def _show(desk: Desk, values: Values, found: Found, start: float | None = None) 
     first = found.answers[0]
     draws = first.provenance["query"].get("draws", 1)
     seconds = "" if start is None else f", {time.monotonic() - start:.1f} s"
-    going_on = "" if found.last else "; more are being made"
+    going_on = f"; {found.coming}" if found.coming else ""
     ids = [each.ranked.id for _, ends in rankings for each in (*ends.top, *ends.bottom)]
     yield {
         "index": name,  # another may have been chosen while this one was asked

@@ -33,8 +33,10 @@ ASKED_FOR = {
     "contribution": "what the words gain",
     "loss": "the loss on pictures of them",
 }
-DAMPINGS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
+DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 FIRST_DRAWS = 2  # of the first answer, which is there soon
+# By which method that is, while what the model sees in each image is still looked for.
+SOONER = {"ekfac-presence": "ekfac"}
 _GREATEST_SEED = 2**31 - 1
 
 
@@ -121,8 +123,8 @@ def options_of(form: Form) -> dict[str, Any]:
     }
 
 
-def stages(index: Index, form: Form, kind: str) -> list[int]:
-    """How many draws each answer on the way to the last has.
+def stages(index: Index, form: Form, kind: str) -> list[Form]:
+    """What is asked on the way to a form's answer, and the form.
 
     A method that goes on from the draws that were made shows a first answer early.
 
@@ -131,7 +133,8 @@ def stages(index: Index, form: Form, kind: str) -> list[int]:
     """
     method = choose(form.method or None, index.recipe.method, index.methods(), kind)
     early = method.scorer in TOGETHER and form.draws > FIRST_DRAWS
-    return [FIRST_DRAWS, form.draws] if early else [form.draws]
+    soon = replace(form, draws=FIRST_DRAWS, method=SOONER.get(method.name, form.method))
+    return [soon, form] if early else [form]
 
 
 def words_of(prompt: str) -> list[str]:

@@ -23,4 +23,7 @@ SCORERS: dict[str, Scorer] = {
 }
 
 # Those that answer several questions in one pass over the rows of an index.
-TOGETHER: dict[str, ScorerOfAll] = {"gradient": gradient.score_all}
+TOGETHER: dict[str, ScorerOfAll] = {
+    "gradient": gradient.score_all,
+    "with_presence": with_presence.score_all,
+}

@@ -59,7 +59,7 @@ def isolation(
     seed: Seed = 0,
     guidance: Guidance = 5.0,
     context: Context = "auto",
-    ask: Ask = "slider",
+    ask: Ask = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +81,7 @@ def retrieval(
     seed: Seed = 0,
     guidance: Guidance = 5.0,
     context: Context = "auto",
-    ask: Ask = "slider",
+    ask: Ask = None,
     device: Device = None,
     as_json: Json = False,
 ) -> None:

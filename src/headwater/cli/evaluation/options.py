@@ -41,10 +41,10 @@ Draws = Annotated[str, typer.Option(help="Of each question, or `auto`.")]
 Seed = Annotated[int, typer.Option(help="Of pictures and draws.")]
 Context = Annotated[str, typer.Option(help="Of concepts: auto, prompt or bare.")]
 Ask = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="What is asked of a concept: slider, contribution or loss, the last two of pictures "
-        "that the model makes, and of methods that take them."
+        "that the model makes, and of methods that take them; by default what each method is for."
     ),
 ]
 Top = Annotated[int, typer.Option(help="k of precision@k.")]
@@ -92,7 +92,7 @@ def questions_of(options: Options) -> QuestionOptions:
     from headwater.evaluation.studies.method_scores import QuestionOptions
 
     return QuestionOptions(
-        draws, options["seed"], damping=options["damping"], ask=options.get("ask", "slider")
+        draws, options["seed"], damping=options["damping"], ask=options.get("ask")
     )
 
 

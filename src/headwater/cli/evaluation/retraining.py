@@ -100,7 +100,7 @@ def concept_lds(
     limit: Limit = None,
     draws: Draws = "32",
     damping: Ratio = None,
-    ask: Ask = "slider",
+    ask: Ask = None,
     parameters: Parameters = None,
     seed: Seed = 0,
     engine: EngineName = "local",

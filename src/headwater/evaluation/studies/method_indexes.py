@@ -10,7 +10,7 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import MethodError
 from headwater.index.build import build_index
 from headwater.index.index import Index
-from headwater.methods.choice import method_named
+from headwater.methods.choice import first_ask, method_named
 from headwater.methods.row import Method
 from headwater.methods.table import METHODS
 from headwater.models.denoiser import Denoiser
@@ -44,12 +44,17 @@ def asks_by_captions(method: Method) -> bool:
     return method.scorer == "captions"
 
 
-def query_kind(method: Method, ask: str = "slider") -> str:
+def query_kind(method: Method, ask: str | None = None) -> str:
     """What a method is asked about in an evaluation, or "" where it takes none of these.
 
-    That is the output named, if it takes it, else the concept's slider, else an image.
+    That is the output named, if it takes it, else the concept's slider, else an image. Where none
+    is named, what `headwater concept` asks by it.
+
+    >>> query_kind(METHODS["ekfac"]), query_kind(METHODS["ekfac"], "slider")
+    ('contribution', 'concept')
     """
-    return next((kind for kind in (ask, "concept", "image") if kind in method.takes), "")
+    kinds = (ask or first_ask(method), "concept", "image")
+    return next((kind for kind in kinds if kind in method.takes), "")
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -70,7 +75,7 @@ def clip_methods(names: Sequence[str]) -> list[str]:
     return [method.name for method in methods_in(names) if uses_clip(method)]
 
 
-def require_kind(method: Method, ask: str) -> None:
+def require_kind(method: Method, ask: str | None) -> None:
     """Refuse a method that `query_kind` finds no question for.
 
     Raises:
@@ -78,11 +83,11 @@ def require_kind(method: Method, ask: str) -> None:
     """
     if not query_kind(method, ask):
         outputs = " or ".join(kind for kind in OUTPUTS if kind in method.takes)
-        mend = f"give --ask {outputs}, or leave it out" if outputs else "leave it out"
+        mend = f"give --ask {outputs}, or leave --ask out" if outputs else "leave it out"
         raise MethodError(f"{method.name} takes neither concepts nor images: {mend}")
 
 
-def require_askable(names: Sequence[str], ask: str) -> None:
+def require_askable(names: Sequence[str], ask: str | None) -> None:
     """Refuse, before anything is trained, methods that a study cannot ask.
 
     Args:

@@ -46,7 +46,7 @@ class QuestionOptions:
     """How all questions of an evaluation are asked: see `Concept`, `Image` and `attribute`.
 
     Attributes:
-        ask: slider, contribution or loss: of methods that take it.
+        ask: slider, contribution or loss: of methods that take it; None for what each is for.
 
     Raises:
         ParameterError, QueryError: what no question could be asked with, before hours of work.
@@ -57,10 +57,10 @@ class QuestionOptions:
     guidance: float = 5.0
     context: str = "auto"
     damping: float | None = None
-    ask: str = "slider"
+    ask: str | None = None
 
     def __post_init__(self) -> None:
-        if self.ask not in ("slider", *OUTPUTS):
+        if self.ask not in (None, "slider", *OUTPUTS):
             raise QueryError(f"--ask {self.ask!r} is not one of slider, {', '.join(OUTPUTS)}")
         require_draws(self.draws)
         if self.damping is not None:
@@ -91,7 +91,7 @@ def open_indexes(folders: Sequence[str | Path], device: str | None = None) -> li
 
 
 def select_methods(
-    indexes: Sequence[Index], names: Sequence[str] = (), ask: str = "slider"
+    indexes: Sequence[Index], names: Sequence[str] = (), ask: str | None = None
 ) -> dict[Method, Index]:
     """Methods that take a concept, an output or an image, each with the first index that serves it.
 

@@ -185,7 +185,7 @@ def evaluate(
     return rows, written
 
 
-def describe_method(method: Method, index: Index, ask: str = "slider") -> dict[str, str | None]:
+def describe_method(method: Method, index: Index, ask: str | None = None) -> dict[str, str | None]:
     """What a method was asked about, and of which parameters its gradients are."""
     parameters = index.recipe.parameters if uses_gradients(method) else None
     return {"asked": query_kind(method, ask), "parameters": parameters}
@@ -193,7 +193,7 @@ def describe_method(method: Method, index: Index, ask: str = "slider") -> dict[s
 
 def _rows(
     methods: Mapping[Method, Index],
-    ask: str,
+    ask: str | None,
     values: Mapping[str, Mapping[str, Sequence[float | None]]],
 ) -> list[dict[str, Any]]:
     facts = {method.name: describe_method(method, index, ask) for method, index in methods.items()}

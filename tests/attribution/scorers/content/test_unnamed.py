@@ -96,9 +96,23 @@ def test_an_image_is_done_with_at_the_first_value_that_explains_it_better(monkey
     fake = SimpleNamespace(denoiser=None)
     assert not shown(fake, KIND, "red").unnamed.any()
     every = [0, 1, 2, 3, 4]
-    assert asked == [(every, ["red"] * 5), (every, ["blue"] * 5)]
+    assert asked == [(every, ["blue", "red"] * 5)]
     asked.clear()
-    assert shown(fake, KIND, "blue").unnamed.all() and len(asked) == 4
+    assert shown(fake, KIND, "blue").unnamed.all() and len(asked) == 3
+
+
+def test_of_many_images_the_likely_are_looked_at(session, monkeypatch):
+    """The others are counted, and what is found among those looked at is as before."""
+    whole = shown(session, KIND, "red").unnamed
+    silent = torch.arange(len(CAPTIONS) - len(SILENT) * 2, len(CAPTIONS))
+    likely = torch.arange(len(CAPTIONS), dtype=torch.float64).flip(0)
+    for most in (0, 5, len(silent)):
+        monkeypatch.setattr(unnamed, "MOST", most)
+        found = shown(session, KIND, "red", likely=likely)
+        expected = torch.zeros(len(CAPTIONS), dtype=torch.bool)
+        expected[silent[:most]] = whole[silent[:most]]
+        assert torch.equal(found.unnamed, expected)
+        assert found.passed_over == len(silent) - most
 
 
 def test_what_the_model_does_not_tell_apart_is_no_rival():

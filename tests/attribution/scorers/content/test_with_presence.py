@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from support.tiny import tiny_folder
 
 from headwater import Concept, Contribution, Denoiser, Session, build_index, from_images
@@ -45,6 +46,34 @@ def test_it_is_the_sum_of_both(session):
     spread = influence.scores.std()
     np.testing.assert_allclose(
         both.certainty.errors, influence.certainty.errors / spread, rtol=1e-4
+    )
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_of_many_images_the_strongest_opponents_are_looked_at(session, monkeypatch):
+    """Three captions name no colour; that of the lowest influence is looked at, and it is said."""
+    from headwater.attribution.scorers.content import unnamed, with_presence
+
+    influence = session.attribute(ASKED, method="ekfac").scores
+    lowest = min((3, 4, 5), key=lambda row: influence[row])
+    looked = []
+
+    def seen(resources, rows, texts, spec):  # everything, wherever it is looked for
+        looked.append(list(rows))
+        return torch.tensor([[[0.0 if "red" in t else 1.0 for t in own] for own in texts]] * 3)
+
+    monkeypatch.setattr(unnamed, "caption_losses", seen)
+    monkeypatch.setattr(unnamed, "MOST", 1)
+    monkeypatch.setattr(with_presence, "MOST", 1)
+    both = session.attribute(ASKED, method="ekfac-presence")
+    assert [rows for rows in looked if rows != [0, 1, 2]] == [[lowest]]
+    expected = standardised(influence) + standardised(
+        [-2.0 if row == lowest else float(row == 0) for row in range(len(CAPTIONS))]
+    )
+    np.testing.assert_allclose(both.scores, expected, atol=1e-5)
+    assert (
+        "Of the images whose captions name nothing of the kind the 1 with the lowest influence "
+        "were looked at for what they show, 2 were not" in both.remarks
     )
 
 

@@ -3,7 +3,8 @@
 What `presence` tells by all its losses, for a fraction of them: of an image whose caption names
 nothing of the kind it is only asked whether the presence is above 0. So it is done with at the
 first other value that explains it better than the word does. Whether the model tells a value from
-the others is found on a few of the images whose captions name it.
+the others is found on a few of the images whose captions name it. Of many images those are looked
+at that most likely count.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headwater.attribution.resources import Resources
@@ -26,7 +27,10 @@ from headwater.attribution.scorers.content.presence import (
 )
 
 # Of the images whose caption names a value and no other, how many are looked at.
-SAMPLE = 16
+SAMPLE = 8
+# Of those whose caption names no value, how many: a question about a hundred thousand images would
+# else take longer than their index.
+MOST = 2_000
 
 
 @dataclass(frozen=True)
@@ -39,16 +43,27 @@ class Shown:
         sample: losses of some images whose captions name a value of the kind; of none where there
             is no image whose caption does not.
         tried: of how many captions of images the loss was wanted.
+        passed_over: how many images whose caption names nothing of the kind were not looked at.
     """
 
     named: Bool[Tensor, " n"]
     unnamed: Bool[Tensor, " n"]
     sample: Losses
     tried: int
+    passed_over: int = 0
 
 
-def shown(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Shown:
+def shown(
+    resources: Resources,
+    kind: Kind,
+    word: str,
+    seed: int = 0,
+    likely: Float[Tensor, " n"] | None = None,
+) -> Shown:
     """Where a word's concept is among the images of an index.
+
+    Args:
+        likely: where there are more than `MOST` images to look at, those where this is highest are.
 
     Raises:
         MethodError: the model reads no prompts.
@@ -65,7 +80,9 @@ def shown(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Shown:
             return torch.empty(len(spec.timesteps), 0, len(columns))
         return caption_losses(resources, rows, texts, spec)
 
-    left = torch.nonzero(~asked.named.any(1)).flatten()
+    silent = torch.nonzero(~asked.named.any(1)).flatten()
+    left = _highest(silent, likely)
+    passed_over = len(silent) - len(left)
     own, values = kind.values.index(word), range(len(kind.values))
     few = sample_of(asked.named) if len(left) and kind.others(word) else []
     sample = Losses(kind.values, losses(few, values), asked.named[few])
@@ -73,14 +90,25 @@ def shown(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Shown:
     if not rivals:  # the versions are the caption, and the same with the word
         own, rivals = 1, [0]
 
-    with_word = losses(left.tolist(), [own])[..., 0]
-    for rival in rivals:
-        better = (losses(left.tolist(), [rival])[..., 0] - with_word).mean(0) > 0
+    first, *others = rivals
+    against, with_word = losses(left.tolist(), [first, own]).unbind(2)
+    better = (against - with_word).mean(0) > 0
+    for rival in others:
         left, with_word = left[better], with_word[:, better]
+        better = (losses(left.tolist(), [rival])[..., 0] - with_word).mean(0) > 0
+    left = left[better]
     unnamed = torch.zeros(len(asked.named), dtype=torch.bool)
     unnamed[left] = True
     named = asked.named[:, kind.values.index(word)]
-    return Shown(named, unnamed, sample, sum(tried))
+    return Shown(named, unnamed, sample, sum(tried), passed_over)
+
+
+def _highest(rows: Int[Tensor, " r"], likely: Float[Tensor, " n"] | None) -> Int[Tensor, " m"]:
+    """At most `MOST` of these rows, in their order."""
+    if len(rows) <= MOST:
+        return rows
+    order = torch.zeros(len(rows)) if likely is None else likely[rows]
+    return rows[order.argsort(descending=True, stable=True)[:MOST].sort().values]
 
 
 def rivals_of(own: int, apart: Bool[Tensor, " v"], named: Bool[Tensor, "n v"]) -> list[int]:

@@ -18,8 +18,12 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import gradient
-from headwater.attribution.scorers.content.presence import kind_of, remarks_of
-from headwater.attribution.scorers.content.unnamed import Shown, shown
+from headwater.attribution.scorers.content.presence import (
+    kind_of,
+    remarks_of,
+    require_prompts,
+)
+from headwater.attribution.scorers.content.unnamed import MOST, Shown, shown
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import TINY, Scored
 from headwater.errors import QueryError
@@ -40,10 +44,25 @@ def score(
         QueryError: no caption names the concept, and the model sees it nowhere.
         MethodError: the model reads no prompts.
     """
-    assert isinstance(query, Contribution), f"{method.name} takes contributions alone"
-    influence = gradient.score(resources, method, query, options)
+    return score_all(resources, method, [(query, options)])[0]
+
+
+def score_all(resources: Resources, method: Method, asked: gradient.Asked) -> list[Scoring]:
+    """The same of several questions, whose rows are scored in one pass over the index."""
+    require_prompts(resources.denoiser)
+    influences = gradient.score_all(resources, method, asked)
+    return [
+        _with_presence(resources, query, influence)
+        for (query, _), influence in zip(asked, influences, strict=True)
+    ]
+
+
+def _with_presence(resources: Resources, query: Question, influence: Scoring) -> Scoring:
+    assert isinstance(query, Contribution), "contributions alone are taken"
     kind = kind_of(resources, query.slider)
-    found = shown(resources, kind, query.concept, query.seed)
+    first, *_ = influence.scored.values()
+    # who shows it and does not say so teaches to draw it without the word: an opponent, mostly
+    found = shown(resources, kind, query.concept, query.seed, -first.answer()[0].double())
     seen = standard(_weights(found, query.concept))
     scored = {ratio: _together(each, seen) for ratio, each in influence.scored.items()}
     told = {"alternatives": kind.others(query.concept), "alternatives from": kind.source}
@@ -52,8 +71,22 @@ def score(
         words=f"{influence.description.words}, and what the model sees in each image", facts=facts
     )
     # a row of the question would stand for the influence alone
-    remarks = (*influence.remarks, *remarks_of(query.concept, kind, found.sample))
+    remarks = (
+        *influence.remarks,
+        *remarks_of(query.concept, kind, found.sample),
+        *_passed_over(found),
+    )
     return replace(influence, scored=scored, description=described, feature=None, remarks=remarks)
+
+
+def _passed_over(found: Shown) -> list[str]:
+    """That not all images were looked at, and which were."""
+    if not found.passed_over:
+        return []
+    return [
+        f"Of the images whose captions name nothing of the kind the {MOST:,} with the lowest "
+        f"influence were looked at for what they show, {found.passed_over:,} were not"
+    ]
 
 
 def _weights(found: Shown, word: str) -> Float[Tensor, " n"]:
