@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from headwater.curvature.basis import basis_of
-from headwater.curvature.factors import shape_of, widths
+from headwater.curvature.factors import shape_of, widest, widths
 from headwater.curvature.passes import PROBES
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
 from headwater.errors import StoreError
@@ -28,7 +28,7 @@ from headwater.storage.files import read_tensors_and_metadata, write_tensors
 from headwater.storage.manifest import Manifest
 
 FOLDER = "curvature"
-MOST_PARTS, PART_IMAGES = 32, 256
+MOST_PARTS, PART_IMAGES = 16, 256
 # More images than these, evenly spread, say next to nothing new of a mean over images.
 MOST_IMAGES = 20_000
 VERSION = 1
@@ -129,7 +129,7 @@ def parts_of(images: int) -> list[range]:
     """The images of each part, of at most `MOST_IMAGES` in all that are spread evenly.
 
     >>> [len(part) for part in parts_of(1000)], {len(part) for part in parts_of(10**8)}
-    ([250, 250, 250, 250], {625})
+    ([250, 250, 250, 250], {1250})
     """
     chosen = range(0, images, -(-images // MOST_IMAGES))
     count = min(MOST_PARTS, -(-len(chosen) // PART_IMAGES))
@@ -152,9 +152,9 @@ def fit_bytes(recipe: Recipe, layers: Collection[nn.Module]) -> int:
     """Of bases and moments on disk: 0 for a recipe without a curvature."""
     if not recipe.curvature:
         return 0
-    shapes = [shape_of(layer) for layer in layers]
-    sides = [side for shape in shapes if shape is not None for side in shape]
-    return 4 * (sum(map(size, layers)) + sum(w * w + w for side in sides for w in widths(side)))
+    sides, most = [side for layer in layers for side in shape_of(layer) or ()], widest(layers)
+    blocks = [width for side in sides for width in widths(side, most)]
+    return 4 * (sum(map(size, layers)) + sum(width * width + width for width in blocks))
 
 
 # --- what was fitted ------------------------------------------------------------------------------
