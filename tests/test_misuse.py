@@ -25,7 +25,9 @@ def denoiser(tiny_model):
 @pytest.fixture(scope="module")
 def session(denoiser, tiny_images, tmp_path_factory):
     data, out = load_dataset(tiny_images), tmp_path_factory.mktemp("misuse") / "index"
-    return Session(build_index(denoiser, data, out, timesteps=2, dim=64))
+    return Session(
+        build_index(denoiser, data, out, method="concept-trak-unguided", timesteps=2, dim=64)
+    )
 
 
 def test_an_index_of_what_is_no_model_or_no_training_set(denoiser, tiny_images, tmp_path):

@@ -15,11 +15,13 @@ def test_the_demo(tiny_model, tiny_images, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "load_dataset", lambda source: {"scenes": data}[source])
     result = headwater("demo", "--out", tmp_path)
     assert result.code == 0, result.err
-    assert len(Index.open(tmp_path / "scenes-index")) == len(data)
+    index = Index.open(tmp_path / "scenes-index")
+    assert len(index) == len(data) and index.recipe.method == "ekfac-presence"
     answers = tmp_path / "answers"
     assert result.out.splitlines()[-1] == f"Report: {answers / 'report.html'}"
     for concept in DEMO_CONCEPTS:
         answer = json.loads((answers / concept / "result.json").read_text())
-        assert answer["concept"] == concept and answer["plus"] == DEMO_PROMPT
+        assert answer["concept"] == concept and answer["method"] == "ekfac-presence"
+        assert answer["query"]["output"] == "contribution" and answer["prompt"] == DEMO_PROMPT
         assert len(answer["top"]) == 10
         assert f"“{concept}”" in (answers / "report.html").read_text()

@@ -106,7 +106,7 @@ REFUSED = {
         "{tmp} holds no index, so --overwrite leaves it alone",
     ),
     "other recipe": (
-        "index {model} {images} {index} --timesteps 2 --dim 63",
+        "index {model} {images} {index} --method concept-trak-unguided --timesteps 2 --dim 63",
         "{index} was begun with recipe dim = 64, this run has 63",
     ),
     "no index": (f"concept {{tmp}}/none '{PROMPT}' --concept star", "no index at {tmp}/none"),

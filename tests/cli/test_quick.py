@@ -49,7 +49,7 @@ def test_a_prompt_from_nothing_and_again(folder, tiny_model, photos, lora):
     (index,) = (folder / "photos.headwater").iterdir()
     assert str(index) in again.err
     as_json = json.loads(asked(folder, PROMPT, *given, "--json").out)
-    assert [result["question"] for result in as_json["results"]] == ["image", "concept"]
+    assert [result["question"] for result in as_json["results"]] == ["image", "contribution"]
 
 
 def test_a_picture_file(folder, tiny_model, photos):

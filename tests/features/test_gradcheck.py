@@ -75,12 +75,13 @@ def test_it_runs_before_a_long_run_only(tmp_path, tiny_model, tiny_images, monke
     from headwater.index.building import one_model
 
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images)
+    options = {"method": "trak", "timesteps": 2, "dim": 64}
     monkeypatch.setattr(one_model, "WORTH_IT", 40)
     denoiser.network.get_submodule(LAYER).__class__ = Doubled
-    build_index(denoiser, data.first(19), tmp_path / "short", timesteps=2, dim=64)
-    build_index(denoiser, data, tmp_path / "off", timesteps=2, dim=64, self_check=False)
+    build_index(denoiser, data.first(19), tmp_path / "short", **options)
+    build_index(denoiser, data, tmp_path / "off", self_check=False, **options)
     with pytest.raises(SelfCheckError):
-        build_index(denoiser, data, tmp_path / "long", timesteps=2, dim=64)
+        build_index(denoiser, data, tmp_path / "long", **options)
     assert not (tmp_path / "long").exists()
 
 

@@ -121,11 +121,14 @@ def test_conditions_remember_their_texts_where_a_graph_is_wanted(denoiser, tmp_p
         assert condition[:1].repeated(2).texts == ("a red star", "a red star")
 
 
+OPTIONS = dict(method="concept-trak-unguided", timesteps=2, dim=64)
+
+
 @pytest.fixture(scope="module")
 def index(denoiser, tiny_images, tmp_path_factory):
     data = load_dataset(tiny_images).first(4)
     out = tmp_path_factory.mktemp("adapters") / "index"
-    return build_index(denoiser, data, out, timesteps=2, dim=64)
+    return build_index(denoiser, data, out, **OPTIONS)
 
 
 def redness(pixels):
@@ -165,8 +168,8 @@ def test_rows_of_pictures_hold_them_with_and_without_kept_encodings(
     rows = torch.cat(list(index.blocks()))
     for _ in range(2):
         kept = build_index(
-            denoiser, data, tmp_path / "index", timesteps=2, dim=64, overwrite=True,
-            encodings=tmp_path / "encodings",
+            denoiser, data, tmp_path / "index", overwrite=True,
+            encodings=tmp_path / "encodings", **OPTIONS,
         )  # fmt: skip
         torch.testing.assert_close(torch.cat(list(kept.blocks())), rows)
     machine = gradient_extractor(denoiser, index.recipe)

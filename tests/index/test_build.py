@@ -661,9 +661,9 @@ def test_a_full_disk_keeps_the_shards_that_are_there(
 
 def test_methods_with_the_same_features_share_an_index(tmp_path, denoiser, tiny_images):
     data, out = load_dataset(tiny_images), tmp_path / "index"
-    built = build_index(denoiser, data, out, method="trak", **RECIPE)
+    built = build_index(denoiser, data, out, **RECIPE | {"method": "trak"})
     before = state(out)
-    again = build_index(denoiser, data, out, method="gradient-cosine", **RECIPE)
+    again = build_index(denoiser, data, out, **RECIPE | {"method": "gradient-cosine"})
     assert state(out) == before and again.recipe == built.recipe
     assert {"trak", "gradient-cosine", "journey-trak", "concept-trak-a"} <= set(again.methods())
     assert "concept-trak" not in again.methods()

@@ -15,12 +15,14 @@ from headwater.index import samples as samples_file
 from headwater.index.index import Index
 from headwater.index.samples import StoredSamples, count_repeats, rows_by_id, write_samples
 
+SMALL = {"method": "trak", "timesteps": 1, "dim": 16}
+
 
 def test_repeats_are_kept_and_shown(tmp_path, tiny_model, capsys):
     write_pictures(tmp_path / "data", "10_a star/a.png", "10_a star/b.png", "1_star/c.png")
     data, _ = loaded(tmp_path / "data")
     out = tmp_path / "index"
-    build_index(Denoiser.load(tiny_model), data, out, timesteps=1, dim=16)
+    build_index(Denoiser.load(tiny_model), data, out, **SMALL)
     assert list(Index.open(out).samples) == list(data.samples)
     assert count_repeats(out) == {1: 1, 10: 2}
     info(out, as_json=True)
@@ -92,7 +94,7 @@ def test_what_is_damaged_after_it_was_opened_is_said_in_one_line(tmp_path):
 def test_positions_are_a_range_where_no_image_is_missing(tmp_path, tiny_model):
     write_pictures(tmp_path / "data", *(f"10_star/{id}.png" for id in "abcd"))
     data, _ = loaded(tmp_path / "data")
-    index = build_index(Denoiser.load(tiny_model), data, tmp_path / "index", timesteps=1, dim=16)
+    index = build_index(Denoiser.load(tiny_model), data, tmp_path / "index", **SMALL)
     assert index.positions == range(4)
     less = Index.open(index.path, removed=frozenset({1}))
     assert list(less.positions) == [0, 2, 3]

@@ -48,8 +48,9 @@ def test_rows_are_the_same(denoiser, method):
 
 def test_an_index_is_the_same(tmp_path, tiny_model, tiny_images):
     data, model = load_dataset(tiny_images).first(3), Denoiser.load(tiny_model)
+    options = {"method": "concept-trak-unguided", "timesteps": 2, "dim": 16}
     one, two = (
-        build_index(model, data, tmp_path / str(more), recompute=more, timesteps=2, dim=16)
+        build_index(model, data, tmp_path / str(more), recompute=more, **options)
         for more in (False, True)
     )
     torch.testing.assert_close(*(torch.cat(list(index.blocks())) for index in (one, two)))

@@ -53,7 +53,8 @@ def test_a_row_is_the_gradient_of_its_loss(denoiser):
 def test_an_index_is_built_of_it(denoiser, tmp_path):
     notes = []
     data = from_images(PICTURES, ["red", "green", "blue"])
-    index = build_index(denoiser, data, tmp_path / "index", timesteps=2, note=notes.append)
+    options = {"method": "trak", "timesteps": 2, "note": notes.append}
+    index = build_index(denoiser, data, tmp_path / "index", **options)
     assert len(index) == 3 and index.recipe.parameters == "last" and index.recipe.dim == 15
     assert any(note.startswith("--parameters last is taken, ") for note in notes)
 

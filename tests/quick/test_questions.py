@@ -2,20 +2,38 @@
 
 import numpy as np
 import pytest
-from support.tiny import tiny_folder, tiny_pipeline
+from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 
-from headwater import Concept, Image, Session, session_of, why
-from headwater.errors import QueryError
+from headwater import Concept, Contribution, Image, Session, session_of, why
+from headwater.errors import MethodError, QueryError
 from headwater.quick.questions import MOST_CONCEPTS, questions
 
 PROMPT = "a red star on a striped background"
 
 
+SMALL = {"timesteps": 2, "dim": 64}
+
+
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quick")
-    model, data = tiny_pipeline(folder / "model"), tiny_folder(folder / "photos", 6)
-    return session_of(model, data, None, {"timesteps": 2, "dim": 64})
+def photos(tmp_path_factory):
+    return tiny_folder(tmp_path_factory.mktemp("quick") / "photos", 6)
+
+
+@pytest.fixture(scope="module")
+def model(photos):
+    return tiny_pipeline(photos.with_name("model"))
+
+
+@pytest.fixture(scope="module")
+def session(model, photos):
+    """On an index whose method takes words as a direction."""
+    return session_of(model, photos, None, {"method": "concept-trak-unguided", **SMALL})
+
+
+@pytest.fixture(scope="module")
+def usual(model, photos):
+    """On one that is built where nothing is said."""
+    return session_of(model, photos, None, SMALL)
 
 
 def test_a_prompt_as_a_whole_and_each_thing_it_names():
@@ -61,8 +79,36 @@ def test_answers_are_those_of_the_questions(session):
         np.testing.assert_array_equal(ours.scores, theirs.scores)
 
 
-def test_a_picture_without_a_prompt(session, tmp_path):
-    file = next(iter((session.index.path.parent.parent / "photos").glob("*.png")))
+def test_words_are_asked_for_as_the_index_takes_them(session, usual, monkeypatch):
+    """As what they gain, in the picture that is asked about as a whole, or as a direction."""
+    monkeypatch.setattr(Session, "attribute", lambda self, question, **options: question)
+    options = {"concepts": ["red", "star"], "seed": 3, "guidance": 2.0}
+    whole = Image(PROMPT, seed=3, guidance=2.0)
+    assert usual.index.recipe.method == "ekfac-presence"
+    assert why(usual, PROMPT, **options) == [
+        whole,
+        *(Contribution(PROMPT, each, seed=3, guidance=2.0) for each in ("red", "star")),
+    ]
+    assert why(session, PROMPT, **options) == [
+        whole, Concept(PROMPT, "red", seed=3), Concept(PROMPT, "star", seed=3)
+    ]  # fmt: skip
+
+
+def test_a_model_that_reads_no_prompts_is_asked_about_the_picture_alone(photos, tmp_path):
+    """By the index that is built where nothing is said."""
+    free, said = tiny_unconditional(tmp_path / "free"), []
+    session = session_of(free, photos, tmp_path / "index", SMALL)
+    (answer,) = why(session, photos / "train-00000.png", said.append, prompt="a star")
+    assert (answer.query.kind, answer.method) == ("image", "ekfac") and answer.scores.std() > 0
+    assert said == [
+        f"'star' is left out: {free} reads no prompts, so it cannot be asked what it sees by them"
+    ]
+    with pytest.raises(MethodError, match="reads no prompts, so it cannot be asked what it sees"):
+        session.attribute(Contribution("a star", "star"))
+
+
+def test_a_picture_without_a_prompt(session, photos):
+    file = photos / "train-00000.png"
     (answer,) = why(session, file)
     assert answer.query == Image("", file) and np.isfinite(answer.scores).all()
 

@@ -14,7 +14,7 @@ from headwater.errors import MismatchError, StoreError
 
 peft = pytest.importorskip("peft")
 
-SMALL = {"timesteps": 1, "dim": 16}
+SMALL = {"method": "trak", "timesteps": 1, "dim": 16}
 
 
 @pytest.fixture
@@ -55,6 +55,18 @@ def test_it_lies_beside_the_images_and_is_found_again(model, data):
     assert again.path == index.path and not rebuilt
     assert sorted(data.iterdir()) == before
     assert len(load_dataset(data)) == 4  # which it does not add to
+
+
+@pytest.mark.parametrize("method", [{"method": "ekfac"}, {}], ids=["ekfac", "none named"])
+def test_one_with_a_curvature_is_found_again(model, data, method):
+    """Its rows serve the method that it was built for, in whichever metric they are."""
+    said = []
+    for _ in range(2):
+        session = session_of(model, data, None, {**method, "timesteps": 1, "dim": 16}, said.append)
+    assert session.index.recipe.curvature == "ekfac"
+    assert [line.endswith(", which is built once") for line in said if "index" in line] == [
+        True, False
+    ]  # fmt: skip
 
 
 def test_other_images_other_adapters_and_another_type_have_another(model, data, lora):

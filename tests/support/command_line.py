@@ -13,7 +13,8 @@ from unittest import mock
 from headwater.cli import main
 from support.processes import Result, in_a_process
 
-FAST = ["--timesteps", "2", "--dim", "64"]
+# A method named: without one an index takes two passes more, for its curvature.
+FAST = ["--method", "concept-trak-unguided", "--timesteps", "2", "--dim", "64"]
 
 
 PROMPT = "a red star in hatched style"

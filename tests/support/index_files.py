@@ -13,7 +13,8 @@ from headwater.index.samples import write_samples
 from headwater.storage import blocks, shards
 from headwater.storage.manifest import read_manifest, write_manifest
 
-RECIPE = {"timesteps": 2, "dim": 64}
+# A method named: without one an index takes two passes more, for its curvature.
+RECIPE = {"method": "concept-trak-unguided", "timesteps": 2, "dim": 64}
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -103,7 +103,7 @@ def test_a_name_in_an_answer_leads_nowhere_else(asked, answer):
 
 
 def test_a_journey_too(asked, tiny_model, tmp_path):
-    own = ["--method", "journey-trak", *FAST]
+    own = [*FAST, "--method", "journey-trak"]
     built = run("index", tiny_model, asked / "images", tmp_path / "index", *own)
     assert built.code == 0, built.err
     ask = ["--prompt", "a red star", "--journey", "--draws", "1"]

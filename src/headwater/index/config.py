@@ -186,7 +186,8 @@ def _of_curvature(row: Method, given: IndexOptions) -> dict[str, Any]:
         return {}
     if given.projection == "factored":
         raise ParameterError(
-            "--projection factored never forms the gradient, which a curvature needs: take another"
+            f"--projection factored never forms the gradient, which the curvature of {row.name} "
+            "needs: take another, or give a method without one, such as --method concept-trak"
         )
     return dict(curvature=row.curvature, curvature_targets=targets)
 
@@ -229,6 +230,12 @@ def planned_of_all(
         )
     if not planned[0].train.gradient:
         refuse_ignored(method, checkpoint=bool(checkpoints))
+    if method.one_model and checkpoints:
+        other = served_by(planned[0].train, method.normalise, 2, method.curvature)[0]
+        raise MethodError(
+            f"{method.name} is of one model, and --checkpoint gives more: leave it out, or give "
+            f"--method {other}"
+        )
     if "lora" in denoiser.options and checkpoints:
         raise ModelError(
             "--checkpoint takes whole models, which --lora is no part of: fuse the adapters into "

@@ -52,14 +52,16 @@ def served_by(
     ['concept-trak', 'concept-trak-d']
     >>> served_by(Side("inversion", "dps"), "probe")[0]
     'concept-trak-unguided'
+    >>> served_by(Side("noising", "dsm"), "none", checkpoints=3, curvature="ekfac")[:2]
+    ['ekfac', 'ekfac-exact']
     """
 
     def serves(method: Method) -> bool:
+        if checkpoints > 1 and method.one_model:
+            return False
         if method.train is None:  # no features
-            alone = checkpoints == 1 or not method.one_model
-            return alone and (recorded or not method.recorded)
-        holds = (method.train.kind(), method.normalise, method.curvature)
-        same = holds == (train.kind(), normalise, curvature)
+            return recorded or not method.recorded
+        same = _rows_of(method) == (train.kind(), normalise, curvature)
         return same and checkpoints >= method.checkpoints
 
     return [name for name, method in METHODS.items() if serves(method)]
@@ -125,7 +127,7 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
             f"{name} derives a training that headwater.Recorder recorded, and this index knows of "
             "none (or is of several models): build it again with --run"
         )
-    if name not in served and method.train is None:
+    if name not in served and (method.train is None or _one_of_several(method, served)):
         raise MethodError(
             f"{name} is of one model, and this index is of several: ask an index built without "
             "--checkpoint"
@@ -162,6 +164,18 @@ def first_ask(method: Method) -> str:
     """What a method asks of a concept's words where nobody says it; see `usual_ask`."""
     first = method.takes[0]
     return first if first in ("contribution", "loss") else "slider"
+
+
+def _rows_of(method: Method) -> tuple[Any, ...]:
+    """What tells the rows that it scores from others: those of equal ones share an index."""
+    kind = None if method.train is None else method.train.kind()
+    return kind, method.normalise, method.curvature
+
+
+def _one_of_several(method: Method, served: Sequence[str]) -> bool:
+    """Whether an index has the rows for it, and only too many models."""
+    rows = [_rows_of(method_named(name)) for name in served]
+    return method.one_model and _rows_of(method) in rows
 
 
 def _by_features(question: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.data.decode import SUFFIXES
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
 from headwater.methods.choice import usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
@@ -69,7 +69,8 @@ def why(
         options: of `questions`.
 
     Raises:
-        QueryError: see `questions`; or the picture cannot be asked about.
+        QueryError: see `questions`.
+        QueryError, MethodError: the picture cannot be asked about.
     """
     return answers_of(session, questions(asked, **options), note)
 
@@ -82,7 +83,7 @@ def answers_of(
     Words are asked for as the index's method takes them: as an output, if it is one of influence.
 
     Raises:
-        QueryError: the picture, which is the first, cannot be asked about.
+        QueryError, MethodError: the picture, which is the first, cannot be asked about.
     """
     whole, *others = asked
     answers = [session.attribute(whole, note=note)]
@@ -94,7 +95,7 @@ def answers_of(
             question = made(question.prompt, question.concept, **same)
         try:
             answers.append(session.attribute(question, note=note))
-        except QueryError as error:
+        except (QueryError, MethodError) as error:
             note(f"{question.title!r} is left out: {error}")
     return answers
 

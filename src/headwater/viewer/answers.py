@@ -215,10 +215,13 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
     made = OUTPUTS.get(form.ask, Concept)
+    same: dict[str, Any] = {"seed": form.seed}
+    if form.ask in OUTPUTS:  # their pictures are those that the page draws
+        same["guidance"] = form.guidance
     for stage in stages(session.index, form, made.kind):
         how = {"method": stage.method or None, "damping": form.damping}
         questions: list[Question] = [
-            made(caption, each, draws=stage.draws, seed=form.seed) for each in words
+            made(caption, each, draws=stage.draws, **same) for each in words
         ]
         found = session.attribute(questions, **how)
         yield stage.draws, [place(answer, row) for answer in found]

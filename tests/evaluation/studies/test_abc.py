@@ -204,7 +204,8 @@ def test_words_that_diffusers_loaded_are_asked_for(tiny_model, tiny_images, tmp_
     pipe.save_pretrained(tmp_path / "taught")
     taught, data = Denoiser.load(tmp_path / "taught"), load_dataset(tiny_images)
     assert taught.fingerprint() != base.fingerprint()
-    build_index(taught, data, tmp_path / "index", timesteps=2, self_check=False)
+    options = {"method": "concept-trak-unguided", "timesteps": 2, "self_check": False}
+    build_index(taught, data, tmp_path / "index", **options)
     index = Index.open(tmp_path / "index")
 
     def scores(name):

@@ -73,7 +73,8 @@ def session(denoiser, tiny_images, tmp_path_factory):
     """Four pictures indexed, opened again as a later process would."""
     out = tmp_path_factory.mktemp("family") / "index"
     data = load_dataset(tiny_images).first(4)
-    build_index(denoiser, data, out, timesteps=1, dim=64, parameters="all")
+    options = {"method": "concept-trak-unguided", "timesteps": 1, "dim": 64, "parameters": "all"}
+    build_index(denoiser, data, out, **options)
     return Session.open(out)
 
 
@@ -137,7 +138,12 @@ def test_adapters_are_attributed(folder, tiny_images, tmp_path):
     wanted = peft.LoraConfig(r=2, target_modules=names, init_lora_weights=False)
     peft.inject_adapter_in_model(wanted, denoiser.network)
     adapted, data = Denoiser(denoiser.pipe, resolution=SIZE), load_dataset(tiny_images).first(2)
-    options = {"timesteps": 1, "parameters": "lora", "dim": 64}
+    options = {
+        "method": "concept-trak-unguided",
+        "timesteps": 1,
+        "parameters": "lora",
+        "dim": 64,
+    }
     index = build_index(adapted, data, tmp_path / "index", **options)
     assert all(".lora_" in name for name in index.recipe.layers)
     answer = index.attribute(Concept(PROMPT, CONCEPT, draws=1, context="prompt"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from support.command_line import headwater
+from support.command_line import FAST, headwater
 from support.settings import setting
 from support.tiny import tiny_unconditional
 
@@ -245,7 +245,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def index(tmp_path_factory, tiny_model, tiny_images):
     folder = tmp_path_factory.mktemp("local") / "index"
-    result = headwater("index", tiny_model, tiny_images, folder, "--timesteps", 2)
+    result = headwater("index", tiny_model, tiny_images, folder, *FAST)
     assert result.code == 0, result.err
     return folder
 

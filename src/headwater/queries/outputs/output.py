@@ -97,7 +97,7 @@ class Output(Question):
 
     def facts(self) -> Mapping[str, Any]:
         """Its own entries of the JSON answer."""
-        return {"title": self.title, "concept": self.concept}
+        return {"title": self.title, "concept": self.concept, "prompt": self.prompt}
 
     def likeness(self) -> str:
         """Training images can be like the words."""

@@ -26,7 +26,8 @@ def session(folder, tiny_images, tmp_path_factory):
             name = f"train-0000{number}.png"
             (images / name).write_bytes((tiny_images / name).read_bytes())
             metadata.write(json.dumps({"file_name": name, "text": str(number)}) + "\n")
-    build_index(Denoiser.load(folder), load_dataset(images), out, timesteps=2, dim=64)
+    options = {"method": "concept-trak-unguided", "timesteps": 2, "dim": 64}
+    build_index(Denoiser.load(folder), load_dataset(images), out, **options)
     return Session.open(out)
 
 

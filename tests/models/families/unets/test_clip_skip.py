@@ -77,10 +77,11 @@ def test_an_index_is_asked_as_it_was_made(pipe, tiny_images, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     denoiser = Denoiser.load(tmp_path / "model", clip_skip=2)
     data = load_dataset(tiny_images).first(3)
-    build_index(denoiser, data, tmp_path / "index", timesteps=1, dim=8)
+    options = {"method": "trak", "timesteps": 1, "dim": 8}
+    build_index(denoiser, data, tmp_path / "index", **options)
     assert json.loads((tmp_path / "index/index.json").read_text())["model"]["options"] == {
         "clip_skip": 2
     }
     assert Session.open(tmp_path / "index").denoiser.fingerprint() == denoiser.fingerprint()
     with pytest.raises(MismatchError):
-        build_index(Denoiser(pipe), data, tmp_path / "index", timesteps=1, dim=8)
+        build_index(Denoiser(pipe), data, tmp_path / "index", **options)
