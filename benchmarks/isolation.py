@@ -1,9 +1,10 @@
 """Can an answer tell which concept of a prompt was asked for?
 
-For each of the scenes' 30 concepts one random prompt that names all four attributes, once of a
-combination that the training set shows and once of one that it never shows. Truth is what a
-picture shows, whatever its caption says. Prints precision@10, isolation and average precision for
-the default contexts and for the paper's single prompt; fails below the bounds.
+Of `concept-trak-unguided`: for each of the scenes' 30 concepts one random prompt that names all
+four attributes, once of a combination that the training set shows and once of one that it never
+shows. Truth is what a picture shows, whatever its caption says. Prints precision@10, isolation and
+average precision for the default contexts and for the paper's single prompt; fails below the
+bounds. Of other methods `headwater evaluate isolation` says the same.
 
     python benchmarks/isolation.py [--index scenes-index] [--json]
 """
@@ -33,7 +34,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    index = build_index(Denoiser.load(given.model), load_dataset("scenes"), given.index)
+    method = "concept-trak-unguided"
+    data = load_dataset("scenes")
+    index = build_index(Denoiser.load(given.model), data, given.index, method=method)
     shown = pictures("train")
     rows = [
         {"prompts": split, "context": context, **measure(index, shown, split, context, given.seed)}

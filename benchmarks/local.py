@@ -47,7 +47,8 @@ def main() -> int:
     denoiser = Denoiser.load("scenes")
     with tempfile.TemporaryDirectory() as folder:
         images = load_dataset("scenes").first(given.rows)
-        index = build_index(denoiser, images, given.index or Path(folder) / "index")
+        out = given.index or Path(folder) / "index"
+        index = build_index(denoiser, images, out, method="concept-trak-unguided")
         shown = pictures("train")[: given.rows]
         rows, held = [], []
         for picture in asked_about(given.pictures):

@@ -31,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--method", default="concept-trak-unguided")
     parser.add_argument("--keep", action="store_true", help="activations: without --recompute")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -42,6 +43,7 @@ def main() -> int:
         command = [
             "headwater", "index", folder / "model", "scenes", folder / "index", "--lora",
             folder / "lora", "--parameters", "lora", "--resolution", "64", "--timesteps", "2",
+            "--method", given.method,
             "--limit", given.images, "--dtype", given.dtype, "--batch-size", "1",
             *([] if given.keep else ["--recompute"]),
         ]  # fmt: skip

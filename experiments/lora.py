@@ -33,7 +33,7 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from tqdm import tqdm
 
-from headwater import Concept, Denoiser, Image, TrainingSet, from_images, load_dataset
+from headwater import Concept, Contribution, Denoiser, Image, TrainingSet, from_images, load_dataset
 from headwater.data.training_set import joined
 from headwater.evaluation.metrics.intervals import interval
 from headwater.evaluation.reporting.results import markdown, write_results
@@ -66,8 +66,9 @@ ASKED = (
     "concept-trak-unguided", "concept-trak-a", "concept-trak-b", "concept-trak-c-unguided", "trak",
     "journey-trak", "gradient-dot", "gradient-cosine", "relative-influence",
     "renormalised-influence", "d-trak", "concept-d-trak", "das", "pixel-cosine", "clip-cosine",
-    "random",
+    "random", "ekfac", "ekfac-presence",
 )  # fmt: skip
+KINDS = ("image", "concept", "contribution")
 
 
 def main() -> None:
@@ -170,14 +171,18 @@ def sheet(model: Denoiser, shown: TrainingSet) -> Any:
 # --- the tables -----------------------------------------------------------------------------------
 
 
-def questions(kind: str, files: Sequence[Path], draws: int) -> Sequence[Concept | Image]:
-    """About whole pictures that the prompts make, or the object in them.
+def questions(
+    kind: str, files: Sequence[Path], draws: int
+) -> Sequence[Concept | Contribution | Image]:
+    """About whole pictures that the prompts make, the object in them, or what its words gain.
 
     Args:
         files: of pictures; none where the model that is asked makes them itself.
     """
     if kind == "concept":
         return [Concept(prompt, THING, draws=draws) for prompt in PROMPTS]
+    if kind == "contribution":
+        return [Contribution(prompt, THING, draws=draws, guidance=3.0) for prompt in PROMPTS]
     if not files:
         return [Image(prompt, draws=draws, guidance=3.0) for prompt in PROMPTS]
     return [Image(p, file=file, draws=draws) for p, file in zip(PROMPTS, files, strict=True)]
@@ -213,8 +218,8 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
     rows = []
     for method, index in indexes.items():
         found = {}
-        for kind in ("image", "concept"):
-            if kind in method.takes or "any" in method.takes:
+        for kind in KINDS:
+            if kind in method.takes:
                 scores = score_questions(
                     {method: index},
                     lambda method, kind=kind: questions(kind, files, given.draws),

@@ -8,7 +8,7 @@ from torch import nn
 from headwater.curvature import basis as basis_module
 from headwater.curvature import factors as factors_module
 from headwater.curvature.basis import Basis, basis_of, gradient_in, sizes_in
-from headwater.curvature.factors import add_factors, eigenbases, shape_of, widths
+from headwater.curvature.factors import add_factors, eigenbases, shape_of, widest
 from headwater.curvature.moments import add_moments, products
 from headwater.curvature.whitening import DAMPING, LayerCurvature, whitened
 from headwater.gradients import blocks as blocks_module
@@ -18,7 +18,7 @@ def fitted(layer, calls, *, kfac=False):
     """The curvature of a layer on one batch."""
     sums: dict[str, torch.Tensor] = {}
     if shape_of(layer) is not None:
-        add_factors(sums, "layer", layer, calls)
+        add_factors(sums, "layer", layer, calls, widest([layer]))
     count = len(calls[0][0])
     bases = eigenbases(sums, count)
     bases = {key: value.double() for key, value in bases.items()}
@@ -131,9 +131,9 @@ def test_whichever_is_turned_and_however_it_is_cut(most, monkeypatch):
 
 def test_a_wide_side_is_cut_into_blocks(monkeypatch):
     """Between the blocks the matrix is zero; inside them nothing changes."""
-    monkeypatch.setattr(factors_module, "SIDE", 4)
-    assert widths(7) == [4, 3] and widths(4) == [4]
+    monkeypatch.setattr(factors_module, "MOST_NUMBERS", 40)
     layer, x, gy = drawn(nn.Linear(7, 5, bias=False), (3, 7))
+    assert widest([layer]) == 4  # blocks of 8 would have 74 numbers, these have 38
     curvature, _ = fitted(layer, [(x, gy)], kfac=True)
     assert [len(q) for q in curvature.basis.inputs] == [4, 3]
     assert [len(q) for q in curvature.basis.outputs] == [3, 2]

@@ -10,6 +10,7 @@ from support.index_files import rows
 from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, load_dataset
+from headwater.curvature import factors
 from headwater.errors import MethodError, ParameterError, StoreError
 from headwater.index.build import build_index
 from headwater.index.building.workers import BuildOptions, part_doer, shard_writer
@@ -134,6 +135,26 @@ def test_a_damaged_file_is_named_and_mended(tmp_path, denoiser, images, alone, n
         Session.open(out).attribute(query)
     build_index(denoiser, load_dataset(images), out, **RECIPE)
     assert_same(out, alone)
+
+
+def test_sides_of_large_models_are_cut_into_blocks_that_fit(
+    tmp_path, denoiser, images, alone, monkeypatch
+):
+    """What is announced is what then lies there, and a question is answered from it."""
+    monkeypatch.setattr(factors, "MOST_NUMBERS", 3_000)
+    index = build_index(denoiser, load_dataset(images), tmp_path / "index", **RECIPE)
+    layers = denoiser.layers(index.recipe.parameters).values()
+    fit = fit_of(index.path, index.manifest, index.recipe)
+    numbers = sum(value.nelement() for name in fit_module.RESULTS.values()
+                  for value in fit.read(name).values())  # fmt: skip
+    assert fit_module.fit_bytes(index.recipe, layers) == 4 * numbers
+    vectors = {k: v for k, v in fit.read("bases").items() if k.endswith("vectors")}
+    assert sum(v.nelement() for v in vectors.values()) <= 3_000
+    assert max(map(len, vectors.values())) <= factors.widest(layers) < factors.SIDE
+    assert not torch.allclose(rows(index.path), rows(alone), rtol=0.01)
+    query = Image(file=next(images.glob("*.png")), draws=2)
+    scores = torch.as_tensor(Session(index).attribute(query).scores)
+    assert scores.isfinite().all() and scores.std() > 0
 
 
 def test_kfac_passes_once_over_the_images_where_every_layer_has_sides(

@@ -15,13 +15,15 @@ from headwater.report.wording import WORDING
 @pytest.mark.parametrize("measure", WORDING)
 def test_what_is_no_influence_is_not_called_so(measure):
     page = ParsedPage(report(answer(measure=measure, bottom=[entry(7, score=0.1)]))).text
+    signed = measure in ("influence", "influence with presence")
     assert ("pushes the model towards “star”" in page) == (measure == "influence")
-    assert ("no image is an opponent" in page) == (measure == "influence")
+    assert ("would gain less by the words “star”" in page) == (measure == "influence with presence")
+    assert ("no image is an opponent" in page) == signed
     assert ("most similar to “star”" in page) == (measure == "similarity")
     assert ("random numbers" in page) == (measure == "chance")
     assert ("is a square" in page) == (measure == "strength")
     assert ("marks a proponent" in page) == (measure == "influence")
-    assert bool(re.search("Proponents|Opponents", page)) == (measure == "influence")
+    assert bool(re.search("Proponents|Opponents", page)) == signed
 
 
 def test_which_rules_square_their_scores():

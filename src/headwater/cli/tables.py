@@ -38,7 +38,7 @@ def table(attribution: Attribution, entries: Sequence[Mapping[str, Any]]) -> str
     lines = [
         "",
         _heading(_asked(*query.name(), query.prompt, query.kind)),
-        printable(f"{attribution.method}, asked {attribution.asked}"),
+        *wrap(printable(f"{attribution.method}, asked {attribution.asked}"), columns),
         *_sure(attribution),
         *(line for remark in _remarks(attribution) for line in wrap(printable(remark), columns)),
         "",

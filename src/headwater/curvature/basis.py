@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from headwater.curvature.factors import shape_of, tokens, widths
+from headwater.curvature.factors import SIDES, blocks_of, tokens
 from headwater.gradients.blocks import MOST, rows_at_once
 from headwater.gradients.layers import Call, per_sample, size
 
@@ -31,18 +31,16 @@ class Basis:
 
 
 def basis_of(layer: nn.Module, name: str, bases: Mapping[str, Tensor]) -> Basis:
-    """That of a layer among the eigenvectors of all, as `factors.eigenbases` names them."""
-    shape = shape_of(layer)
-    if shape is None or f"{name}|inputs|0|vectors" not in bases:  # or no image went through it
-        return Basis()
+    """That of a layer among the eigenvectors of all, as `factors.eigenbases` names them.
+
+    It is empty for a layer without sides, and for one that no image went through.
+    """
     device = next(layer.parameters()).device
-
-    def blocks(side: str, width: int) -> list[Tensor]:
-        count = len(widths(width))
-        return [bases[f"{name}|{side}|{number}|vectors"].to(device) for number in range(count)]
-
-    outputs, inputs = shape
-    return Basis(blocks("inputs", inputs), blocks("outputs", outputs))
+    inputs, outputs = (
+        tuple(block.to(device) for block in blocks_of(bases, name, side, "vectors"))
+        for side in SIDES
+    )
+    return Basis(inputs, outputs)
 
 
 def turned(values: Float[Tensor, "*n w"], blocks: Blocks) -> Float[Tensor, "*n w"]:

@@ -3,8 +3,8 @@ r"""The two sides of a layer's Gauss-Newton matrix, and their eigenvectors (K-FA
 Of a layer whose gradient is a sum over tokens or patches of gy x^T, the matrix is close to the
 Kronecker product of A = E[x x^T] and S = E[gy gy^T], sums over tokens ("expand": Eschenhagen et al.
 2023), means over samples (Martens & Grosse 2015). Layers of other kinds have no sides, and their
-matrix is taken to be diagonal. A side wider than `SIDE` is cut into equal blocks, between which
-the matrix is taken to be zero.
+matrix is taken to be diagonal. A wide side is cut into equal blocks, between which the matrix is
+taken to be zero: of at most `SIDE`, and of fewer where the blocks of all layers were too many.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from headwater.gradients.layers import Call, factors, is_outer_product, paramete
 
 # The widest block of a side: its matrix is 64 MB, and eigenvectors of it take under a minute.
 SIDE = 4096
+# Of all blocks together: 2 GiB, of sums in memory and of each part of the images on disk. The
+# cross-attention of Stable Diffusion 1 has a fifth of that, a LoRA of all layers of Flux would have
+# many times as many.
+MOST_NUMBERS = 2**29
 SIDES = ("inputs", "outputs")
 
 
@@ -30,13 +34,26 @@ def shape_of(layer: nn.Module) -> tuple[int, int] | None:
     return outputs, size(layer) // outputs
 
 
-def widths(side: int) -> list[int]:
-    """Of the blocks that a side is cut into.
+def widest(layers: Iterable[nn.Module]) -> int:
+    """The widest block that the sides of these layers are cut into: `SIDE`, or a half, a quarter...
 
-    >>> widths(768), widths(10_000)
-    ([768], [3334, 3333, 3333])
+    >>> widest([nn.Linear(8, 8)])
+    4096
     """
-    count = -(-side // SIDE)
+    sides = [side for layer in layers for side in shape_of(layer) or ()]
+    width = SIDE
+    while width > 1 and sum(w * w for side in sides for w in widths(side, width)) > MOST_NUMBERS:
+        width //= 2
+    return width
+
+
+def widths(side: int, most: int = SIDE) -> list[int]:
+    """Of the blocks that a side is cut into, none wider than `most`.
+
+    >>> widths(768), widths(10_000), widths(768, 512)
+    ([768], [3334, 3333, 3333], [384, 384])
+    """
+    count = -(-side // most)
     return [side // count + (number < side % count) for number in range(count)]
 
 
@@ -50,17 +67,22 @@ def tokens(
 
 
 def add_factors(
-    sums: dict[str, Tensor], name: str, layer: nn.Module, calls: Sequence[Call]
+    sums: dict[str, Tensor],
+    name: str,
+    layer: nn.Module,
+    calls: Sequence[Call],
+    most: int = SIDE,
 ) -> None:
     """Add a batch's x x^T and gy gy^T to the sums of a layer with two sides.
 
     Args:
         sums: "LAYER|SIDE|BLOCK" -> [w, w], and "LAYER|tokens" -> how many x there were.
+        most: the widest block, as `widest` has it.
     """
     sides = dict(zip(SIDES, tokens(layer, calls), strict=True))
     for side, values in sides.items():
         flat = values.flatten(0, 1)
-        for number, part in enumerate(flat.split(widths(flat.shape[1]), 1)):
+        for number, part in enumerate(flat.split(widths(flat.shape[1], most), 1)):
             _add(sums, f"{name}|{side}|{number}", part.T @ part)
     _add(sums, f"{name}|tokens", flat.new_tensor(float(len(flat))))
 
@@ -76,6 +98,14 @@ def added(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         for key, value in part.items():
             _add(total, key, value)
     return total
+
+
+def blocks_of(found: Mapping[str, Tensor], name: str, side: str, what: str) -> list[Tensor]:
+    """Those of one side of a layer among all, block by block: "vectors" or "values"."""
+    blocks: list[Tensor] = []
+    while (key := f"{name}|{side}|{len(blocks)}|{what}") in found:
+        blocks.append(found[key])
+    return blocks
 
 
 def eigenbases(sums: Mapping[str, Tensor], probes: int) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from headwater.curvature.basis import Basis, gradient_in
-from headwater.curvature.factors import SIDES, shape_of, widths
+from headwater.curvature.factors import SIDES, blocks_of
 from headwater.gradients.layers import Call, size
 
 
@@ -24,11 +24,7 @@ def add_moments(
 
 def products(layer: nn.Module, name: str, bases: Mapping[str, Tensor]) -> Float[Tensor, " d"]:
     """K-FAC's: an eigenvalue of S times one of A; zero for a layer that no image went through."""
-    shape = shape_of(layer)
-    if shape is None or f"{name}|inputs|0|values" not in bases:  # no image went through it
+    inputs, outputs = (blocks_of(bases, name, side, "values") for side in SIDES)
+    if not inputs:  # it has no sides, or no image went through it
         return torch.zeros(size(layer))
-    outputs, inputs = (
-        torch.cat([bases[f"{name}|{side}|{i}|values"] for i in range(len(widths(width)))])
-        for side, width in zip(SIDES[::-1], shape, strict=True)
-    )
-    return torch.outer(outputs, inputs).flatten()
+    return torch.outer(torch.cat(outputs), torch.cat(inputs)).flatten()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from headwater.curvature.basis import Basis
-from headwater.curvature.factors import add_factors, shape_of
+from headwater.curvature.factors import add_factors, shape_of, widest
 from headwater.curvature.moments import add_moments
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
@@ -72,9 +72,10 @@ def layer_calls(
 def factor_sums(machine: Extractor, batch: Batch, look: Look, targets: str) -> dict[str, Tensor]:
     """What a batch adds to the sides of all layers that have them."""
     sums: dict[str, Tensor] = {}
+    most = widest(machine.layers.values())
     for name, calls in layer_calls(machine, batch, look, targets):
         if shape_of(machine.layers[name]) is not None:
-            add_factors(sums, name, machine.layers[name], calls)
+            add_factors(sums, name, machine.layers[name], calls, most)
     return sums
 
 

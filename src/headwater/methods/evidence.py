@@ -27,10 +27,10 @@ EVIDENCE = {
         "model made 0.26)."
     ),
     "ekfac-presence": (
-        "On small drawn scenes and a model that had no part in finding it, asked what a concept's "
-        "words gain, scores agreed with what models lacked that were trained without images at a "
-        "rank correlation of 0.43 on pictures of it and 0.35 on pictures that the model made "
-        "(captions 0.09)."
+        "On small drawn scenes and a model that had no part in finding it, scores agreed with what "
+        "models lacked that were trained without images at a rank correlation of 0.32 (captions "
+        "0.09), asked of many given pictures 0.43. On real drawings 0.38 of the ten highest images "
+        "showed the concept, where captions that name it found 0.86."
     ),
     "metagradient": (
         "For small adapters trained again without some images from the same seed, scores agreed "

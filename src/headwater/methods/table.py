@@ -60,6 +60,7 @@ def _influence_and_presence(name: str, paper: str) -> Method:
         curvature="ekfac",
         damping=0.001,
         scorer="with_presence",
+        measure="influence with presence",
         one_model=True,
         costs=((kind, Cost(OWN[kind].units(), DRAWS, value=_PRESENCE)),),
     )

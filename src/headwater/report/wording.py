@@ -69,6 +69,26 @@ WORDING = {
         step_ends="those that pushed it there, the strongest first, then those that pushed it "
         "away.",
     ),
+    "influence with presence": Wording(
+        "Proponents",
+        "Opponents",
+        "Without these images, by this estimate, the model would gain less by the words {name}.",
+        "Without an image with a negative score it would gain more by them. Many such show {name} "
+        "and do not say so, which teaches the model to draw it without the words.",
+        (
+            "A score is a sum of two, each with mean 0 and standard deviation 1 over all images. "
+            "One is an estimate, computed from gradients, of how much less the model would gain by "
+            "the words if it had not been trained on the image.",
+            "The other is of what the image says and shows: high where its caption names what was "
+            "asked for, low where the model sees it and the caption names nothing of its kind.",
+            "It is evidence, not proof: to prove influence, one would have to train the model "
+            "again without the image.",
+        ),
+        mixed_top_means="Without those of these images with a positive score, by this estimate, "
+        "the model would gain less by the words {name}.",
+        positive_bottom_means="These are the lowest scores, but none is negative: no image is an "
+        "opponent.",
+    ),
     "strength": Wording(
         "Strongest influence",
         "Weakest influence",

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from headwater.curvature.basis import basis_of
-from headwater.curvature.factors import shape_of, widths
+from headwater.curvature.factors import shape_of, widest, widths
 from headwater.curvature.passes import PROBES
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
 from headwater.errors import StoreError
@@ -28,10 +29,13 @@ from headwater.storage.files import read_tensors_and_metadata, write_tensors
 from headwater.storage.manifest import Manifest
 
 FOLDER = "curvature"
-MOST_PARTS, PART_IMAGES = 32, 256
+MOST_PARTS, PART_IMAGES = 16, 256
 # More images than these, evenly spread, say next to nothing new of a mean over images.
 MOST_IMAGES = 20_000
-VERSION = 1
+# Of as many or more, each of two passes looks at half, the one at those that the other does not:
+# moments of images that had no part in the bases are not too large along their own axes.
+SHARED = 512
+VERSION = 2
 
 # The passes, and the file that is made of the parts of each.
 RESULTS = {"factors": "bases", "moments": "moments"}
@@ -52,6 +56,11 @@ class Fit:
     images: int
     key: str
     metric: str = ""
+
+    def parts(self, name: str) -> list[range]:
+        """The images of each part of a pass."""
+        assert self.recipe.curvature, "a recipe without one has no fit"
+        return parts_of(self.recipe.curvature, self.images, name)
 
     @property
     def begun(self) -> bool:
@@ -125,13 +134,17 @@ def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
     return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
 
 
-def parts_of(images: int) -> list[range]:
-    """The images of each part, of at most `MOST_IMAGES` in all that are spread evenly.
+def parts_of(curvature: str, images: int, name: str) -> list[range]:
+    """The images of each part of a pass, of at most `MOST_IMAGES` that are spread evenly.
 
-    >>> [len(part) for part in parts_of(1000)], {len(part) for part in parts_of(10**8)}
-    ([250, 250, 250, 250], {625})
+    >>> [len(part) for part in parts_of("ekfac", 1000, "moments")]
+    [250, 250]
+    >>> {len(part) for part in parts_of("kfac", 10**8, "factors")}
+    {1250}
     """
     chosen = range(0, images, -(-images // MOST_IMAGES))
+    if curvature == "ekfac" and len(chosen) >= SHARED:
+        chosen = chosen[list(RESULTS).index(name) :: 2]
     count = min(MOST_PARTS, -(-len(chosen) // PART_IMAGES))
     return [chosen[number::count] for number in range(count)]
 
@@ -143,18 +156,18 @@ def images_of_fit(recipe: Recipe, images: int) -> float:
     """A fit's work, in images whose rows take as long: 0 for a recipe without a curvature."""
     if not recipe.curvature:
         return 0
-    passes = {"kfac": 1, "ekfac": 2}[recipe.curvature]
-    looked_at = sum(map(len, parts_of(images)))
-    return passes * looked_at * PROBES / (len(recipe.timesteps) * recipe.draws)
+    passes = {"kfac": ["factors"], "ekfac": list(RESULTS)}[recipe.curvature]
+    parts = chain.from_iterable(parts_of(recipe.curvature, images, name) for name in passes)
+    return sum(map(len, parts)) * PROBES / (len(recipe.timesteps) * recipe.draws)
 
 
 def fit_bytes(recipe: Recipe, layers: Collection[nn.Module]) -> int:
     """Of bases and moments on disk: 0 for a recipe without a curvature."""
     if not recipe.curvature:
         return 0
-    shapes = [shape_of(layer) for layer in layers]
-    sides = [side for shape in shapes if shape is not None for side in shape]
-    return 4 * (sum(map(size, layers)) + sum(w * w + w for side in sides for w in widths(side)))
+    sides, most = [side for layer in layers for side in shape_of(layer) or ()], widest(layers)
+    blocks = [width for side in sides for width in widths(side, most)]
+    return 4 * (sum(map(size, layers)) + sum(width * width + width for width in blocks))
 
 
 # --- what was fitted ------------------------------------------------------------------------------

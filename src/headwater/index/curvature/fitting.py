@@ -19,7 +19,7 @@ from headwater.data.training_set import TrainingSet
 from headwater.features.batch import Batch, training_batches
 from headwater.features.extractor import Extractor
 from headwater.index.config import Recipe
-from headwater.index.curvature.fit import RESULTS, Fit, parts_of
+from headwater.index.curvature.fit import RESULTS, Fit
 from headwater.index.rows import Source, open_images
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.claims import claimed
@@ -78,7 +78,7 @@ def to_look_at(recipe: Recipe, layers: Mapping[str, nn.Module]) -> list[str]:
 
 def _do_parts(fit: Fit, name: str, work: Work) -> None:
     """Do the parts of a pass that are missing; those that other builders are at at the end."""
-    count = len(parts_of(fit.images))
+    count = len(fit.parts(name))
     left = [number for number in range(count) if fit.read(f"{name}-{number}") is None]
     bar = tqdm(total=count, initial=count - len(left), desc=f"curvature, {name}", delay=2)
     with bar:
@@ -92,7 +92,7 @@ def _do_parts(fit: Fit, name: str, work: Work) -> None:
 
 def _sums(fit: Fit, name: str) -> dict[str, Tensor]:
     """Of all parts, in float64: there are many."""
-    numbers = range(len(parts_of(fit.images)))
+    numbers = range(len(fit.parts(name)))
     return added(_doubled(fit.read(f"{name}-{number}")) for number in numbers)
 
 
@@ -134,7 +134,7 @@ def _compute_part(
 ) -> None:
     """Compute a part and write it."""
     name, number = part
-    add, rows = _adder(fit, images.machine, name), parts_of(fit.images)[number]
+    add, rows = _adder(fit, images.machine, name), fit.parts(name)[number]
     total: dict[str, Tensor] = {"probes": torch.zeros(())}
     for look in looks(images.machine):
         own = rows[look.first :: look.count]
