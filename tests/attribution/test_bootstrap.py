@@ -113,7 +113,7 @@ def index(tmp_path_factory, tiny_model, tiny_images):
 def concepts(tmp_path_factory, tiny_model, tiny_images):
     out = tmp_path_factory.mktemp("certainty") / "concepts"
     data = load_dataset(tiny_images)
-    options = dict(timesteps=1, parameters="attn2-kv", dim=64, self_check=False)
+    options = dict(method="concept-trak-unguided", timesteps=1, parameters="attn2-kv", dim=64)
     return build_index(Denoiser.load(tiny_model), data, out, **options)
 
 

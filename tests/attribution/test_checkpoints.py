@@ -11,8 +11,17 @@ import pytest
 import torch
 from support.tiny import tiny_pipeline
 
-from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
+from headwater import (
+    Concept,
+    Contribution,
+    Denoiser,
+    Index,
+    Session,
+    build_index,
+    load_dataset,
+)
 from headwater.errors import MethodError, ModelError
+from headwater.methods.choice import choose
 from headwater.queries.image import Image
 
 OPTIONS = dict(parameters="attn2-kv", timesteps=2, dim=48)
@@ -129,6 +138,26 @@ def test_one_checkpoint_is_not_enough(world, tmp_path, method):
     assert method not in index.methods() and method in world.both("trak").methods()
     with pytest.raises(MethodError, match=f"build one with `--method {method}` with --checkpoint"):
         index.attribute(query, method=method)
+
+
+def test_a_method_of_one_model_is_refused_checkpoints(world, tmp_path):
+    """As is what is built where none is named; by the one that it names there is a mean."""
+    with pytest.raises(MethodError, match=r"presence is of one model, .* give --method ekfac$"):
+        build_index(
+            world.models[0], world.data, tmp_path / "index",
+            checkpoints=[world.sources[1]], **OPTIONS,
+        )  # fmt: skip
+    assert not (tmp_path / "index").exists()
+    query = Image(PROMPT, world.file, draws=2)
+    parts = [world.alone(i, "ekfac").attribute(query).scores for i in (0, 1)]
+    index = world.both("ekfac")
+    assert_mean(index.attribute(query).scores, parts)
+    asked = Contribution(PROMPT, "star", draws=1)
+    with pytest.raises(MethodError, match="ekfac-presence is of one model, and this index is of s"):
+        index.attribute(asked, method="ekfac-presence")
+    assert "ekfac-presence" in world.alone(0, "ekfac").methods()
+    # one that was built for it before
+    assert choose(None, "ekfac-presence", index.methods(), asked.kind).name == "ekfac"
 
 
 def test_a_build_goes_on_with_the_checkpoints_that_are_missing(world):

@@ -73,6 +73,15 @@ REFUSED = {
     "dim 0": (INDEX + "--dim 0", "--dim 0 must lie between 1 and "),
     "dim": (INDEX + "--dim 99999", "--dim 99999 must lie between 1 and "),
     "projection": (INDEX + "--projection dense", "'dense' is not one of count-sketch, factored"),
+    "factored without a method": (
+        INDEX + "--projection factored",
+        "which the curvature of ekfac-presence needs: take another, or give a method without one",
+    ),
+    "checkpoint without a method": (
+        INDEX + "--checkpoint {model}",
+        "ekfac-presence is of one model, and --checkpoint gives more: leave it out, or give "
+        "--method ekfac",
+    ),
     "identity": (INDEX + "--projection identity --dim 8", "leave --dim 8 out"),
     "dtype": (INDEX + "--dtype int8", "--dtype 'int8' is not one of float32, bfloat16, float16"),
     "inversion": (

@@ -304,6 +304,15 @@ def curved(places) -> Path:
     return made(places["tmp"] / "ekfac", places["model"], places["images"], "ekfac", *SMALL)
 
 
+@pytest.fixture(scope="module")
+def usual(places) -> Path:
+    """As it is built where no method is named."""
+    folder = places["tmp"] / "usual"
+    result = headwater("index", places["model"], places["images"], folder, *SMALL)
+    assert result.code == 0, result.err
+    return folder
+
+
 @pytest.mark.parametrize("ask", ["contribution", "loss"])
 def test_outputs_are_put_to_every_method_that_takes_them(curved, tmp_path, monkeypatch, ask):
     """Those too that take nothing else of words."""
@@ -325,6 +334,8 @@ def test_outputs_are_put_to_every_method_that_takes_them(curved, tmp_path, monke
         ("curved", ["--minus", "a moon"], "concept"),
         ("curved", ["--alternatives", "moon"], "contribution"),
         ("curved", ["--ask", "slider"], "concept"),
+        ("usual", [], "contribution"),
+        ("usual", ["--minus", "a moon"], "concept"),
         ("concept", [], "concept"),
         ("concept", ["--pictures", "{images}"], "contribution"),
     ],
@@ -335,7 +346,7 @@ def test_what_is_asked_where_nobody_says_it(
     """What the method is for, unless an option is of sliders, or of outputs."""
     put = []
     monkeypatch.setattr(query, "answer", lambda session, queries, *more: put.extend(queries))
-    index = request.getfixturevalue("curved") if of == "curved" else places[of]
+    index = places[of] if of in places else request.getfixturevalue(of)
     options = [part.format(**places) for part in options]
     asked = ("concept", index, PROMPT, "--concept", "star", *options, "--out", tmp_path / "out")
     made = headwater(*asked)

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from headwater import Denoiser, build_index, load_dataset
 from headwater.errors import MethodError, ParameterError
+from headwater.gradients.layers import size
 from headwater.index.building.notes import notes_on_parameters
 from headwater.index.config import IndexOptions, plan
 from headwater.methods.table import METHODS
@@ -26,6 +27,25 @@ def test_cross_attention_where_there_is_some(tiny_model):
     recipe = plan(denoiser)
     assert recipe.parameters == "attn2" and recipe == plan(denoiser, parameters="attn2")
     assert notes_on_parameters(denoiser, recipe, {}) == [taken(denoiser, recipe)]
+
+
+@pytest.mark.parametrize("parameters", ["attn2", "all"])
+def test_influence_by_a_curvature_where_no_method_is_named(tiny_model, parameters):
+    """With as many features as such methods have, or all numbers if they are fewer."""
+    denoiser = Denoiser.load(tiny_model)
+    recipe = plan(denoiser, parameters=parameters)
+    made = (recipe.method, recipe.train_path, recipe.train_delta, recipe.curvature)
+    assert made == ("ekfac-presence", "noising", "dsm", "ekfac")
+    total = sum(size(layer) for layer in denoiser.layers(parameters).values())
+    assert recipe.dim == min(32_768, total)
+    assert plan(denoiser, parameters=parameters, method="trak").dim == min(8192, total)
+
+
+def test_a_projection_that_no_curvature_can_be_fitted_to(tiny_model):
+    denoiser, given = Denoiser.load(tiny_model), {"projection": "factored"}
+    with pytest.raises(ParameterError, match=r"of ekfac-presence needs: .*--method concept-trak"):
+        plan(denoiser, **given)
+    assert plan(denoiser, method="concept-trak", **given).projection == "factored"
 
 
 def taken(denoiser, recipe):

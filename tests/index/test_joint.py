@@ -9,9 +9,10 @@ from pathlib import Path
 from threading import Barrier
 
 import pytest
+import torch
 from support.command_line import FAST, assert_refused
 from support.command_line import headwater as run
-from support.index_files import files, rewrite_manifest
+from support.index_files import files, rewrite_manifest, rows
 from support.processes import Result, in_a_process
 from support.tiny import tiny_folder, tiny_pipeline
 
@@ -158,6 +159,18 @@ def test_array_jobs_in_any_order(tmp_path, models, images, alone, computed, orde
     assert f"{1 + order[0]} of 3 shards are left to others" in said
     assert computed == ([0, 128, 64] if order == (0, 1) else [64, 0, 128])
     assert files(tmp_path / "index") == files(alone)
+
+
+def test_array_jobs_fit_one_curvature(tmp_path, models, images):
+    """As an index has where no method is named: whichever comes first passes over all images."""
+    data, out = load_dataset(images).first(66), tmp_path / "index"
+    options = {name: value for name, value in STEADY.items() if name != "method"}
+    alone = build_index(models[0], data, tmp_path / "alone", **options).path
+    assert build_shard(models[1], data, out, (1, 2), **options) is None
+    assert (out / "curvature/moments.safetensors").exists()
+    index = build_shard(models[0], data, out, (0, 2), **options)
+    assert index is not None and index.recipe.method == "ekfac-presence"
+    assert files(out).keys() == files(alone).keys() and torch.equal(rows(out), rows(alone))
 
 
 def test_array_jobs_of_checkpoints(tmp_path, models, images):

@@ -48,6 +48,15 @@ def test_workers_make_what_is_missing(tmp_path, denoiser, images, alone):
     assert files(out) == files(alone) and before.items() <= state(features).items()
 
 
+def test_workers_fit_a_curvature(tmp_path, denoiser, images):
+    """As an index has where no method is named."""
+    data, options = load_dataset(images).first(40), dict(timesteps=1, dim=64, batch_size=16)
+    one = build_index(denoiser, data, tmp_path / "one", **options)
+    two = build_index(denoiser, data, tmp_path / "two", executor=TWO, **options)
+    assert two.recipe == one.recipe and two.recipe.curvature == "ekfac"
+    assert torch.equal(rows(one.path), rows(two.path))
+
+
 def test_workers_of_the_first_images_and_of_checkpoints(tmp_path, denoiser, images):
     data = load_dataset(images).first(40)
     other = tiny_pipeline(tmp_path / "other", seed=1)

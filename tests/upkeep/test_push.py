@@ -74,6 +74,7 @@ def test_the_card(built, denoiser, tmp_path):
     assert card.startswith("---\npretty_name: Index of model, images\n")
     assert "`ekfac`" in card and "70 of 16 features" in card
     assert f"headwater concept file://{tmp_path}/there" in card
+    assert 'index.attribute(Contribution("a prompt", "words of it"))' in card
     assert str(built.parent) not in card and denoiser.source not in card
     (tmp_path / "there" / "README.md").write_text("mine")
     push(built, f"file://{tmp_path}/there")

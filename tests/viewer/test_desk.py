@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from support.pictures import encoded
 
-from headwater import Concept, Session, build_index, load_dataset
+from headwater import Concept, Contribution, Session, build_index, load_dataset
 from headwater.errors import HeadwaterError, MethodError, QueryError
+from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS
 from headwater.viewer import answers, beside
 from headwater.viewer import desk as doing
 from headwater.viewer.editor import Painted
-from headwater.viewer.form import Form, complements_key
+from headwater.viewer.form import Form, complements_key, form_of
 
 PROMPT = "a red star on a plain background"
 # What the controls of a fresh page hold.
@@ -161,6 +162,55 @@ def test_an_output_is_asked_for(tmp_path, folders, sessions, ask):
     opened = done(doing.opened(desk, {"index": "trak"}, parse_qsl(held["link"][1:])))
     assert opened["ask_for"] == ask
     np.testing.assert_array_equal(opened["found"].answers[0].scores, same.scores)
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory, folders, sessions):
+    """On an index as it is built where no method is named."""
+    data, out = load_dataset(folders["all"].parent / "images"), tmp_path_factory.mktemp("usual")
+    options = dict(timesteps=1, dim=32, parameters="attn2-kv", self_check=False)
+    return Session(build_index(sessions["all"].denoiser, data, out / "index", **options))
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
+    """At the damping of both together; it is said what is to come."""
+    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 4}
+    updates = doing.ask(doing.Desk({"usual": usual}, tmp_path), asked)
+    (early, said), (late, told) = (
+        (update["found"], update["status"]) for update in updates if "found" in update
+    )
+    assert (early.coming, late.coming) == (
+        "more are being made, and what the model sees in each image is added", ""
+    )  # fmt: skip
+    assert "ekfac, 2 draws" in said and early.coming in said
+    assert "ekfac-presence, 4 draws" in told and "being made" not in told
+    assert early.form == late.form == form_of(asked)
+    (first,), (last,) = early.answers, late.answers
+    question = Contribution(PROMPT, "star", draws=2)
+    own = usual.attribute(question, method="ekfac", damping=METHODS["ekfac-presence"].damping)
+    np.testing.assert_array_equal(first.scores, own.scores)
+    whole = usual.attribute(replace(question, draws=4), method="ekfac-presence")
+    np.testing.assert_array_equal(last.scores, whole.scores)
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
+    """As what words gain, in pictures of the page's guidance, by the influence first."""
+    asked, attribute = [], Session.attribute
+
+    def listened(self, questions, **options):
+        asked.append((questions, options))
+        return attribute(self, questions, **options)
+
+    monkeypatch.setattr(Session, "attribute", listened)
+    form = Form(ask="contribution", guidance=2.0, draws=3, seed=1)
+    (few, _), (all_of_them, places) = answers.taught(usual, 0, form)
+    assert (few, all_of_them) == (2, 3)
+    (questions, early), (_, late) = asked
+    assert (early["method"], late["method"]) == ("ekfac", None)
+    assert questions[0].kind == "contribution" and questions[0].guidance == 2.0
+    assert [place.title for place in places] == [each.concept for each in questions]
 
 
 def test_more_draws_go_on(desk, star):

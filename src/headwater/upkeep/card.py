@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from headwater.methods.choice import served_by, side_of
+from headwater.methods.choice import served_by, side_of, usual_ask
 from headwater.storage.manifest import Manifest
 
 _CARD = """\
@@ -31,10 +31,10 @@ model a concept that one of its pictures shows.
 
 or in Python
 
-    from headwater import Concept, Index
+    from headwater import {question}, Index
 
     index = Index.from_pretrained({quoted})
-    answer = index.attribute(Concept("a prompt", "words of it"))
+    answer = index.attribute({question}("a prompt", "words of it"))
 
 | | |
 |---|---|
@@ -70,7 +70,9 @@ def card_of(folder: Path, manifest: Manifest, url: str) -> str:
         recipe.get("curvature", ""),
         "run" in model.get("options", {}),
     )
+    asked = usual_ask(None, recipe["method"], served)
     return _CARD.format(
+        question="Concept" if asked == "slider" else asked.capitalize(),  # as the command asks
         title=f"Index of {_name(model['source'])}, {_name(data['source'])}",
         rows=f"{manifest.rows:,}",
         url=url,

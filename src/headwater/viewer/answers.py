@@ -219,7 +219,7 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     if form.ask in OUTPUTS:  # their pictures are those that the page draws
         same["guidance"] = form.guidance
     for stage in stages(session.index, form, made.kind):
-        how = {"method": stage.method or None, "damping": form.damping}
+        how = {"method": stage.method or None, "damping": stage.damping}
         questions: list[Question] = [
             made(caption, each, draws=stage.draws, **same) for each in words
         ]

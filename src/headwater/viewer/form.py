@@ -132,9 +132,13 @@ def stages(index: Index, form: Form, kind: str) -> list[Form]:
         kind: of the question, a key of `methods.row.QUESTIONS`.
     """
     method = choose(form.method or None, index.recipe.method, index.methods(), kind)
-    early = method.scorer in TOGETHER and form.draws > FIRST_DRAWS
-    soon = replace(form, draws=FIRST_DRAWS, method=SOONER.get(method.name, form.method))
-    return [soon, form] if early else [form]
+    if method.scorer not in TOGETHER or form.draws <= FIRST_DRAWS:
+        return [form]
+    soon = replace(form, draws=FIRST_DRAWS)
+    if method.name in SOONER:  # at the damping of what is to come, whose draws these are
+        damping = form.damping or method.damping
+        soon = replace(soon, method=SOONER[method.name], damping=damping)
+    return [soon, form]
 
 
 def words_of(prompt: str) -> list[str]:

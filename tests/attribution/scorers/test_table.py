@@ -31,9 +31,9 @@ from headwater.report.wording import WORDING
 @pytest.fixture(scope="module")
 def session(tmp_path_factory, tiny_model, tiny_images) -> Session:
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(12)
-    options = dict(parameters="attn2-kv", timesteps=2, dim=32, self_check=False)
+    options = dict(method="concept-trak-unguided", timesteps=2, dim=32, parameters="attn2-kv")
     folder = tmp_path_factory.mktemp("tables") / "index"
-    return Session(build_index(denoiser, data, folder, **options))
+    return Session(build_index(denoiser, data, folder, self_check=False, **options))
 
 
 # --- the tables ---------------------------------------------------------------------------------

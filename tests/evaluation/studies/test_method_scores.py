@@ -75,6 +75,35 @@ def test_what_a_method_is_asked():
     assert all(kind in METHODS[name].takes for name, kind in kinds.items())
 
 
+FOR = {
+    "concept-trak": "concept",
+    "clip-cosine": "concept",
+    "presence": "concept",
+    "trak": "image",
+    "d-trak": "image",
+    "ekfac": "contribution",
+    "kfac-exact": "contribution",
+    "ekfac-presence": "contribution",
+    "metagradient": "contribution",
+    "guda": "",
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), FOR.items(), ids=FOR)
+def test_a_method_is_asked_what_it_is_for_where_nobody_says_it(name, kind):
+    nothing = np.zeros(3, bool)
+    truth = Truth("star", "a red star", nothing, nothing, nothing, {})
+    assert query_kind(METHODS[name]) == kind
+    if not kind:
+        with pytest.raises(MethodError, match=f"{name} takes neither concepts nor images: leave"):
+            require_askable([name], None)
+        return
+    asked = concept_question(METHODS[name], truth, QuestionOptions(draws=7, seed=3, guidance=2.0))
+    assert (asked.kind, asked.draws, asked.seed) == (kind, 7, 3)
+    if not isinstance(asked, Concept):  # of a picture that the model makes
+        assert asked.guidance == 2.0
+
+
 @pytest.mark.parametrize("ask", ["contribution", "loss"])
 def test_methods_that_take_an_output_are_asked_it(ask):
     nothing = np.zeros(3, bool)
@@ -101,7 +130,8 @@ def test_an_output_that_there_is_not():
 
 
 def test_what_takes_outputs_alone_is_a_study_s_where_that_is_asked():
-    require_askable(["ekfac-presence", "presence", "trak"], "contribution")
+    for ask in ("contribution", None):
+        require_askable(["ekfac-presence", "presence", "trak"], ask)
     with pytest.raises(MethodError, match=r"ekfac-presence takes neither .*: give --ask contribut"):
         require_askable(["ekfac-presence"], "slider")
     with pytest.raises(MethodError, match="ekfac-presence cannot be asked for a picture: leave it"):
