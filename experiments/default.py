@@ -32,7 +32,10 @@ from common import RESULTS, about, parser
 from influence_models import SECOND
 from scenes import output_of
 
-from headwater import Denoiser, Session, TrainingSet
+from headwater import Concept, Denoiser, Session, TrainingSet
+from headwater.attribution.scorers.content.presence import kind_of
+from headwater.attribution.scorers.content.unnamed import shown
+from headwater.attribution.scorers.content.with_presence import UNNAMED
 from headwater.evaluation.ground_truth.concepts import Truth, read_truths
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, break_ties, membership
 from headwater.evaluation.metrics.intervals import Interval, interval
@@ -54,6 +57,7 @@ DAMPINGS = (0.001, 0.01, 0.1)
 # The default when the rule was written, and what it is compared with side by side.
 TODAY = "concept-trak-unguided"
 WITH_PRESENCE = "ekfac-presence"
+SEEN = "named, less twice what is seen unnamed"
 # Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
 CHOSEN_ON, REPORTED, ALL = "chosen-on", "reported", "all"
@@ -108,6 +112,19 @@ def scores_of(
     return found
 
 
+def seen_alone(
+    model: Denoiser, data: TrainingSet, truths: Sequence[Truth], place: Path
+) -> np.ndarray:
+    """What `WITH_PRESENCE` adds to the influence, without it, [q, n]."""
+    (index,) = build_indexes(model, data, place / "indexes", [WITH_PRESENCE]).values()
+    session, rows = Session(index), []
+    for truth in truths:
+        kind = kind_of(session, Concept(truth.prompt, truth.concept))
+        found = shown(session, kind, truth.concept)
+        rows.append((found.named.double() + UNNAMED * found.unnamed.double()).numpy())
+    return np.stack(rows)
+
+
 def asked(truths: Sequence[Truth], options: QuestionOptions, method: Any) -> list[Any]:
     """The questions of a method."""
     return [concept_question(method, truth, options) for truth in truths]
@@ -121,7 +138,8 @@ def predicts(given: argparse.Namespace) -> None:
     measured = SECOND.trained(Executor("local", 1), given.device)
     model = Denoiser.load(SECOND.folder / "models" / SECOND.plan.full.name, given.device)
     truths = read_truths("scenes", SECOND.data.samples)
-    scores = scores_of(model, SECOND.data, truths, SECOND.folder)
+    scores: dict[Any, np.ndarray] = dict(scores_of(model, SECOND.data, truths, SECOND.folder))
+    scores[SEEN] = seen_alone(model, SECOND.data, truths, SECOND.folder)
     named = membership(truths)
     outputs = {
         name: np.stack([
