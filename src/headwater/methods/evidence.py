@@ -28,7 +28,7 @@ EVIDENCE = {
     ),
     "ekfac-presence": (
         "On small drawn scenes and a model that had no part in finding it, scores agreed with what "
-        "models lacked that were trained without images at a rank correlation of 0.32 (captions "
+        "models lacked that were trained without images at a rank correlation of 0.31 (captions "
         "0.09), asked of many given pictures 0.43. On real drawings 0.38 of the ten highest images "
         "showed the concept, where captions that name it found 0.86."
     ),
