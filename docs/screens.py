@@ -66,7 +66,8 @@ def figure(page: Page, demo: Path) -> None:
         (file,) = demo.rglob(f"{word}*/scores.parquet")
         scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
         shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
-        parts.append(f"<section><p>taught it <b>{word}</b></p>{''.join(shown)}</section>")
+        said = f"without these <b>{word}</b> would tell it less"
+        parts.append(f"<section><p>{said}</p>{''.join(shown)}</section>")
     page.set_content(FIGURE % "".join(parts))
     page.locator("main").screenshot(path=OUT / "concepts.png")
     print(OUT / "concepts.png")

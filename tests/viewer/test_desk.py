@@ -275,7 +275,7 @@ def test_a_link_of_what_there_is_not(desk):
     """Lists of the page are not given what they do not hold."""
     pairs = [("prompt", PROMPT), ("ask", "os.remove"), ("damping", "0.5"), ("method", "none")]
     opened = done(doing.opened(desk, {"index": "all"}, pairs))
-    assert (opened["ask_for"], opened["damping"], opened["method"]) == ("slider", 0.0, "")
+    assert (opened["ask_for"], opened["damping"], opened["method"]) == ("", 0.0, "")
 
 
 def test_nothing_is_answered_again_before_it_was_asked(desk):

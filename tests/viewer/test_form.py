@@ -12,12 +12,14 @@ from headwater.errors import MethodError, QueryError
 from headwater.viewer.form import (
     MOST_CONCEPTS,
     MOST_LETTERS,
+    SLIDER,
     Form,
     complements,
     complements_key,
     form_of,
     options_of,
     questions_of,
+    settled,
     stages,
 )
 from headwater.viewer.links import form_of_link, link_of
@@ -75,6 +77,19 @@ def test_a_complement_of_another_prompt_or_other_words_is_not_asked(change):
     form = form_of(CONTROLS | change)
     assert form.against == ()
     assert all(getattr(question, "minus", None) is None for question in questions_of(form))
+
+
+def test_what_is_asked_is_what_the_method_is_for_unless_somebody_says_it(sessions):
+    index = sessions["all"].index  # of Concept-TRAK
+    form = Form(PROMPT, ("star",))
+    assert settled(form, index).ask == SLIDER
+    assert settled(replace(form, method="ekfac"), index).ask == "contribution"
+    said = replace(form, method="ekfac", ask=SLIDER)
+    assert settled(said, index) == said
+    edited = replace(form, method="ekfac", against=("a moon",))
+    assert settled(edited, index).ask == SLIDER, "as of no other is the prompt without the words"
+    (question,) = questions_of(settled(edited, index))
+    assert (question.kind, question.minus) == ("concept", "a moon")
 
 
 def test_the_first_answer_comes_early_where_draws_go_on(sessions):

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from headwater.features.spec import DRAWS, MOST_DRAWS
-from headwater.methods.choice import usual_ask
 from headwater.viewer import fragments
 from headwater.viewer.desk import Desk
 from headwater.viewer.editor import picture_editor
@@ -103,7 +102,6 @@ def _choosing(desk: Desk) -> Controls:
     """How it is answered."""
     controls: Controls = {}
     methods = list(dict.fromkeys(m for s in desk.sessions.values() for m in s.index.methods()))
-    first = next(iter(desk.sessions.values())).index
     with gr.Row():
         controls["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90)
         controls["guidance"] = gr.Number(5.0, label="Guidance", minimum=0, min_width=90)
@@ -113,7 +111,7 @@ def _choosing(desk: Desk) -> Controls:
     with gr.Accordion("Choices", open=False):
         controls["ask_for"] = gr.Dropdown(
             [(said, name) for name, said in ASKED_FOR.items()],
-            value=usual_ask(None, first.recipe.method, first.methods()),
+            value="",
             label="What is asked of the words",
             info="The last two ask what the model would lack without an image.",
         )

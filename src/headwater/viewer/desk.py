@@ -23,12 +23,12 @@ from headwater.viewer.form import (
     DAMPINGS,
     MOST_CONCEPTS,
     MOST_LETTERS,
-    SLIDER,
     Form,
     asked_words,
     complements,
     complements_key,
     form_of,
+    settled,
     words_of,
 )
 from headwater.viewer.links import form_of_link, link_of
@@ -97,7 +97,7 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
     # a list that is given what it does not hold refuses every click from then on
     form = replace(
         form,
-        ask=form.ask if form.ask in ASKED_FOR else SLIDER,
+        ask=form.ask if form.ask in ASKED_FOR else "",
         damping=form.damping if form.damping in DAMPINGS else None,
     )
     words = words_of(form.prompt)
@@ -207,6 +207,7 @@ def switched(desk: Desk, values: Values) -> Updates:
 def asked(desk: Desk, values: Values, form: Form) -> Updates:
     """The answers to a form, first with few draws; then `beside.pictured` draws its pictures."""
     session, start = desk.chosen(form.index), time.monotonic()
+    form = settled(form, session.index)
     yield {
         "status": fragments.status("Asking the model."),
         "detail": "",
@@ -303,7 +304,7 @@ def taught(desk: Desk, values: Values) -> Updates:
     if row is None:
         raise QueryError("no image is chosen: search for one and click it")
     yield {"status": fragments.status("Asking for each thing that its caption names.")}
-    for draws, places in answers.taught(session, row, form_of(values)):
+    for draws, places in answers.taught(session, row, settled(form_of(values), session.index)):
         said = fragments.taught(session.index.samples[row], places)
         yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
 

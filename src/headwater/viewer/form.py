@@ -15,7 +15,7 @@ from headwater.attribution.scorers.table import TOGETHER
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.index.index import Index
-from headwater.methods.choice import choose
+from headwater.methods.choice import choose, usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.outputs.output import OUTPUTS
@@ -29,6 +29,7 @@ MOST_SHOWN = 40
 SLIDER = "slider"
 # What can be asked of words, as a person reads it.
 ASKED_FOR = {
+    "": "what the method is for",
     SLIDER: "the direction that the words lie in",
     "contribution": "what the words gain",
     "loss": "the loss on pictures of them",
@@ -50,7 +51,8 @@ class Form:
         whole: whether the picture as a whole is asked about.
         picture: a file of the page's own, instead of one that the prompt makes.
         mask: likewise; white where the picture counts.
-        ask: what of each concept: the direction that its words lie in ("slider"), or an output.
+        ask: what of each concept: the direction that its words lie in ("slider"), or an output; ""
+            for what the method is for, see `settled`.
         method: "" for the index's own.
         damping: None for the method's own.
         where: conditions of `headwater.attribution.attributor.Options`, one a line.
@@ -62,7 +64,7 @@ class Form:
     prompt: str = ""
     concepts: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
-    ask: str = SLIDER
+    ask: str = ""
     whole: bool = False
     picture: Path | None = None
     mask: Path | None = None
@@ -92,25 +94,43 @@ def questions_of(form: Form) -> list[Question]:
     same: dict[str, Any] = {"draws": form.draws, "seed": form.seed}
     if form.whole or form.picture is not None:
         asked.append(Image(form.prompt, form.picture, form.mask, guidance=form.guidance, **same))
-    against = [*form.against, *[""] * len(form.concepts)]
-    for words, edited in zip(form.concepts, against, strict=False):
-        usual = Concept(form.prompt, words, **same)
-        changed = " ".join(edited.split()) not in ("", " ".join(usual.complement.split()))
-        if form.ask == SLIDER:
-            asked.append(replace(usual, minus=edited) if changed else usual)
-            continue
-        if changed:
+    for words, edited in zip(form.concepts, _edited(form), strict=True):
+        made = OUTPUTS.get(form.ask)
+        if made is None:
+            asked.append(Concept(form.prompt, words, minus=edited or None, **same))
+        elif not edited:
+            asked.append(made(form.prompt, words, guidance=form.guidance, **same))
+        else:
             raise QueryError(
                 f"{edited!r} is edited, and what words gain, and the loss, are of the prompt just "
                 "without them: put the line back, or ask for the direction"
             )
-        made = OUTPUTS[form.ask]
-        asked.append(made(form.prompt, words, guidance=form.guidance, **same))
     if not asked:
         raise QueryError(
             "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"
         )
     return asked
+
+
+def _edited(form: Form) -> list[str]:
+    """For each concept the prompt without it as a person has it; "" as it would be anyway."""
+    given = [*form.against, *[""] * len(form.concepts)]
+    usual = [without(form.prompt, words) for words in form.concepts]
+    return [
+        line if " ".join(line.split()) not in ("", " ".join(whole.split())) else ""
+        for line, whole in zip(given, usual, strict=False)
+    ]
+
+
+def settled(form: Form, index: Index) -> Form:
+    """The form with what is asked of its words, where it leaves that to the method.
+
+    Where a person edited the prompt without them, that is their direction.
+    """
+    if form.ask:
+        return form
+    usual = usual_ask(form.method or None, index.recipe.method, index.methods())
+    return replace(form, ask=SLIDER if any(_edited(form)) else usual)
 
 
 def options_of(form: Form) -> dict[str, Any]:
@@ -170,7 +190,9 @@ def _require_bounds(form: Form) -> None:
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
     if form.ask not in ASKED_FOR:
-        raise QueryError(f"nothing is called {form.ask!r}: ask for {', '.join(ASKED_FOR)}")
+        raise QueryError(
+            f"nothing is called {form.ask!r}: ask for {', '.join(filter(None, ASKED_FOR))}"
+        )
     if len(form.concepts) > MOST_CONCEPTS:
         raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
     if len(form.where) > MOST_LINES:
@@ -219,7 +241,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
         prompt=prompt,
         concepts=concepts,
         against=tuple(written.splitlines()),
-        ask=values["ask_for"] or SLIDER,
+        ask=values["ask_for"] or "",
         whole=bool(values["whole"]),
         guidance=float(values["guidance"]),
         method=values["method"] or "",
