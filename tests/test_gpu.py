@@ -152,10 +152,10 @@ def test_the_batch_halves_when_the_gpu_is_full(room):
 
 def test_workers_share_a_gpu(tiny_model, tiny_images, tmp_path):
     data = load_dataset(tiny_images)
+    options = {"method": "concept-trak-unguided", **RECIPE}
     for name, executor in (("one", Executor()), ("two", Executor(jobs=2))):
-        build_index(
-            Denoiser.load(tiny_model, "cuda"), data, tmp_path / name, executor=executor, **RECIPE
-        )
+        model = Denoiser.load(tiny_model, "cuda")
+        build_index(model, data, tmp_path / name, executor=executor, **options)
     one, two = (torch.cat(list(Index.open(tmp_path / n).blocks())) for n in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2 * one.abs().max().item())
 
