@@ -9,7 +9,15 @@ from support.command_line import FAST, headwater
 from support.studies import captioned
 from support.trainings import train_adapters
 
-from headwater import Concept, Denoiser, GroupedImage, Index, build_index, load_dataset
+from headwater import (
+    Concept,
+    Contribution,
+    Denoiser,
+    GroupedImage,
+    Index,
+    build_index,
+    load_dataset,
+)
 from headwater.errors import ModelError
 from headwater.evaluation.retraining.models import encode_data, train
 from headwater.evaluation.retraining.networks import new_pipeline
@@ -53,8 +61,10 @@ def answered(model, data, out, name):
         query = Image(PROMPT, seed=3, draws=2, steps=4)
     elif "groups" in method.takes:
         query = GroupedImage(PROMPT, seed=3, draws=2, steps=4, groups="star")
-    else:
+    elif "concept" in method.takes:
         query = Concept(PROMPT, "star", draws=2)
+    else:
+        query = Contribution(PROMPT, "star", draws=2, alternatives=("moon", "heart"))
     return index.attribute(query, method=name).scores
 
 
