@@ -9,7 +9,15 @@ from support.command_line import FAST, headwater
 from support.studies import captioned
 from support.trainings import train_adapters
 
-from headwater import Concept, Denoiser, GroupedImage, Index, build_index, load_dataset
+from headwater import (
+    Concept,
+    Contribution,
+    Denoiser,
+    GroupedImage,
+    Index,
+    build_index,
+    load_dataset,
+)
 from headwater.errors import ModelError
 from headwater.evaluation.retraining.models import encode_data, train
 from headwater.evaluation.retraining.networks import new_pipeline
@@ -53,8 +61,10 @@ def answered(model, data, out, name):
         query = Image(PROMPT, seed=3, draws=2, steps=4)
     elif "groups" in method.takes:
         query = GroupedImage(PROMPT, seed=3, draws=2, steps=4, groups="star")
-    else:
+    elif "concept" in method.takes:
         query = Concept(PROMPT, "star", draws=2)
+    else:
+        query = Contribution(PROMPT, "star", draws=2, alternatives=("moon", "heart"))
     return index.attribute(query, method=name).scores
 
 
@@ -152,10 +162,10 @@ def test_the_batch_halves_when_the_gpu_is_full(room):
 
 def test_workers_share_a_gpu(tiny_model, tiny_images, tmp_path):
     data = load_dataset(tiny_images)
+    options = {"method": "concept-trak-unguided", **RECIPE}
     for name, executor in (("one", Executor()), ("two", Executor(jobs=2))):
-        build_index(
-            Denoiser.load(tiny_model, "cuda"), data, tmp_path / name, executor=executor, **RECIPE
-        )
+        model = Denoiser.load(tiny_model, "cuda")
+        build_index(model, data, tmp_path / name, executor=executor, **options)
     one, two = (torch.cat(list(Index.open(tmp_path / n).blocks())) for n in ("one", "two"))
     torch.testing.assert_close(one, two, rtol=1e-2, atol=1e-2 * one.abs().max().item())
 

@@ -203,7 +203,8 @@ def test_a_row_does_not_depend_on_its_batch(single, method):
 def test_two_runs_are_bit_equal(tiny_model):
     def rows():
         denoiser = Denoiser.load(tiny_model)
-        machine = extractor(denoiser, plan(denoiser, timesteps=2, dim=128))
+        recipe = plan(denoiser, method="concept-trak-unguided", timesteps=2, dim=128)
+        machine = extractor(denoiser, recipe)
         x0 = denoiser.encode_images([p.draw() for p in pictures("validation")[:3]])
         condition = denoiser.encode_captions(CAPTIONS)
         return machine.train_rows(Batch(x0, condition, list("abc"))).features

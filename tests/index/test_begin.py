@@ -93,7 +93,8 @@ def killed_at(monkeypatch, call: int) -> list[str]:
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_same_command_goes_on_after_any_kill(tmp_path, denoiser, tiny_images, overwrite):
     """At each change of the disk in turn: what the process would tidy up stays as it is."""
-    data, recipe = load_dataset(tiny_images).first(2), {"timesteps": 1, "dim": 8, "batch_size": 2}
+    data = load_dataset(tiny_images).first(2)
+    recipe = {"method": "trak", "timesteps": 1, "dim": 8, "batch_size": 2}
     old = build_index(denoiser, data, tmp_path / "old", **recipe).path
     (old / "queries").mkdir()
     (old / "queries/old.safetensors").write_text("of the old index")

@@ -161,8 +161,9 @@ def test_a_feature_of_our_own_is_asked_again(tmp_path, tiny_model, images):
 
     folder = tmp_path / "index"
     index = build_index(
-        Denoiser.load(tiny_model), images, folder, timesteps=1, dim=16, self_check=False
-    )
+        Denoiser.load(tiny_model), images, folder, method="concept-trak-unguided",
+        timesteps=1, dim=16, self_check=False,
+    )  # fmt: skip
     session = Session(index)
     first = session.attribute(Concept("a background", "background", draws=3))
     assert first.feature is not None

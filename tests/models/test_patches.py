@@ -53,8 +53,9 @@ def test_threads_that_take_gradients_of_one_model_get_the_right_rows(tiny_model,
     before, x0 = state(denoiser.network), torch.randn(THREADS, 1, 4, 8, 8)
     captions = ["a red star", "a fish", "a blue moon", "a shape"]
     conditions = [denoiser.encode_captions([caption]) for caption in captions]
+    options = {"method": "concept-trak-unguided", "timesteps": 2, "dim": 64}
     machines = [
-        extractor(denoiser, plan(denoiser, parameters=p, timesteps=2, dim=64))
+        extractor(denoiser, plan(denoiser, parameters=p, **options))
         for p in (parameters, "attn2", parameters, r"ff\.net")
     ]
 

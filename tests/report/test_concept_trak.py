@@ -21,9 +21,9 @@ HEAD = "pikachu-in-the-style-of-pablo-picasso-cb769aecbe"
 @pytest.fixture(scope="module")
 def session(tmp_path_factory, tiny_model, tiny_images) -> Session:
     denoiser, data = Denoiser.load(tiny_model), load_dataset(tiny_images).first(12)
-    options: Any = dict(parameters="attn2-kv", timesteps=2, dim=32, self_check=False)
+    options: Any = dict(method="concept-trak-unguided", timesteps=2, dim=32, self_check=False)
     folder = tmp_path_factory.mktemp("layout") / "index"
-    return Session(build_index(denoiser, data, folder, **options))
+    return Session(build_index(denoiser, data, folder, parameters="attn2-kv", **options))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_links_across_end(tmp_path):
 def test_index_and_answers_in_the_data_are_no_data(tmp_path, tiny_model):
     folder = tiny_folder(tmp_path / "data", 4)
     denoiser = Denoiser.load(tiny_model)
-    recipe = {"timesteps": 1, "dim": 16}
+    recipe = {"method": "trak", "timesteps": 1, "dim": 16}
     index = build_index(denoiser, load_dataset(folder), folder / "index", **recipe)
     answer = folder / "headwater-answers" / "star"
     (answer / "star").mkdir(parents=True)

@@ -174,6 +174,7 @@ def test_layers_of_one_alone_are_asked(two, tiny_images, tmp_path):
     """Probes of the other's noise bring nothing, and do no harm."""
     data = load_dataset(tiny_images).first(3)
     options = {"timesteps": 4, "dim": 64, "parameters": r"^high\..*\.attn2\."}
+    options |= {"method": "concept-trak-unguided"}
     index = build_index(two, data, tmp_path / "index", **options)
     answer = index.attribute(Concept(PROMPT, "star", draws=2, context="prompt"))
     assert answer.scores.std() > 0

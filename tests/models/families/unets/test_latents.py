@@ -120,7 +120,7 @@ def test_what_its_pipeline_draws_is_what_it_predicts(quantised):
 
 
 def test_it_is_asked(quantised, tiny_images, tmp_path):
-    options = {"timesteps": 2, "dim": 64}
+    options = {"method": "concept-trak-unguided", "timesteps": 2, "dim": 64}
     data = load_dataset(tiny_images).first(4)
     index = build_index(quantised, data, tmp_path / "index", **options)
     for question in (Image(file=tiny_images / "train-00000.png"), Image(steps=2)):
