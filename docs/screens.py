@@ -37,7 +37,7 @@ img { image-rendering: pixelated; border-radius: 4px; margin-right: 7px }
 </style><main>%s</main>"""
 SHOWN = 7
 PORT = "7869"
-WAIT = 120_000
+WAIT = 300_000
 
 
 def shoot(page: Page, name: str) -> None:
@@ -66,7 +66,7 @@ def figure(page: Page, demo: Path) -> None:
         (file,) = demo.rglob(f"{word}*/scores.parquet")
         scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
         shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
-        said = f"without these <b>{word}</b> would tell it less"
+        said = f"without these, <b>{word}</b> would tell it less"
         parts.append(f"<section><p>{said}</p>{''.join(shown)}</section>")
     page.set_content(FIGURE % "".join(parts))
     page.locator("main").screenshot(path=OUT / "concepts.png")
