@@ -131,7 +131,7 @@ REFUSED = {
         "random needs no index of its own: ask any index with it",
     ),
     "draws of an inversion": (
-        "index {model} {images} {out} --draws 2",
+        "index {model} {images} {out} --method concept-trak-unguided --draws 2",
         "--draws 2: concept-trak-unguided draws no noise, leave it out",
     ),
     "no draws": (
