@@ -39,6 +39,8 @@ def ran(tmp_path, tiny_model, tiny_images, monkeypatch) -> Callable[[str], dict]
     return run
 
 
+# of so few images, and of a model that sees nothing
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_the_five_lines(ran, tiny_images):
     top = ran("README.md")["attribution"].top(10)
     assert [entry.rank for entry in top] == list(range(1, 11))
@@ -46,6 +48,7 @@ def test_the_five_lines(ran, tiny_images):
     assert {entry.id for entry in top} <= {path.name for path in tiny_images.glob("*.png")}
 
 
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_the_questions_of_the_guide(ran, tmp_path):
     names = ran("docs/guides/python.md")
     assert len(names["top"]) == 10 and (tmp_path / "answer/report.html").is_file()
