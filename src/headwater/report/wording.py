@@ -73,14 +73,18 @@ WORDING = {
         "Proponents",
         "Opponents",
         "Without these images, by this estimate, the model would gain less by the words {name}.",
-        "Without an image with a negative score it would gain more by them. Many such show {name} "
-        "and do not say so, which teaches the model to draw it without the words.",
+        "Without an image with a negative score it would gain more by them, by this estimate. Many "
+        "such show {name} and do not say so, which teaches the model to draw it without the words.",
         (
-            "A score is a sum of two, each with mean 0 and standard deviation 1 over all images. "
-            "One is an estimate, computed from gradients, of how much less the model would gain by "
-            "the words if it had not been trained on the image.",
-            "The other is of what the image says and shows: high where its caption names what was "
-            "asked for, low where the model sees it and the caption names nothing of its kind.",
+            "A score is a sum of two, each with standard deviation 1 over all images, so that no "
+            "score says how much. One is an estimate, computed from gradients, of how much less "
+            "the model would gain by the words if it had not been trained on the image.",
+            "The other is of what the image says and shows: positive where its caption names what "
+            "was asked for, negative where the model sees it and the caption names nothing of its "
+            "kind, and zero else.",
+            "Images need not show what was asked for to stand at the top: one that shows something "
+            "else, under a caption without the words, taught the model what the words are told "
+            "from.",
             "It is evidence, not proof: to prove influence, one would have to train the model "
             "again without the image.",
         ),

@@ -9,7 +9,7 @@ from support.tiny import tiny_folder
 from headwater import Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import unnamed
 from headwater.attribution.scorers.content.presence import Kind, Losses, Versions, losses_of
-from headwater.attribution.scorers.content.unnamed import rivals_of, sample_of, shown
+from headwater.attribution.scorers.content.unnamed import look, rivals_of, sample_of, shown
 
 COLOURS = ("blue", "orange", "pink", "red")
 SILENT = ["a star", "a moon", "a heart", "a sun", "a tree", "a ring"]
@@ -92,13 +92,15 @@ def test_an_image_is_done_with_at_the_first_value_that_explains_it_better(monkey
     monkeypatch.setattr(unnamed, "timesteps_of", lambda *_: SimpleNamespace(timesteps=[0]))
     named = torch.zeros(5, 4, dtype=torch.bool)
     versions = Versions([list(COLOURS)] * 5, named, [[0, 1, 2, 3, 4]])
-    monkeypatch.setattr(Versions, "of", classmethod(lambda *_: versions))
-    fake = SimpleNamespace(denoiser=None)
-    assert not shown(fake, KIND, "red").unnamed.any()
-    every = [0, 1, 2, 3, 4]
+    fake, every = SimpleNamespace(denoiser=None), [0, 1, 2, 3, 4]
+
+    def seen(word):
+        return look(fake, versions, (KIND, word), (torch.arange(5), []), 0)[0]["seen"]
+
+    assert not seen("red").any()
     assert asked == [(every, ["blue", "red"] * 5)]
     asked.clear()
-    assert shown(fake, KIND, "blue").unnamed.all() and len(asked) == 3
+    assert seen("blue").all() and len(asked) == 3
 
 
 def test_of_many_images_the_likely_are_looked_at(session, monkeypatch):
@@ -132,3 +134,15 @@ def test_the_sample_names_each_value_alone():
     assert not any(50 <= row < 60 for row in rows)
     assert first[-1] - first[0] > 40, "from all of them, not the first ones"
     assert sample_of(named[:3]) == [0, 1, 2] and sample_of(named[:0]) == []
+
+
+def test_an_image_names_what_any_of_its_captions_says(tmp_path, tiny_model):
+    """Not the one alone that its losses are taken under."""
+    pictures = load_dataset(tiny_folder(tmp_path / "images", 3))
+    captions = [["a red star", "a blue thing"], ["a blue thing", "a red star"], ["a star"]]
+    data = from_images([pictures.image(row) for row in range(3)], captions)
+    denoiser = Denoiser.load(tiny_model)
+    both = Session(build_index(denoiser, data, tmp_path / "index", method="pixel-dot"))
+    kind = Kind(("blue", "red"), "given")
+    for word in kind.values:
+        assert shown(both, kind, word).named.tolist() == [True, True, False]

@@ -7,10 +7,11 @@ from support.tiny import tiny_folder
 
 from headwater import Concept, Contribution, Denoiser, Index, Session, build_index, from_images
 from headwater import load_dataset as load
-from headwater.errors import MethodError, QueryError
+from headwater.errors import MethodError
 from headwater.methods.table import METHODS
 
 CAPTIONS = ["a red star", "a blue star", "an orange star", "a star", "a moon", "a heart"]
+OWN = METHODS["ekfac-presence"].damping
 ASKED = Contribution("a red star", "red", context="prompt", draws=3)
 DAMPING = METHODS["ekfac-presence"].damping
 
@@ -26,9 +27,10 @@ def session(tmp_path_factory, tiny_model):
     return Session(built)
 
 
-def standardised(values):
+def scaled(values):
+    """On a scale of its own; 0 stays 0."""
     values = np.asarray(values, dtype=float)
-    return (values - values.mean()) / values.std()
+    return values / values.std()
 
 
 def test_it_is_the_sum_of_both(session):
@@ -37,7 +39,7 @@ def test_it_is_the_sum_of_both(session):
     says = np.array(["red" in caption for caption in CAPTIONS])
     says_any = np.array([any(c in t for c in ("red", "blue", "orange")) for t in CAPTIONS])
     weights = says - 2.0 * ((margins > 0) & ~says_any)
-    expected = standardised(influence.scores) + standardised(weights)
+    expected = scaled(influence.scores) + scaled(weights)
     both = session.attribute(ASKED, method="ekfac-presence")
     np.testing.assert_allclose(both.scores, expected, atol=1e-5)
     assert (
@@ -70,7 +72,7 @@ def test_of_many_images_the_strongest_opponents_are_looked_at(session, monkeypat
     both = session.attribute(ASKED, method="ekfac-presence")
     # by one other value after the other
     assert [rows for rows in looked if rows != [0, 1, 2]] == [[lowest], [lowest]]
-    expected = standardised(influence) + standardised(
+    expected = scaled(influence) + scaled(
         [-2.0 if row == lowest else float(row == 0) for row in range(len(CAPTIONS))]
     )
     np.testing.assert_allclose(both.scores, expected, atol=1e-5)
@@ -98,10 +100,35 @@ def test_what_it_cannot_be_asked_is_refused(session):
         session.attribute(Concept("a red star", "red"), method="ekfac-presence")
 
 
-def test_a_concept_that_nothing_shows_is_refused(session, monkeypatch):
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_a_concept_that_nothing_shows_is_answered_by_the_influence_alone(session, monkeypatch):
     from headwater.attribution.scorers.content import with_presence
 
     monkeypatch.setattr(with_presence, "UNNAMED", 0.0)
-    unknown = Contribution("a green star", "green", context="prompt", draws=1)
-    with pytest.raises(QueryError, match="no caption names 'green', and the model sees it in no"):
-        session.attribute(unknown, method="ekfac-presence")
+    unknown = Contribution("a green star", "green", context="prompt", draws=2)
+    both = session.attribute(unknown, method="ekfac-presence")
+    influence = session.attribute(unknown, method="ekfac", damping=OWN)
+    np.testing.assert_allclose(both.scores, scaled(influence.scores), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_what_is_looked_at_is_the_same_at_any_damping(session, monkeypatch):
+    """One image of three, so that another order would show."""
+    from headwater.attribution.scorers.content import unnamed
+
+    monkeypatch.setattr(unnamed, "MOST", 1)
+    own = session.attribute(ASKED, method="ekfac-presence").scores
+    influence = session.attribute(ASKED, method="ekfac", damping=OWN).scores
+    seen = own - scaled(influence)
+    for damping in (10.0, 0.1):
+        both = session.attribute(ASKED, method="ekfac-presence", damping=damping).scores
+        there = session.attribute(ASKED, method="ekfac", damping=damping).scores
+        np.testing.assert_allclose(both - scaled(there), seen, atol=1e-4)
+
+
+def test_a_question_that_was_asked_needs_no_losses_again(session, monkeypatch):
+    from headwater.attribution.scorers.content import unnamed
+
+    first = session.attribute(ASKED, method="ekfac-presence").scores
+    monkeypatch.setattr(unnamed, "look", None)
+    np.testing.assert_array_equal(session.attribute(ASKED, method="ekfac-presence").scores, first)

@@ -19,12 +19,15 @@ from torch import Tensor
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.caption_losses import caption_losses
 from headwater.attribution.scorers.content.presence import (
+    SHARES,
     Kind,
     Losses,
     Versions,
     require_prompts,
     timesteps_of,
 )
+from headwater.queries.words.prompts import contains
+from headwater.storage import cache
 
 # Of the images whose caption names a value and no other, how many are looked at.
 SAMPLE = 8
@@ -65,42 +68,83 @@ def shown(
     Args:
         likely: where there are more than `MOST` images to look at, those where this is highest are.
 
+    What was found is kept by content: a question that was asked needs neither model nor images.
+
     Raises:
         MethodError: the model reads no prompts.
     """
-    require_prompts(resources.denoiser)
-    asked, spec = Versions.of(resources, kind, word), timesteps_of(resources.denoiser, seed)
-
-    tried = []
-
-    def losses(rows: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "t r v"]:
-        tried.append(len(rows) * len(columns))
-        texts = [[asked.texts[row][column] for column in columns] for row in rows]
-        if not rows:
-            return torch.empty(len(spec.timesteps), 0, len(columns))
-        return caption_losses(resources, rows, texts, spec)
-
+    asked = Versions.of(resources, kind, word)
     silent = torch.nonzero(~asked.named.any(1)).flatten()
     left = _highest(silent, likely)
-    passed_over = len(silent) - len(left)
-    own, values = kind.values.index(word), range(len(kind.values))
     few = sample_of(asked.named) if len(left) and kind.others(word) else []
-    sample = Losses(kind.values, losses(few, values), asked.named[few])
-    rivals = rivals_of(own, sample.told_apart(), asked.named)
+    facts = {
+        "shown": 1,
+        "model": [resources.index.manifest.model[each] for each in ("fingerprint", "dtype")],
+        "data": resources.index.fingerprint,
+        "values": [word, *kind.values],
+        "rows": [left.tolist(), few],
+        "texts": cache.key([asked.texts[row] for row in [*left.tolist(), *few]]),
+        "shares": list(SHARES),
+        "seed": seed,
+    }
+    kept = cache.remember(
+        resources.queries, facts, lambda: look(resources, asked, (kind, word), (left, few), seed)
+    )
+    unnamed = torch.zeros(len(asked.named), dtype=torch.bool)
+    unnamed[left] = kept.tensors["seen"]
+    sample = Losses(kind.values, kept.tensors["sample"], asked.named[few])
+    named = [
+        any(contains(text, word) for text in each.all_captions) for each in resources.index.samples
+    ]
+    passed_over = len(silent) - len(left)
+    return Shown(torch.tensor(named), unnamed, sample, kept.note["tried"], passed_over)
+
+
+def look(
+    resources: Resources,
+    asked: Versions,
+    what: tuple[Kind, str],
+    rows: tuple[Int[Tensor, " r"], Sequence[int]],
+    seed: int,
+) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """In which of these images the model sees the word, by the losses that this takes.
+
+    Args:
+        asked: what all images are captioned with.
+        what: the kind, and the word.
+        rows: those looked at, and the sample that tells which values the model tells apart.
+
+    Returns:
+        "seen" [r] and the losses of the "sample" [t, s, v]; of how many captions the loss was
+        wanted, as `Shown.tried`.
+    """
+    require_prompts(resources.denoiser)
+    spec = timesteps_of(resources.denoiser, seed)
+    (kind, word), (left, few), tried = what, rows, []
+
+    def losses(of: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "t r v"]:
+        tried.append(len(of) * len(columns))
+        texts = [[asked.texts[row][column] for column in columns] for row in of]
+        if not of:
+            return torch.empty(len(spec.timesteps), 0, len(columns))
+        return caption_losses(resources, of, texts, spec)
+
+    sample = losses(few, range(len(kind.values)))
+    own = kind.values.index(word)
+    apart = Losses(kind.values, sample, asked.named[list(few)]).told_apart()
+    rivals = rivals_of(own, apart, asked.named)
     if not rivals:  # the versions are the caption, and the same with the word
         own, rivals = 1, [0]
 
-    first, *others = rivals
+    places, (first, *others) = torch.arange(len(left)), rivals
     against, with_word = losses(left.tolist(), [first, own]).unbind(2)
     better = (against - with_word).mean(0) > 0
     for rival in others:
-        left, with_word = left[better], with_word[:, better]
-        better = (losses(left.tolist(), [rival])[..., 0] - with_word).mean(0) > 0
-    left = left[better]
-    unnamed = torch.zeros(len(asked.named), dtype=torch.bool)
-    unnamed[left] = True
-    named = asked.named[:, kind.values.index(word)]
-    return Shown(named, unnamed, sample, sum(tried), passed_over)
+        places, with_word = places[better], with_word[:, better]
+        better = (losses(left[places].tolist(), [rival])[..., 0] - with_word).mean(0) > 0
+    seen = torch.zeros(len(left), dtype=torch.bool)
+    seen[places[better]] = True
+    return {"seen": seen, "sample": sample}, {"tried": sum(tried)}
 
 
 def _highest(rows: Int[Tensor, " r"], likely: Float[Tensor, " n"] | None) -> Int[Tensor, " m"]:
