@@ -195,6 +195,29 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_what_is_left_out_meanwhile_is_estimated_by_the_method_that_is_shown(usual):
+    form = replace(form_of(FRESH), ask="contribution", draws=4)
+    early = next(answers.ask(usual, form))
+    (answer,) = early.answers
+    row = answer.top(1)[0].row
+    left = replace(early, left_out=(usual.index.samples[row].id,))
+    ((_, group),) = answers.estimates(usual, left)
+    assert group.score == pytest.approx(float(answer.scores[row]), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_beside_a_whole_picture_nothing_is_sooner(usual, tmp_path):
+    """Which another method answers, at a damping of its own."""
+    form = replace(form_of(FRESH), ask="contribution", draws=4, whole=True)
+    early, late = answers.ask(usual, form)
+    methods = [[answer.method for answer in found.answers] for found in (early, late)]
+    assert methods == [["ekfac", "ekfac-presence"]] * 2
+    assert early.coming == "more are being made" and late.coming == ""
+    with pytest.raises(MethodError, match="ekfac-presence cannot be asked for a whole image"):
+        next(answers.ask(usual, replace(form, method="ekfac-presence")))
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
     """As what words gain, in pictures of the page's guidance, by the influence first."""
     asked, attribute = [], Session.attribute

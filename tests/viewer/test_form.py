@@ -94,12 +94,12 @@ def test_what_is_asked_is_what_the_method_is_for_unless_somebody_says_it(session
 
 def test_the_first_answer_comes_early_where_draws_go_on(sessions):
     index = sessions["all"].index
-    assert stages(index, Form(draws=32), "concept") == [Form(draws=2), Form(draws=32)]
-    assert stages(index, Form(draws=2), "concept") == [Form(draws=2)]
+    assert stages(index, Form(draws=32), ["concept"]) == [Form(draws=2), Form(draws=32)]
+    assert stages(index, Form(draws=2), ["concept"]) == [Form(draws=2)]
     alone = Form(method="presence")
-    assert stages(index, alone, "concept") == [alone]
+    assert stages(index, alone, ["concept"]) == [alone]
     with pytest.raises(MethodError):
-        stages(index, Form(method="no such"), "concept")
+        stages(index, Form(method="no such"), ["concept"])
 
 
 @pytest.mark.parametrize(

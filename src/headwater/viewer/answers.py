@@ -28,7 +28,6 @@ from headwater.queries.query import Question
 from headwater.report.export import Ends, ends
 from headwater.viewer.form import (
     MOST_CONCEPTS,
-    SOONER,
     Form,
     options_of,
     questions_of,
@@ -46,14 +45,19 @@ class Found:
     """Answers to what a form asks.
 
     Attributes:
-        draws: that were asked for so far.
+        stage: what was asked for so far on the way to `form`: fewer draws, a method that is sooner.
         left_out: ids of images that a person took out of the ranking.
     """
 
     form: Form
     answers: tuple[Attribution, ...]
-    draws: int
+    stage: Form
     left_out: tuple[str, ...] = ()
+
+    @property
+    def draws(self) -> int:
+        """How many were asked for so far."""
+        return self.stage.draws
 
     @property
     def last(self) -> bool:
@@ -63,8 +67,7 @@ class Found:
     @property
     def coming(self) -> str:
         """What is still to come, in words; "" after the last."""
-        first = self.answers[0]
-        sooner = SOONER.get(self.form.method or first.index.recipe.method) == first.method
+        sooner = self.stage.method != self.form.method
         seen = ", and what the model sees in each image is added" if sooner else ""
         return "" if self.last else f"more are being made{seen}"
 
@@ -101,8 +104,8 @@ def ask(session: Session, form: Form) -> Iterator[Found]:
     Raises:
         HeadwaterError: the question or how it is to be answered makes no sense for this index.
     """
-    kind = questions_of(form)[-1].kind
-    for stage in stages(session.index, form, kind):
+    kinds = [question.kind for question in questions_of(form)]
+    for stage in stages(session.index, form, kinds):
         yield replace(answered(session, stage, stage.draws), form=form)
 
 
@@ -112,8 +115,8 @@ def answered(session: Session, form: Form, draws: int) -> Found:
     Raises:
         HeadwaterError: as of `ask`.
     """
-    questions = questions_of(replace(form, draws=draws))
-    return Found(form, tuple(session.attribute(questions, **options_of(form))), draws)
+    stage = replace(form, draws=draws)
+    return Found(form, tuple(session.attribute(questions_of(stage), **options_of(form))), stage)
 
 
 def rankings(session: Session, found: Found) -> list[tuple[Attribution, Ends]]:
@@ -152,9 +155,8 @@ def estimates(session: Session, found: Found) -> list[tuple[str, Group]]:
     known = rows_by_id(session.index.samples, set(found.left_out))
     if not known:
         return []
-    questions = questions_of(replace(found.form, draws=found.draws))
-    options = {**options_of(found.form), "group_by": {LEFT_OUT: list(known)}}
-    answers = session.attribute(questions, **options)
+    options = {**options_of(found.stage), "group_by": {LEFT_OUT: list(known)}}
+    answers = session.attribute(questions_of(found.stage), **options)
     return [
         (answer.query.title, group)
         for answer in answers
@@ -218,7 +220,7 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     same: dict[str, Any] = {"seed": form.seed}
     if form.ask in OUTPUTS:  # their pictures are those that the page draws
         same["guidance"] = form.guidance
-    for stage in stages(session.index, form, made.kind):
+    for stage in stages(session.index, form, [made.kind]):
         how = {"method": stage.method or None, "damping": stage.damping}
         questions: list[Question] = [
             made(caption, each, draws=stage.draws, **same) for each in words

@@ -6,7 +6,7 @@ Everything comes from outside. Nothing of it names a file or a function, and eac
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,21 +143,27 @@ def options_of(form: Form) -> dict[str, Any]:
     }
 
 
-def stages(index: Index, form: Form, kind: str) -> list[Form]:
+def stages(index: Index, form: Form, kinds: Iterable[str]) -> list[Form]:
     """What is asked on the way to a form's answer, and the form.
 
     A method that goes on from the draws that were made shows a first answer early.
 
     Args:
-        kind: of the question, a key of `methods.row.QUESTIONS`.
+        kinds: of the questions, keys of `methods.row.QUESTIONS`.
+
+    Raises:
+        MethodError: one of them cannot be asked.
     """
-    method = choose(form.method or None, index.recipe.method, index.methods(), kind)
-    if method.scorer not in TOGETHER or form.draws <= FIRST_DRAWS:
+    known = form.method or None, index.recipe.method, index.methods()
+    methods = {choose(*known, kind) for kind in kinds}
+    last = all(method.scorer not in TOGETHER for method in methods)
+    if last or form.draws <= FIRST_DRAWS:
         return [form]
-    soon = replace(form, draws=FIRST_DRAWS)
-    if method.name in SOONER:  # at the damping of what is to come, whose draws these are
-        damping = form.damping or method.damping
-        soon = replace(soon, method=SOONER[method.name], damping=damping)
+    soon, first = replace(form, draws=FIRST_DRAWS), next(iter(methods))
+    if len(methods) == 1 and first.name in SOONER:
+        # at the damping of what is to come, whose draws these are
+        damping = form.damping or first.damping
+        soon = replace(soon, method=SOONER[first.name], damping=damping)
     return [soon, form]
 
 
