@@ -30,6 +30,7 @@ from headwater.methods.choice import choose
 from headwater.methods.row import Method
 from headwater.queries.concept import Concept
 from headwater.queries.feature import Feature
+from headwater.queries.outputs.output import Output
 from headwater.queries.query import Question
 
 # Scores of draws that stand in memory at once, of questions that are answered together: 1 GB.
@@ -223,12 +224,13 @@ def require_question(query: Any) -> None:
 
 def _require_alternatives_of_use(query: Question, method: Method, options: Options) -> None:
     """Refuse alternatives that nothing would look at."""
-    given = isinstance(query, Concept) and query.alternatives is not None
+    given = isinstance(query, Concept | Output) and query.alternatives is not None
     by_presence = (options.candidates or "").startswith("presence")
-    if given and method.scorer != "presence" and not by_presence:
+    if given and method.scorer not in ("presence", "with_presence") and not by_presence:
+        other = "ekfac-presence" if isinstance(query, Output) else "presence"
         raise MethodError(
             f"{method.name} tells a concept from no alternatives: leave --alternatives out, or ask "
-            "--method presence"
+            f"--method {other}"
         )
 
 

@@ -19,6 +19,7 @@ from headwater.attribution.scorers.content.presence import presence
 from headwater.errors import QueryError
 from headwater.features.embeddings import latents
 from headwater.queries.concept import Concept
+from headwater.queries.outputs.output import Output
 from headwater.queries.query import Question
 from headwater.storage import cache
 
@@ -71,11 +72,12 @@ def _first(likeness: Float[Tensor, " n"], count: int, among: Sequence[int] | Non
 
 
 def _presence(resources: Resources, query: Question) -> Float[Tensor, " n"]:
-    if not isinstance(query, Concept):
+    asked = query.slider if isinstance(query, Output) else query
+    if not isinstance(asked, Concept):
         raise QueryError(
             f"--candidates presence:COUNT is of words, and {query.title!r} is none: give clip:COUNT"
         )
-    return presence(resources, query)
+    return presence(resources, asked)
 
 
 def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Float[Tensor, "n k"]:

@@ -1,6 +1,7 @@
 """What every method scores every image for every concept: asked once, kept, found again."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def test_every_method_is_answered_by_the_first_index_that_serves_it(places):
         "pixel-cosine": indexes[0],
         "random": indexes[0],
     }
+    usual = SimpleNamespace(
+        methods=lambda: ["ekfac", "ekfac-presence", "presence"],
+        recipe=SimpleNamespace(method="ekfac-presence"),
+    )
+    named = [method.name for method in select_methods([usual])]
+    assert named == ["ekfac", "ekfac-presence"], "what it was built for, though it is slow"
     every = {method.name for method in select_methods(indexes, ["all"])}
     by_name = {"unlearning", "mucs", "nda", "presence", "concept-trak-d"}
     assert every == {method.name for method in found} | by_name

@@ -97,7 +97,7 @@ def select_methods(
 
     Args:
         names: which; ("all",) for all that are served. By default slow ones and second names of
-            a method are left out.
+            a method are left out, unless an index was built for them.
         ask: as of `QuestionOptions`.
 
     Raises:
@@ -107,8 +107,9 @@ def select_methods(
     for index in indexes:
         served = {name: index for name in index.methods()} | served
     askable = [m for name, m in METHODS.items() if name in served and query_kind(m, ask)]
+    built_for = {index.recipe.method for index in indexes}
     if not names:
-        chosen = [m.name for m in askable if not m.slow and not m.alias_of]
+        chosen = [m.name for m in askable if m.name in built_for or not (m.slow or m.alias_of)]
     else:
         chosen = [m.name for m in askable] if list(names) == ["all"] else list(dict.fromkeys(names))
     for name in chosen:

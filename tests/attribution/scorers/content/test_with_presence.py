@@ -1,5 +1,7 @@
 """Influence with presence against a plain sum of what either says on its own."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -132,3 +134,17 @@ def test_a_question_that_was_asked_needs_no_losses_again(session, monkeypatch):
     first = session.attribute(ASKED, method="ekfac-presence").scores
     monkeypatch.setattr(unnamed, "look", None)
     np.testing.assert_array_equal(session.attribute(ASKED, method="ekfac-presence").scores, first)
+
+
+def test_alternatives_are_of_what_is_seen_alone(session):
+    given = replace(ASKED, alternatives=("pink",))
+    with pytest.raises(MethodError, match=r"ekfac tells a concept from no .* --method ekfac-pres"):
+        session.attribute(given, method="ekfac")
+    asked = session.attribute(given, method="ekfac-presence").provenance["query"]
+    assert (asked["alternatives"], asked["alternatives from"]) == (["pink"], "given")
+
+
+def test_candidates_by_what_the_model_sees(session):
+    answer = session.attribute(ASKED, method="ekfac", candidates="presence:2")
+    seen = session.attribute(Concept("a red star", "red"), method="presence")
+    assert sorted(answer.competing) == sorted(np.argsort(-seen.scores)[:2])
