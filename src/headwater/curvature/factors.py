@@ -19,9 +19,9 @@ from headwater.gradients.layers import Call, factors, is_outer_product, paramete
 
 # The widest block of a side: its matrix is 64 MB, and eigenvectors of it take under a minute.
 SIDE = 4096
-# Of all blocks together: 2 GiB, of sums in memory and of each part of the images on disk. The
-# cross-attention of Stable Diffusion 1 has a fifth of that, a LoRA of all layers of Flux would have
-# many times as many.
+# Of all blocks together: 2 GiB, and as much again for sums of a batch, and for each part of the
+# images that is on disk while others are looked at. The cross-attention of Stable Diffusion 1 has a
+# fifth of that, a LoRA of all layers of Flux would have many times as many.
 MOST_NUMBERS = 2**29
 SIDES = ("inputs", "outputs")
 

@@ -35,7 +35,7 @@ MOST_IMAGES = 20_000
 # Of as many or more, each of two passes looks at half, the one at those that the other does not:
 # moments of images that had no part in the bases are not too large along their own axes.
 SHARED = 512
-VERSION = 2
+VERSION = 1
 
 # The passes, and the file that is made of the parts of each.
 RESULTS = {"factors": "bases", "moments": "moments"}
@@ -131,6 +131,8 @@ def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
         "recipe": {name: getattr(recipe, name) for name in decides},
     }
     images = manifest.data["rows"]
+    if _shared(recipe.curvature, _looked_at(images)):  # else as it always was
+        facts["passes"] = "a half each"
     return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
 
 
@@ -142,11 +144,20 @@ def parts_of(curvature: str, images: int, name: str) -> list[range]:
     >>> {len(part) for part in parts_of("kfac", 10**8, "factors")}
     {1250}
     """
-    chosen = range(0, images, -(-images // MOST_IMAGES))
-    if curvature == "ekfac" and len(chosen) >= SHARED:
+    chosen = _looked_at(images)
+    if _shared(curvature, chosen):
         chosen = chosen[list(RESULTS).index(name) :: 2]
     count = min(MOST_PARTS, -(-len(chosen) // PART_IMAGES))
     return [chosen[number::count] for number in range(count)]
+
+
+def _looked_at(images: int) -> range:
+    return range(0, images, -(-images // MOST_IMAGES))
+
+
+def _shared(curvature: str, chosen: range) -> bool:
+    """Whether each of two passes looks at half of these images."""
+    return curvature == "ekfac" and len(chosen) >= SHARED
 
 
 # --- what it takes --------------------------------------------------------------------------------
@@ -194,13 +205,14 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     """The curvature of these layers.
 
     Raises:
-        StoreError: a file of it is missing or damaged.
+        StoreError: a file of it is missing, damaged, or of another fit.
     """
     read = {name: fit.read_with_digest(name) for name in ("bases", "moments")}
     missing = [name for name, found in read.items() if found is None]
     if missing:
         raise StoreError(
-            f"{fit.folder / missing[0]}.safetensors is missing or damaged: `headwater repair "
+            f"{fit.folder / missing[0]}.safetensors is missing, damaged, or of a fit that is made "
+            "otherwise now: `headwater repair "
             f"{fit.folder.parent}` fits it anew"
         )
     (bases, of_bases), (moments, of_moments) = filter(None, read.values())

@@ -41,6 +41,8 @@ def fit_curvature(fit: Fit, layers: Mapping[str, nn.Module], work: Work) -> None
             if fit.read("bases") is None:
                 sums = _sums(fit, "factors")
                 fit.write("bases", eigenbases(sums, int(sums.pop("probes"))))
+            for part in fit.folder.glob("factors-*"):  # as large as the file of all, each of them
+                part.unlink(missing_ok=True)
     if fit.read("moments") is None:
         looked_at = to_look_at(fit.recipe, layers)
         if looked_at:
@@ -92,13 +94,13 @@ def _do_parts(fit: Fit, name: str, work: Work) -> None:
 
 def _sums(fit: Fit, name: str) -> dict[str, Tensor]:
     """Of all parts, in float64: there are many."""
-    numbers = range(len(fit.parts(name)))
-    return added(_doubled(fit.read(f"{name}-{number}")) for number in numbers)
-
-
-def _doubled(part: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    assert part is not None, "a part was written a moment ago"
-    return {name: value.double() for name, value in part.items()}
+    total: dict[str, Tensor] = {}
+    for number in range(len(fit.parts(name))):
+        part = fit.read(f"{name}-{number}")
+        assert part is not None, "a part was written a moment ago"
+        for key, value in part.items():
+            total[key] = total[key].add_(value) if key in total else value.double()
+    return total
 
 
 @dataclass(frozen=True)
