@@ -69,7 +69,8 @@ def index(
     dim: Annotated[
         int | None,
         typer.Option(
-            help="Features per image (8192; 32768 of ekfac and kfac; or all parameters if fewer)."
+            help="Features per image (32768 of ekfac-presence, ekfac and kfac, else 8192; all "
+            "parameters if fewer)."
         ),
     ] = None,
     projection: Annotated[
@@ -87,7 +88,7 @@ def index(
         ),
     ] = "uniform",
     curvature_targets: Annotated[
-        str, typer.Option(help="Of ekfac and kfac: of the model (Gauss-Newton) or of the data.")
+        str, typer.Option(help="Of a curvature: that of the model (Gauss-Newton) or of the data.")
     ] = "model",
     draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
     clip: ClipFolder = None,

@@ -89,8 +89,8 @@ def concept(
 
     It is asked for by words of a prompt, by a picture that shows it (--local), by a score of
     pictures (--reward, --reward-text), as the paper does (--preset), or by a feature that was
-    computed elsewhere (--feature). An index that was built for `ekfac` is asked which images the
-    model would know it less well without (--ask contribution).
+    computed elsewhere (--feature). Where nothing else is said, an index is asked what its method is
+    for; the usual one: which images would the model know it less well without?
     """
     asked = {**given, "draws": number_or_auto("--draws", draws)}
     asked["alternatives"] = own.alternatives_in(alternatives)

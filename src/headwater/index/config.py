@@ -181,7 +181,7 @@ def _of_curvature(row: Method, given: IndexOptions) -> dict[str, Any]:
     if not row.curvature:
         if targets != IndexOptions.curvature_targets:
             raise MethodError(
-                f"--curvature-targets is for methods with a curvature (ekfac); {row.name} has none"
+                f"--curvature-targets is for methods with a curvature; {row.name} has none"
             )
         return {}
     if given.projection == "factored":

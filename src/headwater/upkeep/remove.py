@@ -25,8 +25,8 @@ def remove(
     """Ask an index without some of its images from now on; returns their ids.
 
     Scores, kernel and captions are then those of an index that was built without them. Their rows
-    stay on disk, so that `restore` can bring them back. A curvature (`ekfac`, `kfac`) stays the
-    one that was fitted with them.
+    stay on disk, so that `restore` can bring them back. A curvature stays the one that was
+    fitted with them.
 
     Args:
         ids: or a file with one on each line; None for all.
