@@ -101,9 +101,9 @@ def test_a_model_that_reads_no_prompts_is_asked_about_the_picture_alone(photos, 
     (answer,) = why(session, photos / "train-00000.png", said.append, prompt="a star")
     assert (answer.query.kind, answer.method) == ("image", "ekfac") and answer.scores.std() > 0
     assert said == [
-        f"'star' is left out: {free} reads no prompts, so it cannot be asked what it sees by them"
+        f"'star' is left out: {free} reads no prompts, so it cannot be asked for a concept"
     ]
-    with pytest.raises(MethodError, match="reads no prompts, so it cannot be asked what it sees"):
+    with pytest.raises(MethodError, match="reads no prompts, so it cannot be asked for a concept"):
         session.attribute(Contribution("a star", "star"))
 
 

@@ -13,7 +13,7 @@ from headwater.errors import MethodError, QueryError
 from headwater.methods.choice import usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import OUTPUTS
+from headwater.queries.outputs.output import question_of
 from headwater.queries.query import Question
 from headwater.queries.words.content import content_words
 
@@ -88,11 +88,12 @@ def answers_of(
     whole, *others = asked
     answers = [session.attribute(whole, note=note)]
     index = session.index
-    made = OUTPUTS.get(usual_ask(None, index.recipe.method, index.methods()))
-    same = {"seed": whole.seed, "guidance": whole.guidance} if isinstance(whole, Image) else {}
+    ask = usual_ask(None, index.recipe.method, index.methods())
+    guidance = whole.guidance if isinstance(whole, Image) else Image.guidance
     for question in others:
-        if made and isinstance(question, Concept):
-            question = made(question.prompt, question.concept, **same)
+        if isinstance(question, Concept):
+            prompt, words, seed = question.prompt, question.concept, question.seed
+            question = question_of(ask, prompt, words, guidance=guidance, seed=seed)
         try:
             answers.append(session.attribute(question, note=note))
         except (QueryError, MethodError) as error:

@@ -23,8 +23,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import OUTPUTS, Output
-from headwater.queries.query import Question
+from headwater.queries.outputs.output import Output, question_of
 from headwater.report.export import Ends, ends
 from headwater.viewer.form import (
     MOST_CONCEPTS,
@@ -216,15 +215,11 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    made = OUTPUTS.get(form.ask, Concept)
-    same: dict[str, Any] = {"seed": form.seed}
-    if form.ask in OUTPUTS:  # their pictures are those that the page draws
-        same["guidance"] = form.guidance
-    for stage in stages(session.index, form, [made.kind]):
+    same: dict[str, Any] = {"seed": form.seed, "guidance": form.guidance}
+    asked = [question_of(form.ask, caption, each, **same) for each in words]
+    for stage in stages(session.index, form, [asked[0].kind]):
         how = {"method": stage.method or None, "damping": stage.damping}
-        questions: list[Question] = [
-            made(caption, each, draws=stage.draws, **same) for each in words
-        ]
+        questions = [replace(each, draws=stage.draws) for each in asked]
         found = session.attribute(questions, **how)
         yield stage.draws, [place(answer, row) for answer in found]
 

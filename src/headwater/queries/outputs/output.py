@@ -165,6 +165,24 @@ class Loss(Output):
 OUTPUTS: Mapping[str, type[Output]] = {each.kind: each for each in (Contribution, Loss)}
 
 
+def question_of(
+    ask: str, prompt: str, words: str, *, guidance: float, **same: Any
+) -> Concept | Output:
+    """What is asked of words: an output by its name, else ("slider") their direction.
+
+    Args:
+        guidance: of pictures that the model makes for an output.
+        same: of either, such as draws and seed.
+
+    >>> question_of("slider", "a red star", "star", guidance=5.0, seed=1).kind
+    'concept'
+    """
+    made = OUTPUTS.get(ask)
+    if made is None:
+        return Concept(prompt, words, **same)
+    return made(prompt, words, guidance=guidance, **same)
+
+
 @dataclass(frozen=True)
 class OutputDrawer:
     """An output on one picture a draw, noised at every timestep of the index."""
