@@ -522,7 +522,7 @@ def test_a_toy_method_takes_less_than_twenty_lines(world, tiny_model, tiny_image
         assert entry["score"] == pytest.approx(exact[ids.index(entry["id"])].item(), abs=1e-2)
     assert "toy" in {row["name"] for row in json.loads(headwater("methods", "--json").out)}
     assert "there is no method 'toys'" in headwater("index", tiny_model, tiny_images,
-        world.folder / "toys", "--method", "toys", *FAST).err  # fmt: skip
+        world.folder / "toys", *FAST, "--method", "toys").err  # fmt: skip
 
 
 # --- what it costs ------------------------------------------------------------------------------

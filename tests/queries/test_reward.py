@@ -333,9 +333,10 @@ def test_a_reward_is_answered(index, here, tmp_path):
     assert len(scores) == 8 and scores == sorted(scores, reverse=True) and scores[0] > scores[-1]
     again = headwater(*ask)
     assert again.code == 0 and "using the query gradient computed before" in again.err
-    assert again.out.splitlines()[1:3] == [
+    assert again.out.splitlines()[1:4] == [
         f"{name!r} in {PROMPT!r}",
-        "concept-trak-unguided, asked what raises this reward along trajectories of the prompt",
+        "concept-trak-unguided, asked what raises this reward along trajectories of the",
+        "prompt",
     ]
 
 

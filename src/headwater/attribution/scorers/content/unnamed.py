@@ -173,7 +173,7 @@ def sample_of(named: Bool[Tensor, "n v"]) -> list[int]:
     """For each value up to `SAMPLE` rows that name it alone, evenly spread.
 
     >>> sample_of(torch.eye(2).bool().repeat_interleave(40, 0))[:4]
-    [0, 2, 5, 7]
+    [0, 5, 10, 15]
     """
     alone = named & (named.sum(1) == 1)[:, None]
     chosen: set[int] = set()
