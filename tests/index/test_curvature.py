@@ -183,7 +183,7 @@ def test_targets_are_of_the_model_or_of_the_data(tmp_path, denoiser, images, alo
 def test_what_a_plan_refuses(denoiser):
     with pytest.raises(ParameterError, match="--curvature-targets 'mine' is not one of model, dat"):
         plan(denoiser, method="ekfac", curvature_targets="mine")
-    with pytest.raises(MethodError, match=r"is for methods with a curvature .*; trak has none"):
+    with pytest.raises(MethodError, match="is for methods with a curvature; trak has none"):
         plan(denoiser, method="trak", curvature_targets="data")
     with pytest.raises(ParameterError, match="--projection factored never forms the gradient"):
         plan(denoiser, method="ekfac", projection="factored")

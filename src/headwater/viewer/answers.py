@@ -219,7 +219,7 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     asked = [question_of(form.ask, caption, each, **same) for each in words]
     for stage in stages(session.index, form, [asked[0].kind]):
         how = {"method": stage.method or None, "damping": stage.damping}
-        questions = [replace(each, draws=stage.draws) for each in asked]
+        questions: list[Question] = [replace(each, draws=stage.draws) for each in asked]
         found = session.attribute(questions, **how)
         yield stage.draws, [place(answer, row) for answer in found]
 
