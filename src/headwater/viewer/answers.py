@@ -24,6 +24,7 @@ from headwater.models.sampling import Picture
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
 from headwater.queries.outputs.output import Output, question_of
+from headwater.queries.query import Question
 from headwater.report.export import Ends, ends
 from headwater.viewer.form import (
     MOST_CONCEPTS,
