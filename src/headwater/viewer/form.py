@@ -156,8 +156,8 @@ def stages(index: Index, form: Form, kinds: Iterable[str]) -> list[Form]:
     """
     known = form.method or None, index.recipe.method, index.methods()
     methods = {choose(*known, kind) for kind in kinds}
-    last = all(method.scorer not in TOGETHER for method in methods)
-    if last or form.draws <= FIRST_DRAWS:
+    goes_on = any(method.scorer in TOGETHER for method in methods)
+    if not goes_on or form.draws <= FIRST_DRAWS:
         return [form]
     soon, first = replace(form, draws=FIRST_DRAWS), next(iter(methods))
     if len(methods) == 1 and first.name in SOONER:

@@ -152,7 +152,7 @@ def parts_of(curvature: str, images: int, name: str) -> list[range]:
 
 
 def _looked_at(images: int) -> range:
-    return range(0, images, -(-images // MOST_IMAGES))
+    return range(0, images, max(1, -(-images // MOST_IMAGES)))
 
 
 def _shared(curvature: str, chosen: range) -> bool:
@@ -212,8 +212,7 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     if missing:
         raise StoreError(
             f"{fit.folder / missing[0]}.safetensors is missing, damaged, or of a fit that is made "
-            "otherwise now: `headwater repair "
-            f"{fit.folder.parent}` fits it anew"
+            f"otherwise now: `headwater repair {fit.folder.parent}` fits it anew"
         )
     (bases, of_bases), (moments, of_moments) = filter(None, read.values())
     if fit.metric and fit.metric != metric_of(of_bases, of_moments):

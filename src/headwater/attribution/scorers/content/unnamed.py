@@ -65,10 +65,10 @@ def shown(
 ) -> Shown:
     """Where a word's concept is among the images of an index.
 
+    What was found is kept by content: what was asked before needs neither model nor images.
+
     Args:
         likely: where there are more than `MOST` images to look at, those where this is highest are.
-
-    What was found is kept by content: a question that was asked needs neither model nor images.
 
     Raises:
         MethodError: the model reads no prompts.
