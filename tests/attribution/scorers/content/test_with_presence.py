@@ -148,3 +148,18 @@ def test_candidates_by_what_the_model_sees(session):
     answer = session.attribute(ASKED, method="ekfac", candidates="presence:2")
     seen = session.attribute(Concept("a red star", "red"), method="presence")
     assert sorted(answer.competing) == sorted(np.argsort(-seen.scores)[:2])
+
+
+def test_a_kept_answer_needs_neither_images_nor_model(tmp_path, tiny_model, monkeypatch):
+    """Some captions name no colour, so that the model was asked what it sees there."""
+    pictures, folder = load(tiny_folder(tmp_path / "tiny", len(CAPTIONS))), tmp_path / "images"
+    folder.mkdir()
+    for row, caption in enumerate(CAPTIONS):
+        pictures.image(row).save(folder / f"{row}.png")
+        (folder / f"{row}.txt").write_text(caption)
+    options = dict(method="ekfac-presence", timesteps=2, dim=64)
+    build_index(Denoiser.load(tiny_model), load(folder), tmp_path / "index", **options)
+    first = Session.open(tmp_path / "index").attribute(ASKED).scores
+    folder.rename(tmp_path / "moved")
+    monkeypatch.setattr(Denoiser, "load", None)
+    np.testing.assert_array_equal(Session.open(tmp_path / "index").attribute(ASKED).scores, first)
