@@ -175,7 +175,7 @@ def test_rows_follow_a_curvature_that_is_fitted_anew(tmp_path, tiny_model, compu
     scores = Session.open(folder).attribute(query).scores
     flip(folder / "curvature/bases.safetensors")
     assert [finding.file for finding in verify(folder)] == ["curvature/bases.safetensors"]
-    with pytest.raises(StoreError, match=r"bases\.safetensors is missing or damaged: `headwater r"):
+    with pytest.raises(StoreError, match=r"bases\.safetensors is missing, damaged, or of a fit"):
         Session.open(folder).attribute(query, fresh=True)
     computed.clear()
     with pytest.MonkeyPatch.context() as patch:
