@@ -125,12 +125,18 @@ def unnamed(session: Session, given: argparse.Namespace) -> None:
     for truth in read_truths("scenes", session.index.samples):
         kind = kind_of(session, Concept(truth.prompt, truth.concept))
         whole, found = losses_of(session, kind, truth.concept), shown(session, kind, truth.concept)
-        seen = (whole.margins(truth.concept).mean(0) > 0) & ~whole.named.any(1)
+        silent = ~whole.named.any(1)
+        seen = (whole.margins(truth.concept).mean(0) > 0) & silent
+        shows = torch.tensor(truth.shows) & silent
         rows.setdefault(attribute_of(truth.concept), []).append({
-            "captions that name none": float((~whole.named.any(1)).sum()),
-            "seen": float(seen.sum()),
-            "seen by one alone": float((seen != found.unnamed).sum()),
-            "tried, of all": found.tried / whole.named.numel(),
+            "captions that name none": int(silent.sum()),
+            "show it": int(shows.sum()),
+            "seen": int(seen.sum()),
+            "right": int((seen & shows).sum()),
+            "seen by few": int(found.unnamed.sum()),
+            "of these right": int((found.unnamed & shows).sum()),
+            "seen by one alone": int((seen != found.unnamed).sum()),
+            "losses, of all": found.losses / whole.losses.numel(),
         })  # fmt: skip
     table = [
         {"kind": kind, "concepts": len(own)}

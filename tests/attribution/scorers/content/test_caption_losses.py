@@ -9,7 +9,8 @@ from support.tiny import tiny_folder
 import headwater
 from headwater import Denoiser, Session
 from headwater.attribution.scorers.content import caption_losses as module
-from headwater.attribution.scorers.content.caption_losses import caption_losses
+from headwater.attribution.scorers.content.caption_losses import best_caption, caption_losses
+from headwater.attribution.scorers.content.sequential import Course
 from headwater.features.spec import ProbeSpec
 from headwater.models.sampling import seeded_noise
 
@@ -115,3 +116,17 @@ def test_losses_do_not_depend_on_the_batch(empty, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 1)
     apart = caption_losses(empty, range(N), TEXTS, SPEC)
     torch.testing.assert_close(apart, together, rtol=1e-6, atol=1e-7)
+
+
+def test_the_best_caption_is_that_of_the_losses(empty, monkeypatch):
+    """Block by block, each kept."""
+    course = Course([1, 0], [0.0, 0.0])  # the later timestep alone decides
+    exact = plain_losses(empty, range(N), TEXTS, SPEC)[1]
+    monkeypatch.setattr(module, "BLOCK", 2)
+    found, wanted = best_caption(empty, range(N), TEXTS, course, SPEC)
+    assert found.tolist() == (exact[:, 1:] > exact[:, :1]).all(1).tolist()
+    assert 2 * N <= wanted <= 3 * N
+    monkeypatch.setattr(module, "_best", lambda *_: pytest.fail("computed twice"))
+    again, counted = best_caption(empty, range(N), TEXTS, course, SPEC)
+    assert torch.equal(again, found) and counted == wanted
+    assert len(best_caption(empty, [], [], course, SPEC)[0]) == 0

@@ -1,6 +1,6 @@
 """Where a concept is that captions do not name: as presence tells it, for fewer losses."""
 
-from types import SimpleNamespace
+from shutil import rmtree
 
 import pytest
 import torch
@@ -8,8 +8,14 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import unnamed
-from headwater.attribution.scorers.content.presence import Kind, Losses, Versions, losses_of
-from headwater.attribution.scorers.content.unnamed import look, rivals_of, sample_of, shown
+from headwater.attribution.scorers.content.presence import Kind, Losses, losses_of
+from headwater.attribution.scorers.content.sequential import Course
+from headwater.attribution.scorers.content.unnamed import (
+    rivals_of,
+    sample_of,
+    shown,
+    told_margins,
+)
 
 COLOURS = ("blue", "orange", "pink", "red")
 SILENT = ["a star", "a moon", "a heart", "a sun", "a tree", "a ring"]
@@ -35,8 +41,8 @@ def test_it_is_what_presence_tells(session, word):
     assert torch.equal(found.unnamed, seen)
     assert torch.equal(found.named, whole.named[:, COLOURS.index(word)])
     assert torch.equal(found.sample.told_apart(), whole.told_apart())
-    silent = len(SILENT) * 2
-    assert silent * 2 <= found.tried - 16 * 4 <= silent * 4
+    silent, timesteps = len(SILENT) * 2, len(whole.losses)
+    assert silent * timesteps * 2 <= found.losses - 16 * 4 * timesteps <= silent * timesteps * 4
 
 
 @pytest.mark.parametrize("word", COLOURS)
@@ -56,6 +62,31 @@ def test_few_that_name_a_value_tell_whether_it_is_a_rival(session, word, monkeyp
     assert torch.equal(found.sample.told_apart(), apart)
 
 
+@pytest.mark.parametrize("word", COLOURS)
+def test_a_course_spares_losses(session, word, monkeypatch):
+    """With bounds of 0 the first timestep of its order decides."""
+    whole, all_taken = losses_of(session, KIND, word), shown(session, KIND, word)
+    rivals = [v for v in range(len(COLOURS)) if v != COLOURS.index(word)]
+    apart = [v for v in rivals if whole.told_apart()[v]] or rivals
+    at = whole.losses[1]
+    seen = (at[:, apart] > at[:, [COLOURS.index(word)]]).all(1) & ~whole.named.any(1)
+    rmtree(session.queries)
+    monkeypatch.setattr(unnamed, "course_of", lambda _: Course([1, 0, 2], [0.0, 0.0, 0.0]))
+    found = shown(session, KIND, word)
+    assert torch.equal(found.unnamed, seen) and found.losses < all_taken.losses
+
+
+def test_margins_of_what_captions_name(session):
+    whole = losses_of(session, KIND, "red")
+    apart = [v for v in range(4) if whole.told_apart()[v]]
+    expected = [
+        [float(t[row, w] - t[row, v]) for v in apart for row in range(4 * v, 4 * v + 4)
+         for w in apart if w != v]
+        for t in whole.losses
+    ]  # fmt: skip
+    torch.testing.assert_close(told_margins(whole).tolist(), expected)
+
+
 def test_some_are_seen_and_some_are_not(session):
     """Else the test before would say little."""
     counts = [int(shown(session, KIND, word).unnamed.sum()) for word in COLOURS]
@@ -68,39 +99,14 @@ def test_a_word_without_others_is_asked_of_captions_that_lack_it(session):
     found = shown(session, alone, "red")
     seen = (whole.margins("red").mean(0) > 0) & ~whole.named.any(1)
     assert torch.equal(found.unnamed, seen) and int(found.named.sum()) == 4
-    assert found.tried == 2 * (len(CAPTIONS) - 4)  # with the word, and as they are
+    assert found.losses == 3 * 2 * (len(CAPTIONS) - 4)  # with the word, and as they are
 
 
 def test_where_all_captions_name_a_value_the_model_is_not_asked(session):
     kind = Kind(("heart", "moon", "ring", "star", "sun", "tree"), "given")
     found = shown(session, kind, "moon")
-    assert found.tried == 0 and not found.unnamed.any() and int(found.named.sum()) == 2
+    assert found.losses == 0 and not found.unnamed.any() and int(found.named.sum()) == 2
     assert found.sample.told_apart().all()
-
-
-def test_an_image_is_done_with_at_the_first_value_that_explains_it_better(monkeypatch):
-    """Losses as they are given: the word at 1, one value below in every image, others above."""
-    asked = []
-
-    def given(resources, rows, texts, spec):
-        asked.append((list(rows), [text for each in texts for text in each]))
-        value = {"red": 1.0, "blue": 0.5, "orange": 2.0, "pink": 2.0}
-        return torch.tensor([[[value[text] for text in each] for each in texts]])
-
-    monkeypatch.setattr(unnamed, "caption_losses", given)
-    monkeypatch.setattr(unnamed, "require_prompts", lambda _: None)
-    monkeypatch.setattr(unnamed, "timesteps_of", lambda *_: SimpleNamespace(timesteps=[0]))
-    named = torch.zeros(5, 4, dtype=torch.bool)
-    versions = Versions([list(COLOURS)] * 5, named, [[0, 1, 2, 3, 4]])
-    fake, every = SimpleNamespace(denoiser=None), [0, 1, 2, 3, 4]
-
-    def seen(word):
-        return look(fake, versions, (KIND, word), (torch.arange(5), []), 0)[0]["seen"]
-
-    assert not seen("red").any()
-    assert asked == [(every, ["blue", "red"] * 5)]
-    asked.clear()
-    assert seen("blue").all() and len(asked) == 3
 
 
 def test_of_many_images_the_likely_are_looked_at(session, monkeypatch):

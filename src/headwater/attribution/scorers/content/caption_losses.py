@@ -10,15 +10,17 @@ earlier one computes the others alone. Forward passes only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
+from headwater.attribution.scorers.content.sequential import Course, explained_best
 from headwater.data.prefetch import Reader, reading
 from headwater.features.batch import Batch, in_order, training_batches
 from headwater.features.objectives import image_objectives
@@ -29,6 +31,8 @@ from headwater.runtime.batch_size import BatchSize
 from headwater.storage import cache
 
 BLOCK = 128  # images of a file
+
+Result = TypeVar("Result")
 
 _NOISED = Side("noising", "dsm")
 
@@ -46,10 +50,71 @@ def caption_losses(
     Raises:
         MismatchError: the images are not those of the index.
     """
-    index = resources.index
+
+    def block(own: slice, reader: Reader, batch: BatchSize) -> Float[Tensor, "t b v"]:
+        columns = [*zip(*texts[own], strict=True)]
+        return _block(resources, reader, batch, rows[own], columns, spec)
+
+    return torch.cat(_by_blocks(resources, rows, block), 1)
+
+
+def best_caption(
+    resources: Resources,
+    rows: Sequence[int],
+    texts: Sequence[Sequence[str]],
+    course: Course,
+    spec: ProbeSpec,
+) -> tuple[Bool[Tensor, " r"], int]:
+    """Which training images their first caption explains better than each of the others.
+
+    Args:
+        rows: of the index.
+        texts: of each of these rows v captions.
+        course: of the timesteps, when a pair of captions is decided.
+        spec: timesteps, and the seed of the noise.
+
+    Returns:
+        And how many losses were wanted.
+
+    Raises:
+        MismatchError: the images are not those of the index.
+    """
+    best, wanted = [torch.zeros(0, dtype=torch.bool)], 0
+
+    def block(own: slice, reader: Reader, batch: BatchSize) -> cache.Entry:
+        some, captions = rows[own], texts[own]
+        facts = {
+            **_facts(resources, some, captions, spec),
+            "course": [list(course.order), list(course.bounds)],
+        }
+
+        def compute(part: Sequence[int]) -> tuple[Bool[Tensor, " b"], int]:
+            few = [some[i] for i in part], [captions[i] for i in part]
+            return _best(resources, reader, *few, course, spec)
+
+        def whole() -> cache.Computed:
+            parts = [*batch.over(range(len(some)), compute)]
+            taken = sum(count for _, count in parts)
+            return {"best": torch.cat([each for each, _ in parts])}, {"losses": taken}
+
+        return cache.remember(resources.queries, facts, whole)
+
+    for entry in _by_blocks(resources, rows, block):
+        best.append(entry.tensors["best"])
+        wanted += entry.note["losses"]
+    return torch.cat(best), wanted
+
+
+def _by_blocks(
+    resources: Resources,
+    rows: Sequence[int],
+    compute: Callable[[slice, Reader, BatchSize], Result],
+) -> list[Result]:
+    """What is computed of each block of these rows, whose pictures are opened ahead."""
+    index, found = resources.index, []
     index.require_same_images()
     batch = BatchSize(None, device=resources.denoiser.device)
-    blocks, positions = [], sorted(index.positions[row] for row in rows)
+    positions = sorted(index.positions[row] for row in rows)
     with (
         reading(index.pictures, positions) as reader,
         tqdm(
@@ -57,11 +122,10 @@ def caption_losses(
         ) as bar,
     ):
         for start in range(0, len(rows), BLOCK):
-            own = rows[start : start + BLOCK]
-            columns = [*zip(*texts[start : start + BLOCK], strict=True)]
-            blocks.append(_block(resources, reader, batch, own, columns, spec))
-            bar.update(len(own))
-    return torch.cat(blocks, 1)
+            own = slice(start, start + BLOCK)
+            found.append(compute(own, reader, batch))
+            bar.update(len(rows[own]))
+    return found
 
 
 def _block(
@@ -95,7 +159,10 @@ def _block(
 
 
 def _facts(
-    resources: Resources, rows: Sequence[int], texts: Sequence[str], spec: ProbeSpec
+    resources: Resources,
+    rows: Sequence[int],
+    texts: Sequence[str] | Sequence[Sequence[str]],
+    spec: ProbeSpec,
 ) -> Mapping[str, Any]:
     manifest = resources.index.manifest
     return {
@@ -116,14 +183,53 @@ def _losses(
     texts: Sequence[Sequence[str]],
     spec: ProbeSpec,
 ) -> Float[Tensor, "t r v"]:
-    index, denoiser = resources.index, resources.denoiser
-    images = [reader.image(index.positions[row]) for row in rows]
-    ids = [index.samples[row].id for row in rows]
     parts, places = [], []
-    for own, batch in training_batches(denoiser, images, texts, ids):
-        parts.append(losses_under(denoiser, batch, len(texts[0]), spec).transpose(0, 1))
+    for own, batch in _batches(resources, reader, rows, texts):
+        parts.append(losses_under(resources.denoiser, batch, len(texts[0]), spec).transpose(0, 1))
         places += own
     return in_order(torch.cat(parts), places).transpose(0, 1)
+
+
+def _best(
+    resources: Resources,
+    reader: Reader,
+    rows: Sequence[int],
+    texts: Sequence[Sequence[str]],
+    course: Course,
+    spec: ProbeSpec,
+) -> tuple[Bool[Tensor, " r"], int]:
+    denoiser, count = resources.denoiser, len(texts[0])
+    parts, places, wanted = [], [], 0
+    for own, batch in _batches(resources, reader, rows, texts):
+
+        def losses(
+            which: list[int], caption: int, t: int, batch: Batch = batch
+        ) -> Float[Tensor, " m"]:
+            part = _under(batch, which, caption, count)
+            return _losses_of(denoiser, part, replace(spec, timesteps=[spec.timesteps[t]]))[0]
+
+        with frozen(denoiser.network), torch.inference_mode():
+            best, taken = explained_best(losses, len(own), count, course)
+        parts.append(best)
+        places += own
+        wanted += taken
+    return in_order(torch.cat(parts), places), wanted
+
+
+def _batches(
+    resources: Resources, reader: Reader, rows: Sequence[int], texts: Sequence[Sequence[str]]
+) -> Iterator[tuple[list[int], Batch]]:
+    index = resources.index
+    images = [reader.image(index.positions[row]) for row in rows]
+    return training_batches(
+        resources.denoiser, images, texts, [index.samples[row].id for row in rows]
+    )
+
+
+def _under(batch: Batch, rows: Sequence[int], caption: int, count: int) -> Batch:
+    """Rows of a batch of images with `count` captions each, under one of these."""
+    condition = batch.condition and batch.condition[[row * count + caption for row in rows]]
+    return Batch(batch.x0[list(rows)], condition, [batch.ids[row] for row in rows])
 
 
 def losses_under(
@@ -133,11 +239,8 @@ def losses_under(
 
     One caption of each at a time: as many forward passes fit into memory as images do.
     """
-    every = range(len(batch.ids) * count)
-    columns = [
-        Batch(batch.x0, batch.condition and batch.condition[every[own::count]], batch.ids)
-        for own in range(count)
-    ]
+    every = range(len(batch.ids))
+    columns = [_under(batch, every, caption, count) for caption in range(count)]
     # A path asks for a graph; inference mode does without, in two thirds of the time.
     with frozen(denoiser.network), captions_kept(denoiser), torch.inference_mode():
         return torch.stack([_losses_of(denoiser, column, spec) for column in columns], 2)

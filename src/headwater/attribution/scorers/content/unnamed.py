@@ -2,9 +2,9 @@
 
 What `presence` tells by all its losses, for a fraction of them: of an image whose caption names
 nothing of the kind it is only asked whether the presence is above 0. So it is done with at the
-first other value that explains it better than the word does. Whether the model tells a value from
-the others is found on a few of the images whose captions name it. Of many images those are looked
-at that most likely count.
+first other value that clearly explains it better than the word does (`sequential`). Whether the
+model tells a value from the others, and what is clear, is found on a few of the images whose
+captions name a value. Of many images those are looked at that most likely count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from headwater.attribution.resources import Resources
-from headwater.attribution.scorers.content.caption_losses import caption_losses
+from headwater.attribution.scorers.content.caption_losses import best_caption, caption_losses
 from headwater.attribution.scorers.content.presence import (
     SHARES,
     Kind,
@@ -26,6 +26,7 @@ from headwater.attribution.scorers.content.presence import (
     require_prompts,
     timesteps_of,
 )
+from headwater.attribution.scorers.content.sequential import course_of
 from headwater.queries.words.prompts import contains
 from headwater.storage import cache
 
@@ -45,14 +46,14 @@ class Shown:
         unnamed: the model sees it, and the caption names nothing of its kind.
         sample: losses of some images whose captions name a value of the kind; of none where there
             is no image whose caption does not.
-        tried: of how many captions of images the loss was wanted.
+        losses: how many were wanted: of an image, under a caption, at a timestep.
         passed_over: how many images whose caption names nothing of the kind were not looked at.
     """
 
     named: Bool[Tensor, " n"]
     unnamed: Bool[Tensor, " n"]
     sample: Losses
-    tried: int
+    losses: int
     passed_over: int = 0
 
 
@@ -78,7 +79,7 @@ def shown(
     left = _highest(silent, likely)
     few = sample_of(asked.named) if len(left) and kind.others(word) else []
     facts = {
-        "shown": 1,
+        "shown": 2,
         "model": [resources.index.manifest.model[each] for each in ("fingerprint", "dtype")],
         "data": resources.index.fingerprint,
         "values": [word, *kind.values],
@@ -97,7 +98,7 @@ def shown(
         any(contains(text, word) for text in each.all_captions) for each in resources.index.samples
     ]
     passed_over = len(silent) - len(left)
-    return Shown(torch.tensor(named), unnamed, sample, kept.note["tried"], passed_over)
+    return Shown(torch.tensor(named), unnamed, sample, kept.note["losses"], passed_over)
 
 
 def look(
@@ -115,36 +116,36 @@ def look(
         rows: those looked at, and the sample that tells which values the model tells apart.
 
     Returns:
-        "seen" [r] and the losses of the "sample" [t, s, v]; of how many captions the loss was
-        wanted, as `Shown.tried`.
+        "seen" [r] and the losses of the "sample" [t, s, v]; how many losses were wanted.
     """
     require_prompts(resources.denoiser)
     spec = timesteps_of(resources.denoiser, seed)
-    (kind, word), (left, few), tried = what, rows, []
-
-    def losses(of: Sequence[int], columns: Sequence[int]) -> Float[Tensor, "t r v"]:
-        tried.append(len(of) * len(columns))
-        texts = [[asked.texts[row][column] for column in columns] for row in of]
-        if not of:
-            return torch.empty(len(spec.timesteps), 0, len(columns))
-        return caption_losses(resources, of, texts, spec)
-
-    sample = losses(few, range(len(kind.values)))
+    (kind, word), (left, few) = what, rows
+    table = torch.empty(len(spec.timesteps), 0, len(kind.values))
+    if few:
+        table = caption_losses(resources, few, [asked.texts[row] for row in few], spec)
+    sample = Losses(kind.values, table, asked.named[list(few)])
     own = kind.values.index(word)
-    apart = Losses(kind.values, sample, asked.named[list(few)]).told_apart()
-    rivals = rivals_of(own, apart, asked.named)
+    rivals = rivals_of(own, sample.told_apart(), asked.named)
     if not rivals:  # the versions are the caption, and the same with the word
         own, rivals = 1, [0]
+    texts = [[asked.texts[row][value] for value in (own, *rivals)] for row in left.tolist()]
+    seen, wanted = best_caption(
+        resources, left.tolist(), texts, course_of(told_margins(sample)), spec
+    )
+    return {"seen": seen, "sample": table}, {"losses": wanted + table.numel()}
 
-    places, (first, *others) = torch.arange(len(left)), rivals
-    against, with_word = losses(left.tolist(), [first, own]).unbind(2)
-    better = (against - with_word).mean(0) > 0
-    for rival in others:
-        places, with_word = places[better], with_word[:, better]
-        better = (losses(left[places].tolist(), [rival])[..., 0] - with_word).mean(0) > 0
-    seen = torch.zeros(len(left), dtype=torch.bool)
-    seen[places[better]] = True
-    return {"seen": seen, "sample": sample}, {"tried": sum(tried)}
+
+def told_margins(sample: Losses) -> Float[Tensor, "t m"]:
+    """Of each value that a caption names alone, over each other one; of those told apart."""
+    apart, alone = sample.told_apart(), sample.named.sum(1) == 1
+    margins = [torch.empty(len(sample.losses), 0, dtype=torch.float64)]
+    for value in torch.nonzero(apart).flatten().tolist():
+        others = apart.clone()
+        others[value] = False
+        own = sample.losses[:, sample.named[:, value] & alone].double()
+        margins.append((own[..., others] - own[..., [value]]).flatten(1))
+    return torch.cat(margins, 1)
 
 
 def _highest(rows: Int[Tensor, " r"], likely: Float[Tensor, " n"] | None) -> Int[Tensor, " m"]:
