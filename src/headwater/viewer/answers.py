@@ -171,7 +171,7 @@ def detail(session: Session, found: Found | None, row: int) -> Detail:
     Raises:
         QueryError: the index has no such row.
     """
-    _require_row(session, row)
+    require_row(session, row)
     places = [place(answer, row) for answer in found.answers] if found else []
     index = session.index
     near = neighbours(session, row)
@@ -211,7 +211,6 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     Raises:
         QueryError: it has no caption with words that can be asked about.
     """
-    _require_row(session, row)
     caption = session.index.samples[row].caption_line
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
@@ -311,6 +310,11 @@ def search(session: Session, words: str, count: int = 24) -> list[int]:
     return found
 
 
-def _require_row(session: Session, row: int) -> None:
+def require_row(session: Session, row: int) -> None:
+    """Refuse a row that the index does not have.
+
+    Raises:
+        QueryError: so it is.
+    """
     if not 0 <= row < len(session.index):
         raise QueryError(f"there is no image {row}: choose one that is shown")
