@@ -215,8 +215,8 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    same: dict[str, Any] = {"seed": form.seed, "guidance": form.guidance}
-    asked = [question_of(form.ask, caption, each, **same) for each in words]
+    of: dict[str, Any] = {"of_output": {"guidance": form.guidance}, "seed": form.seed}
+    asked = [question_of(form.ask, caption, each, **of) for each in words]
     for stage in stages(session.index, form, [asked[0].kind]):
         how = {"method": stage.method or None, "damping": stage.damping}
         questions: list[Question] = [replace(each, draws=stage.draws) for each in asked]

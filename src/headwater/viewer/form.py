@@ -18,7 +18,7 @@ from headwater.index.index import Index
 from headwater.methods.choice import choose, usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import OUTPUTS
+from headwater.queries.outputs.output import asked_as, question_of
 from headwater.queries.query import Question
 from headwater.queries.words.content import content_words
 from headwater.queries.words.prompts import without
@@ -95,16 +95,13 @@ def questions_of(form: Form) -> list[Question]:
     if form.whole or form.picture is not None:
         asked.append(Image(form.prompt, form.picture, form.mask, guidance=form.guidance, **same))
     for words, edited in zip(form.concepts, _edited(form), strict=True):
-        made = OUTPUTS.get(form.ask)
-        if made is None:
-            asked.append(Concept(form.prompt, words, minus=edited or None, **same))
-        elif not edited:
-            asked.append(made(form.prompt, words, guidance=form.guidance, **same))
-        else:
+        if edited and asked_as(form.ask) is not Concept:
             raise QueryError(
                 f"{edited!r} is edited, and what words gain, and the loss, are of the prompt just "
                 "without them: put the line back, or ask for the direction"
             )
+        of = {"of_slider": {"minus": edited or None}, "of_output": {"guidance": form.guidance}}
+        asked.append(question_of(form.ask, form.prompt, words, **of, **same))
     if not asked:
         raise QueryError(
             "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"
