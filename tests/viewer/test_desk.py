@@ -182,7 +182,7 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
         (update["found"], update["status"]) for update in updates if "found" in update
     )
     assert (early.coming, late.coming) == (
-        "more are being made, and what the model sees in each image is added", ""
+        "more are being made, and what takes the method longer is added", ""
     )  # fmt: skip
     assert "ekfac, 2 draws" in said and early.coming in said
     assert "ekfac-presence, 4 draws" in told and "being made" not in told

@@ -92,6 +92,8 @@ class Method:
         recorded: whether the index must know of a recorded training.
         passes: forward passes for each training image, where the method makes them itself.
         rereads: whether each question opens every training image.
+        sooner: the method by which a first answer is shown where this one takes its time: one that
+            takes the same questions, and asks them of the same rows; "" for this one.
         costs: (kind of question, cost), where sides do not say it.
     """
 
@@ -114,6 +116,7 @@ class Method:
     recorded: bool = False
     passes: int = 0
     rereads: bool = False
+    sooner: str = ""
     costs: tuple[tuple[str, Cost], ...] = ()
 
     @property

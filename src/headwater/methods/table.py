@@ -62,6 +62,7 @@ def _influence_and_presence(name: str, paper: str) -> Method:
         scorer="with_presence",
         measure="influence with presence",
         one_model=True,
+        sooner="ekfac",  # what the model sees in each image is still to come
         costs=((kind, Cost(OWN[kind].units(), DRAWS, value=_PRESENCE)),),
     )
     return Method(name, paper, _NOISED, None, "dot", (kind,), **own)

@@ -68,8 +68,8 @@ class Found:
     def coming(self) -> str:
         """What is still to come, in words; "" after the last."""
         sooner = self.stage.method != self.form.method
-        seen = ", and what the model sees in each image is added" if sooner else ""
-        return "" if self.last else f"more are being made{seen}"
+        longer = ", and what takes the method longer is added" if sooner else ""
+        return "" if self.last else f"more are being made{longer}"
 
 
 class Place(NamedTuple):

@@ -36,8 +36,6 @@ ASKED_FOR = {
 }
 DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 FIRST_DRAWS = 2  # of the first answer, which is there soon
-# By which method that is, while what the model sees in each image is still looked for.
-SOONER = {"ekfac-presence": "ekfac"}
 _GREATEST_SEED = 2**31 - 1
 
 
@@ -157,10 +155,9 @@ def stages(index: Index, form: Form, kinds: Iterable[str]) -> list[Form]:
     if not goes_on or form.draws <= FIRST_DRAWS:
         return [form]
     soon, first = replace(form, draws=FIRST_DRAWS), next(iter(methods))
-    if len(methods) == 1 and first.name in SOONER:
+    if len(methods) == 1 and first.sooner:
         # at the damping of what is to come, whose draws these are
-        damping = form.damping or first.damping
-        soon = replace(soon, method=SOONER[first.name], damping=damping)
+        soon = replace(soon, method=first.sooner, damping=form.damping or first.damping)
     return [soon, form]
 
 
