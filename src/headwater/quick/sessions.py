@@ -86,7 +86,9 @@ def _mended_here(error: MismatchError, out: Path, method: str) -> MismatchError:
     begun, _, mend = str(error).rpartition(": ")
     if not mend.endswith(_OVERWRITE):
         return error
-    folder, before = shlex.quote(str(out)), read_manifest(out).recipe["method"]
+    folder, old = shlex.quote(str(out)), read_manifest(out).recipe
+    served = _served(old)
+    before = old["method"] if old["method"] in served else served[0]
     finish = (
         f"finish it by `headwater index MODEL DATA {folder} --method {before}` with the options it "
         "was begun with, "

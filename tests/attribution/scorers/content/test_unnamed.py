@@ -8,8 +8,16 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import unnamed
-from headwater.attribution.scorers.content.presence import Kind, Losses, Versions, losses_of
+from headwater.attribution.scorers.content.presence import (
+    Kind,
+    Losses,
+    Versions,
+    losses_of,
+    timesteps_of,
+)
 from headwater.attribution.scorers.content.unnamed import look, rivals_of, sample_of, shown
+from headwater.cli.tables import methods_table
+from headwater.methods.table import METHODS
 
 COLOURS = ("blue", "orange", "pink", "red")
 SILENT = ["a star", "a moon", "a heart", "a sun", "a tree", "a ring"]
@@ -37,6 +45,17 @@ def test_it_is_what_presence_tells(session, word):
     assert torch.equal(found.sample.told_apart(), whole.told_apart())
     silent = len(SILENT) * 2
     assert silent * 2 <= found.tried - 16 * 4 <= silent * 4
+
+
+def test_a_question_costs_at_most_what_the_table_says(session):
+    """Of images whose captions name no value, and of the sample, under each value."""
+    method, silent, sample = METHODS["ekfac-presence"], len(SILENT) * 2, 16
+    cost = method.cost("contribution")
+    assert str(cost) == "32x40+3uv" and method.slow
+    passes = shown(session, KIND, "red").tried * len(timesteps_of(session.denoiser, 0).timesteps)
+    assert 0 < passes <= cost.unnamed * (silent + sample) * len(COLOURS)
+    said = " ".join(methods_table([method.facts()]).split())
+    assert f"{unnamed.MOST:,} at most are looked at" in said
 
 
 @pytest.mark.parametrize("word", COLOURS)
