@@ -14,7 +14,11 @@ Adapters know their pictures by heart, and the loss of what one knows has no gra
 have that to learn; the pictures asked about are made by the whole adapters all the same. Each
 `--seed` has 20 pictures and adapters of its own.
 
-Everything lies in `experiments/results/lora`.
+Everything lies in `experiments/results/lora`. What is kept there is of whole pictures and concepts,
+by methods of `ASKED`, all of which are asked where nothing else is said. What the object's words
+gain was not asked of these adapters yet; its table has a folder of its own:
+
+    python experiments/lora.py tables --ask contribution --methods ekfac ekfac-presence
 """
 
 from __future__ import annotations
@@ -66,14 +70,17 @@ ASKED = (
     "concept-trak-unguided", "concept-trak-a", "concept-trak-b", "concept-trak-c-unguided", "trak",
     "journey-trak", "gradient-dot", "gradient-cosine", "relative-influence",
     "renormalised-influence", "d-trak", "concept-d-trak", "das", "pixel-cosine", "clip-cosine",
-    "random", "ekfac", "ekfac-presence",
+    "random",
 )  # fmt: skip
-KINDS = ("image", "concept", "contribution")
+INFLUENCE = ("ekfac", "ekfac-presence")
+KINDS = ("image", "concept")
 
 
 def main() -> None:
     command = parser(__doc__, "learn", "tables")
-    command.add_argument("--methods", nargs="+", choices=ASKED, default=ASKED)
+    methods = (*ASKED, *INFLUENCE)
+    command.add_argument("--methods", nargs="+", choices=methods, default=ASKED)
+    command.add_argument("--ask", nargs="+", choices=(*KINDS, "contribution"), default=KINDS)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--scale", type=float, default=1.0)
     command.add_argument("--noise", type=int, default=1, help="draws of it, at each timestep")
@@ -206,6 +213,8 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
     if not whole:
         model = Denoiser.load("scenes", given.device, lora=adapters, lora_scale=given.scale)
         out = out / f"scale-{given.scale:g}"
+    if tuple(given.ask) != KINDS:
+        out = out / "-".join(given.ask)
     among = load_dataset("scenes").first(AMONG)
     data = joined(f"{HIDDEN} pictures that adapters learned from, among {AMONG:,}", [among, shown])
     recipe: dict[str, Any] = {"parameters": "lora"}
@@ -218,7 +227,7 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
     rows = []
     for method, index in indexes.items():
         found = {}
-        for kind in KINDS:
+        for kind in given.ask:
             if kind in method.takes:
                 scores = score_questions(
                     {method: index},

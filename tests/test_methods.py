@@ -678,6 +678,16 @@ def test_a_row_names_what_there_is(name):
         assert method.train.path == "noising"  # das needs residuals
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].sooner])
+def test_a_first_answer_is_by_a_method_of_the_same_rows(name):
+    """And takes every question that the whole answer takes."""
+    whole, sooner = METHODS[name], METHODS[METHODS[name].sooner]
+    assert set(whole.takes) <= set(sooner.takes)
+    for column in ("train", "normalise", "curvature"):
+        assert getattr(whole, column) == getattr(sooner, column), column
+    assert not sooner.slow and not sooner.sooner
+
+
 def test_what_was_measured_stands_in_the_docs():
     """Each number, word for word, of methods that there are."""
     pages = "".join((DOCS / name).read_text() for name in ("methods.md", "results.md"))

@@ -35,6 +35,7 @@ from headwater.index import rows as row_making
 from headwater.index.build import build_index
 from headwater.index.building import one_model
 from headwater.index.config import plan, planned_of_all
+from headwater.index.curvature import fit as fitted
 from headwater.index.curvature.fit import images_of_fit
 from headwater.index.estimate import estimate
 from headwater.index.index import Index
@@ -457,9 +458,31 @@ def test_a_curvature_is_estimated_and_no_kernel(tmp_path, denoiser, many_images)
     assert images_of_fit(plan(denoiser, method="ekfac", timesteps=10), 10**8) == 4000
 
 
+@pytest.mark.parametrize("method", ["ekfac", "kfac"])
+def test_what_a_curvature_takes_while_it_is_fitted(
+    tmp_path, denoiser, many_images, monkeypatch, method
+):
+    """The most that its folder holds after any of its files is written: parts are files too."""
+    monkeypatch.setattr(fitted, "PART_IMAGES", 10)
+    held, write = [], fitted.Fit.write
+
+    def weighed(self, name, tensors):
+        write(self, name, tensors)
+        held.append(sum(path.stat().st_size for path in self.folder.iterdir()))
+
+    monkeypatch.setattr(fitted.Fit, "write", weighed)
+    data, recipe = load_dataset(many_images).first(40), RECIPE | {"method": method, "dim": 16}
+    said = estimate(denoiser, data, plan(denoiser, **recipe), 32)["curvature disk (MB, peak)"]
+    index = build_index(denoiser, data, tmp_path / "index", self_check=False, **recipe)
+    assert said == pytest.approx(max(held) / 1e6, abs=0.06)
+    left = sum(path.stat().st_size for path in (index.path / "curvature").iterdir())
+    assert len(held) >= 6 and max(held) > left, "parts are what makes it more"
+
+
 def test_what_has_no_kernel_is_estimated_without(denoiser, tiny_images):
     said = estimate(denoiser, load_dataset(tiny_images), plan(denoiser, method="pixel-dot"), 8)
     assert said["kernel disk (MB)"] == said["kernel memory (MB)"] == 0
+    assert said["curvature disk (MB, peak)"] == 0
 
 
 # --- bad images, bad numbers --------------------------------------------------------------------

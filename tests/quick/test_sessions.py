@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from support.index_files import rewrite_manifest
 from support.tiny import tiny_folder, tiny_pipeline
 
-from headwater import load_dataset, session_of
+from headwater import Denoiser, build_index, load_dataset, session_of
 from headwater.errors import MismatchError, StoreError
+from headwater.methods.table import DEFAULT_METHOD
 
 peft = pytest.importorskip("peft")
 
@@ -108,6 +109,29 @@ def test_a_build_that_was_interrupted_goes_on(model, data):
     rewrite_manifest(index.path, complete=False)
     again, built = opened(model, data)
     assert built and again.path == index.path and again.manifest.complete
+
+
+def test_an_index_that_another_method_began_is_finished_removed_or_left(model, data, tmp_path):
+    """As one that the former default began, and was killed; each of the mends does it."""
+    folder = tmp_path / "an index"
+    options = {"timesteps": 1, "dim": 16, "parameters": "attn2-kv", "self_check": False}
+    other = options | {"method": "concept-trak-unguided"}
+    session_of(model, data, folder, other)
+    rewrite_manifest(folder, complete=False)
+    with pytest.raises(MismatchError) as caught:
+        session_of(model, data, folder, options)
+    said, quoted = str(caught.value), f"'{folder}'"
+    assert said.startswith(f"{folder} was begun with recipe curvature = ")
+    finish = f"finish it by `headwater index MODEL DATA {quoted} --method concept-trak-unguided`"
+    assert finish in said and f"remove it (`rm -r {quoted}`)" in said
+    assert said.endswith("or give another folder as --index") and "--overwrite" not in said
+    assert session_of(model, data, tmp_path / "other", options).index.manifest.complete
+    build_index(Denoiser.load(model), load_dataset(data), folder, **other)
+    found = session_of(model, data, folder, {"dim": 16})  # with nothing else said, as `why` asks
+    assert found.index.recipe.method == "concept-trak-unguided"
+    rewrite_manifest(folder, complete=False)
+    shutil.rmtree(folder)
+    assert session_of(model, data, folder, options).index.recipe.method == DEFAULT_METHOD
 
 
 def test_where_nothing_can_be_written(model, data):

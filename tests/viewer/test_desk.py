@@ -47,6 +47,7 @@ FRESH = {
     "step": 1,
     "found": None,
     "row": None,
+    "row_of": "",
     "steps": None,
     "words": None,
 }
@@ -181,7 +182,7 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
         (update["found"], update["status"]) for update in updates if "found" in update
     )
     assert (early.coming, late.coming) == (
-        "more are being made, and what the model sees in each image is added", ""
+        "more are being made, and what takes the method longer is added", ""
     )  # fmt: skip
     assert "ekfac, 2 draws" in said and early.coming in said
     assert "ekfac-presence, 4 draws" in told and "being made" not in told
@@ -343,7 +344,8 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
         (beside.keep, {}, "there is no answer yet: ask first"),
         (beside.compare, {}, "there is no answer yet: ask first"),
         (doing.leave_out, {}, "there is no answer yet: ask first"),
-        (doing.taught, {}, "no image is chosen: search for one and click it"),
+        (beside.taught, {}, "no image is looked at: click one first"),
+        (beside.taught, {"row": 12, "row_of": "all"}, "there is no image 12"),
         (beside.draw, {"prompt": ""}, "there is no prompt yet: write one"),
         (beside.journey, {"prompt": ""}, "a journey is of a picture that the model makes"),
         (doing.ask_of_picture, {"painted": None}, "there is no picture yet: drop one"),
@@ -361,7 +363,7 @@ def test_an_image_that_is_clicked_is_told_of(desk, star, sessions):
     answer = star["found"].answers[0]
     first = answer.top(1)[0]
     shown = done(doing.look(desk, star, first.row))
-    assert shown["row"] == first.row and first.id in shown["detail"]
+    assert (shown["row"], shown["row_of"]) == (first.row, "all") and first.id in shown["detail"]
     assert "1 of 12" in shown["detail"]
     assert shown["detail"].count("data-row") == answers.NEIGHBOURS
     assert "<mark>star</mark>" in done(doing.look(desk, star, 11))["detail"]
@@ -392,7 +394,7 @@ def test_no_image_is_refused(desk, star, row):
 
 def test_what_is_left_out_is_out_and_estimated(desk, star, sessions):
     first, second = star["found"].answers[0].top(2)
-    out = after(star, doing.leave_out(desk, star | {"row": first.row}))
+    out = after(star, doing.leave_out(desk, star | {"row": first.row, "row_of": "all"}))
     assert f'data-row="{first.row}"' not in out["answers"]
     assert out["left_out"] == [first.id]
     both = star | {"left_out": [first.id, second.id]}
@@ -406,11 +408,42 @@ def test_what_is_left_out_is_out_and_estimated(desk, star, sessions):
         done(doing.left_out(desk, star | {"left_out": every}))
 
 
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_an_image_of_the_first_answer_is_left_out_of_the_whole(usual, tmp_path):
+    """Whose ranking is another: it is the image that was clicked, not its place."""
+    desk = doing.Desk({"usual": usual}, tmp_path)
+    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 4}
+    first, whole = (update for update in doing.ask(desk, asked) if "found" in update)
+    early, late = (update["found"].answers[0].top(12) for update in (first, whole))
+    place = next(n for n, (a, b) in enumerate(zip(early, late, strict=True)) if a.row != b.row)
+    clicked, other = early[place], late[place]
+    seen = done(doing.look(desk, asked | first, clicked.row))
+    now = asked | whole | {"row": seen["row"], "row_of": seen["row_of"]}
+    left = done(doing.leave_out(desk, now))
+    assert left["found"].left_out == (clicked.id,) and left["found"].last
+    assert f'data-row="{clicked.row}"' not in left["answers"]
+    # what was clicked meanwhile goes on from that, whatever the browser held at the click
+    both = done(doing.leave_out(desk, now | left | {"row": other.row, "left_out": []}))
+    assert both["found"].left_out == (clicked.id, other.id)
+    held = now | both | {"left_out": []}
+    assert done(doing.again(desk, held))["found"].left_out == (clicked.id, other.id)
+    assert done(doing.more(desk, held))["found"].left_out == (clicked.id, other.id)
+
+
+def test_an_image_of_another_index_is_not_left_out(desk, star):
+    """Its details may come after the question to this one was asked."""
+    looked = done(doing.look(desk, FRESH | {"index": "fewer"}, 3))
+    assert looked["row_of"] == "fewer"
+    values = star | {"row": looked["row"], "row_of": looked["row_of"]}
+    with pytest.raises(QueryError, match="that image is of another index than the answer: click"):
+        done(doing.leave_out(desk, values))
+
+
 def test_training_images_are_found_and_asked(desk):
-    found = done(doing.search(desk, FRESH | {"search": "STAR"}))
+    found = done(beside.search(desk, FRESH | {"search": "STAR"}))
     assert "data-row" in found["tiles"]
-    assert "No caption holds" in done(doing.search(desk, FRESH | {"search": "xyz"}))["tiles"]
-    taught = done(doing.taught(desk, FRESH | {"row": 0, "draws": 5}))["taught"]
+    assert "No caption holds" in done(beside.search(desk, FRESH | {"search": "xyz"}))["tiles"]
+    taught = done(beside.taught(desk, FRESH | {"row": 0, "row_of": "all", "draws": 5}))["taught"]
     assert taught.count("of 12") >= 2
 
 
@@ -478,8 +511,8 @@ def test_no_text_of_others_is_a_tag(desk, sessions):
     strange = '<img src=x onerror="window.hit=1"> star'
     values = FRESH | {"prompt": strange, "shown": 12, "group_by": "id"}
     held = after(values, doing.ask(desk, values))
-    held |= done(doing.look(desk, held, 11)) | done(doing.search(desk, FRESH | {"search": "<"}))
-    held |= done(doing.taught(desk, held | {"row": 11}))
+    held |= done(doing.look(desk, held, 11)) | done(beside.search(desk, FRESH | {"search": "<"}))
+    held |= done(beside.taught(desk, held | {"row": 11, "row_of": "all"}))
     held |= done(beside.compare(desk, held))
     names = ("answers", "detail", "distribution", "tiles", "taught", "compared", "status")
     for name in names:

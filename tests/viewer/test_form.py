@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 
 from headwater import Concept, Image
 from headwater.errors import MethodError, QueryError
+from headwater.methods.table import METHODS
 from headwater.viewer.form import (
     MOST_CONCEPTS,
     MOST_LETTERS,
@@ -100,6 +101,18 @@ def test_the_first_answer_comes_early_where_draws_go_on(sessions):
     assert stages(index, alone, ["concept"]) == [alone]
     with pytest.raises(MethodError):
         stages(index, Form(method="no such"), ["concept"])
+
+
+def test_a_first_answer_is_by_the_method_that_its_row_names(sessions, monkeypatch):
+    """At the damping of what is to come; a method that is added may have one too."""
+    served = METHODS["concept-trak-unguided"]
+    toy = replace(served, name="toy", sooner=served.name, damping=0.7)
+    monkeypatch.setitem(METHODS, "toy", toy)
+    form = Form(method="toy", draws=32)
+    first = replace(form, method=served.name, draws=2, damping=0.7)
+    assert stages(sessions["all"].index, form, ["concept"]) == [first, form]
+    chosen = replace(form, damping=3.0)
+    assert stages(sessions["all"].index, chosen, ["concept"])[0].damping == 3.0
 
 
 @pytest.mark.parametrize(

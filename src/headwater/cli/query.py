@@ -112,7 +112,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
     from headwater.queries.concept import Concept, preset
     from headwater.queries.feature import Feature
     from headwater.queries.local.local_concept import Local, whole_picture
-    from headwater.queries.outputs.output import OUTPUTS
+    from headwater.queries.outputs.output import question_of
     from headwater.queries.reward import Reward
 
     prompt, draws, seed, local = (given[name] for name in ("prompt", "draws", "seed", "local"))
@@ -120,20 +120,25 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return [Feature(given["feature"])]
     if given["preset"] is not None:
         return preset(given["preset"], draws, seed)
-    names = ("minus", "anchor", "base", "context", "swap", "alternatives")
-    same = {name: given[name] for name in names} | {"draws": draws, "seed": seed}
-    if given["ask"] in own.OUTPUT_NAMES:
-        names = ("anchor", "pictures", "context", "guidance", "alternatives")
-        others = {name: given[name] for name in names}
-        made = OUTPUTS[given["ask"]]
-        return [made(prompt, words, draws=draws, seed=seed, **others) for words in given["concept"]]
-    concepts = [Concept(prompt, words, **same) for words in given["concept"] or ()]
+    options = {
+        "of_slider": _of(given, "minus", "base", "swap"),
+        "of_output": _of(given, "pictures", "guidance"),
+        **_of(given, "anchor", "context", "alternatives", "draws", "seed"),
+    }
+    words = given["concept"] or ()
+    asked = [question_of(given["ask"], prompt, each, **options) for each in words]
     if local is not None:
         whole = whole_picture(prompt, local, mask=given["mask"], draws=draws, seed=seed)
+        concepts = [each for each in asked if isinstance(each, Concept)]  # no output goes with it
         return [Local(each, local, given["mask"]) for each in concepts] or [whole]
-    if concepts:
-        return concepts
+    if asked:
+        return asked
     return [Reward(prompt, _scorer(session, given), draws, seed)]
+
+
+def _of(given: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """These of the options."""
+    return {name: given[name] for name in names}
 
 
 @with_options

@@ -233,10 +233,13 @@ def methods_table(rows: Sequence[dict[str, Any]]) -> str:
         "\n* forward passes of the network at ten timesteps: for each training image, and\n"
         "for each question as draws x passes of one draw; n is the number of training\n"
         "images, v that of the values of a concept's kind, for all of which presence is\n"
-        "paid once, s how often a recorded training showed an image. With checkpoints,\n"
-        "for each. Not counted: making the picture that is asked about, the token of a\n"
-        "local concept, 2,048 before the first unlearning, the steps in which mucs\n"
-        "forgets a query, and guda each group, once.\n"
+        "paid once, u that of images whose caption names no value: 2,000 at most are\n"
+        "looked at, under one value after the other until one explains an image, and\n"
+        "eight more of each value; none where all captions name one. s is how often a\n"
+        "recorded training showed an image. With checkpoints, for each. Not counted:\n"
+        "making the picture that is asked about, the token of a local concept, 2,048\n"
+        "before the first unlearning, the steps in which mucs forgets a query, and guda\n"
+        "each group, once.\n"
         "A patch without a prompt is asked as an image. @: an inversion's guidance."
     )
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from headwater.errors import DatasetError
 from headwater.features.extractor import Extractor
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
-from headwater.index.curvature.fit import fit_bytes, images_of_fit
+from headwater.index.curvature.fit import fit_bytes, images_of_fit, peak_bytes_of_fit
 from headwater.index.machines import extractor
 from headwater.index.rows import Source, open_images, rows_of
 from headwater.models.clip import Clip
@@ -40,7 +40,8 @@ def estimate(
 ) -> dict[str, Any]:
     """Rows, probes, parameters, disk, memory and time, from timed batches; nothing is written.
 
-    The kernel, which the first query computes and keeps, is on lines of its own.
+    The kernel, which the first query computes and keeps, is on lines of its own, and so is what a
+    curvature takes while it is fitted: parts, which go before the rows come.
 
     Args:
         models: the model and its checkpoints, each with features and a kernel.
@@ -81,6 +82,7 @@ def estimate(
         "dim": recipe.dim,
         "batch size": min(batch.size, len(images)),
         "disk (MB)": round((len(data) * row + fit_bytes(recipe, layers)) * models / 1e6, 1),
+        "curvature disk (MB, peak)": round(peak_bytes_of_fit(recipe, layers, len(data)) / 1e6, 1),
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
         "minutes (estimated)": round(min(*speeds, seconds / rows) * work * models / 60, 1),
         "kernel disk (MB)": round(ON_DISK * kernel * models / 1e6, 1),

@@ -45,6 +45,7 @@ class Cost:
         draws: how many by default; None for as many as there are pairs.
         image: of each training image.
         value: of each training image, for each value of the concept's kind.
+        unnamed: at most, of each training image whose caption names no such value, for each value.
         shown: of each training image, each time that the recorded training showed it.
     """
 
@@ -52,11 +53,13 @@ class Cost:
     draws: int | None = 1
     image: int = 0
     value: int = 0
+    unnamed: int = 0
     shown: int = 0
 
     def __str__(self) -> str:
-        if self.value:
-            return f"{self.draws}x{self.draw}+{self.value}nv" if self.draw else f"{self.value}nv"
+        looked = f"{self.value}nv" if self.value else f"{self.unnamed}uv" if self.unnamed else ""
+        if looked:
+            return f"{self.draws}x{self.draw}+{looked}" if self.draw else looked
         if not self.draw:
             return f"{self.image}n" if self.image else "-"
         drawn = f"{self.draws}x{self.draw}" if self.draws != 1 else f"{self.draw}"
@@ -92,6 +95,8 @@ class Method:
         recorded: whether the index must know of a recorded training.
         passes: forward passes for each training image, where the method makes them itself.
         rereads: whether each question opens every training image.
+        sooner: the method by which a first answer is shown where this one takes its time: one that
+            takes the same questions, and asks them of the same rows; "" for this one.
         costs: (kind of question, cost), where sides do not say it.
     """
 
@@ -114,12 +119,15 @@ class Method:
     recorded: bool = False
     passes: int = 0
     rereads: bool = False
+    sooner: str = ""
     costs: tuple[tuple[str, Cost], ...] = ()
 
     @property
     def slow(self) -> bool:
         """Whether each question takes a look at, or forward passes of, every training image."""
-        return self.rereads or any(cost.image or cost.value or cost.shown for _, cost in self.costs)
+        return self.rereads or any(
+            cost.image or cost.value or cost.unnamed or cost.shown for _, cost in self.costs
+        )
 
     @property
     def scores_rows(self) -> bool:

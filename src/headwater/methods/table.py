@@ -62,7 +62,8 @@ def _influence_and_presence(name: str, paper: str) -> Method:
         scorer="with_presence",
         measure="influence with presence",
         one_model=True,
-        costs=((kind, Cost(OWN[kind].units(), DRAWS, value=_PRESENCE)),),
+        sooner="ekfac",  # what the model sees in each image is still to come
+        costs=((kind, Cost(OWN[kind].units(), DRAWS, unnamed=_PRESENCE)),),
     )
     return Method(name, paper, _NOISED, None, "dot", (kind,), **own)
 

@@ -93,7 +93,8 @@ def answers_of(
     for question in others:
         if isinstance(question, Concept):
             prompt, words, seed = question.prompt, question.concept, question.seed
-            question = question_of(ask, prompt, words, guidance=guidance, seed=seed)
+            made = {"guidance": guidance}
+            question = question_of(ask, prompt, words, of_output=made, seed=seed)
         try:
             answers.append(session.attribute(question, note=note))
         except (QueryError, MethodError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 from headwater.attribution.session import Session
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
-from headwater.errors import StoreError
+from headwater.errors import MismatchError, StoreError
 from headwater.index.build import build_index
 from headwater.index.config import FEATURES_VERSION
 from headwater.methods.choice import served_by, side_of
+from headwater.methods.table import DEFAULT_METHOD
 from headwater.models.denoiser import Denoiser
 from headwater.models.loading.hub import place
 from headwater.models.loading.options import ModelOptions, normal
@@ -25,6 +27,8 @@ from headwater.storage.manifest import read_manifest
 
 # Where indexes of images lie that are in no folder of this machine.
 _ELSEWHERE = Path("headwater-indexes")
+# The end of what `build_index` says of an index that was begun otherwise.
+_OVERWRITE = "or --overwrite"
 # What of a recipe stands in an index as it was asked for.
 _CHOICES = ("method", "parameters", "projection", "dim", "seed")
 
@@ -71,7 +75,28 @@ def session_of(
     denoiser = Denoiser.load(model, **options)
     _require_writable(out)
     note(f"index {out}, which is built once")
-    return Session(build_index(denoiser, images, out, note=note, **recipe))
+    try:
+        return Session(build_index(denoiser, images, out, note=note, **recipe))
+    except MismatchError as error:
+        raise _mended_here(error, out, recipe.get("method", DEFAULT_METHOD)) from None
+
+
+def _mended_here(error: MismatchError, out: Path, method: str) -> MismatchError:
+    """The same, where an index was begun otherwise, with what mends it: nothing overwrites here."""
+    begun, _, mend = str(error).rpartition(": ")
+    if not mend.endswith(_OVERWRITE):
+        return error
+    folder, old = shlex.quote(str(out)), read_manifest(out).recipe
+    served = _served(old)
+    before = old["method"] if old["method"] in served else served[0]
+    finish = (
+        f"finish it by `headwater index MODEL DATA {folder} --method {before}` with the options it "
+        "was begun with, "
+    )
+    return MismatchError(
+        f"{begun}: {finish if before != method else ''}remove it (`rm -r {folder}`), or give "
+        "another folder as --index"
+    )
 
 
 def _name(dtype: torch.dtype | None) -> str:

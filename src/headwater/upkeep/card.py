@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from headwater.methods.choice import served_by, side_of, usual_ask
+from headwater.queries.outputs.output import asked_as
 from headwater.storage.manifest import Manifest
 
 _CARD = """\
@@ -72,7 +73,7 @@ def card_of(folder: Path, manifest: Manifest, url: str) -> str:
     )
     asked = usual_ask(None, recipe["method"], served)
     return _CARD.format(
-        question="Concept" if asked == "slider" else asked.capitalize(),  # as the command asks
+        question=asked_as(asked).__name__,  # as the command asks
         title=f"Index of {_name(model['source'])}, {_name(data['source'])}",
         rows=f"{manifest.rows:,}",
         url=url,

@@ -68,8 +68,8 @@ class Found:
     def coming(self) -> str:
         """What is still to come, in words; "" after the last."""
         sooner = self.stage.method != self.form.method
-        seen = ", and what the model sees in each image is added" if sooner else ""
-        return "" if self.last else f"more are being made{seen}"
+        longer = ", and what takes the method longer is added" if sooner else ""
+        return "" if self.last else f"more are being made{longer}"
 
 
 class Place(NamedTuple):
@@ -171,7 +171,7 @@ def detail(session: Session, found: Found | None, row: int) -> Detail:
     Raises:
         QueryError: the index has no such row.
     """
-    _require_row(session, row)
+    require_row(session, row)
     places = [place(answer, row) for answer in found.answers] if found else []
     index = session.index
     near = neighbours(session, row)
@@ -211,13 +211,12 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     Raises:
         QueryError: it has no caption with words that can be asked about.
     """
-    _require_row(session, row)
     caption = session.index.samples[row].caption_line
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    same: dict[str, Any] = {"seed": form.seed, "guidance": form.guidance}
-    asked = [question_of(form.ask, caption, each, **same) for each in words]
+    of: dict[str, Any] = {"of_output": {"guidance": form.guidance}, "seed": form.seed}
+    asked = [question_of(form.ask, caption, each, **of) for each in words]
     for stage in stages(session.index, form, [asked[0].kind]):
         how = {"method": stage.method or None, "damping": stage.damping}
         questions: list[Question] = [replace(each, draws=stage.draws) for each in asked]
@@ -311,6 +310,11 @@ def search(session: Session, words: str, count: int = 24) -> list[int]:
     return found
 
 
-def _require_row(session: Session, row: int) -> None:
+def require_row(session: Session, row: int) -> None:
+    """Refuse a row that the index does not have.
+
+    Raises:
+        QueryError: so it is.
+    """
     if not 0 <= row < len(session.index):
         raise QueryError(f"there is no image {row}: choose one that is shown")

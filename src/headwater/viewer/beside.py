@@ -1,4 +1,7 @@
-"""What stands beside an answer: pictures, a journey, another index, files. As `desk` does it."""
+"""What stands beside an answer, as `desk` does it.
+
+Pictures, a journey, what one image taught, another index, files.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from headwater.errors import QueryError
 from headwater.report.export import folders, write_answers
 from headwater.upkeep.answers import export_answers
 from headwater.viewer import answers, fragments
-from headwater.viewer.desk import Desk, Updates, Values, found_of
-from headwater.viewer.form import form_of
+from headwater.viewer.desk import Desk, Updates, Values, found_of, looked_at
+from headwater.viewer.form import form_of, settled
 
 _KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many seconds
 
@@ -64,13 +67,30 @@ def step(desk: Desk, values: Values) -> Updates:
         yield {"journey": fragments.step(steps, number)}
 
 
+def search(desk: Desk, values: Values) -> Updates:
+    """Training images whose captions hold some words."""
+    session, words = desk.session(values), values["search"] or ""
+    rows = answers.search(session, words)
+    empty = f"No caption holds “{words}”."
+    yield {"tiles": fragments.tiles(session, rows, empty)}
+
+
+def taught(desk: Desk, values: Values) -> Updates:
+    """What the image that is looked at taught the model."""
+    session, row = looked_at(desk, values)
+    yield {"status": fragments.status("Asking for each thing that its caption names.")}
+    for draws, places in answers.taught(session, row, settled(form_of(values), session.index)):
+        said = fragments.taught(session.index.samples[row], places)
+        yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
+
+
 def compare(desk: Desk, values: Values) -> Updates:
     """The answers of another index to the same questions, beside these."""
     found, name = found_of(values), values["other"]
     other = desk.chosen(name)
     yield {"status": fragments.status("Asking the other index.")}
     there = answers.answered(other, found.form, found.draws)
-    session, here = desk.session(values), desk.name_of(found)
+    session, here = desk.session(values), desk.name_of(found.answers[0].index)
     both = answers.rankings(session, found), answers.rankings(other, there)
     yield {
         "compared": fragments.compared(*both, (here, name)),

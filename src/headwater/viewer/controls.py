@@ -39,7 +39,10 @@ def controls_of(desk: Desk) -> Controls:
             controls = _asking(names) | _choosing(desk)
         with gr.Column(scale=5, min_width=320):
             controls |= _going() | _looking(names)
-    for name in ("found", "row", "steps", "words", "to_draw"):
+    # told by the browser with a click, so that it is of the image that was seen then
+    controls["row"] = gr.Number(visible="hidden", precision=0)
+    controls["row_of"] = gr.Textbox(visible="hidden")
+    for name in ("found", "steps", "words", "to_draw"):
         controls[name] = gr.State(None)
     return controls
 

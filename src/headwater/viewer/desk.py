@@ -16,6 +16,7 @@ from typing import Any
 from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
+from headwater.index.index import Index
 from headwater.viewer import answers, fragments, uploads
 from headwater.viewer.answers import Found
 from headwater.viewer.form import (
@@ -59,7 +60,7 @@ class Desk:
         """
         found = values.get("found")
         if found is not None:
-            return self.sessions[self.name_of(found)]
+            return self.sessions[self.name_of(found.answers[0].index)]
         return self.chosen(values.get("index"))
 
     def chosen(self, name: str | None) -> Session:
@@ -78,9 +79,8 @@ class Desk:
         first = form.index == next(iter(self.sessions))
         return link_of(replace(form, index="") if first else form)
 
-    def name_of(self, found: Found) -> str:
-        """The name of the session that gave an answer."""
-        index = found.answers[0].index
+    def name_of(self, index: Index) -> str:
+        """The name of the session that an answer's index is of."""
         return next(name for name, each in self.sessions.items() if each.index is index)
 
 
@@ -127,7 +127,7 @@ def opened(desk: Desk, values: Values, link: Sequence[tuple[str, str]]) -> Updat
         "shown": form.shown,
     }
     if form.concepts or form.whole:
-        yield from asked(desk, {**values, "found": None, "left_out": []}, form)
+        yield from asked(desk, form)
 
 
 def prompted(desk: Desk, values: Values) -> Updates:
@@ -166,7 +166,7 @@ def _against(prompt: str, concepts: Sequence[str]) -> dict[str, Any]:
 
 def ask(desk: Desk, values: Values) -> Updates:
     """Answers to words of the prompt, or to what it makes as a whole."""
-    yield from asked(desk, values, form_of(values))
+    yield from asked(desk, form_of(values))
 
 
 def ask_of_picture(desk: Desk, values: Values) -> Updates:
@@ -182,7 +182,7 @@ def ask_of_picture(desk: Desk, values: Values) -> Updates:
         picture=uploads.kept(desk.folder, picture),
         mask=None if mask is None else uploads.kept(desk.folder, mask),
     )
-    yield from asked(desk, values, form)
+    yield from asked(desk, form)
 
 
 def more(desk: Desk, values: Values) -> Updates:
@@ -193,18 +193,19 @@ def more(desk: Desk, values: Values) -> Updates:
         raise QueryError(f"{draws} draws are as many as a page makes: ask with another seed")
     yield {"draws": draws, "status": fragments.status(f"Making {draws - found.draws} more draws.")}
     form = replace(found.form, draws=draws)
-    yield from _show(desk, values, answers.answered(desk.session(values), form, draws))
+    new = answers.answered(desk.session(values), form, draws)
+    yield from _show(desk, replace(new, left_out=found.left_out))
 
 
 def switched(desk: Desk, values: Values) -> Updates:
     """Nothing of another index is shown any more."""
     shown = ("answers", "distribution", "detail", "tiles", "taught", "journey", "compared")
     nothing: dict[str, Any] = dict.fromkeys((*shown, "pictures"), "")
-    yield nothing | {"found": None, "row": None, "steps": None}
+    yield nothing | {"found": None, "row": None, "row_of": "", "steps": None}
     yield {"left_out": {"choices": [], "value": []}, "leave_out": {"visible": False}}
 
 
-def asked(desk: Desk, values: Values, form: Form) -> Updates:
+def asked(desk: Desk, form: Form) -> Updates:
     """The answers to a form, first with few draws; then `beside.pictured` draws its pictures."""
     session, start = desk.chosen(form.index), time.monotonic()
     form = settled(form, session.index)
@@ -212,13 +213,14 @@ def asked(desk: Desk, values: Values, form: Form) -> Updates:
         "status": fragments.status("Asking the model."),
         "detail": "",
         "row": None,
+        "row_of": "",
         "leave_out": {"visible": False},
         "link": desk.link(form),
         "left_out": {"choices": [], "value": []},
         "pictures": "",
     }
     for found in answers.ask(session, form):
-        yield from _show(desk, {**values, "left_out": []}, found, start)
+        yield from _show(desk, found, start)
     yield {"to_draw": time.monotonic_ns()}  # another at each answer
 
 
@@ -231,17 +233,16 @@ def again(desk: Desk, values: Values) -> Updates:
     form = replace(found.form, **{name: getattr(now, name) for name in names})
     new = answers.answered(desk.session(values), form, found.draws)
     yield {"link": desk.link(form)}
-    yield from _show(desk, values, new)
+    yield from _show(desk, replace(new, left_out=found.left_out))
 
 
-def _show(desk: Desk, values: Values, found: Found, start: float | None = None) -> Updates:
+def _show(desk: Desk, found: Found, start: float | None = None) -> Updates:
     """Answers in all places that show them."""
-    name = desk.name_of(found)
+    first = found.answers[0]
+    name = desk.name_of(first.index)
     session = desk.sessions[name]
-    found = replace(found, left_out=tuple(values["left_out"] or ()))
     rankings = answers.rankings(session, found)
     shown, estimates = fragments.shown(rankings), answers.estimates(session, found)
-    first = found.answers[0]
     draws = first.provenance["query"].get("draws", 1)
     seconds = "" if start is None else f", {time.monotonic() - start:.1f} s"
     going_on = f"; {found.coming}" if found.coming else ""
@@ -272,41 +273,37 @@ def look(desk: Desk, values: Values, row: Any) -> Updates:
     shown = answers.detail(session, found, row)
     concepts = found.form.concepts if found else ()
     said = fragments.detail(session, shown, concepts)
-    yield {"row": row, "detail": said, "leave_out": {"visible": found is not None}}
+    told = {"row": row, "row_of": desk.name_of(session.index), "detail": said}
+    yield told | {"leave_out": {"visible": found is not None}}
 
 
 def leave_out(desk: Desk, values: Values) -> Updates:
     """The ranking without the image that is looked at, and what that would change."""
-    found, row = found_of(values), values["row"]
-    if row is None:
-        raise QueryError("no image is looked at: click one first")
-    left_out = [*(values["left_out"] or ()), desk.session(values).index.samples[row].id]
-    yield from _show(desk, {**values, "left_out": list(dict.fromkeys(left_out))}, found)
+    found, (session, row) = found_of(values), looked_at(desk, values)
+    if session is not desk.session(values):
+        raise QueryError("that image is of another index than the answer: click one of the answer")
+    left = dict.fromkeys([*found.left_out, session.index.samples[row].id])
+    yield from _show(desk, replace(found, left_out=tuple(left)))
 
 
 def left_out(desk: Desk, values: Values) -> Updates:
     """The ranking without the images that stand in the list."""
     if values["found"] is not None:
-        yield from _show(desk, values, found_of(values))
+        left = tuple(values["left_out"] or ())
+        yield from _show(desk, replace(found_of(values), left_out=left))
 
 
-def search(desk: Desk, values: Values) -> Updates:
-    """Training images whose captions hold some words."""
-    session, words = desk.session(values), values["search"] or ""
-    rows = answers.search(session, words)
-    empty = f"No caption holds “{words}”."
-    yield {"tiles": fragments.tiles(session, rows, empty)}
+def looked_at(desk: Desk, values: Values) -> tuple[Session, int]:
+    """The session and row of the image whose details the browser showed at the click.
 
-
-def taught(desk: Desk, values: Values) -> Updates:
-    """What the image that is looked at taught the model."""
-    session, row = desk.session(values), values["row"]
+    Raises:
+        QueryError: there is none.
+    """
+    session, row = desk.chosen(values["row_of"]), values["row"]
     if row is None:
-        raise QueryError("no image is chosen: search for one and click it")
-    yield {"status": fragments.status("Asking for each thing that its caption names.")}
-    for draws, places in answers.taught(session, row, settled(form_of(values), session.index)):
-        said = fragments.taught(session.index.samples[row], places)
-        yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
+        raise QueryError("no image is looked at: click one first")
+    answers.require_row(session, row)
+    return session, row
 
 
 def found_of(values: Values) -> Found:

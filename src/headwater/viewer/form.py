@@ -18,7 +18,7 @@ from headwater.index.index import Index
 from headwater.methods.choice import choose, usual_ask
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import OUTPUTS
+from headwater.queries.outputs.output import asked_as, question_of
 from headwater.queries.query import Question
 from headwater.queries.words.content import content_words
 from headwater.queries.words.prompts import without
@@ -36,8 +36,6 @@ ASKED_FOR = {
 }
 DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 FIRST_DRAWS = 2  # of the first answer, which is there soon
-# By which method that is, while what the model sees in each image is still looked for.
-SOONER = {"ekfac-presence": "ekfac"}
 _GREATEST_SEED = 2**31 - 1
 
 
@@ -95,16 +93,13 @@ def questions_of(form: Form) -> list[Question]:
     if form.whole or form.picture is not None:
         asked.append(Image(form.prompt, form.picture, form.mask, guidance=form.guidance, **same))
     for words, edited in zip(form.concepts, _edited(form), strict=True):
-        made = OUTPUTS.get(form.ask)
-        if made is None:
-            asked.append(Concept(form.prompt, words, minus=edited or None, **same))
-        elif not edited:
-            asked.append(made(form.prompt, words, guidance=form.guidance, **same))
-        else:
+        if edited and asked_as(form.ask) is not Concept:
             raise QueryError(
                 f"{edited!r} is edited, and what words gain, and the loss, are of the prompt just "
                 "without them: put the line back, or ask for the direction"
             )
+        of = {"of_slider": {"minus": edited or None}, "of_output": {"guidance": form.guidance}}
+        asked.append(question_of(form.ask, form.prompt, words, **of, **same))
     if not asked:
         raise QueryError(
             "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"
@@ -160,10 +155,9 @@ def stages(index: Index, form: Form, kinds: Iterable[str]) -> list[Form]:
     if not goes_on or form.draws <= FIRST_DRAWS:
         return [form]
     soon, first = replace(form, draws=FIRST_DRAWS), next(iter(methods))
-    if len(methods) == 1 and first.name in SOONER:
+    if len(methods) == 1 and first.sooner:
         # at the damping of what is to come, whose draws these are
-        damping = form.damping or first.damping
-        soon = replace(soon, method=SOONER[first.name], damping=damping)
+        soon = replace(soon, method=first.sooner, damping=form.damping or first.damping)
     return [soon, form]
 
 

@@ -19,13 +19,41 @@ from headwater.viewer.desk import Desk, Updates
 _SHOW_LINK = "(link) => { if (link) window.history.replaceState(null, '', link); }"
 _SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView(); }"
 
+# What changes the answer waits for its turn, for all who look: each call goes on from the answer
+# that the one before it left, as gradio reads a state when a call begins. Beside each other, the
+# first stage of an answer with an image left out of it would come after the whole answer, and stay.
+_IN_TURN = {"concurrency_id": "asking", "concurrency_limit": 1}
+
 # Takes the desk, what the controls hold, and (where something is clicked) which row.
 Handler = Callable[..., Updates]
 
 
-def build(desk: Desk) -> gr.Blocks:
+class Page(gr.Blocks):
+    """A page that tells a browser what a control is to show now, not what is to change of it.
+
+    Gradio (6.31) tells each update after the first by how it differs from the one before, and the
+    browser makes that change in the one before, which it may not have shown yet: of an update of
+    several things of a control, it loses what the next says nothing of. So a button that was to be
+    seen was not, where a click was answered before the browser had heard that it was taken.
+    """
+
+    def handle_streaming_diffs(
+        self, block_fn: Any, data: list[Any], *args: Any, **options: Any
+    ) -> list[Any]:
+        """The outputs of one update as they are sent: whole, in gradio's form of a change."""
+        whole = list(data)
+        sent = super().handle_streaming_diffs(block_fn, data, *args, **options)
+        if options["final"]:  # all of them anew
+            return sent
+        return [
+            value if value is now or not value else [["replace", [], now]]
+            for value, now in zip(sent, whole, strict=True)
+        ]
+
+
+def build(desk: Desk) -> Page:
     """The page on some sessions."""
-    page = gr.Blocks(title="headwater", analytics_enabled=False, delete_cache=(600, 3600))
+    page = Page(title="headwater", analytics_enabled=False, delete_cache=(600, 3600))
     with page:
         _wire(desk, page, controls_of(desk))
     return page
@@ -114,15 +142,16 @@ def _ask_on(
 ) -> None:
     """What asks the model: one at a time, for all who look; it can be cancelled."""
     # "once" would leave a button dead that was cancelled (gradio 6.31)
-    slow = {"concurrency_id": "asking", "concurrency_limit": 1, "trigger_mode": "multiple"}
+    slow = {**_IN_TURN, "trigger_mode": "multiple"}
     asking = {
         "ask": doing.ask,
         "ask_of_picture": doing.ask_of_picture,
         "more": doing.more,
-        "ask_taught": doing.taught,
+        "ask_taught": beside.taught,
         "ask_journey": beside.journey,
         "ask_other": beside.compare,
         "ask_files": beside.keep,
+        "leave_out": doing.leave_out,
     }
     events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
     controls["prompt"].submit(**called(doing.prompted))
@@ -144,14 +173,13 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         controls[name].input(**called(doing.chosen), trigger_mode="always_last")
     for name in ("damping", "shown", "group_by", "where"):
         event = controls[name].submit if name == "where" else controls[name].input
-        event(**called(doing.again), **quick, trigger_mode="always_last")
+        event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
     for name in ("answers", "detail", "tiles", "journey"):
         event = controls[name].click(**called(doing.look, clicked=True), **quick)
         event.then(None, js=_SHOW_DETAIL)
     controls["index"].input(**called(doing.switched), **quick)
-    controls["leave_out"].click(**called(doing.leave_out), **quick)
-    controls["left_out"].input(**called(doing.left_out), **quick)
-    controls["search"].submit(**called(doing.search), **quick)
+    controls["left_out"].input(**called(doing.left_out), **_IN_TURN, trigger_mode="always_last")
+    controls["search"].submit(**called(beside.search), **quick)
     controls["step"].input(**called(beside.step), **quick, trigger_mode="always_last")
 
 
@@ -162,7 +190,7 @@ def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
 
     def start(request: gr.Request) -> Any:
         link = list(request.query_params.multi_items()) if request else []
-        values = {"index": first, "found": None, "left_out": []}
+        values = {"index": first, "found": None}
         for update in _safely(doing.opened(desk, values, link)):
             yield _in_order(update, names)
 
@@ -171,8 +199,7 @@ def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
         outputs=list(changing.values()),
         api_visibility="private",
         show_progress="hidden",
-        concurrency_id="asking",
-        concurrency_limit=1,
+        **_IN_TURN,
     )
 
 

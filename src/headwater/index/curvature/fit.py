@@ -176,9 +176,32 @@ def fit_bytes(recipe: Recipe, layers: Collection[nn.Module]) -> int:
     """Of bases and moments on disk: 0 for a recipe without a curvature."""
     if not recipe.curvature:
         return 0
+    sums, values = _of_blocks(layers)
+    return sums + values + 4 * sum(map(size, layers))
+
+
+def peak_bytes_of_fit(recipe: Recipe, layers: Collection[nn.Module], images: int) -> int:
+    """The most that is on disk while it is fitted: all parts of a pass, and what is made of them.
+
+    Args:
+        images: how many the index is of.
+    """
+    if not recipe.curvature:
+        return 0
+    sums, values = _of_blocks(layers)
+    whole = recipe.curvature == "ekfac"
+    looked_at = 4 * sum(size(layer) for layer in layers if whole or shape_of(layer) is None)
+    factors, moments = (len(parts_of(recipe.curvature, images, name)) for name in RESULTS)
+    result = fit_bytes(recipe, layers)
+    bases = sums + values  # of the first pass, whose parts go when they are there
+    return max(factors * sums + bases, moments * looked_at + result)
+
+
+def _of_blocks(layers: Collection[nn.Module]) -> tuple[int, int]:
+    """Bytes of the matrices of all sides' blocks, and of their eigenvalues."""
     sides, most = [side for layer in layers for side in shape_of(layer) or ()], widest(layers)
     blocks = [width for side in sides for width in widths(side, most)]
-    return 4 * (sum(map(size, layers)) + sum(width * width + width for width in blocks))
+    return 4 * sum(width * width for width in blocks), 4 * sum(blocks)
 
 
 # --- what was fitted ------------------------------------------------------------------------------

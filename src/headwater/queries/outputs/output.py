@@ -165,22 +165,37 @@ class Loss(Output):
 OUTPUTS: Mapping[str, type[Output]] = {each.kind: each for each in (Contribution, Loss)}
 
 
+def asked_as(ask: str) -> type[Concept] | type[Output]:
+    """What a question about words is: an output by its name, else ("slider") their direction.
+
+    >>> asked_as("slider").__name__, asked_as("loss").__name__
+    ('Concept', 'Loss')
+    """
+    return OUTPUTS.get(ask, Concept)
+
+
 def question_of(
-    ask: str, prompt: str, words: str, *, guidance: float, **same: Any
+    ask: str,
+    prompt: str,
+    words: str,
+    *,
+    of_slider: Mapping[str, Any] | None = None,
+    of_output: Mapping[str, Any] | None = None,
+    **same: Any,
 ) -> Concept | Output:
-    """What is asked of words: an output by its name, else ("slider") their direction.
+    """What is asked of words, as `asked_as` tells it.
 
     Args:
-        guidance: of pictures that the model makes for an output.
-        same: of either, such as draws and seed.
+        of_slider: what a direction alone takes, such as minus.
+        of_output: what an output alone takes, such as the guidance of pictures that are made.
+        same: what either takes, such as draws and seed.
 
-    >>> question_of("slider", "a red star", "star", guidance=5.0, seed=1).kind
+    >>> question_of("slider", "a red star", "star", of_output={"guidance": 2.0}, seed=1).kind
     'concept'
     """
-    made = OUTPUTS.get(ask)
-    if made is None:
-        return Concept(prompt, words, **same)
-    return made(prompt, words, guidance=guidance, **same)
+    made = asked_as(ask)
+    own = of_slider if made is Concept else of_output
+    return made(prompt, words, **same, **(own or {}))
 
 
 @dataclass(frozen=True)

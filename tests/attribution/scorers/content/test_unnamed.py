@@ -16,6 +16,8 @@ from headwater.attribution.scorers.content.unnamed import (
     shown,
     told_margins,
 )
+from headwater.cli.tables import methods_table
+from headwater.methods.table import METHODS
 
 COLOURS = ("blue", "orange", "pink", "red")
 SILENT = ["a star", "a moon", "a heart", "a sun", "a tree", "a ring"]
@@ -43,6 +45,17 @@ def test_it_is_what_presence_tells(session, word):
     assert torch.equal(found.sample.told_apart(), whole.told_apart())
     silent, timesteps = len(SILENT) * 2, len(whole.losses)
     assert silent * timesteps * 2 <= found.losses - 16 * 4 * timesteps <= silent * timesteps * 4
+
+
+def test_a_question_costs_at_most_what_the_table_says(session):
+    """Of images whose captions name no value, and of the sample, under each value."""
+    method, silent, sample = METHODS["ekfac-presence"], len(SILENT) * 2, 16
+    cost = method.cost("contribution")
+    assert str(cost) == "32x40+3uv" and method.slow
+    losses = shown(session, KIND, "red").losses
+    assert 0 < losses <= cost.unnamed * (silent + sample) * len(COLOURS)
+    said = " ".join(methods_table([method.facts()]).split())
+    assert f"{unnamed.MOST:,} at most are looked at" in said
 
 
 @pytest.mark.parametrize("word", COLOURS)
