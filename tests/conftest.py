@@ -34,10 +34,12 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _fits(monkeypatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _fits() -> Iterator[None]:
     """What one item takes of memory is not tried, a tenth of a small build: all batches fit."""
-    monkeypatch.setattr(batch_size, "kept_bytes", lambda _: 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_size, "kept_bytes", lambda _: 0)
+        yield
 
 
 @pytest.fixture
