@@ -78,6 +78,15 @@ def _illustrations_take_five_steps() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def illustrations_take_fifty_steps(monkeypatch) -> None:
+    """As outside of tests."""
+    from headwater.attribution import resources
+    from headwater.queries.image import shown
+
+    monkeypatch.setattr(resources, "shown", shown)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """Folder of a small random StableDiffusionPipeline."""

@@ -40,7 +40,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    copied = tensor.detach().clone()
+    """Its numbers, as far from a multiple of 64 bytes as they were: products round by that."""
+    memory = torch.empty(tensor.nbytes + 64, dtype=torch.uint8)
+    start = (tensor.data_ptr() - memory.data_ptr()) % 64
+    copied = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+    copied.copy_(tensor.detach())
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(copied, tensor.requires_grad)
     return copied
