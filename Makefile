@@ -15,7 +15,7 @@ endif
 demo: $(ENV)
 	$(BIN)/headwater demo --out headwater-demo
 
-# Types take a minute of one core: beside the tests, which leave none idle for long, half of that.
+# Types keep one core busy for a minute; before the tests the other would be idle.
 test: lint
 	$(MAKE) --jobs=2 types tests
 

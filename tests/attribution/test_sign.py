@@ -31,7 +31,7 @@ def session(tmp_path_factory):
     shown = headwater.load_dataset("scenes").first(ROWS)
     out = tmp_path_factory.mktemp("sign") / "index"
     model = headwater.Denoiser.load("scenes")
-    index = headwater.build_index(model, shown, out, method="concept-trak-unguided", timesteps=3)
+    index = headwater.build_index(model, shown, out, method="concept-trak-unguided", timesteps=5)
     return headwater.Session(index)
 
 
