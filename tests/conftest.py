@@ -6,12 +6,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TQDM_DISABLE"] = "1"  # bars come after two seconds: no test may depend on that
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
+from support.loads import read_once
 from support.processes import PROCESSES
 from support.tiny import tiny_folder, tiny_pipeline
 
@@ -32,16 +34,57 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _fits(monkeypatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _fits() -> Iterator[None]:
     """What one item takes of memory is not tried, a tenth of a small build: all batches fit."""
-    monkeypatch.setattr(batch_size, "kept_bytes", lambda _: 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batch_size, "kept_bytes", lambda _: 0)
+        yield
 
 
 @pytest.fixture
 def memory_is_tried(_fits, monkeypatch) -> None:
     """It is, as outside of tests."""
     monkeypatch.setattr(batch_size, "kept_bytes", kept_bytes)
+
+
+# What these two patch is imported by them, when shapes are checked already.
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _networks_are_read_once() -> Iterator[None]:
+    """To load a tiny model is what many tests do most."""
+    from headwater.models.loading import pipelines
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipelines, "load_whole", read_once(pipelines.load_whole))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _illustrations_take_five_steps() -> Iterator[None]:
+    """Pictures that stand beside a question which is not about one; by fifty steps they took more
+    time than its answer.
+    """
+    from headwater.attribution import resources
+
+    def shown(query, guidance):
+        found = ours(query, guidance)
+        return replace(found, steps=5) if found is not None and found is not query else found
+
+    ours = resources.shown
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resources, "shown", shown)
+        yield
+
+
+@pytest.fixture
+def illustrations_take_fifty_steps(monkeypatch) -> None:
+    """As outside of tests."""
+    from headwater.attribution import resources
+    from headwater.queries.image import shown
+
+    monkeypatch.setattr(resources, "shown", shown)
 
 
 @pytest.fixture(scope="session")

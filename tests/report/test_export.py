@@ -290,6 +290,7 @@ def drawn(session, query, method="journey-trak"):
     ]
 
 
+@pytest.mark.usefixtures("illustrations_take_fifty_steps")
 def test_figures(session, mask):
     query = Image(PROMPT, mask=mask, step=499)
     made = session.picture(query)

@@ -18,7 +18,6 @@ from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS
 from headwater.viewer import answers, beside
 from headwater.viewer import desk as doing
-from headwater.viewer.editor import Painted
 from headwater.viewer.form import Form, complements_key, form_of
 
 PROMPT = "a red star on a plain background"
@@ -451,6 +450,8 @@ def test_training_images_are_found_and_asked(desk):
 
 
 def test_a_picture_that_is_dropped_is_asked_about(desk, tmp_path):
+    from headwater.viewer.editor import Painted  # with gradio: four seconds, for whom they are
+
     given, layer = tmp_path / "given.png", tmp_path / "layer.png"
     given.write_bytes(encoded(PIL.Image.new("RGB", (32, 32), "#cc3344")))
     painted = np.zeros((32, 32, 4), np.uint8)
