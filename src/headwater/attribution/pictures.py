@@ -1,4 +1,4 @@
-"""Pictures of questions, kept: whoever asks again need not wait until they are drawn again."""
+"""Pictures of questions, kept so that nobody waits until they are drawn again; training images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import PIL.Image
 import torch
 
-from headwater.errors import StoreError
+from headwater.data.training_set import TrainingSet
+from headwater.errors import DatasetError, StoreError
+from headwater.index.index import Index
 from headwater.models.sampling import Picture
 from headwater.queries.query import Question
 from headwater.storage import cache
@@ -63,6 +65,29 @@ def _to_picture(entry: cache.Entry) -> Picture:
         note["guidance"],
         note["steps"],
     )
+
+
+# --- of the index ---------------------------------------------------------------------------------
+
+
+def training_images(index: Index) -> TrainingSet:
+    """The images that an index is asked for, by its rows; each is opened when it is looked at.
+
+    Its `image` raises DatasetError where the images, or this one, are not at their recorded source
+    any more.
+    """
+
+    def opened(row: int) -> PIL.Image.Image:
+        place = index.place_of(row)
+        if place is None:
+            id, source = index.samples[row].id, index.pictures.source
+            raise DatasetError(
+                f"{source} has no image {id!r} any more, on which the question is asked: put it "
+                "back, or ask on others with --pictures"
+            )
+        return index.pictures.image(place)
+
+    return TrainingSet(index.manifest.data["source"], index.samples, opened, index.fingerprint)
 
 
 # --- in the folder of an answer -------------------------------------------------------------------

@@ -148,6 +148,28 @@ def joined(first: Scored, more: Scored) -> Scored:
     return Scored(torch.cat([first.draws, more.draws], -2), first.squared)
 
 
+def without_own(scored: Scored, rows: Sequence[int]) -> Scored:
+    """Scores of draws on pictures of training images, without each image's score on its own.
+
+    In its place stands the mean of the image's scores by the other draws, so that its mean over all
+    draws is that over the others; 0 where all are its own.
+
+    Args:
+        rows: of each draw the image that it is asked on; empty where it is asked on none.
+
+    >>> without_own(Scored(torch.tensor([[9.0, 1.0], [2.0, 9.0], [4.0, 3.0]])), [0, 1, 1]).draws
+    tensor([[3., 1.],
+            [2., 1.],
+            [4., 1.]])
+    """
+    draws = scored.draws.clone() if len(rows) else scored.draws
+    for row in set(rows):
+        own = torch.tensor([each == row for each in rows])
+        others = draws[..., ~own, row]
+        draws[..., own, row] = others.sum(-1, keepdim=True) / max(1, others.shape[-1])
+    return Scored(draws, scored.squared)
+
+
 def mean_over_checkpoints(scored: Sequence[Scored]) -> Scored:
     """The mean over checkpoints, each with features and a kernel of its own.
 

@@ -236,13 +236,22 @@ class Index:
             text = f"the pictures cannot be shown: {error}"
             warnings.warn(text, HeadwaterWarning, stacklevel=2)
             return None
-        id, position = self.samples[row].id, self.positions[row]
-        if position >= len(pictures) or pictures.samples[position].id != id:
-            position = self._places.get(id, -1)
+        place = self.place_of(row)
         try:
-            return pictures.image(position) if position >= 0 else None
+            return None if place is None else pictures.image(place)
         except DatasetError:
             return None
+
+    def place_of(self, row: int) -> int | None:
+        """Where an index row's picture is in `pictures`; None where it is not there any more.
+
+        Raises:
+            DatasetError: there are none.
+        """
+        id, position, there = self.samples[row].id, self.positions[row], self.pictures.samples
+        if position < len(there) and there[position].id == id:
+            return position
+        return self._places.get(id)
 
     @cached_property
     def _places(self) -> dict[str, int]:

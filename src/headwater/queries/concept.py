@@ -181,6 +181,7 @@ class ConceptDrawer:
     delta: str = "concept"
     limit: int | None = None
     once: str = ""
+    training_rows: Sequence[int] = ()
 
     @property
     def title(self) -> str:

@@ -207,6 +207,7 @@ class PictureDrawer:
     side: Side
     targets: tuple[Target, ...]
     picture: Picture
+    training_rows: Sequence[int] = ()
 
     @property
     def title(self) -> str:

@@ -223,6 +223,7 @@ class PreferenceDrawer:
     query: Preference
     chosen: tuple[int, ...]
     digests: tuple[tuple[str, str], ...]
+    training_rows: Sequence[int] = ()
 
     @property
     def title(self) -> str:

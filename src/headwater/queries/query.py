@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import PIL.Image
 
+from headwater.data.training_set import TrainingSet
 from headwater.errors import QueryError
 from headwater.features.extractor import Extractor
 from headwater.features.objectives import Objective
@@ -64,6 +65,8 @@ class Setting:
         method: its name, for errors.
         side: what it asks of a question of this kind; an inversion with the index's guidance.
         captions: of the training images.
+        images: the training images, of a method that scores a question draw by draw: an image on
+            whose picture a draw is asked can be left out of that draw. None of others.
         timesteps: of the index's probes.
         picture: what is pictured -> its picture, made once.
         cache: folder that keeps what is learned for questions.
@@ -75,6 +78,7 @@ class Setting:
     timesteps: tuple[int, ...]
     picture: Callable[[Pictured], Picture]
     cache: Path
+    images: TrainingSet | None = None
 
 
 @runtime_checkable
@@ -85,6 +89,8 @@ class Drawer(Protocol):
         title: what is asked for, in a word or two.
         limit: how many draws make sense; a path without noise has one.
         once: why there is one draw, in words; "" where there are several.
+        training_rows: of each draw the row of the training image on whose picture it is asked; of
+            more draws than are made. Empty where it is asked on none.
     """
 
     @property
@@ -93,6 +99,8 @@ class Drawer(Protocol):
     def limit(self) -> int | None: ...
     @property
     def once(self) -> str: ...
+    @property
+    def training_rows(self) -> Sequence[int]: ...
 
     def describe(self, draws: int) -> Description:
         """How it is asked with so many draws."""

@@ -92,6 +92,7 @@ class RewardDrawer:
     query: Reward
     limit: int | None = None
     once: str = ""
+    training_rows: Sequence[int] = ()
 
     @property
     def title(self) -> str:

@@ -1,5 +1,7 @@
 """Questions about outputs: rows are the gradients of the losses that they are named after."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,66 @@ def test_pictures_are_made_under_the_contexts_of_a_concept(session):
     answer = session.attribute(query)
     assert "by what its words gain on pictures that the model makes of it" in answer.asked
     assert np.isfinite(answer.scores).all()
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory, tiny_model):
+    """A session on images of which five name the concept, one of them in its second caption."""
+    captions = [(PROMPT,), ("a circle",), ("a star",), ("it", "a blue star"), ("a square",)]
+    captions += [("stars",), ("a green star",), ("a starless night", "my star")]
+    drawn = [Pillow.effect_noise((16, 16), 10 * (i + 1)).convert("RGB") for i in range(8)]
+    images = from_images(drawn, captions)
+    out, model = tmp_path_factory.mktemp("named") / "index", Denoiser.load(tiny_model)
+    built = build_index(model, images, out, method="ekfac", timesteps=2, dim=32)
+    return Session(built)
+
+
+def test_training_images_that_name_the_concept_are_asked_on(named):
+    drawer = drawer_of(named, Contribution(PROMPT, WORD, draws=7))
+    rows = drawer.training_rows
+    assert sorted(rows[:5]) == [0, 2, 3, 6, 7]
+    assert set(rows[5:]) < {0, 2, 3, 6, 7}
+    pairs = {(0, (PROMPT, WITHOUT)), (2, ("a star", "")), (3, ("a blue star", "a blue"))}
+    pairs |= {(6, ("a green star", "a green")), (7, ("my star", "my"))}
+    assert set(zip(rows, drawer.shown.pairs(range(7)), strict=True)) == pairs
+    x0 = drawer.shown.latents(named.denoiser, range(2))
+    own = [named.index.training_set.image(row) for row in rows[:2]]
+    assert torch.equal(x0, named.denoiser.encode_images(own))
+
+
+def test_an_image_is_not_asked_about_on_its_own_picture(named):
+    """Its score is what the other images alone say of it, asked as pictures that are given."""
+    ids = [sample.id for sample in named.index.samples]
+    query = Contribution(PROMPT, WORD, draws=5)
+    rows = drawer_of(named, query).training_rows
+    answer = named.attribute(query, method="ekfac")
+    assert "on 5 training images that name it, none asked about on its own" in answer.asked
+    assert answer.feature is None
+    drawn = drawer_of(named, query)
+    machine = named.extractor([METHODS["ekfac"].damping])
+    by_draw = [machine.query_rows(drawn.objectives(machine, [draw]))[0] for draw in range(5)]
+    phi = torch.cat(list(named.index.blocks())).double()
+    for image in range(len(ids)):
+        others = [row.double() for row, of in zip(by_draw, rows, strict=True) if of != image]
+        mean = torch.stack(others).mean(0) @ phi[image]
+        assert answer.scores[image] == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_model):
+    made = "pictures that the model makes of it"
+    for query in (
+        Contribution(PROMPT, WORD, pictures="made"),
+        Contribution(PROMPT, WORD, context="bare"),
+        Contribution("a blue star", "blue"),  # which one caption names
+    ):
+        assert drawer_of(named, query).shown.words == made
+    exact = METHODS["ekfac-exact"]
+    whole = replace(setting_of(named, exact, Contribution(PROMPT, WORD)), images=None)
+    assert Contribution(PROMPT, WORD).drawer(whole).shown.words == made
+    with pytest.raises(MethodError, match="ekfac-exact scores all draws at once, so that no image"):
+        Contribution(PROMPT, WORD, pictures="training").drawer(whole)
+    with pytest.raises(QueryError, match="fewer than 3 training images name 'blue', too few"):
+        drawer_of(named, Contribution("a blue star", "blue", pictures="training"))
 
 
 def test_an_anchor_stands_in_the_place_of_the_concept(session, pictures):

@@ -52,7 +52,8 @@ class Attribution:
         remarks: what a reader must know of the question, sentence by sentence.
         groups: what groups of images scored together, where they were asked for.
         feature: the question's own, the mean over its draws, to be compared with rows of the index;
-            None where it has none, or one for each of several models.
+            None where it has none, or several: one for each of several models, or others for
+            training images on whose pictures it was asked.
     """
 
     query: Question

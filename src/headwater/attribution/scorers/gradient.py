@@ -20,7 +20,7 @@ from headwater.attribution.scorers.scoring import (
     release_checkpoint,
     score_all_rows,
 )
-from headwater.attribution.scores import RULES, Scored, joined
+from headwater.attribution.scores import RULES, Scored, joined, without_own
 from headwater.features.extractor import Extractor
 from headwater.features.spec import MOST_DRAWS
 from headwater.methods.row import Method
@@ -41,7 +41,8 @@ class _Asking:
     Attributes:
         left: draws that may still be made.
         made: how many were.
-        scored: at each damping, of all that were made.
+        scored: at each damping, of all that were made; an image on whose picture a draw is asked
+            has that draw's score too.
     """
 
     drawer: Drawer
@@ -49,6 +50,11 @@ class _Asking:
     drawn: Drawn
     made: int = 0
     scored: dict[float, Scored] = field(default_factory=dict)
+
+    def answers(self) -> dict[float, Scored]:
+        """The same, where no image is asked about on its own picture."""
+        own = self.drawer.training_rows[: self.made]
+        return {ratio: without_own(each, own) for ratio, each in self.scored.items()}
 
 
 def score(
@@ -116,14 +122,16 @@ def _scoring(asking: _Asking, options: ScoringOptions) -> Scoring:
             f"{drawer.title}: using the query gradient computed before (--fresh recomputes)"
         )
     remarks = dict.fromkeys(remark for part in first[0] for remark in part.remarks)
+    # one row does not stand for a question of which each image has other draws
+    feature = None if drawer.training_rows else mean_feature(_rows(first))
     return Scoring(
-        asking.scored,
+        asking.answers(),
         drawer.describe(asking.made),
         asking.made,
         drawer.once,
         cached,
         tuple(remarks),
-        mean_feature(_rows(first)),
+        feature,
     )
 
 
@@ -152,6 +160,7 @@ def setting_of(resources: Resources, method: Method, query: Question) -> Setting
         recipe.timesteps,
         resources.picture,
         resources.queries,
+        resources.images,
     )
 
 
@@ -191,7 +200,7 @@ def _extractor(resources: Resources, metrics: Sequence[float | None]) -> Extract
 
 def _is_enough(asking: _Asking, options: ScoringOptions) -> bool:
     """Whether the top ten is stable, or there are no more draws to make; says so."""
-    sure = certainty(asking.scored[options.dampings[0]], among=options.among)
+    sure = certainty(asking.answers()[options.dampings[0]], among=options.among)
     if sure is None or (sure.stability < STABLE and asking.left):
         return False
     options.note(

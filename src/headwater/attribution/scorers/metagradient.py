@@ -60,7 +60,8 @@ def score(
     timesteps = resources.index.recipe.timesteps
     if not timesteps:  # its rows are no gradients
         timesteps = tuple(resources.denoiser.schedule.evenly_spaced(TIMESTEPS))
-    drawer = query.drawer(replace(setting_of(resources, method, query), timesteps=timesteps))
+    setting = replace(setting_of(resources, method, query), timesteps=timesteps, images=None)
+    drawer = query.drawer(setting)
     draws = drawer.limit or query.draws or DRAWS
     facts = {
         "metagradient": 1,

@@ -42,7 +42,7 @@ class Scoring:
         cached: whether the query's gradient was there already.
         remarks: what a reader must know of the question, sentence by sentence.
         feature: the question's own, the mean over draws; None where several models were asked, or
-            none was.
+            none was, or images are asked about by other draws each.
         among: rows that were scored, where others are of no concern to the question; they rank
             below these, whatever stands for their scores.
     """

@@ -185,6 +185,7 @@ class LocalDrawer:
     cache: Path
     limit: int | None = None
     once: str = ""
+    training_rows: Sequence[int] = ()
     tokens: dict[str, Token] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from headwater.data.sources import load_dataset
 from headwater.data.training_set import TrainingSet
@@ -34,13 +34,16 @@ from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.draws import encode_prompts
-from headwater.queries.outputs.pictures import Made, Shown, given
+from headwater.queries.outputs.pictures import FEWEST, Made, Shown, given, trained
 from headwater.queries.query import (
     Description,
     Question,
     Setting,
 )
 from headwater.queries.words.token_limit import lost_words, require_read
+
+# Pictures by name; any other is a folder or a file.
+PICTURES = ("auto", "training", "made")
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,12 @@ class Output(Question):
         prompt: the prompt that the user has in mind.
         concept: words of the prompt.
         anchor: of a contribution, words that stand in the concept's place in c-, as of `Concept`.
-        pictures: that show the concept: a `TrainingSet`, or a folder or file of such. A picture's
-            own caption is used where it names the concept, else the prompt. None for pictures that
-            the model makes, one for each draw.
+        pictures: that show the concept. "training": training images of which a caption names it,
+            each left out of its own score; "made": the model makes one for each draw; "auto": the
+            first, where at least 3 name it, draws are scored one by one and no context is given,
+            else the second. Or pictures that the model was not trained on, which is best: a
+            `TrainingSet`, or a folder or file of such. A picture's own caption is used where it
+            names the concept, else the prompt.
         context: of made pictures, what they are made under: as of `Concept`.
         draws: of noise, each on one of the pictures; None for as many as a stable top ten needs.
         seed: of noise, and of the choice of pictures and contexts.
@@ -67,7 +73,7 @@ class Output(Question):
     prompt: str
     concept: str
     anchor: str = ""
-    pictures: TrainingSet | str | Path | None = None
+    pictures: TrainingSet | str | Path = "auto"
     context: str = "auto"
     draws: int | None = DRAWS
     seed: int = 0
@@ -106,6 +112,8 @@ class Output(Question):
     @cached_property
     def _given(self) -> TrainingSet | None:
         pictures = self.pictures
+        if pictures in PICTURES:
+            return None
         if not isinstance(pictures, (str, Path)):
             return pictures
         try:
@@ -118,18 +126,41 @@ class Output(Question):
             ) from None
 
     def shown(self, setting: Setting) -> Shown:
-        """The pictures."""
+        """The pictures.
+
+        Raises:
+            QueryError, MethodError: they are to be training images, and cannot.
+        """
         draws = self.draws or MOST_DRAWS
         if self._given is not None:
             return given(self._given, self.slider, draws)
+        by_default = self.pictures == "auto" == self.context
+        if (by_default or self.pictures == "training") and setting.images is not None:
+            found = trained(setting.images, self.slider, draws)
+            if found is not None:
+                return found
+        if self.pictures == "training":
+            self._refuse_training_images(setting)
         contexts = choose_contexts(self.slider, setting.captions)
         return Made(contexts.pairs, self.seed, self.guidance)
+
+    def _refuse_training_images(self, setting: Setting) -> NoReturn:
+        if setting.images is None:
+            raise MethodError(
+                f"{setting.method} scores all draws at once, so that no image can be left out of "
+                "its own score: leave out --pictures training, or give pictures"
+            )
+        raise QueryError(
+            f"fewer than {FEWEST} training images name {self.concept!r}, too few to ask on: leave "
+            "out --pictures training, or give pictures"
+        )
 
     def drawer(self, setting: Setting) -> OutputDrawer:
         """The question, ready to be asked.
 
         Raises:
             QueryError: the file of contexts, or the pictures, cannot be read.
+            QueryError, MethodError: they are to be training images, and cannot.
         """
         return OutputDrawer(self, self.shown(setting))
 
@@ -206,6 +237,11 @@ class OutputDrawer:
     shown: Shown
     limit: int | None = None
     once: str = ""
+
+    @property
+    def training_rows(self) -> Sequence[int]:
+        """The training image of each draw, where it is on one."""
+        return self.shown.training_rows
 
     @property
     def title(self) -> str:

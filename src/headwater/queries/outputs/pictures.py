@@ -1,4 +1,4 @@
-"""The pictures that an output is measured on: given ones, or those that the model makes."""
+"""The pictures that an output is measured on: training images, given ones, or made ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headwater.data.training_set import TrainingSet
+from headwater.data.training_set import Sample, TrainingSet
 from headwater.errors import BadImageError, QueryError
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import draw_latents, picture_noise
@@ -22,6 +22,8 @@ from headwater.queries.words.prompts import contains, without
 
 # How pictures of a concept are made.
 STEPS = 25
+# With fewer training images that name the concept, pictures of it are made.
+FEWEST = 3
 
 
 class Shown(Protocol):
@@ -44,10 +46,15 @@ class Shown(Protocol):
         """The pictures of these draws."""
         ...
 
+    @property
+    def training_rows(self) -> Sequence[int]:
+        """The training image of each draw; empty where they are none of these."""
+        ...
+
 
 @dataclass(frozen=True)
 class Given:
-    """Pictures that somebody has, each with its caption where that names the concept.
+    """Pictures that somebody has, each with a caption of its own where one names the concept.
 
     Several draws may be of one picture: all before any comes twice.
 
@@ -67,9 +74,9 @@ class Given:
 
     def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
         """Of each picture's caption, or of the question's prompt."""
-        captions = [self.pictures.samples[self.order[draw]].caption for draw in draws]
         words, anchor = self.query.concept, self.query.anchor
-        named = [c if contains(c, words) else self.query.prompt for c in captions]
+        samples = [self.pictures.samples[self.order[draw]] for draw in draws]
+        named = [naming(sample, words) or self.query.prompt for sample in samples]
         return [(caption, without(caption, words, anchor)) for caption in named]
 
     def key(self, draw: int) -> Any:
@@ -90,12 +97,56 @@ class Given:
             raise QueryError(f"{said}; mend it, or take it out") from None
         return denoiser.encode_images(images)
 
+    @property
+    def training_rows(self) -> Sequence[int]:
+        """They are none of these."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Trained(Given):
+    """Training images of which a caption names the concept.
+
+    The model has seen them, but none of them is asked about on its own picture.
+    """
+
+    @property
+    def words(self) -> str:
+        """Which pictures they are."""
+        return f"{len(set(self.order))} training images that name it, none asked about on its own"
+
+    @property
+    def training_rows(self) -> Sequence[int]:
+        """The image of each draw."""
+        return self.order
+
 
 def given(pictures: TrainingSet, query: Concept, draws: int) -> Given:
     """These pictures in an order that the seed decides."""
-    rows = range(len(pictures))
-    order = without_repeats(rows, draws, random.Random(f"{query.seed}|{pictures.fingerprint}"))
-    return Given(pictures, order, query)
+    return Given(pictures, _ordered(pictures, range(len(pictures)), query, draws), query)
+
+
+def trained(images: TrainingSet, query: Concept, draws: int) -> Trained | None:
+    """Training images that name the concept in such an order; None where they are too few."""
+    rows = [row for row, each in enumerate(images.samples) if naming(each, query.concept)]
+    if len(rows) < FEWEST:
+        return None
+    return Trained(images, _ordered(images, rows, query, draws), query)
+
+
+def naming(sample: Sample, words: str) -> str:
+    """The first caption of an image that names a concept; "" where none does.
+
+    >>> naming(Sample("1", "a dog", "", ("a dog", "a red dog", "my red pet")), "red")
+    'a red dog'
+    """
+    return next((text for text in sample.all_captions if contains(text, words)), "")
+
+
+def _ordered(
+    pictures: TrainingSet, rows: Sequence[int], query: Concept, draws: int
+) -> Sequence[int]:
+    return without_repeats(rows, draws, random.Random(f"{query.seed}|{pictures.fingerprint}"))
 
 
 @dataclass(frozen=True)
@@ -134,3 +185,8 @@ class Made:
         noise = torch.stack([picture_noise(denoiser, each.seed) for each in asked])
         prompts = [each.prompt for each in asked]
         return draw_latents(denoiser, prompts, noise, guidance=self.guidance, steps=STEPS)
+
+    @property
+    def training_rows(self) -> Sequence[int]:
+        """They are none of these."""
+        return ()
