@@ -3,10 +3,12 @@
 The rule is in docs/results.md, "A rule for the default". Candidates are asked as `headwater index`
 and `headwater concept` ask where nothing else is said (8,192 features of `attn2`, of a curvature
 32,768; one draw of noise at each of ten timesteps; 32 draws a question), at the dampings that the
-rule names.
+rule names. Outputs are asked on pictures that the model makes, as the rule has it, and on training
+images that name the concept, which was thought of later.
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/default.py predicts    LDS of the second model (influence.py --second)
+    python experiments/default.py confirms    LDS of the first model, for the pictures (scenes.py)
     python experiments/default.py draws       precision and isolation on drawings (emoji.py)
     python experiments/default.py cost        of an index and of a question, from nothing
 
@@ -20,7 +22,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ import emoji
 import numpy as np
 import torch
 from common import RESULTS, about, parser
-from influence_models import SECOND
+from influence_models import FIRST, SECOND, Trained
 from scenes import output_of
 
 from headwater import Concept, Denoiser, Session, TrainingSet
@@ -48,8 +50,10 @@ from headwater.evaluation.studies.method_scores import (
     sweep_dampings,
 )
 from headwater.evaluation.studies.retrieval import Evaluation
+from headwater.methods.row import Method
 from headwater.methods.table import METHODS
-from headwater.queries.outputs.output import OUTPUTS
+from headwater.queries.outputs.output import OUTPUTS, Output
+from headwater.queries.query import Question
 from headwater.runtime.executor import Executor
 
 OUT = RESULTS / "default"
@@ -65,27 +69,38 @@ CHOSEN_ON, REPORTED, ALL = "chosen-on", "reported", "all"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method, what it is asked, and a damping; None for its own."""
+    """A method, what it is asked, a damping (None for its own), and on which pictures."""
 
     method: str
     ask: str = "slider"
     damping: float | None = None
+    pictures: str = "made"
+
+    @property
+    def asked(self) -> str:
+        """Without the damping."""
+        words = [self.method] if self.ask == "slider" else [self.method, self.ask]
+        return ", ".join(words) + (" on training images" if self.pictures == "training" else "")
 
     def __str__(self) -> str:
-        words = [self.method] if self.ask == "slider" else [self.method, self.ask]
-        return ", ".join([*words, *([f"damping {self.damping:g}"] if self.damping else [])])
+        return self.asked + (f", damping {self.damping:g}" if self.damping else "")
 
 
+INFLUENCE = [
+    Candidate(method, "contribution", ratio, pictures)
+    for pictures in ("made", "training")
+    for method in ("ekfac", WITH_PRESENCE)
+    for ratio in DAMPINGS
+]
 CANDIDATES = (
     *(Candidate(m) for m in ("concept-trak-unguided", "concept-trak", "concept-d-trak")),
-    *(Candidate("ekfac", "contribution", ratio) for ratio in DAMPINGS),
-    *(Candidate(WITH_PRESENCE, "contribution", ratio) for ratio in DAMPINGS),
+    *INFLUENCE,
     Candidate("presence"),
 )
 
 
 def main() -> None:
-    stages = {"predicts": predicts, "draws": draws, "cost": cost}
+    stages = {"predicts": predicts, "confirms": confirms, "draws": draws, "cost": cost}
     given = parser(__doc__, *stages).parse_args()
     torch.set_num_threads(1)
     OUT.mkdir(parents=True, exist_ok=True)
@@ -96,17 +111,20 @@ def main() -> None:
 
 
 def scores_of(
-    model: Denoiser, data: TrainingSet, truths: Sequence[Truth], place: Path
+    model: Denoiser,
+    data: TrainingSet,
+    truths: Sequence[Truth],
+    place: Path,
+    candidates: Sequence[Candidate] = CANDIDATES,
 ) -> dict[Candidate, np.ndarray]:
     """What each candidate scores every image for every concept, [q, n]."""
     found = {}
-    for method in dict.fromkeys(each.method for each in CANDIDATES):
-        own = [each for each in CANDIDATES if each.method == method]
+    for one in {each.asked: each for each in candidates}.values():
+        method, own = one.method, [each for each in candidates if each.asked == one.asked]
         # what has no features of its own (presence) keeps what it finds where WITH_PRESENCE does
         built = build_indexes(model, data, place / "indexes", [WITH_PRESENCE, method])
         indexes = {METHODS[method]: built[METHODS[method]]}
-        options = QuestionOptions(ask=own[0].ask)
-        questions = partial(asked, truths, options)
+        questions = partial(asked, truths, one)
         swept = sweep_dampings(indexes, questions, place / "scores", [c.damping for c in own])
         found |= {each: swept[each.damping][method] for each in own}
     return found
@@ -125,30 +143,47 @@ def seen_alone(
     return np.stack(rows)
 
 
-def asked(truths: Sequence[Truth], options: QuestionOptions, method: Any) -> list[Any]:
-    """The questions of a method."""
-    return [concept_question(method, truth, options) for truth in truths]
+def asked(truths: Sequence[Truth], candidate: Candidate, method: Method) -> list[Question]:
+    """The questions of a method, as a candidate has them."""
+    options = QuestionOptions(ask=candidate.ask)
+    questions = [concept_question(method, truth, options) for truth in truths]
+    return [
+        replace(each, pictures=candidate.pictures) if isinstance(each, Output) else each
+        for each in questions
+    ]
 
 
 # --- what the rule measures -----------------------------------------------------------------------
 
 
 def predicts(given: argparse.Namespace) -> None:
-    """LDS on both outputs of the halves of a model that had no part in any choice."""
-    measured = SECOND.trained(Executor("local", 1), given.device)
-    model = Denoiser.load(SECOND.folder / "models" / SECOND.plan.full.name, given.device)
-    truths = read_truths("scenes", SECOND.data.samples)
-    scores: dict[Any, np.ndarray] = dict(scores_of(model, SECOND.data, truths, SECOND.folder))
-    scores[SEEN] = seen_alone(model, SECOND.data, truths, SECOND.folder)
+    """LDS on both outputs of the halves of a model that had no part in the rule."""
+    predicted(given, SECOND, "predicts", CANDIDATES)
+
+
+def confirms(given: argparse.Namespace) -> None:
+    """The same of the model on which the pictures of a question were not looked at."""
+    predicted(given, FIRST, "confirms", INFLUENCE)
+
+
+def predicted(
+    given: argparse.Namespace, study: Trained, stage: str, candidates: Sequence[Candidate]
+) -> None:
+    """LDS on both outputs of a model's halves."""
+    measured, data = study.trained(Executor("local", 1), given.device), study.data
+    model = Denoiser.load(study.folder / "models" / study.plan.full.name, given.device)
+    truths, place = read_truths("scenes", data.samples), study.indexes.parent
+    scores: dict[Any, np.ndarray] = dict(scores_of(model, data, truths, place, candidates))
+    scores[SEEN] = seen_alone(model, data, truths, place)
     named = membership(truths)
     outputs = {
         name: np.stack([
-            np.asarray(output_of(each, name=name, measure=SECOND.measure), float)
-            for each in measured[1 : SECOND.plan.subsets + 1]
+            np.asarray(output_of(each, name=name, measure=study.measure), float)
+            for each in measured[1 : study.plan.subsets + 1]
         ])
         for name in OUTPUTS
     }  # fmt: skip
-    halves = SECOND.plan.chosen
+    halves = study.plan.chosen
     for part, rows, of in parts(halves, len(truths)):
         words = predicted_outputs(named, halves)[rows][:, of]
         table = []
@@ -166,7 +201,7 @@ def predicts(given: argparse.Namespace) -> None:
         }
         table.append({"candidate": MEMBERSHIP, **captions})
         title = f"What candidates predict, {part}: {len(of)} concepts, {len(words)} halves"
-        keep(given, f"predicts-{part}", title, table)
+        keep(given, f"{stage}-{part}", title, table)
 
 
 def parts(halves: np.ndarray, concepts: int) -> list[tuple[str, slice, np.ndarray]]:
@@ -216,19 +251,21 @@ def cost(given: argparse.Namespace) -> None:
         (index,) = build_indexes(model, data.first(8), Path(folder), [TODAY]).values()
         Session(index).attribute(concept_question(METHODS[TODAY], truth, QuestionOptions()))
     table = []
-    asked = dict.fromkeys((each.method, each.ask) for each in CANDIDATES)
+    candidates = list({each.asked: each for each in CANDIDATES}.values())
     # what the rule compares side by side, one after the other
-    for method, ask in sorted(asked, key=lambda pair: pair[0] not in (TODAY, WITH_PRESENCE)):
+    for each in sorted(candidates, key=lambda one: one.method not in (TODAY, WITH_PRESENCE)):
+        method = each.method
+        first, again = asked([truth, second], each, METHODS[method])
         with tempfile.TemporaryDirectory() as folder:
             started = time.process_time()
             (index,) = build_indexes(model, data, Path(folder), [method]).values()
             built = time.process_time()
-            session, options = Session(index), QuestionOptions(ask=ask)
-            session.attribute(concept_question(METHODS[method], truth, options), method=method)
+            session = Session(index)
+            session.attribute(first, method=method)
             asked_once = time.process_time()
-            session.attribute(concept_question(METHODS[method], second, options), method=method)
+            session.attribute(again, method=method)
             table.append({
-                "method": method,
+                "candidate": each.asked,
                 "index, CPU s a picture": (built - started) / len(data),
                 "question, CPU s": asked_once - built,
                 "a second of its kind, CPU s": time.process_time() - asked_once,

@@ -39,14 +39,14 @@ def main() -> None:
     """Which candidates the rule admits, how they rank, and which it takes."""
     given = argparse.ArgumentParser(description=__doc__).parse_args()
     predicted, drawn = rows_of(f"predicts-{CHOSEN_ON}"), rows_of(f"draws-{CHOSEN_ON}")
-    costs, drops = rows_of("cost", "method"), drops_of_chosen()
-    if missing := {each.method for each in CANDIDATES} - costs.keys():
+    costs, drops = rows_of("cost"), drops_of_chosen()
+    if missing := {each.asked for each in CANDIDATES} - costs.keys():
         sys.exit(f"nothing is known of what {min(missing)} costs: run `cost` to its end")
     today = costs[TODAY]["index, CPU s a picture"]
     table = []
     for candidate in CANDIDATES:
         name, method = str(candidate), candidate.method
-        cost = costs[method]
+        cost = costs[candidate.asked]
         above = predicted[name][f"contribution, above {MEMBERSHIP!r}"]
         precision = drawn[name]["precision, above today's"]
         dear = cost["index, CPU s a picture"] / today
@@ -81,12 +81,12 @@ def main() -> None:
     print(markdown(table), note, sep="\n")
 
 
-def rows_of(name: str, key: str = "candidate") -> dict[str, dict[str, Any]]:
+def rows_of(name: str) -> dict[str, dict[str, Any]]:
     """The rows of a table that was made before, by what they are of."""
     path = OUT / name / "results.json"
     if not path.exists():
         sys.exit(f"there is no {path}: run `{name.split('-')[0]}` first")
-    return {row[key]: row for row in json.loads(path.read_text())["rows"]}
+    return {row["candidate"]: row for row in json.loads(path.read_text())["rows"]}
 
 
 def drops_of_chosen() -> dict[str, float]:

@@ -27,8 +27,8 @@ from headwater.attribution.passes import (
     products,
     progress_in,
 )
-from headwater.attribution.pictures import remember_picture, training_images
-from headwater.data.training_set import Captions, TrainingSet
+from headwater.attribution.pictures import remember_picture
+from headwater.data.training_set import Captions
 from headwater.errors import QueryError
 from headwater.gradients.blocks import forms_as_they_are
 from headwater.index.curvature.fit import fit_of, former_of
@@ -81,11 +81,6 @@ class Resources:
     def captions(self) -> Captions:
         """All of the training images'."""
         return Captions(self.index.samples)
-
-    @cached_property
-    def images(self) -> TrainingSet:
-        """The training images."""
-        return training_images(self.index)
 
     @cached_property
     def kinds(self) -> list[tuple[str, ...]]:

@@ -79,7 +79,6 @@ class Index:
         self.handed = handed or Handed()
         self._training_set = training_set
         self._verified: Verified = {}
-        self._images_lost = False
 
     @classmethod
     def open(
@@ -227,27 +226,24 @@ class Index:
 
         It is found by its id, since others may have gone or come since the index was built.
         """
-        if self._images_lost:
-            return None
+        place = self.place_of(row) if self._are_there else None
         try:
-            pictures = self.pictures
-        except DatasetError as error:
-            self._images_lost = True  # do not look for them again for each picture
-            text = f"the pictures cannot be shown: {error}"
-            warnings.warn(text, HeadwaterWarning, stacklevel=2)
-            return None
-        place = self.place_of(row)
-        try:
-            return None if place is None else pictures.image(place)
+            return None if place is None else self.pictures.image(place)
         except DatasetError:
             return None
 
-    def place_of(self, row: int) -> int | None:
-        """Where an index row's picture is in `pictures`; None where it is not there any more.
+    @cached_property
+    def _are_there(self) -> bool:
+        """Whether there are pictures to show, which is looked up and told once."""
+        try:
+            return len(self.pictures) > 0
+        except DatasetError as error:
+            text = f"the pictures cannot be shown: {error}"
+            warnings.warn(text, HeadwaterWarning, stacklevel=4)
+            return False
 
-        Raises:
-            DatasetError: there are none.
-        """
+    def place_of(self, row: int) -> int | None:
+        """Where an index row's picture is in `pictures`; None where it is not there any more."""
         id, position, there = self.samples[row].id, self.positions[row], self.pictures.samples
         if position < len(there) and there[position].id == id:
             return position

@@ -4,7 +4,7 @@ Both toys are answered end to end, from the question to the report.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,6 +125,7 @@ class SizeDrawer:
     title: str = Size.title
     limit: int | None = None
     once: str = ""
+    training_rows: Sequence[int] = ()
 
     def describe(self, draws: int) -> Description:
         return Description(f"under the prompt, by {self.side.delta}", {"toy": True})

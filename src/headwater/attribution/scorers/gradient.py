@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwater.attribution.answer.bootstrap import certainty
+from headwater.attribution.pictures import training_images
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers import feature
 from headwater.attribution.scorers.scoring import (
@@ -160,7 +161,7 @@ def setting_of(resources: Resources, method: Method, query: Question) -> Setting
         recipe.timesteps,
         resources.picture,
         resources.queries,
-        resources.images,
+        training_images(resources.index),
     )
 
 
