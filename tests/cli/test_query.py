@@ -261,9 +261,14 @@ REFUSED = {
         STAR + "--ask contribution --pictures {images} --context bare",
         "--context does not go with --pictures: leave it out",
     ),
+    "guidance of training images": (
+        STAR + "--ask contribution --pictures training --guidance 2",
+        "--guidance does not go with --pictures: leave it out",
+    ),
     "no pictures": (
         STAR + "--ask contribution --pictures {tmp}/none",
-        "--pictures '{tmp}/none' cannot be read (there is no file or folder '{tmp}/none'): give a",
+        "--pictures '{tmp}/none' cannot be read (there is no file or folder '{tmp}/none'): give "
+        "training, made, a folder",
     ),
     "groups of a part": (
         FILE + "--groups star --mask {tmp}/white.png",
@@ -352,6 +357,26 @@ def test_what_is_asked_where_nobody_says_it(
     made = headwater(*asked)
     assert made.code == 0, made.err
     assert [each.kind for each in put] == [kind]
+
+
+@pytest.mark.parametrize(
+    "options, pictures",
+    [
+        ([], "auto"),
+        (["--context", "bare"], "made"),
+        (["--guidance", 2], "made"),
+        (["--pictures", "made", "--guidance", 2], "made"),
+        (["--pictures", "training"], "training"),
+    ],
+)
+def test_on_which_pictures_words_are_asked(curved, tmp_path, monkeypatch, options, pictures):
+    """Where it is said how they are made, on made ones."""
+    put = []
+    monkeypatch.setattr(query, "answer", lambda session, queries, *more: put.extend(queries))
+    asked = ("concept", curved, PROMPT, "--concept", "star", *options, "--out", tmp_path / "out")
+    made = headwater(*asked)
+    assert made.code == 0, made.err
+    assert [each.pictures for each in put] == [pictures]
 
 
 def test_what_words_gain_is_answered_with_presence(curved, places, tmp_path):

@@ -172,7 +172,7 @@ def test_an_image_is_not_asked_about_on_its_own_picture(named):
     query = Contribution(PROMPT, WORD, draws=5)
     rows = drawer_of(named, query).training_rows
     answer = named.attribute(query, method="ekfac")
-    assert "on 5 training images that name it, none asked about on its own" in answer.asked
+    assert "on 5 training images that name it, each scored by the others" in answer.asked
     assert answer.feature is None
     drawn = drawer_of(named, query)
     machine = named.extractor([METHODS["ekfac"].damping])

@@ -121,8 +121,8 @@ class Output(Question):
         except DatasetError as error:
             why = str(error).partition(":")[0]  # what follows is advice for training images
             raise QueryError(
-                f"--pictures {str(pictures)!r} cannot be read ({why}): give a folder of pictures, "
-                "or a file of them such as `headwater index` takes"
+                f"--pictures {str(pictures)!r} cannot be read ({why}): give training, made, a "
+                "folder of pictures, or a file of them such as `headwater index` takes"
             ) from None
 
     def shown(self, setting: Setting) -> Shown:

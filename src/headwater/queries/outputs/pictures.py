@@ -113,7 +113,7 @@ class Trained(Given):
     @property
     def words(self) -> str:
         """Which pictures they are."""
-        return f"{len(set(self.order))} training images that name it, none asked about on its own"
+        return f"{len(set(self.order))} training images that name it, each scored by the others"
 
     @property
     def training_rows(self) -> Sequence[int]:
