@@ -251,11 +251,12 @@ class OutputDrawer:
     def describe(self, draws: int) -> Description:
         """On which pictures."""
         what = {"loss": "by the loss", "contribution": "by what its words gain"}[self.query.kind]
-        facts = {"output": self.query.kind, "pictures": self.shown.words}
+        pictures = self.shown.words(draws)
+        facts = {"output": self.query.kind, "pictures": pictures}
         if self.query.anchor:
             what += f" over {self.query.anchor!r}"
             facts["anchor"] = self.query.anchor
-        return Description(f"{what} on {self.shown.words}", facts)
+        return Description(f"{what} on {pictures}", facts)
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The pictures and prompts of these draws."""

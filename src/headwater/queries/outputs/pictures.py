@@ -29,9 +29,8 @@ FEWEST = 3
 class Shown(Protocol):
     """One picture of a concept for each draw, with the prompts of its output."""
 
-    @property
-    def words(self) -> str:
-        """Which pictures they are, after "on"."""
+    def words(self, draws: int) -> str:
+        """Which pictures the first draws are of, after "on"."""
         ...
 
     def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
@@ -66,10 +65,9 @@ class Given:
     order: Sequence[int]
     query: Concept
 
-    @property
-    def words(self) -> str:
+    def words(self, draws: int) -> str:
         """Which pictures they are."""
-        count = len(set(self.order))
+        count = len(set(self.order[:draws]))
         return f"{count} picture{'s' if count > 1 else ''} of {self.pictures.source}"
 
     def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
@@ -110,10 +108,10 @@ class Trained(Given):
     The model has seen them, but none of them is asked about on its own picture.
     """
 
-    @property
-    def words(self) -> str:
+    def words(self, draws: int) -> str:
         """Which pictures they are."""
-        return f"{len(set(self.order))} training images that name it, each scored by the others"
+        count = len(set(self.order[:draws]))
+        return f"{count} training images that name it, each scored by the others"
 
     @property
     def training_rows(self) -> Sequence[int]:
@@ -161,8 +159,7 @@ class Made:
     seed: int
     guidance: float
 
-    @property
-    def words(self) -> str:
+    def words(self, draws: int) -> str:
         """Which pictures they are."""
         return "pictures that the model makes of it"
 
