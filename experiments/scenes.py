@@ -25,7 +25,8 @@ model draws most surely; `confirmed` 100, for all others that it draws with a ra
 more, which had no part in what `removed` found; `together` 100, for all of these; `ceiling` 200,
 for all of these, those first whose caption names the concept, and those first that show it.
 `influence` takes out 200, for the first five and every second of the others, by what the model
-sees in an image, by EK-FAC of what the concept's words gain, and by both.
+sees in an image, by EK-FAC of what the concept's words gain, and by both; beside captions and
+what shows it.
 `windows` takes out 100, those first whose caption names the concept, or any, and lets the model
 without them make a quarter of a picture's steps. `--remove` and `--concepts` take others, whose
 tables are in the stage's folder `chosen`. Everything lies in `experiments/results/scenes`; what was

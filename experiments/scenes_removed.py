@@ -38,15 +38,15 @@ OTHERWISE = {
     "windows": (CAPTION, "random"),
     "influence": ("presence", "ekfac", "ekfac-presence", CAPTION, TRUTH),
 }
-# How an index of influence is built, and what it is asked: as in `influence.py`, of pictures that
-# the model makes itself.
+# How an index of influence is built: as in `influence.py`. It is asked as by default, on training
+# images that name the concept.
 INFLUENCE = {
     "loss_weights": "shapes-first",
     "draws": 4,
     "parameters": "attn2",
     "projection": "identity",
 }
-MADE_DRAWS = 160
+INFLUENCE_DRAWS = 64
 RECIPES: dict[str, dict[str, Any]] = {
     "concept-d-trak": {"parameters": "all"},  # by which it predicted best in the first halves
     "ekfac": INFLUENCE,
@@ -61,6 +61,9 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     In the stage `windows`: from those that such a model makes a quarter of.
     """
     data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
+    # These two train a model of everything of their own: what is measured of the windows is more,
+    # and the one that the others are compared with was of another machine, which rounds otherwise.
+    apart = swapped or given.stage == "influence"
     own = out / "chosen" if given.concepts or given.remove else out
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
@@ -70,14 +73,14 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     methods = OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     plan = RemovalPlan(
-        out if swapped else folder(full) / "removed",
+        out if apart else folder(full) / "removed",
         config_of(full),
         data,
         [truth for truth in truths if truth.concept in concepts],
         classifier_for("scenes", [truth.concept for truth in truths], None, given.device),
         methods,
         given.remove or REMOVING[given.stage],
-        options=QuestionOptions(MADE_DRAWS, ask="contribution")
+        options=QuestionOptions(INFLUENCE_DRAWS, ask="contribution")
         if given.stage == "influence"
         else QuestionOptions(given.draws, guidance=3.0),
         recipes={name: recipe for name, recipe in RECIPES.items() if name in methods},
