@@ -16,9 +16,9 @@ have that to learn; the pictures asked about are made by the whole adapters all 
 
 Everything lies in `experiments/results/lora`. What is kept there is of whole pictures and concepts,
 by methods of `ASKED`, all of which are asked where nothing else is said. What the object's words
-gain was not asked of these adapters yet; its table has a folder of its own:
+gain, on the 20 pictures themselves and on such as the model makes, has a table of its own:
 
-    python experiments/lora.py tables --ask contribution --methods ekfac ekfac-presence
+    python experiments/lora.py tables --ask contribution made --methods ekfac ekfac-presence
 """
 
 from __future__ import annotations
@@ -74,13 +74,15 @@ ASKED = (
 )  # fmt: skip
 INFLUENCE = ("ekfac", "ekfac-presence")
 KINDS = ("image", "concept")
+# What the words gain, on training images and on pictures that the model makes.
+GAINS = {"contribution": "training", "made": "made"}
 
 
 def main() -> None:
     command = parser(__doc__, "learn", "tables")
     methods = (*ASKED, *INFLUENCE)
     command.add_argument("--methods", nargs="+", choices=methods, default=ASKED)
-    command.add_argument("--ask", nargs="+", choices=(*KINDS, "contribution"), default=KINDS)
+    command.add_argument("--ask", nargs="+", choices=(*KINDS, *GAINS), default=KINDS)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--scale", type=float, default=1.0)
     command.add_argument("--noise", type=int, default=1, help="draws of it, at each timestep")
@@ -188,8 +190,9 @@ def questions(
     """
     if kind == "concept":
         return [Concept(prompt, THING, draws=draws) for prompt in PROMPTS]
-    if kind == "contribution":
-        return [Contribution(prompt, THING, draws=draws, guidance=3.0) for prompt in PROMPTS]
+    if kind in GAINS:
+        on = {"pictures": GAINS[kind], "draws": draws, "guidance": 3.0}
+        return [Contribution(prompt, THING, **on) for prompt in PROMPTS]
     if not files:
         return [Image(prompt, draws=draws, guidance=3.0) for prompt in PROMPTS]
     return [Image(p, file=file, draws=draws) for p, file in zip(PROMPTS, files, strict=True)]
@@ -228,7 +231,7 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
     for method, index in indexes.items():
         found = {}
         for kind in given.ask:
-            if kind in method.takes:
+            if ("contribution" if kind in GAINS else kind) in method.takes:
                 scores = score_questions(
                     {method: index},
                     lambda method, kind=kind: questions(kind, files, given.draws),
@@ -250,7 +253,9 @@ def tables(out: Path, adapters: Path, shown: TrainingSet, given: Any) -> None:
         f"{len(data):,}; mean over {len(PROMPTS)} prompts of other combinations; "
         f"by chance {HIDDEN / len(data):.2f}",
         f"concept: {THING!r}, over training captions that name it, with and without the word; "
-        "image: the whole picture that the model makes of the prompt",
+        "image: the whole picture that the model makes of the prompt; contribution: what the word "
+        f"gains on those of the {HIDDEN}, each scored by the others; made: on such as the model "
+        "makes",
         f"captions of the {HIDDEN} name the {THING}, and no others do: that finds all of them",
         "rows and questions are of the adapters' parameters alone (`--parameters lora`), at "
         f"{given.scale:g} of their strength; {given.noise} draws of noise of each training picture "
