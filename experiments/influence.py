@@ -3,7 +3,7 @@
 The halves and outputs of `scenes.py` (its `models` comes first), but another question: not which
 way a concept lies (the slider), but the output itself, the loss on pictures of the concept or what
 the concept's words gain there, asked in the metric of the model's curvature. Pictures are those
-that the outputs were measured on, or such as the model makes itself.
+that the outputs were measured on, training images, or such as the model makes itself.
 
     export OMP_NUM_THREADS=1
     python experiments/influence.py tables [--methods ekfac trak gradient-dot kfac]
@@ -55,8 +55,12 @@ from headwater.scenes.vocabulary import ATTRIBUTES
 ASKED = ("ekfac", "trak", "gradient-dot", "kfac")
 PARAMETERS = "attn2"
 RECIPE: dict[str, Any] = {"loss_weights": "shapes-first", "draws": 4, "parameters": PARAMETERS}
-# Of a question: on held-out pictures, several for each; on pictures that the model makes.
-HELD_DRAWS, MADE_DRAWS, SLIDER_DRAWS = 64, 160, 32
+# Of a question on held-out pictures, several for each; on training images; on made pictures.
+HELD_DRAWS, TRAINING_DRAWS, MADE_DRAWS, SLIDER_DRAWS = 64, 64, 160, 32
+WITHOUT = (
+    ("training images", "training", TRAINING_DRAWS),
+    ("its own pictures", "made", MADE_DRAWS),
+)
 SEEDS = 4  # models of everything that are averaged
 SIZES = {
     "8,192 features, 1 draw": {"dim": 8192, "draws": 1},
@@ -113,7 +117,8 @@ def ensembles(study: Trained, measured: list[Measured], given: argparse.Namespac
     each = []
     for model in study.of_everything(SEEDS, executor_of(given), given.device):
         session = session_of("ekfac", study, given.device, model)
-        each.append(standard(on_its_own(session, "ekfac", "contribution", truths)))
+        of = session, "ekfac", "contribution", truths
+        each.append(standard(without_held_out(*of, "made", MADE_DRAWS)))
     found = {f"{n} of {SEEDS} models": np.mean(each[:n], axis=0) for n in range(1, SEEDS + 1)}
     found |= {f"model {n}": scores for n, scores in enumerate(each, 1)}
     found[MEMBERSHIP] = membership(truths)
@@ -174,13 +179,20 @@ def asked_as(concept: str, output: str) -> tuple[str, str]:
     return concept, "shape" if anchored else ""
 
 
-def on_its_own(session: Session, method: str, output: str, truths: Sequence[Truth]) -> np.ndarray:
-    """The same on pictures that the model makes under training captions."""
+def without_held_out(
+    session: Session,
+    method: str,
+    output: str,
+    truths: Sequence[Truth],
+    pictures: str,
+    draws: int,
+) -> np.ndarray:
+    """The same on training images that name the concept, or on made pictures of such captions."""
     question = OUTPUTS[output]
     rows = []
     for truth in truths:
         words, anchor = asked_as(truth.concept, output)
-        query = question(words, words, anchor, draws=MADE_DRAWS)
+        query = question(words, words, anchor, pictures=pictures, draws=draws)
         rows.append(session.attribute(query, method=method).scores)
     return np.stack(rows)
 
@@ -199,7 +211,9 @@ def asked(
     """All that a method is asked."""
     found = {f"{method}, held-out pictures": on_held_out(session, method, output, truths, measure)}
     if method == "ekfac":
-        found[f"{method}, its own pictures"] = on_its_own(session, method, output, truths)
+        for name, pictures, draws in WITHOUT:
+            scores = without_held_out(session, method, output, truths, pictures, draws)
+            found[f"{method}, {name}"] = scores
         found[f"{method}, slider"] = slider(session, method, truths)
     return found
 
@@ -216,9 +230,9 @@ def add_presence(
     unnamed = seen * (1 - of_its_kind(truths, named))
     for output, found in answers.items():
         found["presence"] = weighed(output, named, unnamed)
-        for pictures in ("held-out", "its own"):
-            both = standard(found["presence"]) + standard(found[f"ekfac, {pictures} pictures"])
-            found[f"presence + ekfac, {pictures} pictures"] = both
+        for name in ("held-out pictures", *(name for name, *_ in WITHOUT)):
+            both = standard(found["presence"]) + standard(found[f"ekfac, {name}"])
+            found[f"presence + ekfac, {name}"] = both
 
 
 def of_its_kind(truths: Sequence[Truth], named: np.ndarray) -> np.ndarray:
@@ -283,8 +297,9 @@ def table(
     notes = [
         f"rows: weighed as in training, {RECIPE['draws']} draws of noise at each of 10 timesteps; "
         "ekfac and kfac keep every number, damping 0.01; trak 8,192 features, damping 0.1",
-        f"held-out pictures: those that the output was measured on, {HELD_DRAWS} draws; its own: "
-        f"{MADE_DRAWS} pictures that the model makes under training captions that name the concept",
+        f"held-out pictures: those that the output was measured on, {HELD_DRAWS} draws; training "
+        f"images: {TRAINING_DRAWS} whose captions name the concept, each scored by the others; its "
+        f"own: {MADE_DRAWS} pictures that the model makes under training captions that name it",
         "presence: captions that name it, and images in which the model sees it whose captions "
         "name nothing of its kind (of the contribution, less twice those); with ekfac: the sum of "
         "both, standardised",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headwater.attribution import gram, kernel
-from headwater.errors import NonFiniteError
+from headwater.errors import NonFiniteError, ResourceError
 
 
 def blocks_of(phi, rows=7):
@@ -71,6 +71,21 @@ def test_a_kernel_without_an_inverse_says_so():
     phi[3, 2] = torch.nan
     with pytest.raises(NonFiniteError, match=r"no inverse at --damping 0\.1"):
         scores(phi, torch.randn(1, 6), 0.1)
+
+
+def test_a_kernel_that_has_no_room_is_refused_before_rows_are_read(monkeypatch):
+    def read():
+        raise AssertionError("rows were read")
+
+    monkeypatch.setattr(gram, "room_bytes", lambda device: 2**30)
+    largest = int((2**30 / gram.HELD) ** 0.5)
+    with pytest.raises(AssertionError, match="rows were read"):
+        gram.gram(read, 10**9, largest)
+    with pytest.raises(ResourceError, match=r"6,690 features takes 1\.0 GiB .* smaller --dim"):
+        gram.gram(read, 10**9, 6_690)
+    monkeypatch.setattr(gram, "room_bytes", lambda device: None)
+    with pytest.raises(AssertionError, match="rows were read"):
+        gram.gram(read, 10**9, 6_690)
 
 
 @pytest.mark.parametrize("n, k", [(20, 50), (50, 20)])

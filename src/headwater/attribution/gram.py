@@ -13,12 +13,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from headwater.errors import NonFiniteError
+from headwater.errors import NonFiniteError, ResourceError
 from headwater.runtime.batch_size import out_of_memory
+from headwater.runtime.memory import room_bytes
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 STRIP = 2_048  # columns of the matrix that are made at a time
 SAVE_EVERY = 300.0  # seconds
+# Bytes for each number of the matrix: itself, damped, and a factor of that, in float64.
+HELD = 3 * 8
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,14 @@ def gram(
         device: where the products are computed, or the CPU if that has too little memory.
         progress: keeps the matrix of k x k while it is made.
 
+    Raises:
+        ResourceError: it has no room in memory.
+
     >>> found = gram(lambda: torch.eye(2).split(1), 2, 2)
     >>> found.matrix.tolist(), found.dual
     ([[0.5, 0.0], [0.0, 0.5]], False)
     """
+    require_room(min(n, k))
     with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
         rows = _ticking(blocks, bar)
 
@@ -148,6 +155,21 @@ def gram(
 
         matrix = where_there_is_room(made, device)
     return Gram(matrix.div_(n), dual=n < k)
+
+
+def require_room(size: int) -> None:
+    """Refuse, before the rows are read, a matrix that this machine has no memory for.
+
+    Raises:
+        ResourceError: so it is.
+    """
+    room, needed = room_bytes(torch.device("cpu")), HELD * size**2
+    if room is not None and needed > room:
+        raise ResourceError(
+            f"the kernel of {size:,} features takes {needed / 2**30:,.1f} GiB of memory, and this "
+            f"machine has {room / 2**30:,.1f} free: build an index with a smaller --dim, or of "
+            "ekfac, which needs no kernel"
+        )
 
 
 def where_there_is_room(made: Callable[[str], Tensor], device: str) -> Tensor:

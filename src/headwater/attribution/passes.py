@@ -27,6 +27,7 @@ from headwater.attribution.gram import (
     mirrored,
     placed,
     product,
+    require_room,
     where_there_is_room,
 )
 from headwater.attribution.kernel import Measure, over
@@ -148,8 +149,10 @@ def products(
 
     Raises:
         StoreError: a shard is missing, truncated or changed; or parts cannot be written.
-        ResourceError, ParameterError: as `executor.run`, or the disk is full.
+        ResourceError: the matrix has no room in memory, or the disk is full.
+        ResourceError, ParameterError: as `executor.run`.
     """
+    require_room(index.recipe.dim)
     parts, folder = _parts_of_gram(rows), _folder(index.path)
     missing = [part for part in parts if not cache.path_of(folder, _facts(part)).exists()]
     _make_products(index, executor, missing, device)
