@@ -256,6 +256,20 @@ def test_choices_are_answered_again(desk, star, sessions):
     assert "even/" in again["answers"] and "odd/" not in again["answers"]
 
 
+def test_details_that_stand_open_have_the_ranks_of_the_answer_as_it_is_now(desk, star):
+    found = star["found"]
+    first = found.answers[0].top(1)[0]
+    opened = after(star, doing.look(desk, star, first.row))
+    assert "<td>1 of" in opened["detail"]
+    turned = replace(found.answers[0], scores=-found.answers[0].scores)
+    after_more = opened | {"found": replace(found, answers=(turned,))}
+    (told,) = beside.refreshed(desk, after_more)
+    assert told["detail"] != opened["detail"] and "<td>1 of" not in told["detail"]
+    assert told["row"] == first.row
+    assert not list(beside.refreshed(desk, star))  # none stands open
+    assert not list(beside.refreshed(desk, after_more | {"row_of": "fewer"}))
+
+
 def test_what_is_looked_at_is_of_the_index_that_answered(desk, star, sessions):
     """Though another was chosen since; choosing one clears what is shown."""
     chosen = star | {"index": "fewer"}

@@ -14,7 +14,7 @@ from headwater.errors import QueryError
 from headwater.report.export import folders, write_answers
 from headwater.upkeep.answers import export_answers
 from headwater.viewer import answers, fragments
-from headwater.viewer.desk import Desk, Updates, Values, found_of, looked_at
+from headwater.viewer.desk import Desk, Updates, Values, found_of, look, looked_at
 from headwater.viewer.form import form_of, settled
 
 _KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many seconds
@@ -46,6 +46,13 @@ def pictured(desk: Desk, values: Values) -> Updates:
         said, prompt = waiting.pop(0)
         drawn.append((said, answers.drawn(session, prompt, form)))
     yield {"pictures": fragments.pictures(drawn)}
+
+
+def refreshed(desk: Desk, values: Values) -> Updates:
+    """The details that stand open, with the ranks of the answer as it is now."""
+    row, of_answer = values["row"], values["row_of"] == values["index"]
+    if row is not None and of_answer and values["found"] is not None:
+        yield from look(desk, values, row)
 
 
 def journey(desk: Desk, values: Values) -> Updates:

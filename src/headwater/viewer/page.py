@@ -23,6 +23,7 @@ _SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView(); 
 # that the one before it left, as gradio reads a state when a call begins. Beside each other, the
 # first stage of an answer with an image left out of it would come after the whole answer, and stay.
 _IN_TURN = {"concurrency_id": "asking", "concurrency_limit": 1}
+_AT_ONCE = {"concurrency_id": "looking", "concurrency_limit": 2}
 
 # Takes the desk, what the controls hold, and (where something is clicked) which row.
 Handler = Callable[..., Updates]
@@ -154,6 +155,8 @@ def _ask_on(
         "leave_out": doing.leave_out,
     }
     events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
+    for event in events:
+        event.then(**called(beside.refreshed), **_AT_ONCE)
     controls["prompt"].submit(**called(doing.prompted))
     controls["link"].change(None, controls["link"], js=_SHOW_LINK)
     controls["cancel"].click(
@@ -167,20 +170,23 @@ def _ask_on(
 
 def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
     """What is looked at, soon."""
-    quick = {"concurrency_id": "looking", "concurrency_limit": 2}
     controls["prompt"].change(**called(doing.prompted), trigger_mode="always_last")
     for name in ("concepts", "phrase"):
         controls[name].input(**called(doing.chosen), trigger_mode="always_last")
     for name in ("damping", "shown", "group_by", "where"):
         event = controls[name].submit if name == "where" else controls[name].input
-        event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
+        told = event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
+        told.then(**called(beside.refreshed), **_AT_ONCE)
     for name in ("answers", "detail", "tiles", "journey"):
-        event = controls[name].click(**called(doing.look, clicked=True), **quick)
+        event = controls[name].click(**called(doing.look, clicked=True), **_AT_ONCE)
         event.then(None, js=_SHOW_DETAIL)
-    controls["index"].input(**called(doing.switched), **quick)
-    controls["left_out"].input(**called(doing.left_out), **_IN_TURN, trigger_mode="always_last")
-    controls["search"].submit(**called(beside.search), **quick)
-    controls["step"].input(**called(beside.step), **quick, trigger_mode="always_last")
+    controls["index"].input(**called(doing.switched), **_AT_ONCE)
+    told = controls["left_out"].input(
+        **called(doing.left_out), **_IN_TURN, trigger_mode="always_last"
+    )
+    told.then(**called(beside.refreshed), **_AT_ONCE)
+    controls["search"].submit(**called(beside.search), **_AT_ONCE)
+    controls["step"].input(**called(beside.step), **_AT_ONCE, trigger_mode="always_last")
 
 
 def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
