@@ -6,7 +6,7 @@ kept draw by draw until that step: their spread is the answer's uncertainty. `RU
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -148,23 +148,24 @@ def joined(first: Scored, more: Scored) -> Scored:
     return Scored(torch.cat([first.draws, more.draws], -2), first.squared)
 
 
-def without_own(scored: Scored, rows: Sequence[int]) -> Scored:
-    """Scores of draws on pictures of training images, without each image's score on its own.
+def without_own(scored: Scored, rows: Sequence[Collection[int]]) -> Scored:
+    """Scores of draws on pictures of training images, without an image's by draws on its own.
 
-    In its place stands the mean of the image's scores by the other draws, so that its mean over all
-    draws is that over the others; 0 where all are its own.
+    In their place stands the mean of the image's scores by the other draws, so that its mean over
+    all draws is that over the others; 0 where all are its own.
 
     Args:
-        rows: of each draw the image that it is asked on; empty where it is asked on none.
+        rows: of each draw the images that it is asked on; empty where it is asked on none.
 
-    >>> without_own(Scored(torch.tensor([[9.0, 1.0], [2.0, 9.0], [4.0, 3.0]])), [0, 1, 1]).draws
+    >>> scores = Scored(torch.tensor([[9.0, 1.0], [2.0, 9.0], [4.0, 3.0]]))
+    >>> without_own(scores, [{0}, {1}, {1}]).draws
     tensor([[3., 1.],
             [2., 1.],
             [4., 1.]])
     """
     draws = scored.draws.clone() if len(rows) else scored.draws
-    for row in set(rows):
-        own = torch.tensor([each == row for each in rows])
+    for row in set().union(*rows):
+        own = torch.tensor([row in each for each in rows])
         others = draws[..., ~own, row]
         draws[..., own, row] = others.sum(-1, keepdim=True) / max(1, others.shape[-1])
     return Scored(draws, scored.squared)

@@ -27,9 +27,9 @@ EVIDENCE = {
         "model made 0.26)."
     ),
     "ekfac-presence": (
-        "On small drawn scenes and a model that had no part in finding it, scores agreed with what "
-        "models lacked that were trained without images at a rank correlation of 0.31 (captions "
-        "0.09), asked of many given pictures 0.43. On real drawings 0.38 of the ten highest images "
+        "On small drawn scenes scores agreed with what models lacked that were trained without "
+        "images at a rank correlation of 0.33 and 0.28, of two models (captions 0.09 and 0.10), "
+        "asked on many given pictures 0.43. On real drawings 0.38 of the ten highest images "
         "showed the concept, where captions that name it found 0.86."
     ),
     "metagradient": (

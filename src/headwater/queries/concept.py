@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,7 +181,7 @@ class ConceptDrawer:
     delta: str = "concept"
     limit: int | None = None
     once: str = ""
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
 
     @property
     def title(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,7 +207,7 @@ class PictureDrawer:
     side: Side
     targets: tuple[Target, ...]
     picture: Picture
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
 
     @property
     def title(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -223,7 +223,7 @@ class PreferenceDrawer:
     query: Preference
     chosen: tuple[int, ...]
     digests: tuple[tuple[str, str], ...]
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
 
     @property
     def title(self) -> str:

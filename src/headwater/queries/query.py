@@ -6,7 +6,7 @@ It never receives an index; what it needs of one is handed to it as a `Setting`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -66,7 +66,7 @@ class Setting:
         side: what it asks of a question of this kind; an inversion with the index's guidance.
         captions: of the training images.
         images: the training images, of a method that scores a question draw by draw: an image on
-            whose picture a draw is asked can be left out of that draw. None of others.
+            whose picture a draw is asked need not be scored by it. None of others.
         timesteps: of the index's probes.
         picture: what is pictured -> its picture, made once.
         cache: folder that keeps what is learned for questions.
@@ -89,8 +89,8 @@ class Drawer(Protocol):
         title: what is asked for, in a word or two.
         limit: how many draws make sense; a path without noise has one.
         once: why there is one draw, in words; "" where there are several.
-        training_rows: of each draw the row of the training image on whose picture it is asked; of
-            more draws than are made. Empty where it is asked on none.
+        training_rows: of each draw the rows of the training images on whose pictures it is asked,
+            of more draws than are made. Empty where it is asked on none.
     """
 
     @property
@@ -100,7 +100,7 @@ class Drawer(Protocol):
     @property
     def once(self) -> str: ...
     @property
-    def training_rows(self) -> Sequence[int]: ...
+    def training_rows(self) -> Sequence[Collection[int]]: ...
 
     def describe(self, draws: int) -> Description:
         """How it is asked with so many draws."""

@@ -9,7 +9,7 @@ proponent: training on the image moves the model towards a higher reward.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ class RewardDrawer:
     query: Reward
     limit: int | None = None
     once: str = ""
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
 
     @property
     def title(self) -> str:

@@ -4,7 +4,7 @@ Both toys are answered end to end, from the question to the report.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,7 +125,7 @@ class SizeDrawer:
     title: str = Size.title
     limit: int | None = None
     once: str = ""
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
 
     def describe(self, draws: int) -> Description:
         return Description(f"under the prompt, by {self.side.delta}", {"toy": True})

@@ -52,10 +52,10 @@ def drawer_of(session, query):
     return query.drawer(setting_of(session, METHODS["trak"], query))
 
 
-def loss(model, x0, caption, key):
+def loss(model, x0, caption, key, timesteps=TIMESTEPS):
     """The sum over timesteps of ||eps - e||^2 / 2."""
     total = 0
-    for t in TIMESTEPS:
+    for t in timesteps:
         a = model.pipe.scheduler.alphas_cumprod[t].double()
         noise = seeded_noise(x0.shape[1:], f"0|{key}|{t}|0").double()
         xt = a.sqrt() * x0 + (1 - a).sqrt() * noise
@@ -67,23 +67,26 @@ def loss(model, x0, caption, key):
 
 @pytest.mark.parametrize("kind", [Contribution, Loss])
 def test_a_row_is_the_gradient_of_the_output(session, pictures, kind):
-    """By one backward pass of plain autograd; of a contribution its negative."""
+    """By one backward pass of plain autograd; of a contribution its negative.
+
+    Each draw has two pictures, one at each of the two timesteps.
+    """
     model = session.denoiser
     query = kind(PROMPT, WORD, pictures=pictures, draws=5)
     drawer = drawer_of(session, query)
     machine = unprojected(model, TIMESTEPS)
     ours = machine.query_rows(drawer.objectives(machine, range(5)))
     own = {PROMPT: WITHOUT, "a golden star on a wall": "a golden on a wall"}
+    probes = 4 if kind is Contribution else 2
     for draw in range(5):
-        row = drawer.shown.order[draw]
-        caption = pictures.samples[row].caption
-        caption = caption if caption in own else PROMPT  # it does not name the star
-        x0 = model.encode_images([pictures.image(row)])
-        number = loss(model, x0, caption, f"output|0|{draw}")
-        probes = 2
-        if kind is Contribution:
-            number = number - loss(model, x0, own[caption], f"output|0|{draw}")
-            probes = 4
+        number = 0
+        for row, t in zip(drawer.shown.order[2 * draw : 2 * draw + 2], TIMESTEPS, strict=True):
+            caption = pictures.samples[row].caption
+            caption = caption if caption in own else PROMPT  # it does not name the star
+            x0 = model.encode_images([pictures.image(row)])
+            number = number + loss(model, x0, caption, f"output|0|{draw}", [t])
+            if kind is Contribution:
+                number = number - loss(model, x0, own[caption], f"output|0|{draw}", [t])
         exact = gradient(model, number) / probes
         assert (ours[draw] - exact).norm() < 1e-8 * exact.norm()
     assert drawer.probes(machine) == probes
@@ -98,9 +101,10 @@ def test_a_proponent_lowers_the_loss(session, pictures):
 
     def asked():
         parts = []
-        for draw, (caption, _) in enumerate(drawer.shown.pairs(range(3))):
-            x0 = model.encode_images([pictures.image(drawer.shown.order[draw])])
-            parts.append(loss(model, x0, caption, f"output|0|{draw}").item())
+        for number, (caption, _) in enumerate(drawer.shown.pairs(range(6))):
+            x0 = model.encode_images([pictures.image(drawer.shown.order[number])])
+            key, t = f"output|0|{number // 2}", TIMESTEPS[number % 2]
+            parts.append(loss(model, x0, caption, key, [t]).item())
         return sum(parts) / 3
 
     before, size = asked(), 1e-4 / own.norm().item()
@@ -121,6 +125,7 @@ def test_a_proponent_lowers_the_loss(session, pictures):
 
 def test_every_given_picture_comes_before_any_comes_twice(session, pictures):
     shown = drawer_of(session, Loss(PROMPT, WORD, pictures=pictures, draws=7)).shown
+    assert shown.a_draw == 2 and len(shown.order) == 14
     assert sorted(shown.order[:3]) == [0, 1, 2] == sorted(shown.order[3:6])
     assert shown.words(7).startswith("3 pictures of") and shown.words(1).startswith("1 picture of")
     other = drawer_of(session, Loss(PROMPT, WORD, pictures=pictures, draws=7, seed=4)).shown
@@ -154,8 +159,9 @@ def named(tmp_path_factory, tiny_model):
 
 
 def test_training_images_that_name_the_concept_are_asked_on(named):
+    """One in each draw: of so few a draw with two would be nearly half of them."""
     drawer = drawer_of(named, Contribution(PROMPT, WORD, draws=7))
-    rows = drawer.training_rows
+    rows = [row for (row,) in drawer.training_rows]
     assert sorted(rows[:5]) == [0, 2, 3, 6, 7]
     assert set(rows[5:]) < {0, 2, 3, 6, 7}
     pairs = {(0, (PROMPT, WITHOUT)), (2, ("a star", "")), (3, ("a blue star", "a blue"))}
@@ -179,9 +185,35 @@ def test_an_image_is_not_asked_about_on_its_own_picture(named):
     by_draw = [machine.query_rows(drawn.objectives(machine, [draw]))[0] for draw in range(5)]
     phi = torch.cat(list(named.index.blocks())).double()
     for image in range(len(ids)):
-        others = [row.double() for row, of in zip(by_draw, rows, strict=True) if of != image]
+        others = [row.double() for row, of in zip(by_draw, rows, strict=True) if image not in of]
         mean = torch.stack(others).mean(0) @ phi[image]
         assert answer.scores[image] == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_a_draw_is_shared_out_among_images(tmp_path, tiny_model):
+    """No more than a quarter of them, and no more than there are timesteps."""
+    drawn = [Pillow.effect_noise((16, 16), 10 * (i + 1)).convert("RGB") for i in range(14)]
+    images = from_images(drawn, [f"a star, {number}" for number in range(14)])
+    built = build_index(
+        Denoiser.load(tiny_model), images, tmp_path, method="ekfac", timesteps=4, dim=32
+    )
+    session, query = Session(built), Contribution(PROMPT, WORD, draws=6)
+    drawer = drawer_of(session, query)
+    rows = drawer.training_rows
+    assert [len(each) for each in rows] == [3] * 6
+    assert len(set().union(*rows[:4])) == 12  # all before any comes twice
+    answer = session.attribute(query, method="ekfac")
+    assert "on 14 training images that name it, each scored by the others" in answer.asked
+    machine, phi = session.extractor([METHODS["ekfac"].damping]), torch.cat(list(built.blocks()))
+    psi = machine.query_rows(drawer.objectives(machine, range(6))).double()
+    asked = torch.tensor([[row not in each for each in rows] for row in range(14)]).double()
+    exact = ((asked / asked.sum(1, keepdim=True)) @ psi * phi.double()).sum(1)
+    assert asked.sum(1).min() < 6
+    assert answer.scores == pytest.approx(exact.numpy(), rel=1e-4)
+    with_two = build_index(
+        Denoiser.load(tiny_model), images, tmp_path / "two", method="ekfac", timesteps=2, dim=32
+    )
+    assert len(drawer_of(Session(with_two), query).training_rows[0]) == 2
 
 
 def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_model):
@@ -204,7 +236,7 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
 def test_an_anchor_stands_in_the_place_of_the_concept(session, pictures):
     query = Contribution(PROMPT, WORD, anchor="shape", pictures=pictures, draws=3)
     shown = drawer_of(session, query).shown
-    assert set(shown.pairs(range(3))) == {
+    assert set(shown.pairs(range(6))) == {
         (PROMPT, "a red shape"), ("a golden star on a wall", "a golden shape on a wall"),
     }  # fmt: skip
     assert "by what its words gain over 'shape' on" in session.attribute(query).asked

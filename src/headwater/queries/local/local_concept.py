@@ -7,7 +7,7 @@ is a context with the token in the words' place and c- the same context without 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ class LocalDrawer:
     cache: Path
     limit: int | None = None
     once: str = ""
-    training_rows: Sequence[int] = ()
+    training_rows: Sequence[Collection[int]] = ()
     tokens: dict[str, Token] = field(default_factory=dict, compare=False, repr=False)
 
     @property

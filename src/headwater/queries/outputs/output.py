@@ -13,7 +13,7 @@ curvature that is an estimate of what a model trained without the image would pu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,12 +131,12 @@ class Output(Question):
         Raises:
             QueryError, MethodError: they are to be training images, and cannot.
         """
-        draws = self.draws or MOST_DRAWS
+        draws, timesteps = self.draws or MOST_DRAWS, len(setting.timesteps)
         if self._given is not None:
-            return given(self._given, self.slider, draws)
+            return given(self._given, self.slider, draws, timesteps)
         by_default = self.pictures == "auto" == self.context
         if (by_default or self.pictures == "training") and setting.images is not None:
-            found = trained(setting.images, self.slider, draws)
+            found = trained(setting.images, self.slider, draws, timesteps)
             if found is not None:
                 return found
         if self.pictures == "training":
@@ -231,7 +231,7 @@ def question_of(
 
 @dataclass(frozen=True)
 class OutputDrawer:
-    """An output on one picture a draw, noised at every timestep of the index."""
+    """An output on some pictures a draw, noised at every timestep of the index, one at each."""
 
     query: Output
     shown: Shown
@@ -239,9 +239,10 @@ class OutputDrawer:
     once: str = ""
 
     @property
-    def training_rows(self) -> Sequence[int]:
-        """The training image of each draw, where it is on one."""
-        return self.shown.training_rows
+    def training_rows(self) -> Sequence[Collection[int]]:
+        """The training images of each draw, where it is on such."""
+        rows, a_draw = self.shown.training_rows, self.shown.a_draw
+        return [set(rows[i : i + a_draw]) for i in range(0, len(rows), a_draw)]
 
     @property
     def title(self) -> str:
@@ -251,7 +252,7 @@ class OutputDrawer:
     def describe(self, draws: int) -> Description:
         """On which pictures."""
         what = {"loss": "by the loss", "contribution": "by what its words gain"}[self.query.kind]
-        pictures = self.shown.words(draws)
+        pictures = self.shown.words(draws * self.shown.a_draw)
         facts = {"output": self.query.kind, "pictures": pictures}
         if self.query.anchor:
             what += f" over {self.query.anchor!r}"
@@ -260,9 +261,13 @@ class OutputDrawer:
 
     def key(self, draws: range) -> Mapping[str, Any]:
         """The pictures and prompts of these draws."""
-        pictures = [self.shown.key(draw) for draw in draws]
-        facts = {"pictures": pictures, "pairs": self.shown.pairs(draws), "seed": self.query.seed}
-        return {"type": self.query.kind, **facts}
+        a_draw = self.shown.a_draw
+        numbers = range(draws.start * a_draw, draws.stop * a_draw)
+        pictures, pairs = map(self.shown.key, numbers), self.shown.pairs(numbers)
+        facts = {"pictures": list(pictures), "pairs": pairs, "seed": self.query.seed}
+        # a draw of one picture was all there was: its key is as it was
+        shared = {} if a_draw == 1 else {"pictures of a draw": a_draw}
+        return {"type": self.query.kind, **facts, **shared}
 
     def check(self, denoiser: Denoiser) -> Sequence[str]:
         """Refuse a model that reads no prompts, and a concept that it does not get to read.
@@ -274,7 +279,8 @@ class OutputDrawer:
             raise MethodError(
                 f"{denoiser.source} reads no prompts, so it cannot be asked for a concept"
             )
-        pairs = dict.fromkeys(self.shown.pairs(range(self.query.draws or MOST_DRAWS)))
+        count = (self.query.draws or MOST_DRAWS) * self.shown.a_draw
+        pairs = dict.fromkeys(self.shown.pairs(range(count)))
         require_read(denoiser, self.query.concept, [plus for plus, _ in pairs])
         return lost_words(denoiser, [prompt for pair in pairs for prompt in pair])
 
@@ -283,15 +289,18 @@ class OutputDrawer:
         return len(extractor.timesteps) * (2 if self.query.kind == "contribution" else 1)
 
     def objectives(self, extractor: Extractor, draws: Sequence[int]) -> Iterator[Objective]:
-        """The output's gradient at noised pictures."""
-        denoiser = extractor.denoiser
-        plus, minus = (
-            encode_prompts(denoiser, [pair[side] for pair in self.shown.pairs(draws)])
-            for side in (0, 1)
-        )
+        """The output's gradient at noised pictures, each at its share of the timesteps."""
+        denoiser, a_draw = extractor.denoiser, self.shown.a_draw
         ids = [f"output|{self.query.seed}|{draw}" for draw in draws]
-        batch = Batch(self.shown.latents(denoiser, draws), plus, ids)
-        spec = ProbeSpec(extractor.timesteps, extractor.seed)
-        if self.query.kind == "contribution":
-            return contribution_objectives(denoiser, batch, minus, spec)
-        return image_objectives(denoiser, Side("noising", "dsm"), batch, spec)
+        for part in range(a_draw):
+            numbers = [draw * a_draw + part for draw in draws]
+            plus, minus = (
+                encode_prompts(denoiser, [pair[side] for pair in self.shown.pairs(numbers)])
+                for side in (0, 1)
+            )
+            batch = Batch(self.shown.latents(denoiser, numbers), plus, ids)
+            spec = ProbeSpec(extractor.timesteps[part::a_draw], extractor.seed)
+            if self.query.kind == "contribution":
+                yield from contribution_objectives(denoiser, batch, minus, spec)
+            else:
+                yield from image_objectives(denoiser, Side("noising", "dsm"), batch, spec)

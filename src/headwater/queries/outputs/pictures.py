@@ -24,30 +24,41 @@ from headwater.queries.words.prompts import contains, without
 STEPS = 25
 # With fewer training images that name the concept, pictures of it are made.
 FEWEST = 3
+# The timesteps of a draw are shared out among so many pictures, which costs no more than one: how
+# pictures differ is what answers scatter by. Of training images no draw has more than a quarter,
+# since those that it has are not scored by it.
+A_DRAW, SHARE = 5, 4
 
 
 class Shown(Protocol):
-    """One picture of a concept for each draw, with the prompts of its output."""
+    """Pictures of a concept by number, with the prompts of their output; as many as draws need.
 
-    def words(self, draws: int) -> str:
-        """Which pictures the first draws are of, after "on"."""
+    Attributes:
+        a_draw: how many a draw has.
+    """
+
+    @property
+    def a_draw(self) -> int: ...
+
+    def words(self, count: int) -> str:
+        """Which pictures the first `count` are, after "on"."""
         ...
 
-    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
-        """(c+, c-) of these draws' pictures: with the concept and without."""
+    def pairs(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
+        """(c+, c-) of these pictures: with the concept and without."""
         ...
 
-    def key(self, draw: int) -> Any:
-        """What the picture of a draw depends on besides the model, as JSON."""
+    def key(self, number: int) -> Any:
+        """What a picture depends on besides the model, as JSON."""
         ...
 
-    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
-        """The pictures of these draws."""
+    def latents(self, denoiser: Denoiser, numbers: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+        """These pictures."""
         ...
 
     @property
     def training_rows(self) -> Sequence[int]:
-        """The training image of each draw; empty where they are none of these."""
+        """The training image that each is; empty where they are none of these."""
         ...
 
 
@@ -55,41 +66,42 @@ class Shown(Protocol):
 class Given:
     """Pictures that somebody has, each with a caption of its own where one names the concept.
 
-    Several draws may be of one picture: all before any comes twice.
+    A picture may have several numbers: all come before any comes twice.
 
     Attributes:
-        order: the picture of each draw, by its row.
+        order: the row of each picture by number.
     """
 
     pictures: TrainingSet
     order: Sequence[int]
     query: Concept
+    a_draw: int
 
-    def words(self, draws: int) -> str:
+    def words(self, count: int) -> str:
         """Which pictures they are."""
-        count = len(set(self.order[:draws]))
-        return f"{count} picture{'s' if count > 1 else ''} of {self.pictures.source}"
+        different = len(set(self.order[:count]))
+        return f"{different} picture{'s' if different > 1 else ''} of {self.pictures.source}"
 
-    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
+    def pairs(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """Of each picture's caption, or of the question's prompt."""
         words, anchor = self.query.concept, self.query.anchor
-        samples = [self.pictures.samples[self.order[draw]] for draw in draws]
+        samples = [self.pictures.samples[self.order[number]] for number in numbers]
         named = [naming(sample, words) or self.query.prompt for sample in samples]
         return [(caption, without(caption, words, anchor)) for caption in named]
 
-    def key(self, draw: int) -> Any:
+    def key(self, number: int) -> Any:
         """The picture, by the fingerprint of its set."""
-        row = self.order[draw]
+        row = self.order[number]
         return [self.pictures.fingerprint, self.pictures.samples[row].id]
 
-    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+    def latents(self, denoiser: Denoiser, numbers: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
         """Opened and encoded.
 
         Raises:
             QueryError: one is no picture.
         """
         try:
-            images = [self.pictures.image(self.order[draw]) for draw in draws]
+            images = [self.pictures.image(self.order[number]) for number in numbers]
         except BadImageError as error:
             said = str(error).rpartition(";")[0]  # what follows is advice for training images
             raise QueryError(f"{said}; mend it, or take it out") from None
@@ -108,28 +120,31 @@ class Trained(Given):
     The model has seen them, but none of them is asked about on its own picture.
     """
 
-    def words(self, draws: int) -> str:
+    def words(self, count: int) -> str:
         """Which pictures they are."""
-        count = len(set(self.order[:draws]))
-        return f"{count} training images that name it, each scored by the others"
+        different = len(set(self.order[:count]))
+        return f"{different} training images that name it, each scored by the others"
 
     @property
     def training_rows(self) -> Sequence[int]:
-        """The image of each draw."""
+        """The image that each is."""
         return self.order
 
 
-def given(pictures: TrainingSet, query: Concept, draws: int) -> Given:
-    """These pictures in an order that the seed decides."""
-    return Given(pictures, _ordered(pictures, range(len(pictures)), query, draws), query)
+def given(pictures: TrainingSet, query: Concept, draws: int, timesteps: int) -> Given:
+    """These pictures in an order that the seed decides, for draws at so many timesteps."""
+    a_draw = max(1, min(A_DRAW, timesteps))
+    order = _ordered(pictures, range(len(pictures)), query, draws * a_draw)
+    return Given(pictures, order, query, a_draw)
 
 
-def trained(images: TrainingSet, query: Concept, draws: int) -> Trained | None:
-    """Training images that name the concept in such an order; None where they are too few."""
+def trained(images: TrainingSet, query: Concept, draws: int, timesteps: int) -> Trained | None:
+    """Training images that name the concept, likewise; None where they are too few."""
     rows = [row for row, each in enumerate(images.samples) if naming(each, query.concept)]
     if len(rows) < FEWEST:
         return None
-    return Trained(images, _ordered(images, rows, query, draws), query)
+    a_draw = max(1, min(A_DRAW, timesteps, len(rows) // SHARE))
+    return Trained(images, _ordered(images, rows, query, draws * a_draw), query, a_draw)
 
 
 def naming(sample: Sample, words: str) -> str:
@@ -142,9 +157,9 @@ def naming(sample: Sample, words: str) -> str:
 
 
 def _ordered(
-    pictures: TrainingSet, rows: Sequence[int], query: Concept, draws: int
+    pictures: TrainingSet, rows: Sequence[int], query: Concept, count: int
 ) -> Sequence[int]:
-    return without_repeats(rows, draws, random.Random(f"{query.seed}|{pictures.fingerprint}"))
+    return without_repeats(rows, count, random.Random(f"{query.seed}|{pictures.fingerprint}"))
 
 
 @dataclass(frozen=True)
@@ -158,27 +173,28 @@ class Made:
     contexts: Sequence[tuple[str, str]]
     seed: int
     guidance: float
+    a_draw: int = 1  # to make one takes as long as a draw
 
-    def words(self, draws: int) -> str:
+    def words(self, count: int) -> str:
         """Which pictures they are."""
         return "pictures that the model makes of it"
 
-    def pairs(self, draws: Sequence[int]) -> list[tuple[str, str]]:
+    def pairs(self, numbers: Sequence[int]) -> list[tuple[str, str]]:
         """The contexts that they are made under."""
-        return [self.contexts[draw] for draw in draws]
+        return [self.contexts[number] for number in numbers]
 
-    def key(self, draw: int) -> Any:
+    def key(self, number: int) -> Any:
         """How the picture is made."""
-        return dict(self.asked(draw).picture_facts())
+        return dict(self.asked(number).picture_facts())
 
-    def asked(self, draw: int) -> Image:
-        """The picture of a draw."""
-        plus, _ = self.contexts[draw]
-        return Image(plus, seed=self.seed + draw, guidance=self.guidance, steps=STEPS)
+    def asked(self, number: int) -> Image:
+        """A picture, as a question of its own."""
+        plus, _ = self.contexts[number]
+        return Image(plus, seed=self.seed + number, guidance=self.guidance, steps=STEPS)
 
-    def latents(self, denoiser: Denoiser, draws: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
+    def latents(self, denoiser: Denoiser, numbers: Sequence[int]) -> Float[Tensor, "b c *f h w"]:
         """Made side by side, which for a small model takes no longer than one of them."""
-        asked = [self.asked(draw) for draw in draws]
+        asked = [self.asked(number) for number in numbers]
         noise = torch.stack([picture_noise(denoiser, each.seed) for each in asked])
         prompts = [each.prompt for each in asked]
         return draw_latents(denoiser, prompts, noise, guidance=self.guidance, steps=STEPS)
