@@ -14,8 +14,9 @@ from support.brute_force import (
     scored,
 )
 
+from headwater.attribution.answer.bootstrap import certainty
 from headwater.attribution.answer.result import leading
-from headwater.attribution.scores import RULES, mean_over_checkpoints
+from headwater.attribution.scores import RULES, Scored, mean_over_checkpoints, without_own
 
 RATIOS = (1e-3, 0.1, 10.0)
 
@@ -104,3 +105,18 @@ def test_the_highest_are_those_of_a_full_sort(values, count):
     """Few values, so that many are equal."""
     scores = np.array(values)
     assert leading(scores, count).tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def test_errors_are_those_of_the_draws_that_are_not_an_images_own():
+    """As a bootstrap of these alone says it, for images that are in several draws, one, or none."""
+    torch.manual_seed(3)
+    draws, rows = torch.randn(12, 3), [{0}, {0, 1}, {0}, *[set()] * 9]
+    found = certainty(without_own(Scored(draws), rows), k=1)
+    for image in range(3):
+        others = torch.stack(
+            [d for d, own in zip(draws[:, image], rows, strict=True) if image not in own]
+        )
+        alone = others.var(correction=0).sqrt() / len(others) ** 0.5
+        assert found.errors[image] == pytest.approx(alone.item(), rel=0.15)
+    means = [draws[3:, 0].mean(), draws[[0, *range(2, 12)], 1].mean(), draws[:, 2].mean()]
+    torch.testing.assert_close(without_own(Scored(draws), rows).answer()[0], torch.stack(means))

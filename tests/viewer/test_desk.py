@@ -183,7 +183,7 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
     assert (early.coming, late.coming) == (
         "more are being made, and what takes the method longer is added", ""
     )  # fmt: skip
-    assert "ekfac, 2 draws" in said and early.coming in said
+    assert "ekfac, 4 draws" in said and early.coming in said
     assert "ekfac-presence, 4 draws" in told and "being made" not in told
     assert early.form == late.form == form_of(asked)
     (first,), (last,) = early.answers, late.answers

@@ -149,8 +149,7 @@ def products(
 
     Raises:
         StoreError: a shard is missing, truncated or changed; or parts cannot be written.
-        ResourceError: the matrix has no room in memory, or the disk is full.
-        ResourceError, ParameterError: as `executor.run`.
+        ResourceError, ParameterError: as `executor.run`; the disk is full, or memory has no room.
     """
     require_room(index.recipe.dim)
     parts, folder = _parts_of_gram(rows), _folder(index.path)

@@ -78,16 +78,22 @@ def training_images(index: Index) -> TrainingSet:
     """
 
     def opened(row: int) -> PIL.Image.Image:
-        place = index.place_of(row)
+        try:
+            place = index.place_of(row)
+        except DatasetError as error:
+            said = f"the question is asked on training images, and {error}"
+            raise DatasetError(f"{said}; --pictures made asks on others") from None
         if place is None:
             id, source = index.samples[row].id, index.pictures.source
             raise DatasetError(
                 f"{source} has no image {id!r} any more, on which the question is asked: put it "
-                "back, or ask on others with --pictures"
+                "back, or ask on others with --pictures made"
             )
         return index.pictures.image(place)
 
-    return TrainingSet(index.manifest.data["source"], index.samples, opened, index.fingerprint)
+    # by the fingerprint of all, so that the others stay known when one is taken out
+    data = index.manifest.data
+    return TrainingSet(data["source"], index.samples, opened, data["fingerprint"])
 
 
 # --- in the folder of an answer -------------------------------------------------------------------

@@ -151,23 +151,27 @@ def joined(first: Scored, more: Scored) -> Scored:
 def without_own(scored: Scored, rows: Sequence[Collection[int]]) -> Scored:
     """Scores of draws on pictures of training images, without an image's by draws on its own.
 
-    In their place stands the mean of the image's scores by the other draws, so that its mean over
-    all draws is that over the others; 0 where all are its own.
+    In their place stands the mean of the image's m scores by the other draws, so that its mean over
+    all q draws is that over the others; 0 where all are its own. The others are spread about it by
+    q / m: the mean over resampled draws scatters then as that of m draws does.
 
     Args:
         rows: of each draw the images that it is asked on; empty where it is asked on none.
 
     >>> scores = Scored(torch.tensor([[9.0, 1.0], [2.0, 9.0], [4.0, 3.0]]))
     >>> without_own(scores, [{0}, {1}, {1}]).draws
-    tensor([[3., 1.],
-            [2., 1.],
-            [4., 1.]])
+    tensor([[3.0000, 1.0000],
+            [1.5000, 1.0000],
+            [4.5000, 1.0000]])
     """
     draws = scored.draws.clone() if len(rows) else scored.draws
     for row in set().union(*rows):
         own = torch.tensor([row in each for each in rows])
         others = draws[..., ~own, row]
-        draws[..., own, row] = others.sum(-1, keepdim=True) / max(1, others.shape[-1])
+        count = max(1, others.shape[-1])
+        mean = others.sum(-1, keepdim=True) / count
+        draws[..., ~own, row] = mean + (others - mean) * (len(own) / count)
+        draws[..., own, row] = mean
     return Scored(draws, scored.squared)
 
 

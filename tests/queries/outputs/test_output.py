@@ -222,6 +222,7 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
         Contribution(PROMPT, WORD, pictures="made"),
         Contribution(PROMPT, WORD, context="bare"),
         Contribution("a blue star", "blue"),  # which one caption names
+        Contribution(PROMPT, WORD, draws=1),
     ):
         assert drawer_of(named, query).shown.words(2) == made
     exact = METHODS["ekfac-exact"]
@@ -229,6 +230,10 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
     assert Contribution(PROMPT, WORD).drawer(whole).shown.words(2) == made
     with pytest.raises(MethodError, match="ekfac-exact scores all draws at once, so that no image"):
         Contribution(PROMPT, WORD, pictures="training").drawer(whole)
+    with pytest.raises(QueryError, match="--draws 1 on --pictures training scores no image of it"):
+        drawer_of(named, Contribution(PROMPT, WORD, pictures="training", draws=1))
+    with pytest.raises(QueryError, match="--context does not go with --pictures: leave it out"):
+        Contribution(PROMPT, WORD, pictures="training", context="bare")
     with pytest.raises(QueryError, match="fewer than 3 training images name 'blue', too few"):
         drawer_of(named, Contribution("a blue star", "blue", pictures="training"))
 

@@ -52,10 +52,9 @@ class _Asking:
     made: int = 0
     scored: dict[float, Scored] = field(default_factory=dict)
 
-    def answers(self) -> dict[float, Scored]:
-        """The same, where no image is asked about on its own picture."""
-        own = self.drawer.training_rows[: self.made]
-        return {ratio: without_own(each, own) for ratio, each in self.scored.items()}
+    def answer(self, damping: float) -> Scored:
+        """The scores at one, where no image is asked about on its own picture."""
+        return without_own(self.scored[damping], self.drawer.training_rows[: self.made])
 
 
 def score(
@@ -126,7 +125,7 @@ def _scoring(asking: _Asking, options: ScoringOptions) -> Scoring:
     # one row does not stand for a question of which each image has other draws
     feature = None if drawer.training_rows else mean_feature(_rows(first))
     return Scoring(
-        asking.answers(),
+        {ratio: asking.answer(ratio) for ratio in asking.scored},
         drawer.describe(asking.made),
         asking.made,
         drawer.once,
@@ -201,7 +200,7 @@ def _extractor(resources: Resources, metrics: Sequence[float | None]) -> Extract
 
 def _is_enough(asking: _Asking, options: ScoringOptions) -> bool:
     """Whether the top ten is stable, or there are no more draws to make; says so."""
-    sure = certainty(asking.answers()[options.dampings[0]], among=options.among)
+    sure = certainty(asking.answer(options.dampings[0]), among=options.among)
     if sure is None or (sure.stability < STABLE and asking.left):
         return False
     options.note(

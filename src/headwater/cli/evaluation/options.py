@@ -43,8 +43,8 @@ Context = Annotated[str, typer.Option(help="Of concepts: auto, prompt or bare.")
 Ask = Annotated[
     str | None,
     typer.Option(
-        help="What is asked of a concept: slider, contribution or loss, the last two of pictures "
-        "that the model makes, and of methods that take them; by default what each method is for."
+        help="What is asked of a concept: slider, contribution or loss (on training images that "
+        "name it), of methods that take it; by default what each method is for."
     ),
 ]
 Top = Annotated[int, typer.Option(help="k of precision@k.")]

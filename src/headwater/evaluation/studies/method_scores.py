@@ -7,7 +7,7 @@ for more methods or concepts later, asks what is missing and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def select_methods(
 def concept_question(method: Method, truth: Truth, options: QuestionOptions) -> Asked:
     """The concept; to methods that take none, the picture that the model makes of its prompt.
 
-    An output is asked of pictures that the model makes itself.
+    An output is asked on training images that name the concept, or on made pictures.
     """
     kind = query_kind(method, options.ask)
     if kind in OUTPUTS:
@@ -277,7 +277,10 @@ def _score(
 
 def _query_facts(query: Asked) -> dict[str, Any]:
     """A question as JSON: files go by what they hold, not by where they lie."""
-    facts = asdict(query)
+    if isinstance(query, Output):
+        facts = {**asdict(replace(query, pictures="made")), "pictures": query.contents()}
+    else:
+        facts = asdict(query)
     if isinstance(query, Image):
         return {**facts, "file": None, "mask": None, "contents": query.contents()}
     if isinstance(query, Concept) and query.alternatives is None:  # as before there were any

@@ -34,7 +34,16 @@ from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.draws import encode_prompts
-from headwater.queries.outputs.pictures import FEWEST, Made, Shown, given, trained
+from headwater.queries.outputs.pictures import (
+    A_DRAW,
+    FEWEST,
+    SHARE,
+    STEPS,
+    Made,
+    Shown,
+    given,
+    trained,
+)
 from headwater.queries.query import (
     Description,
     Question,
@@ -56,10 +65,10 @@ class Output(Question):
         anchor: of a contribution, words that stand in the concept's place in c-, as of `Concept`.
         pictures: that show the concept. "training": training images of which a caption names it,
             each left out of its own score; "made": the model makes one for each draw; "auto": the
-            first, where at least 3 name it, draws are scored one by one and no context is given,
-            else the second. Or pictures that the model was not trained on, which is best: a
-            `TrainingSet`, or a folder or file of such. A picture's own caption is used where it
-            names the concept, else the prompt.
+            first, where at least 3 name it, two or more draws are scored one by one and no context
+            is given, else the second. Or, which is best, pictures that the model was not trained
+            on: a `TrainingSet`, or a folder or file of such. A picture's own caption is used where
+            it names the concept, else the prompt.
         context: of made pictures, what they are made under: as of `Concept`.
         draws: of noise, each on one of the pictures; None for as many as a stable top ten needs.
         seed: of noise, and of the choice of pictures and contexts.
@@ -82,6 +91,8 @@ class Output(Question):
 
     def __post_init__(self) -> None:
         self.slider  # noqa: B018 - it refuses what cannot be asked
+        if self.pictures not in ("auto", "made") and self.context != "auto":
+            raise QueryError("--context does not go with --pictures: leave it out")
 
     @property
     def slider(self) -> Concept:
@@ -109,6 +120,11 @@ class Output(Question):
         """Training images can be like the words."""
         return self.concept
 
+    def contents(self) -> list[Any]:
+        """What its pictures are and how draws have them, as JSON; files by what they hold."""
+        pictures = self.pictures if self._given is None else self._given.fingerprint
+        return [pictures, A_DRAW, SHARE, STEPS, FEWEST]
+
     @cached_property
     def _given(self) -> TrainingSet | None:
         pictures = self.pictures
@@ -134,7 +150,9 @@ class Output(Question):
         draws, timesteps = self.draws or MOST_DRAWS, len(setting.timesteps)
         if self._given is not None:
             return given(self._given, self.slider, draws, timesteps)
-        by_default = self.pictures == "auto" == self.context
+        by_default = self.pictures == "auto" == self.context and draws > 1
+        if self.pictures == "training" and draws == 1:
+            raise QueryError("--draws 1 on --pictures training scores no image of it: take more")
         if (by_default or self.pictures == "training") and setting.images is not None:
             found = trained(setting.images, self.slider, draws, timesteps)
             if found is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,6 @@ from headwater.errors import BadImageError, QueryError
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import draw_latents, picture_noise
 from headwater.queries.concept import Concept
-from headwater.queries.draws import without_repeats
 from headwater.queries.image import Image
 from headwater.queries.words.prompts import contains, without
 
@@ -104,7 +103,7 @@ class Given:
             images = [self.pictures.image(self.order[number]) for number in numbers]
         except BadImageError as error:
             said = str(error).rpartition(";")[0]  # what follows is advice for training images
-            raise QueryError(f"{said}; mend it, or take it out") from None
+            raise QueryError(f"{said}; mend it, or ask on other --pictures") from None
         return denoiser.encode_images(images)
 
     @property
@@ -134,7 +133,7 @@ class Trained(Given):
 def given(pictures: TrainingSet, query: Concept, draws: int, timesteps: int) -> Given:
     """These pictures in an order that the seed decides, for draws at so many timesteps."""
     a_draw = max(1, min(A_DRAW, timesteps))
-    order = _ordered(pictures, range(len(pictures)), query, draws * a_draw)
+    order = _ordered(pictures, range(len(pictures)), query.seed, draws * a_draw)
     return Given(pictures, order, query, a_draw)
 
 
@@ -144,7 +143,7 @@ def trained(images: TrainingSet, query: Concept, draws: int, timesteps: int) -> 
     if len(rows) < FEWEST:
         return None
     a_draw = max(1, min(A_DRAW, timesteps, len(rows) // SHARE))
-    return Trained(images, _ordered(images, rows, query, draws * a_draw), query, a_draw)
+    return Trained(images, _ordered(images, rows, query.seed, draws * a_draw), query, a_draw)
 
 
 def naming(sample: Sample, words: str) -> str:
@@ -156,10 +155,14 @@ def naming(sample: Sample, words: str) -> str:
     return next((text for text in sample.all_captions if contains(text, words)), "")
 
 
-def _ordered(
-    pictures: TrainingSet, rows: Sequence[int], query: Concept, count: int
-) -> Sequence[int]:
-    return without_repeats(rows, count, random.Random(f"{query.seed}|{pictures.fingerprint}"))
+def _ordered(pictures: TrainingSet, rows: Sequence[int], seed: int, count: int) -> Sequence[int]:
+    """All before any comes twice; the first stay where they are when another one is taken out."""
+    order: list[int] = []
+    while len(order) < count:
+        passed = len(order) // len(rows)
+        names = {row: f"{seed}|{passed}|{pictures.samples[row].id}" for row in rows}
+        order += sorted(rows, key=lambda row: sha256(names[row].encode()).digest())
+    return order[:count]
 
 
 @dataclass(frozen=True)
