@@ -1,12 +1,15 @@
 """What every method scores every image for every concept: asked once, kept, found again."""
 
+import json
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import PIL.Image
 import pytest
 from support.indexes import METHODS_HERE, truths_of
 from support.indexes import places as places  # a fixture
+from support.tiny import tiny_folder
 
 from headwater import Denoiser, Index, Session, load_dataset
 from headwater.errors import HeadwaterWarning, MethodError, ParameterError, QueryError
@@ -14,6 +17,7 @@ from headwater.evaluation.ground_truth.concepts import Truth
 from headwater.evaluation.studies.method_indexes import build_indexes, query_kind, require_askable
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
+    _query_facts,
     concept_question,
     open_indexes,
     require_named,
@@ -26,7 +30,7 @@ from headwater.index.build import build_index
 from headwater.methods.table import METHODS
 from headwater.queries.concept import Concept
 from headwater.queries.image import Image
-from headwater.queries.outputs.output import OUTPUTS
+from headwater.queries.outputs.output import OUTPUTS, PICTURES, Contribution
 
 # --- methods ------------------------------------------------------------------------------------
 
@@ -328,3 +332,17 @@ def test_a_folder_that_cannot_be_written_to_costs_a_warning(places, tmp_path):
     with pytest.warns(HeadwaterWarning, match="not kept for the next time"):
         scores = score_concepts(methods, truths, options, tmp_path / "scores")
     assert scores["random"].shape == (1, 20)
+
+
+def test_pictures_of_a_question_go_by_what_they_hold(tmp_path):
+    """A set that is given in memory, a folder before and after a file was changed, and names."""
+    folder = tiny_folder(tmp_path / "pictures", 4)
+    images = load_dataset(folder)
+
+    def facts(pictures) -> str:
+        return json.dumps(_query_facts(Contribution("a star", "star", pictures=pictures)))
+
+    found = {facts(images.take([0, 1])), facts(images.take([0, 2])), facts(folder)}
+    PIL.Image.effect_noise((16, 16), 90).save(next(folder.rglob("*.png")))
+    found |= {facts(folder), *map(facts, PICTURES)}
+    assert len(found) == 4 + len(PICTURES)

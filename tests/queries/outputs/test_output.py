@@ -19,7 +19,8 @@ from headwater import (
     load_dataset,
 )
 from headwater.attribution.scorers.gradient import setting_of
-from headwater.errors import MethodError, QueryError
+from headwater.errors import DatasetError, MethodError, QueryError
+from headwater.index.index import Index
 from headwater.methods.table import METHODS
 from headwater.models.sampling import seeded_noise
 
@@ -214,6 +215,29 @@ def test_a_draw_is_shared_out_among_images(tmp_path, tiny_model):
         Denoiser.load(tiny_model), images, tmp_path / "two", method="ekfac", timesteps=2, dim=32
     )
     assert len(drawer_of(Session(with_two), query).training_rows[0]) == 2
+
+
+def test_draws_stay_where_another_image_is_taken_out(named):
+    without = Index.open(
+        named.index.path, named.denoiser, named.index.training_set, removed=frozenset({1})
+    )
+    query = Contribution(PROMPT, WORD, draws=4)
+    before, after = drawer_of(named, query), drawer_of(Session(without), query)
+    assert [row - (row > 1) for (row,) in before.training_rows] == [
+        r for (r,) in after.training_rows
+    ]
+    assert before.key(range(4)) == after.key(range(4))
+
+
+def test_training_images_that_are_gone_are_told_with_what_to_do(named, tmp_path):
+    query = Contribution(PROMPT, WORD, draws=2, seed=9)
+    nowhere = Index.open(named.index.path, named.denoiser)
+    with pytest.raises(DatasetError, match=r"on training images, and .*; --pictures made asks on"):
+        Session(nowhere).attribute(query, method="ekfac")
+    fewer = named.index.training_set.take([1, 4, 5])
+    left = Index.open(named.index.path, named.denoiser, fewer)
+    with pytest.raises(DatasetError, match=r"has no image .* others with --pictures made"):
+        Session(left).attribute(query, method="ekfac")
 
 
 def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_model):
