@@ -34,16 +34,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.draws import encode_prompts
-from headwater.queries.outputs.pictures import (
-    A_DRAW,
-    FEWEST,
-    SHARE,
-    STEPS,
-    Made,
-    Shown,
-    given,
-    trained,
-)
+from headwater.queries.outputs.pictures import FEWEST, RECIPE, Made, Shown, given, trained
 from headwater.queries.query import (
     Description,
     Question,
@@ -123,7 +114,7 @@ class Output(Question):
     def contents(self) -> list[Any]:
         """What its pictures are and how draws have them, as JSON; files by what they hold."""
         pictures = self.pictures if self._given is None else self._given.fingerprint
-        return [pictures, A_DRAW, SHARE, STEPS, FEWEST]
+        return [pictures, *RECIPE]
 
     @cached_property
     def _given(self) -> TrainingSet | None:

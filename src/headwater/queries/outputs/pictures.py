@@ -27,6 +27,7 @@ FEWEST = 3
 # pictures differ is what answers scatter by. Of training images no draw has more than a quarter,
 # since those that it has are not scored by it.
 A_DRAW, SHARE = 5, 4
+RECIPE = (STEPS, FEWEST, A_DRAW, SHARE)
 
 
 class Shown(Protocol):
