@@ -30,8 +30,7 @@ EVIDENCE = {
         "On small drawn scenes scores agreed with what models lacked that were trained without "
         "images at a rank correlation of 0.35 and 0.28, of two models (captions 0.09 and 0.10), "
         "asked on many given pictures 0.43. On real drawings, asked on pictures that the model "
-        "made, 0.38 of the ten highest images showed the concept, where captions that name it found "
-        "0.86."
+        "made, 0.38 of the ten highest images showed the concept; captions that name it found 0.86."
     ),
     "metagradient": (
         "For small adapters trained again without some images from the same seed, scores agreed "
