@@ -61,7 +61,8 @@ class Output(Question):
             on: a `TrainingSet`, or a folder or file of such. A picture's own caption is used where
             it names the concept, else the prompt.
         context: of made pictures, what they are made under: as of `Concept`.
-        draws: of noise, each on one of the pictures; None for as many as a stable top ten needs.
+        draws: of noise, each on five of the pictures that share its timesteps, or on one that is
+            made; None for as many as a stable top ten needs.
         seed: of noise, and of the choice of pictures and contexts.
         guidance: of made pictures.
         alternatives: other values that presence tells the concept from, as of `Concept`.

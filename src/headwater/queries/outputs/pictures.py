@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
+from heapq import nsmallest
 from typing import Any, Protocol
 
 import torch
@@ -23,10 +25,11 @@ from headwater.queries.words.prompts import contains, without
 STEPS = 25
 # With fewer training images that name the concept, pictures of it are made.
 FEWEST = 3
-# The timesteps of a draw are shared out among so many pictures, which costs no more than one: how
-# pictures differ is what answers scatter by. Of training images no draw has more than a quarter,
-# since those that it has are not scored by it.
+# The timesteps of a draw are shared out among so many pictures, which costs little more than one:
+# how pictures differ is what answers scatter by. Of training images no draw has more than a
+# quarter, since those that it has are not scored by it.
 A_DRAW, SHARE = 5, 4
+# All that says which pictures draws have.
 RECIPE = (STEPS, FEWEST, A_DRAW, SHARE)
 
 
@@ -160,10 +163,13 @@ def _ordered(pictures: TrainingSet, rows: Sequence[int], seed: int, count: int) 
     """All before any comes twice; the first stay where they are when another one is taken out."""
     order: list[int] = []
     while len(order) < count:
-        passed = len(order) // len(rows)
-        names = {row: f"{seed}|{passed}|{pictures.samples[row].id}" for row in rows}
-        order += sorted(rows, key=lambda row: sha256(names[row].encode()).digest())
-    return order[:count]
+        place = partial(_place, pictures, f"{seed}|{len(order) // len(rows)}")
+        order += nsmallest(count - len(order), rows, key=place)
+    return order
+
+
+def _place(pictures: TrainingSet, order: str, row: int) -> bytes:
+    return sha256(f"{order}|{pictures.samples[row].id}".encode()).digest()
 
 
 @dataclass(frozen=True)
