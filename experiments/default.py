@@ -46,6 +46,7 @@ from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predi
 from headwater.evaluation.reporting.results import markdown, write_results
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import (
+    Asked,
     QuestionOptions,
     concept_question,
     sweep_dampings,
@@ -54,7 +55,6 @@ from headwater.evaluation.studies.retrieval import Evaluation
 from headwater.methods.row import Method
 from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS, Output
-from headwater.queries.query import Question
 from headwater.runtime.executor import Executor
 
 OUT = RESULTS / "default"
@@ -144,7 +144,7 @@ def seen_alone(
     return np.stack(rows)
 
 
-def asked(truths: Sequence[Truth], candidate: Candidate, method: Method) -> list[Question]:
+def asked(truths: Sequence[Truth], candidate: Candidate, method: Method) -> list[Asked]:
     """The questions of a method, as a candidate has them."""
     options = QuestionOptions(ask=candidate.ask)
     questions = [concept_question(method, truth, options) for truth in truths]
