@@ -97,7 +97,7 @@ def test_words_of_the_prompt_become_chips(desk):
 
 def test_an_answer_comes_early_and_then_whole(desk, sessions):
     seen = [update["found"] for update in doing.ask(desk, FRESH) if "found" in update]
-    assert [found.draws for found in seen] == [2, 6] and [f.last for f in seen] == [False, True]
+    assert [found.draws for found in seen] == [4, 6] and [f.last for f in seen] == [False, True]
     same = sessions["all"].attribute(Concept(PROMPT, "star", draws=6))
     np.testing.assert_array_equal(seen[1].answers[0].scores, same.scores)
 
@@ -175,7 +175,7 @@ def usual(tmp_path_factory, folders, sessions):
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
     """At the damping of both together; it is said what is to come."""
-    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 4}
+    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 8}
     updates = doing.ask(doing.Desk({"usual": usual}, tmp_path), asked)
     (early, said), (late, told) = (
         (update["found"], update["status"]) for update in updates if "found" in update
@@ -184,19 +184,19 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
         "more are being made, and what takes the method longer is added", ""
     )  # fmt: skip
     assert "ekfac, 4 draws" in said and early.coming in said
-    assert "ekfac-presence, 4 draws" in told and "being made" not in told
+    assert "ekfac-presence, 8 draws" in told and "being made" not in told
     assert early.form == late.form == form_of(asked)
     (first,), (last,) = early.answers, late.answers
-    question = Contribution(PROMPT, "star", draws=2)
+    question = Contribution(PROMPT, "star", draws=4)
     own = usual.attribute(question, method="ekfac", damping=METHODS["ekfac-presence"].damping)
     np.testing.assert_array_equal(first.scores, own.scores)
-    whole = usual.attribute(replace(question, draws=4), method="ekfac-presence")
+    whole = usual.attribute(replace(question, draws=8), method="ekfac-presence")
     np.testing.assert_array_equal(last.scores, whole.scores)
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_what_is_left_out_meanwhile_is_estimated_by_the_method_that_is_shown(usual):
-    form = replace(form_of(FRESH), ask="contribution", draws=4)
+    form = replace(form_of(FRESH), ask="contribution", draws=8)
     early = next(answers.ask(usual, form))
     (answer,) = early.answers
     row = answer.top(1)[0].row
@@ -208,7 +208,7 @@ def test_what_is_left_out_meanwhile_is_estimated_by_the_method_that_is_shown(usu
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_beside_a_whole_picture_nothing_is_sooner(usual, tmp_path):
     """Which another method answers, at a damping of its own."""
-    form = replace(form_of(FRESH), ask="contribution", draws=4, whole=True)
+    form = replace(form_of(FRESH), ask="contribution", draws=8, whole=True)
     early, late = answers.ask(usual, form)
     methods = [[answer.method for answer in found.answers] for found in (early, late)]
     assert methods == [["ekfac", "ekfac-presence"]] * 2
@@ -227,9 +227,9 @@ def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
         return attribute(self, questions, **options)
 
     monkeypatch.setattr(Session, "attribute", listened)
-    form = Form(ask="contribution", guidance=2.0, draws=3, seed=1)
+    form = Form(ask="contribution", guidance=2.0, draws=6, seed=1)
     (few, _), (all_of_them, places) = answers.taught(usual, 0, form)
-    assert (few, all_of_them) == (2, 3)
+    assert (few, all_of_them) == (4, 6)
     (questions, early), (_, late) = asked
     assert (early["method"], late["method"]) == ("ekfac", None)
     assert questions[0].kind == "contribution" and questions[0].guidance == 2.0
@@ -425,7 +425,7 @@ def test_what_is_left_out_is_out_and_estimated(desk, star, sessions):
 def test_an_image_of_the_first_answer_is_left_out_of_the_whole(usual, tmp_path):
     """Whose ranking is another: it is the image that was clicked, not its place."""
     desk = doing.Desk({"usual": usual}, tmp_path)
-    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 4}
+    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 8}
     first, whole = (update for update in doing.ask(desk, asked) if "found" in update)
     early, late = (update["found"].answers[0].top(12) for update in (first, whole))
     place = next(n for n, (a, b) in enumerate(zip(early, late, strict=True)) if a.row != b.row)

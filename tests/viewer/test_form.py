@@ -95,8 +95,8 @@ def test_what_is_asked_is_what_the_method_is_for_unless_somebody_says_it(session
 
 def test_the_first_answer_comes_early_where_draws_go_on(sessions):
     index = sessions["all"].index
-    assert stages(index, Form(draws=32), ["concept"]) == [Form(draws=2), Form(draws=32)]
-    assert stages(index, Form(draws=2), ["concept"]) == [Form(draws=2)]
+    assert stages(index, Form(draws=32), ["concept"]) == [Form(draws=4), Form(draws=32)]
+    assert stages(index, Form(draws=4), ["concept"]) == [Form(draws=4)]
     alone = Form(method="presence")
     assert stages(index, alone, ["concept"]) == [alone]
     with pytest.raises(MethodError):
@@ -109,7 +109,7 @@ def test_a_first_answer_is_by_the_method_that_its_row_names(sessions, monkeypatc
     toy = replace(served, name="toy", sooner=served.name, damping=0.7)
     monkeypatch.setitem(METHODS, "toy", toy)
     form = Form(method="toy", draws=32)
-    first = replace(form, method=served.name, draws=2, damping=0.7)
+    first = replace(form, method=served.name, draws=4, damping=0.7)
     assert stages(sessions["all"].index, form, ["concept"]) == [first, form]
     chosen = replace(form, damping=3.0)
     assert stages(sessions["all"].index, chosen, ["concept"])[0].damping == 3.0

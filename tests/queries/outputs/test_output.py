@@ -188,7 +188,7 @@ def test_an_image_is_not_asked_about_on_its_own_picture(named):
     for image in range(len(ids)):
         others = [row.double() for row, of in zip(by_draw, rows, strict=True) if image not in of]
         mean = torch.stack(others).mean(0) @ phi[image]
-        assert answer.scores[image] == pytest.approx(mean.item(), rel=1e-4)
+        assert answer.scores[image] == pytest.approx(mean.item(), rel=1e-3)
 
 
 def test_a_draw_is_shared_out_among_images(tmp_path, tiny_model):
@@ -210,7 +210,7 @@ def test_a_draw_is_shared_out_among_images(tmp_path, tiny_model):
     asked = torch.tensor([[row not in each for each in rows] for row in range(14)]).double()
     exact = ((asked / asked.sum(1, keepdim=True)) @ psi * phi.double()).sum(1)
     assert asked.sum(1).min() < 6
-    assert answer.scores == pytest.approx(exact.numpy(), rel=1e-4)
+    assert answer.scores == pytest.approx(exact.numpy(), rel=1e-3)
     with_two = build_index(
         Denoiser.load(tiny_model), images, tmp_path / "two", method="ekfac", timesteps=2, dim=32
     )
