@@ -65,11 +65,11 @@ class Setting:
         method: its name, for errors.
         side: what it asks of a question of this kind; an inversion with the index's guidance.
         captions: of the training images.
-        images: the training images, of a method that scores a question draw by draw: an image on
-            whose picture a draw is asked need not be scored by it. None of others.
         timesteps: of the index's probes.
         picture: what is pictured -> its picture, made once.
         cache: folder that keeps what is learned for questions.
+        images: the training images, of a method that scores a question draw by draw: an image on
+            whose picture a draw is asked need not be scored by it. None of others.
     """
 
     method: str

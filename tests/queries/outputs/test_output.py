@@ -18,6 +18,7 @@ from headwater import (
     from_images,
     load_dataset,
 )
+from headwater.attribution.pictures import training_images
 from headwater.attribution.scorers.gradient import setting_of
 from headwater.errors import DatasetError, MethodError, QueryError
 from headwater.index.index import Index
@@ -50,7 +51,8 @@ def pictures():
 
 
 def drawer_of(session, query):
-    return query.drawer(setting_of(session, METHODS["trak"], query))
+    setting = setting_of(session, METHODS["trak"], query)
+    return query.drawer(replace(setting, images=training_images(session.index)))
 
 
 def loss(model, x0, caption, key, timesteps=TIMESTEPS):
@@ -250,7 +252,7 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
     ):
         assert drawer_of(named, query).shown.words(2) == made
     exact = METHODS["ekfac-exact"]
-    whole = replace(setting_of(named, exact, Contribution(PROMPT, WORD)), images=None)
+    whole = setting_of(named, exact, Contribution(PROMPT, WORD))
     assert Contribution(PROMPT, WORD).drawer(whole).shown.words(2) == made
     with pytest.raises(MethodError, match="ekfac-exact scores all draws at once, so that no image"):
         Contribution(PROMPT, WORD, pictures="training").drawer(whole)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -34,7 +33,7 @@ def score(
     The mean over checkpoints, of which one is in memory at a time.
     """
     resources.index.require_same_images()
-    drawer = query.drawer(replace(setting_of(resources, method, query), images=None))
+    drawer = query.drawer(setting_of(resources, method, query))
     draws = drawer.limit or query.draws or DRAWS
     remarks = drawer.check(resources.denoiser)
     found = []

@@ -84,7 +84,8 @@ def score_all(resources: Resources, method: Method, asked: Asked) -> list[Scorin
 def _begun(
     resources: Resources, method: Method, query: Question, options: ScoringOptions
 ) -> _Asking:
-    drawer = query.drawer(setting_of(resources, method, query))
+    images = training_images(resources.index)
+    drawer = query.drawer(replace(setting_of(resources, method, query), images=images))
     # In the metric of a curvature a question has other rows at each damping, else at none.
     metrics = options.dampings if method.curvature else (None,)
     drawn: Drawn = {metric: [[] for _ in resources.members] for metric in metrics}
@@ -160,7 +161,6 @@ def setting_of(resources: Resources, method: Method, query: Question) -> Setting
         recipe.timesteps,
         resources.picture,
         resources.queries,
-        training_images(resources.index),
     )
 
 

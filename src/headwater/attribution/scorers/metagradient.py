@@ -60,8 +60,7 @@ def score(
     timesteps = resources.index.recipe.timesteps
     if not timesteps:  # its rows are no gradients
         timesteps = tuple(resources.denoiser.schedule.evenly_spaced(TIMESTEPS))
-    setting = replace(setting_of(resources, method, query), timesteps=timesteps, images=None)
-    drawer = query.drawer(setting)
+    drawer = query.drawer(replace(setting_of(resources, method, query), timesteps=timesteps))
     draws = drawer.limit or query.draws or DRAWS
     facts = {
         "metagradient": 1,

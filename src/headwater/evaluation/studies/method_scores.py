@@ -277,7 +277,7 @@ def _score(
 
 def _query_facts(query: Asked) -> dict[str, Any]:
     """A question as JSON: files go by what they hold, not by where they lie."""
-    if isinstance(query, Output):
+    if isinstance(query, Output):  # a set of pictures is no JSON, and would be copied whole
         facts = {**asdict(replace(query, pictures="made")), "pictures": query.contents()}
     else:
         facts = asdict(query)

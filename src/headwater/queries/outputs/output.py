@@ -304,13 +304,12 @@ class OutputDrawer:
         ids = [f"output|{self.query.seed}|{draw}" for draw in draws]
         for part in range(a_draw):
             numbers = [draw * a_draw + part for draw in draws]
-            plus, minus = (
-                encode_prompts(denoiser, [pair[side] for pair in self.shown.pairs(numbers)])
-                for side in (0, 1)
-            )
-            batch = Batch(self.shown.latents(denoiser, numbers), plus, ids)
+            plus, minus = zip(*self.shown.pairs(numbers), strict=True)
+            prompts = encode_prompts(denoiser, plus)
+            batch = Batch(self.shown.latents(denoiser, numbers), prompts, ids)
             spec = ProbeSpec(extractor.timesteps[part::a_draw], extractor.seed)
             if self.query.kind == "contribution":
-                yield from contribution_objectives(denoiser, batch, minus, spec)
+                without = encode_prompts(denoiser, minus)
+                yield from contribution_objectives(denoiser, batch, without, spec)
             else:
                 yield from image_objectives(denoiser, Side("noising", "dsm"), batch, spec)
