@@ -303,8 +303,8 @@ def test_what_is_less_than_two_parts_is_left_to_one_process(folder, here, monkey
 def test_rows_are_measured_on_the_cpu_where_a_gpu_has_no_room(folder, monkeypatch):
     index, real, asked = Index.open(folder), Index.scan, []
 
-    def scan(index, device="cpu"):
-        asked.append(device)
+    def scan(index, device="cpu", rows=None):
+        asked.append((device, rows))
         for number, block in enumerate(real(index)):
             if device != "cpu" and number == 2:
                 raise torch.OutOfMemoryError("in the middle")
@@ -314,7 +314,8 @@ def test_rows_are_measured_on_the_cpu_where_a_gpu_has_no_room(folder, monkeypatc
     psi = torch.randn(2, DIM)
     found = passes.measured_on(index, "cuda", kernel.row_dots, psi)
     torch.testing.assert_close(found, psi @ torch.cat(list(index.blocks())).T, **CLOSE)
-    assert asked == ["cuda", "cpu"]
+    # a GPU is given whole shards, a CPU what stays in its cache
+    assert asked == [("cuda", None), ("cpu", passes.rows_at_a_time(DIM, [psi]))]
 
 
 def test_apple_s_gpus_have_no_sums_of_float64(folder, monkeypatch):

@@ -71,3 +71,6 @@ def test_rows_of_a_part_are_those_chosen(tmp_path):
     found = torch.cat([block.clone() for block in read_part(tmp_path, inside)])
     torch.testing.assert_close(found, rows[[0, 8, 9]], rtol=1e-3, atol=0)
     assert without_idle_shards(Part(manifest, np.ones(12, bool))).chosen is None
+    blocks = [block.clone() for block in read_part(tmp_path, inside, rows=3)]
+    assert [len(block) for block in blocks] == [1, 0, 2, 0]  # of two shards of four
+    assert torch.equal(torch.cat(blocks), found)

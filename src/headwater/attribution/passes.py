@@ -46,6 +46,7 @@ PARTS_A_WORKER = 4
 # parts, 8 bytes a number, take no more disk than the rows do, which have 2.
 MOST_PARTS, ROWS_A_FEATURE = 256, 4
 _STATES = "whole", "begun"
+IN_CACHE = 2**21  # bytes of rows, in float32
 FORGOTTEN = 7 * DAY  # seconds after which nobody goes on with a part
 
 
@@ -80,7 +81,8 @@ def measured_on(
     """
 
     def made(place: str) -> Tensor:
-        return over(partial(index.scan, place), measure, *handed)
+        rows = rows_at_a_time(index.recipe.dim, handed) if place == "cpu" else None
+        return over(partial(index.scan, place, rows), measure, *handed)
 
     return where_there_is_room(made, device)
 
@@ -90,8 +92,22 @@ def _measure(
 ) -> np.ndarray:
     """Of the rows of a part. Arrays travel as they are; tensors would through shared memory."""
     tensors = [torch.tensor(array) for array in handed]
-    blocks = read_part(folder_of(place), part)
-    return torch.cat([measure(rows, *tensors) for rows in blocks], -1).numpy()
+    rows = rows_at_a_time(part.manifest.recipe["dim"], tensors)
+    blocks = partial(read_part, folder_of(place), part, rows=rows)
+    return over(blocks, measure, *tensors).numpy()
+
+
+def rows_at_a_time(k: int, handed: Sequence[Tensor]) -> int:
+    """How many rows of k features a measure takes at once on a CPU.
+
+    They stay in its cache from when they are read until they are multiplied; and they are several
+    for each row that they are multiplied by, which is read again for the next.
+
+    >>> [rows_at_a_time(4_096, [torch.empty(draws, 4_096)]) for draws in (1, 64)]
+    [128, 256]
+    """
+    others = max((len(each) for each in handed), default=0)
+    return max(IN_CACHE // (4 * k), 4 * others, 1)
 
 
 def weighted_sum(

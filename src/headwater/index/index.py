@@ -287,9 +287,9 @@ class Index:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
         return read_part(self.path, self.stored, self._verified, device=None)
 
-    def scan(self, device: str = "cpu") -> Iterator[Float[Tensor, "r k"]]:
-        """The same in one piece of memory: each block is good until the next one is asked for."""
-        return read_part(self.path, self.stored, self._verified, device)
+    def scan(self, device: str = "cpu", rows: int | None = None) -> Iterator[Float[Tensor, "r k"]]:
+        """The same, so many at a time, in one piece of memory: each is good until the next."""
+        return read_part(self.path, self.stored, self._verified, device, rows)
 
     def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows of images that were removed, likewise."""

@@ -41,9 +41,9 @@ def read_blocks(
     """Feature rows, some at a time, as float32. Each file's checksum is verified first.
 
     Args:
-        buffer: what the rows are put into, of as many as the largest shard has, on any device: each
-            block is then good until the next, and most of the time is saved, which memory takes to
-            be given. Rows go to a GPU as they are stored, in half of the bytes.
+        buffer: what the rows are put into, as many at a time as it holds, on any device: each block
+            is then good until the next, and most of the time is saved, which memory takes to be
+            given. Rows go to a GPU as they are stored, in half of the bytes. None: whole shards.
         verified: of whom was found right before, and is taken for that as long as its file is the
             same; those found right now are added.
 
@@ -57,19 +57,21 @@ def read_blocks(
             yield from _blocks_of(path, identity, manifest.recipe["dim"])
             continue
         try:
-            yield _rows_of(path, identity, buffer)
+            yield from _rows_of(path, identity, buffer)
         except (SafetensorError, KeyError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
 
 
 def _rows_of(
     path: Path, identity: Identity, buffer: Float[Tensor, "n k"] | None
-) -> Float[Tensor, "r k"]:
+) -> Iterator[Float[Tensor, "r k"]]:
     with safe_open(path, "pt") as file:
         features, scale = file.get_tensor("features"), file.get_tensor("scale")
     _require_unchanged(path, identity)
-    rows = torch.empty(features.shape) if buffer is None else buffer[: len(features)]
-    return rows.copy_(features.to(rows.device)).mul_(scale.to(rows.device)[:, None])
+    buffer = torch.empty(features.shape) if buffer is None else buffer
+    for stored, scales in zip(features.split(len(buffer)), scale.split(len(buffer)), strict=True):
+        rows = buffer[: len(stored)].copy_(stored.to(buffer.device))
+        yield rows.mul_(scales.to(buffer.device)[:, None])
 
 
 def _blocks_of(path: Path, identity: Identity, dim: int) -> Iterator[Float[Tensor, "r k"]]:
@@ -115,13 +117,18 @@ class Part:
 
 
 def read_part(
-    folder: Path, part: Part, verified: Verified | None = None, device: str | None = "cpu"
+    folder: Path,
+    part: Part,
+    verified: Verified | None = None,
+    device: str | None = "cpu",
+    rows: int | None = None,
 ) -> Iterator[Float[Tensor, "r k"]]:
     """The rows of a part, some at a time, as `read_blocks`.
 
     Args:
         device: where the one piece of memory is that they are put into, so that each block is good
             until the next; None for a piece of its own for each, on the CPU.
+        rows: how many at a time at most; None: whole shards.
 
     Raises:
         StoreError: a shard is missing, truncated or changed.
@@ -129,7 +136,7 @@ def read_part(
     dim, buffer = part.manifest.recipe["dim"], None
     if device is not None:
         largest = max((shard.rows for shard in part.manifest.shards), default=0)
-        buffer = torch.empty(largest, dim, device=device)
+        buffer = torch.empty(min(largest, rows or largest), dim, device=device)
     chosen, start = None if part.chosen is None else torch.tensor(part.chosen), 0
     for block in read_blocks(folder, part.manifest, verified, buffer):
         yield block if chosen is None else block[chosen[start : start + len(block)]]
