@@ -3,8 +3,10 @@
 The rule is in docs/results.md, "A rule for the default". Candidates are asked as `headwater index`
 and `headwater concept` ask where nothing else is said (8,192 features of `attn2`, of a curvature
 32,768; one draw of noise at each of ten timesteps; 32 draws a question), at the dampings that the
-rule names. Outputs are asked on pictures that the model makes, as the rule has it, and on training
-images that name the concept, which was thought of later.
+rule names. Outputs are asked on pictures that the model makes, as the rule has it, on training
+images that name the concept, which was thought of later, and on given ones, which neither a model
+was trained on nor an output measured on (those of combinations that are not in training, captioned
+in full).
 
     export OMP_NUM_THREADS=1 HEADWATER_DATA=FOLDER
     python experiments/default.py predicts    LDS of the second model (influence.py --second)
@@ -24,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from common import RESULTS, about, parser
 from influence_models import FIRST, SECOND, Trained
 from scenes import output_of
 
-from headwater import Concept, Denoiser, Session, TrainingSet
+from headwater import Concept, Denoiser, Session, TrainingSet, from_images
 from headwater.attribution.scorers.content.presence import kind_of
 from headwater.attribution.scorers.content.unnamed import shown
 from headwater.attribution.scorers.content.with_presence import UNNAMED
@@ -44,6 +46,7 @@ from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, break_ties, me
 from headwater.evaluation.metrics.intervals import Interval, interval
 from headwater.evaluation.metrics.lds import lds_difference, lds_interval, predicted_outputs
 from headwater.evaluation.reporting.results import markdown, write_results
+from headwater.evaluation.retraining.scene_outputs import full_caption
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import (
     Asked,
@@ -56,6 +59,7 @@ from headwater.methods.row import Method
 from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS, Output
 from headwater.runtime.executor import Executor
+from headwater.scenes.dataset import pictures
 
 OUT = RESULTS / "default"
 DAMPINGS = (0.001, 0.01, 0.1)
@@ -66,6 +70,10 @@ SEEN = "named, less twice what is seen unnamed"
 # Of which the rule chooses; what it reports is of the others, and of every second concept.
 HALVES = 16
 CHOSEN_ON, REPORTED, ALL = "chosen-on", "reported", "all"
+
+
+# In words.
+PICTURES = {"made": "", "training": " on training images", "given": " on given pictures"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Candidate:
     def asked(self) -> str:
         """Without the damping."""
         words = [self.method] if self.ask == "slider" else [self.method, self.ask]
-        return ", ".join(words) + (" on training images" if self.pictures == "training" else "")
+        return ", ".join(words) + PICTURES[self.pictures]
 
     def __str__(self) -> str:
         return self.asked + (f", damping {self.damping:g}" if self.damping else "")
@@ -93,6 +101,7 @@ INFLUENCE = [
     for method in ("ekfac", WITH_PRESENCE)
     for ratio in DAMPINGS
 ]
+GIVEN = [Candidate(m, "contribution", DAMPINGS[0], "given") for m in ("ekfac", WITH_PRESENCE)]
 CANDIDATES = (
     *(Candidate(m) for m in ("concept-trak-unguided", "concept-trak", "concept-d-trak")),
     *INFLUENCE,
@@ -148,10 +157,20 @@ def asked(truths: Sequence[Truth], candidate: Candidate, method: Method) -> list
     """The questions of a method, as a candidate has them."""
     options = QuestionOptions(ask=candidate.ask)
     questions = [concept_question(method, truth, options) for truth in truths]
+    given, own = candidate.pictures == "given", candidate.pictures
     return [
-        replace(each, pictures=candidate.pictures) if isinstance(each, Output) else each
-        for each in questions
+        replace(each, pictures=others(truth.concept) if given else own)
+        if isinstance(each, Output)
+        else each
+        for each, truth in zip(questions, truths, strict=True)
     ]
+
+
+@cache
+def others(concept: str) -> TrainingSet:
+    """Pictures of a concept that no model here was trained on, nor an output measured on."""
+    shown = [picture for picture in pictures("unseen") if picture.shows(concept)]
+    return from_images([picture.draw() for picture in shown], list(map(full_caption, shown)))
 
 
 # --- what the rule measures -----------------------------------------------------------------------
@@ -159,12 +178,12 @@ def asked(truths: Sequence[Truth], candidate: Candidate, method: Method) -> list
 
 def predicts(given: argparse.Namespace) -> None:
     """LDS on both outputs of the halves of a model that had no part in the rule."""
-    predicted(given, SECOND, "predicts", CANDIDATES)
+    predicted(given, SECOND, "predicts", (*CANDIDATES, *GIVEN))
 
 
 def confirms(given: argparse.Namespace) -> None:
     """The same of the model on which the pictures of a question were not looked at."""
-    predicted(given, FIRST, "confirms", INFLUENCE)
+    predicted(given, FIRST, "confirms", (*INFLUENCE, *GIVEN))
 
 
 def predicted(
