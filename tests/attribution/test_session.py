@@ -264,6 +264,12 @@ def test_a_session_lends_what_questions_have_made(folder, tiny_images, monkeypat
     assert other.queries == lender.queries
 
 
+def test_kinds_of_words_are_mined_once(folder, monkeypatch):
+    kinds = Session.open(folder).kinds
+    monkeypatch.setattr(resources, "mine_kinds", None)
+    assert Session.open(folder).kinds == kinds and all(isinstance(kind, tuple) for kind in kinds)
+
+
 def test_what_is_let_go_of_is_made_again(folder):
     session = Session.open(folder / "trak")
     model, inverse = session.denoiser, session.kernel().inverse(0.1)

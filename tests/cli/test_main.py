@@ -610,8 +610,14 @@ def test_refused_in_a_process_of_its_own(tmp_path, tiny_model, tiny_images):
 def test_answered_in_a_process_of_its_own(asked, index, tmp_path):
     copy = without_caches(index, tmp_path / "index")
     options = ["--out", str(tmp_path / "out"), "--json"]
-    command = [sys.executable, "-m", "headwater", "concept", str(copy), *map(str, ASK), *options]
+    arguments = ["concept", str(copy), *map(str, ASK), *options]
+    # pandas takes half a second to import, and pyarrow does so where it can
+    script = (
+        "import atexit, sys; atexit.register(lambda: sys.stderr.write('pandas' * ('pandas' in "
+        "sys.modules))); from headwater.__main__ import main; main()"
+    )
     env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, env=env)
     assert (run.returncode, run.stderr) == (0, "")
     assert listed(json.loads(run.stdout)) == listed(asked.answer)

@@ -85,7 +85,9 @@ class Resources:
     @cached_property
     def kinds(self) -> list[tuple[str, ...]]:
         """Kinds of words that the captions have."""
-        return mine_kinds(self.captions)
+        facts = {"kinds": 1, "of": [self.index.manifest.samples_sha256, self.index.fingerprint]}
+        kept = cache.remember(self.queries, facts, lambda: ({}, {"all": mine_kinds(self.captions)}))
+        return list(map(tuple, kept.note["all"]))
 
     # --- models -----------------------------------------------------------------------------
 

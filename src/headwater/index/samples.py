@@ -18,7 +18,7 @@ from jaxtyping import Bool
 
 from headwater.data.training_set import Sample, TrainingSet
 from headwater.errors import StoreError, first_line
-from headwater.storage.files import sha256_of, write_tables
+from headwater.storage.files import arrow_array, sha256_of, write_tables
 from headwater.storage.manifest import Manifest
 
 _FILE = "samples.parquet"
@@ -98,7 +98,7 @@ class StoredSamples(Sequence[Sample]):
         except (OSError, pa.ArrowException) as error:
             raise StoreError(_unreadable(self.path, error)) from None
         mask = self._masks[group]
-        return table if mask is None else table.filter(pa.array(mask))
+        return table if mask is None else table.filter(arrow_array(mask))
 
 
 def samples_of(table: pa.Table) -> Iterator[Sample]:
@@ -191,9 +191,9 @@ def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> R
     try:
         if sha256_of(path) != manifest.samples_sha256:
             raise ValueError("its checksum differs from index.json")
-        # not `read_table`, which imports `pyarrow.dataset`, and that pandas
+        # not `read_table`, which imports `pyarrow.dataset`, and that pandas; nor `to_numpy`
         with pq.ParquetFile(path) as file:
-            rows = file.read(["row"])["row"].to_numpy()
+            rows = np.from_dlpack(file.read(["row"])["row"].combine_chunks())
             lacking = {"id", "caption", "uri"}.difference(file.schema_arrow.names)
         if lacking:
             raise ValueError(f"it has no column {min(lacking)}")

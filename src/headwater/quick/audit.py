@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from headwater.attribution.scorers.content.presence import SHARES, Kind, Losses, losses_of, prepare
+from headwater.attribution.scorers.content.presence import SHARES, Losses, losses_of, prepare
+from headwater.attribution.scorers.content.versions import Kind
 from headwater.attribution.session import Session
 from headwater.data.training_set import Sample
 from headwater.errors import QueryError

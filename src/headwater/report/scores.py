@@ -12,7 +12,7 @@ import pyarrow as pa
 from headwater.attribution.answer.result import Attribution
 from headwater.index.index import Index
 from headwater.index.samples import shown_columns, tables_of
-from headwater.storage.files import sha256_of, write_tables
+from headwater.storage.files import arrow_array, sha256_of, write_tables
 
 FILE = "scores.parquet"
 
@@ -27,7 +27,7 @@ def write_scores(folder: Path, index: Index, columns: Mapping[str, np.ndarray]) 
         start = 0
         for samples in tables_of(index.samples):
             own = slice(start, start + len(samples))
-            numbers = {name: column[own] for name, column in columns.items()}
+            numbers = {name: arrow_array(column[own]) for name, column in columns.items()}
             shown = shown_columns(samples)
             yield pa.table({"id": shown.pop("id"), **numbers, **shown})
             start += len(samples)

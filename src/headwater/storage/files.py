@@ -79,6 +79,17 @@ def write_tables(path: Path, tables: Iterable[pa.Table], **options: Any) -> None
             writer.write_table(table)
 
 
+def arrow_array(numbers: np.ndarray) -> pa.Array:
+    """What `pa.array` makes of a row of numbers, which imports pandas to see if it is one of its.
+
+    >>> arrow_array(np.array([True, False])).to_pylist()
+    [True, False]
+    """
+    stored = np.packbits(numbers, bitorder="little") if numbers.dtype == bool else numbers
+    kind, buffer = pa.from_numpy_dtype(numbers.dtype), pa.py_buffer(np.ascontiguousarray(stored))
+    return pa.Array.from_buffers(kind, len(numbers), [None, buffer])
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically, with a checksum that `read_tensors` verifies."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}

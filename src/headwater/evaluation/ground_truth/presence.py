@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from headwater.attribution.scorers.content.presence import Kind, Losses, losses_of, prepare
+from headwater.attribution.scorers.content.presence import Losses, losses_of, prepare
+from headwater.attribution.scorers.content.versions import Kind
 from headwater.attribution.session import Session
 from headwater.data.training_set import Sample
 from headwater.errors import HeadwaterWarning, QueryError

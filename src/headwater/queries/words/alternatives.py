@@ -18,7 +18,7 @@ from itertools import combinations
 from headwater.queries.words.content import is_content
 from headwater.queries.words.prompts import contains
 from headwater.queries.words.replacements import ARTICLES, exchanged
-from headwater.queries.words.scripts import is_unspaced
+from headwater.queries.words.scripts import holds_unspaced
 
 MOST_CAPTIONS = 20_000  # that are read; more of them change little
 MOST_VALUES = 16  # of a kind, each of which costs a forward pass of each image
@@ -192,7 +192,7 @@ def _weakest(own: Mapping[Words, float]) -> float:
 
 def _tokens(text: str) -> list[str]:
     """Words and punctuation; none of a script without spaces, whose words no rule finds."""
-    return [] if any(map(is_unspaced, text)) else _TOKEN.findall(text.casefold())
+    return [] if holds_unspaced(text) else _TOKEN.findall(text.casefold())
 
 
 def _spans(tokens: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-from headwater.queries.words.scripts import is_unspaced
+from headwater.queries.words.scripts import holds_unspaced
 
 # Words that name nothing: no picture shows an "of".
 _FUNCTION_WORDS = frozenset(
@@ -44,7 +44,7 @@ def content_words(prompt: str) -> list[str]:
     >>> content_words("Pikachu in the style of Pablo Picasso")
     ['Pikachu', 'Pablo Picasso']
     """
-    if any(is_unspaced(character) for character in prompt):
+    if holds_unspaced(prompt):
         return []
     plain = _STYLE_OF.sub("of", _WEIGHT.sub("", prompt))
     parts = [part.split() for part in _PARTS.split(plain)]

@@ -106,7 +106,16 @@ def contains(text: str, words: str) -> bool:
     >>> contains("a starlit sky", "star"), contains("一只红色的猫", "猫")
     (False, True)
     """
+    if _is_clearly_not_in(text, words):
+        return False
     return word_pattern(words).search(text) is not None
+
+
+def _is_clearly_not_in(text: str, words: str) -> bool:
+    """Of most captions, by far the fastest; of ASCII alone, where two letters of one case agree."""
+    first = words.split(maxsplit=1)[:1]
+    ascii = text.isascii() and words.isascii()
+    return ascii and bool(first) and first[0].lower() not in text.lower()
 
 
 def without(text: str, words: str, anchor: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
+from functools import lru_cache
 from typing import NamedTuple
 
 from headwater.queries.words.prompts import contains, without, word_pattern
@@ -20,9 +21,13 @@ def exchanged(text: str, words: str, other: str) -> str:
     'an orange star'
     """
     article = "n " if other[:1].casefold() in "aeiou" else " "
-    found = word_pattern(words).pattern
-    text = re.sub(rf"\b([Aa])n?\s+(?={found})", rf"\1{article}", text)
-    return re.sub(found, lambda _: other, text)
+    text = _article_before(words).sub(rf"\1{article}", text)
+    return word_pattern(words).sub(lambda _: other, text)
+
+
+@lru_cache(maxsize=1024)
+def _article_before(words: str) -> re.Pattern[str]:
+    return re.compile(rf"\b([Aa])n?\s+(?={word_pattern(words).pattern})")
 
 
 class Insertions:

@@ -8,6 +8,7 @@ of `re`.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -41,14 +42,15 @@ def _as_class(ranges: Iterable[tuple[int, int]]) -> str:
 
 
 UNSPACED = _as_class(_WITHOUT_SPACES)
+_ONE_UNSPACED = re.compile(f"[{UNSPACED}]")
 # A letter or digit of a script that puts spaces between words. An underscore is none: it stands for
 # a space in tags, or for emphasis.
 LETTER = rf"[^\W_{UNSPACED}]"
 
 
-def is_unspaced(character: str) -> bool:
-    """Whether a character is of a script that puts no spaces between words."""
-    return any(first <= ord(character) <= last for first, last in _WITHOUT_SPACES)
+def holds_unspaced(text: str) -> bool:
+    """Whether a character of it is of a script that puts no spaces between words."""
+    return _ONE_UNSPACED.search(text) is not None
 
 
 @cache
@@ -60,7 +62,7 @@ def marks() -> str:
 @cache
 def spaced() -> str:
     """A pattern for one letter, digit or mark of a script that puts spaces between words."""
-    own = _as_class(_runs([code for code in _mark_codes() if not is_unspaced(chr(code))]))
+    own = _as_class(_runs([code for code in _mark_codes() if not holds_unspaced(chr(code))]))
     return rf"(?:{LETTER}|[{own}])"
 
 

@@ -11,7 +11,8 @@ from support.tiny import tiny_folder, tiny_unconditional
 
 from headwater import Concept, Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import caption_losses, presence
-from headwater.attribution.scorers.content.presence import Kind, Losses, versions
+from headwater.attribution.scorers.content.presence import Losses
+from headwater.attribution.scorers.content.versions import Kind, caption_of, versions
 from headwater.data.training_set import Sample
 from headwater.errors import HeadwaterWarning, MethodError, QueryError
 from headwater.methods.table import METHODS
@@ -141,8 +142,8 @@ def test_versions_of_a_caption(caption, word, exact):
 
 def test_of_several_captions_the_one_that_names_a_value():
     sample = Sample("id", "a star", "", ("a star", "a red star", "a blue star"))
-    assert presence.caption_of(sample, COLOURS) == "a red star"
-    assert presence.caption_of(sample, ("moon",)) == "a star"
+    assert caption_of(sample, COLOURS) == "a red star"
+    assert caption_of(sample, ("moon",)) == "a star"
 
 
 # --- kinds ----------------------------------------------------------------------------------------

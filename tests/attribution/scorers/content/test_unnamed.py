@@ -8,7 +8,7 @@ from support.tiny import tiny_folder
 
 from headwater import Denoiser, Session, build_index, from_images, load_dataset
 from headwater.attribution.scorers.content import unnamed
-from headwater.attribution.scorers.content.presence import Kind, Losses, losses_of
+from headwater.attribution.scorers.content.presence import Losses, losses_of
 from headwater.attribution.scorers.content.sequential import Course
 from headwater.attribution.scorers.content.unnamed import (
     rivals_of,
@@ -16,6 +16,7 @@ from headwater.attribution.scorers.content.unnamed import (
     shown,
     told_margins,
 )
+from headwater.attribution.scorers.content.versions import Kind
 from headwater.cli.tables import methods_table
 from headwater.methods.table import METHODS
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,9 +29,9 @@ from torch import Tensor
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.captions import require_no_prompts
 from headwater.attribution.scorers.content.caption_losses import caption_losses
+from headwater.attribution.scorers.content.versions import Kind, Versions
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scores import Scored
-from headwater.data.training_set import Sample
 from headwater.errors import MethodError
 from headwater.features.batch import in_order
 from headwater.features.spec import DRAWS, ProbeSpec
@@ -39,8 +40,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.query import Description, Question
 from headwater.queries.words.alternatives import alternatives_of
-from headwater.queries.words.prompts import contains, without
-from headwater.queries.words.replacements import Insertions, exchanged
+from headwater.queries.words.prompts import contains
 from headwater.queries.words.token_limit import lost_words, require_read
 
 # Where losses are taken, as shares of the schedule, one draw each (methods/table.py says what that
@@ -55,26 +55,6 @@ AGREED, FEWEST = 0.5, 3
 # next best before it is taken for a word for all of them. On 1,000 scenes "shape" is in 0.84, and
 # no true value of a kind in more than 0.40.
 GENERAL, MANY = 0.6, 3
-
-
-@dataclass(frozen=True)
-class Kind:
-    """The values that a word is told from.
-
-    Attributes:
-        values: the word among them; the word alone where it has no alternatives.
-        source: where they come from, in words.
-        places: words in whose place captions could have a value, but that are none: "shape", where
-            objects are told apart.
-    """
-
-    values: tuple[str, ...]
-    source: str
-    places: tuple[str, ...] = ()
-
-    def others(self, word: str) -> list[str]:
-        """The alternatives of a word."""
-        return [value for value in self.values if value != word]
 
 
 @dataclass(frozen=True)
@@ -184,7 +164,7 @@ def losses_of(resources: Resources, kind: Kind, word: str, seed: int = 0) -> Los
         MethodError: the model reads no prompts.
     """
     asked = Versions.of(resources, kind, word)
-    losses = _computed(resources, asked.groups, asked.texts, seed)
+    losses = _computed(resources, asked.groups, asked.texts(range(len(asked.named))), seed)
     if len(kind.values) > 1:
         return Losses(kind.values, losses, asked.named)
     own, changed = losses.unbind(2)
@@ -200,39 +180,8 @@ def prepare(resources: Resources, asked: Sequence[tuple[Kind, str]], seed: int =
     for each in every:
         alike.setdefault(str(each.groups), []).append(each)
     for same in alike.values():
-        texts = [[t for each in same for t in each.texts[row]] for row in range(len(same[0].texts))]
-        _computed(resources, same[0].groups, texts, seed)
-
-
-@dataclass(frozen=True)
-class Versions:
-    """What all images are to be captioned with, for one word.
-
-    Attributes:
-        texts: of each image.
-        named: whether its caption holds each value.
-        groups: rows that are computed together. Images whose caption names several values stand by
-            themselves: which of these is exchanged depends on the word.
-    """
-
-    texts: list[list[str]]
-    named: Bool[Tensor, "n v"]
-    groups: list[list[int]]
-
-    @classmethod
-    def of(cls, resources: Resources, kind: Kind, word: str) -> Versions:
-        words = (*kind.values, *kind.places)
-        insert = Insertions(resources.captions, words)
-        own = [caption_of(sample, words) for sample in resources.index.samples]
-        held = [[each for each in words if contains(text, each)] for text in own]
-        texts = [
-            versions(text, kind.values, word, names, insert)
-            for text, names in zip(own, held, strict=True)
-        ]
-        named = torch.tensor([[value in names for value in kind.values] for names in held])
-        few = [row for row, names in enumerate(held) if len(names) <= 1]
-        many = [row for row, names in enumerate(held) if len(names) > 1]
-        return cls(texts, named, [rows for rows in (few, many) if rows])
+        each = zip(*(one.texts(range(len(one.named))) for one in same), strict=True)
+        _computed(resources, same[0].groups, [list(chain(*texts)) for texts in each], seed)
 
 
 def _computed(
@@ -262,31 +211,6 @@ def timesteps_of(denoiser: Denoiser, seed: int = 0) -> ProbeSpec:
     """Where losses are taken of this model: one draw at each of `SHARES` of its schedule."""
     steps = len(denoiser.schedule)
     return ProbeSpec([max(0, round(share * steps) - 1) for share in SHARES], seed)
-
-
-def caption_of(sample: Sample, values: Sequence[str]) -> str:
-    """The caption to change: the first that names a value, else the first."""
-    naming = (
-        text for text in sample.all_captions if any(contains(text, value) for value in values)
-    )
-    return next(naming, sample.caption)
-
-
-def versions(
-    caption: str, values: Sequence[str], word: str, held: Sequence[str], insert: Insertions
-) -> list[str]:
-    """The caption with each value in the place of the one that it holds.
-
-    Where it holds none, with each value put in; where it holds several, of those that are not the
-    word the first is exchanged. Of a word without alternatives: the caption, and the same without
-    the word, or, where it does not hold it, with it.
-    """
-    if len(values) == 1:
-        return [caption, without(caption, word) if held else insert(caption, word)]
-    if not held:
-        return [insert(caption, value) for value in values]
-    place = word if word in held else held[0]
-    return [caption if v in held else exchanged(caption, place, v) for v in values]
 
 
 def remarks_of(word: str, kind: Kind, losses: Losses) -> list[str]:

@@ -20,13 +20,12 @@ from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.caption_losses import best_caption, caption_losses
 from headwater.attribution.scorers.content.presence import (
     SHARES,
-    Kind,
     Losses,
-    Versions,
     require_prompts,
     timesteps_of,
 )
 from headwater.attribution.scorers.content.sequential import course_of
+from headwater.attribution.scorers.content.versions import Kind, Versions
 from headwater.queries.words.prompts import contains
 from headwater.storage import cache
 
@@ -84,7 +83,7 @@ def shown(
         "data": resources.index.fingerprint,
         "values": [word, *kind.values],
         "rows": [left.tolist(), few],
-        "texts": cache.key([asked.texts[row] for row in [*left.tolist(), *few]]),
+        "texts": cache.key(asked.texts([*left.tolist(), *few])),
         "shares": list(SHARES),
         "seed": seed,
     }
@@ -123,13 +122,13 @@ def look(
     (kind, word), (left, few) = what, rows
     table = torch.empty(len(spec.timesteps), 0, len(kind.values))
     if few:
-        table = caption_losses(resources, few, [asked.texts[row] for row in few], spec)
+        table = caption_losses(resources, few, asked.texts(few), spec)
     sample = Losses(kind.values, table, asked.named[list(few)])
     own = kind.values.index(word)
     rivals = rivals_of(own, sample.told_apart(), asked.named)
     if not rivals:  # the versions are the caption, and the same with the word
         own, rivals = 1, [0]
-    texts = [[asked.texts[row][value] for value in (own, *rivals)] for row in left.tolist()]
+    texts = [[each[value] for value in (own, *rivals)] for each in asked.texts(left.tolist())]
     seen, wanted = best_caption(
         resources, left.tolist(), texts, course_of(told_margins(sample)), spec
     )
