@@ -265,9 +265,11 @@ def test_a_session_lends_what_questions_have_made(folder, tiny_images, monkeypat
 
 
 def test_kinds_of_words_are_mined_once(folder, monkeypatch):
-    kinds = Session.open(folder).kinds
+    kinds = Session.open(folder / "trak").kinds
     monkeypatch.setattr(resources, "mine_kinds", None)
-    assert Session.open(folder).kinds == kinds and all(isinstance(kind, tuple) for kind in kinds)
+    assert Session.open(folder / "trak").kinds == kinds and all(
+        isinstance(kind, tuple) for kind in kinds
+    )
 
 
 def test_what_is_let_go_of_is_made_again(folder):
