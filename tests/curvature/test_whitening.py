@@ -104,11 +104,23 @@ def test_kfac_is_exact_where_its_sides_are_independent():
     assert_exact(dense(layer, curvature), g.T @ g / len(g), near=1e-5)
 
 
-def test_layers_without_sides_are_diagonal():
-    layer, x, gy = drawn(*CASES["layer norm"])
+def tokens_of_an_embedding():
+    """Of five samples, four tokens each, some of them twice."""
+    tokens = torch.tensor([[0, 1, 1, 5], [2, 2, 2, 2], [3, 0, 5, 5], [1, 3, 0, 2], [5, 5, 3, 3]])
+    return nn.Embedding(6, 3).double(), tokens, torch.randn(5, 4, 3).double()
+
+
+@pytest.mark.parametrize("layer, x, gy", [drawn(*CASES["layer norm"]), tokens_of_an_embedding()])
+def test_layers_without_sides_are_diagonal(layer, x, gy):
     curvature, _ = fitted(layer, [(x, gy)])
     assert curvature.basis == Basis()
-    assert_exact(curvature.moments, exact(layer, x, gy).square().mean(0))
+    g = exact(layer, x, gy)
+    assert_exact(curvature.moments, g.square().mean(0))
+    damped = curvature.moments + DAMPING * curvature.moments.mean()
+    whole = (
+        rows(whitened(layer, curvature), [(x, gy)]) @ rows(whitened(layer, curvature), [(x, gy)]).T
+    )
+    assert_exact(whole, (g / damped) @ g.T, near=1e-6)
 
 
 @pytest.mark.parametrize("most", [10**6, 30])
