@@ -50,7 +50,7 @@ class Versions:
     word: str
     own: list[str]
     held: list[list[str]]
-    known: Sequence[str]
+    known: Iterable[str]
 
     @classmethod
     def of(cls, resources: Resources, kind: Kind, word: str) -> Versions:
