@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from headwater.curvature.basis import basis_of
+from headwater.curvature.basis import Basis, basis_of
 from headwater.curvature.factors import shape_of, widest, widths
 from headwater.curvature.passes import PROBES
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
@@ -228,7 +229,7 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     """The curvature of these layers.
 
     Raises:
-        StoreError: a file of it is missing, damaged, or of another fit.
+        StoreError: a file of it is missing, damaged, of another fit, or not of these layers.
     """
     read = {name: fit.read_with_digest(name) for name in ("bases", "moments")}
     missing = [name for name, found in read.items() if found is None]
@@ -246,5 +247,31 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     found = {}
     for name, layer in layers.items():
         device = next(layer.parameters()).device
-        found[name] = LayerCurvature(basis_of(layer, name, bases), moments[name].to(device))
+        basis = basis_of(layer, name, bases)
+        if not (_fits_layer(basis, layer) and _are_moments(moments.get(name), layer)):
+            raise StoreError(
+                f"{fit.folder} is no curvature of the model's {name}, whatever its checksums say: "
+                f"remove it, and `headwater repair {fit.folder.parent}` fits it anew"
+            )
+        found[name] = LayerCurvature(basis, moments[name].to(device))
     return found
+
+
+def _fits_layer(basis: Basis, layer: nn.Module) -> bool:
+    """Whether these are finite eigenvectors of the layer's sides, or of none."""
+    blocks = [*basis.inputs, *basis.outputs]
+    if not blocks:
+        return True
+    shape = shape_of(layer)
+    are_square = all(q.dim() == 2 and q.shape[0] == q.shape[1] for q in blocks)
+    if shape is None or not are_square or any(q.dtype != torch.float32 for q in blocks):
+        return False
+    widths_of = tuple(sum(map(len, side)) for side in (basis.outputs, basis.inputs))
+    return widths_of == shape and all(bool(q.sum().isfinite()) for q in blocks)
+
+
+def _are_moments(found: Tensor | None, layer: nn.Module) -> bool:
+    """Whether there is one of each number of the layer, finite and not negative."""
+    if found is None or found.dtype != torch.float32 or found.shape != (size(layer),):
+        return False
+    return bool(((found >= 0) & found.isfinite()).all())
