@@ -32,9 +32,9 @@ _KEYS = {
     "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
-# Of two runs that make the same rows: where things lie, and for which of the methods that share
-# these features the index was asked for.
-_MAY_DIFFER = ("source", "options", "clip_source", "method")
+# Of two runs that make the same rows: where things lie, for which of the methods that share these
+# features the index was asked for, and whose curvature it has, which `metric` says.
+_MAY_DIFFER = ("source", "options", "clip_source", "method", "fitted")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from headwater.storage.shards import (
 
 CACHES = ("kernels", "queries", "similarity")
 MODEL, IMAGES, SHARDS, NOTHING = "the model and the images", "the images", "the shards", "nothing"
+ORIGIN = "the index that it was taken over from"
 # A push takes a file for what it was, where it has its size still.
 _WRONG_THERE = "is missing or damaged at its URL: remove it there before the next push"
 
@@ -91,13 +92,14 @@ def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterat
                 yield Finding(f"{place}{shard_name(number)}", _wrong(path), MODEL)
     if manifest.recipe.get("curvature"):
         fit = fit_of(folder, manifest, recipe_of(folder, manifest))
+        needs = ORIGIN if fit.is_taken_over else MODEL
         for name in ("bases", "moments"):
             tick(f"{place}curvature/{name}.safetensors")
             if fit.read(name) is None:
                 path = fit.folder / f"{name}.safetensors"
-                yield Finding(f"{place}curvature/{path.name}", _wrong(path), MODEL)
+                yield Finding(f"{place}curvature/{path.name}", _wrong(path), needs)
         if fit.whole and fit.metric not in ("", fit.digest()):
-            yield Finding(f"{place}curvature", "is not what the rows were made with", MODEL)
+            yield Finding(f"{place}curvature", "is not what the rows were made with", needs)
     tick(f"{place}samples.parquet")
     wrong = _wrong_samples(folder, manifest)
     if wrong:

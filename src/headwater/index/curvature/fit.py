@@ -24,6 +24,7 @@ from headwater.errors import StoreError
 from headwater.gradients.blocks import Form, forms_as_they_are
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
+from headwater.index.curvature.origin import origin_of
 from headwater.index.machines import Former
 from headwater.storage import cache
 from headwater.storage.files import read_tensors_and_metadata, write_tensors
@@ -47,9 +48,10 @@ class Fit:
     """A fit under way, or done: whose, and where its files are.
 
     Attributes:
-        images: how many the index is of.
+        images: how many it is fitted to.
         key: of all that the numbers depend on.
         metric: what rows were made with, as `digest` has it; empty where there are none.
+        is_taken_over: from another index, to whose images it was fitted.
     """
 
     folder: Path
@@ -57,6 +59,7 @@ class Fit:
     images: int
     key: str
     metric: str = ""
+    is_taken_over: bool = False
 
     def parts(self, name: str) -> list[range]:
         """The images of each part of a pass."""
@@ -123,18 +126,19 @@ def metric_of(*digests: str) -> str:
 
 def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
     """The fit that belongs to an index."""
-    model = manifest.model
+    model, origin = manifest.model, origin_of(manifest)
     decides = ("curvature", "curvature_targets", "layers", "timesteps", "seed", "loss_weights")
     facts = {
         "version": VERSION,
         "model": [model["fingerprint"], model["dtype"]],
-        "data": manifest.data["fingerprint"],
+        "data": manifest.data["fingerprint"] if origin is None else origin.fingerprint,
         "recipe": {name: getattr(recipe, name) for name in decides},
     }
-    images = manifest.data["rows"]
+    images = manifest.data["rows"] if origin is None else origin.rows
     if _shared(recipe.curvature, _looked_at(images)):  # else as it always was
         facts["passes"] = "a half each"
-    return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
+    taken_over = origin is not None
+    return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric, taken_over)
 
 
 def parts_of(curvature: str, images: int, name: str) -> list[range]:
