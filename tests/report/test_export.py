@@ -1,7 +1,9 @@
 """Answers: near-copies are one entry, every number is with its error, pictures are named so."""
 
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -116,6 +118,14 @@ def test_without_pictures_nothing_is_grouped(attribution, tmp_path):
 def test_every_number_has_its_error(session, attribution, tmp_path):
     index, sure = attribution.index, attribution.certainty
     answer = write_answers(session, [attribution], tmp_path, top=5)
+    killed = [tmp_path / "report.html.1.part", tmp_path / "the-picture/scores.parquet.2.part"]
+    for path in killed:
+        path.touch()
+        os.utime(path, (time.time() - 90,) * 2)
+    underway = tmp_path / "the-picture/result.json.3.part"
+    underway.touch()
+    assert write_answers(session, [attribution], tmp_path, top=5) == answer
+    assert list(tmp_path.rglob("*.part")) == [underway]
     stored = json.loads((tmp_path / "the-picture/result.json").read_text())
     (result,) = answer["results"]
     assert stored == {**result, "provenance": answer["provenance"]}

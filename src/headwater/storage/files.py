@@ -164,6 +164,15 @@ def remove_parts(folder: Path, older_than: float = DAY) -> None:
                 part.unlink()
 
 
+def remove_abandoned(*folders: Path) -> None:
+    """Remove what a kill left in folders of answers, which several commands may write into.
+
+    A write of an answer that goes on has written something within the last minute.
+    """
+    for folder in folders:
+        remove_parts(folder, older_than=60)
+
+
 @contextmanager
 def renamed(path: Path) -> Iterator[Path]:
     """A temporary name to write to; synced and renamed at the end, removed on any error.
