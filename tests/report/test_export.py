@@ -115,17 +115,21 @@ def test_without_pictures_nothing_is_grouped(attribution, tmp_path):
     assert [each.image for each in both.top] == [None] * 4
 
 
+def test_what_a_kill_left_goes_with_the_next_answer(session, attribution, tmp_path):
+    """But not what another command is at."""
+    ages = {"report.html.1.part": -90, "the-picture/top.png.2.part": -90,
+            "the-picture/result.json.3.part": 3600}  # fmt: skip
+    (tmp_path / "the-picture").mkdir()
+    for name, age in ages.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() + age,) * 2)
+    write_answers(session, [attribution], tmp_path, top=5)
+    assert list(tmp_path.rglob("*.part")) == [tmp_path / "the-picture/result.json.3.part"]
+
+
 def test_every_number_has_its_error(session, attribution, tmp_path):
     index, sure = attribution.index, attribution.certainty
     answer = write_answers(session, [attribution], tmp_path, top=5)
-    killed = [tmp_path / "report.html.1.part", tmp_path / "the-picture/scores.parquet.2.part"]
-    for path in killed:
-        path.touch()
-        os.utime(path, (time.time() - 90,) * 2)
-    underway = tmp_path / "the-picture/result.json.3.part"
-    underway.touch()
-    assert write_answers(session, [attribution], tmp_path, top=5) == answer
-    assert list(tmp_path.rglob("*.part")) == [underway]
     stored = json.loads((tmp_path / "the-picture/result.json").read_text())
     (result,) = answer["results"]
     assert stored == {**result, "provenance": answer["provenance"]}
