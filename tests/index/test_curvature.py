@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from support.index_files import rows
 from support.tiny import tiny_folder
 
-from headwater import Denoiser, Session, load_dataset
+from headwater import Denoiser, Index, Session, load_dataset
 from headwater.curvature import factors
 from headwater.errors import MethodError, ParameterError, StoreError
 from headwater.index.build import build_index
@@ -21,7 +22,7 @@ from headwater.index.curvature.fit import fit_of
 from headwater.index.curvature.fitting import fit_curvature
 from headwater.queries.image import Image
 from headwater.storage.files import read_tensors_and_metadata
-from headwater.storage.manifest import read_manifest
+from headwater.storage.manifest import read_manifest, write_manifest
 
 # each has its own trial, whose work must not count
 pytestmark = pytest.mark.usefixtures("memory_is_tried")
@@ -135,6 +136,43 @@ def test_a_damaged_file_is_named_and_mended(tmp_path, denoiser, images, alone, n
         Session.open(out).attribute(query)
     build_index(denoiser, load_dataset(images), out, **RECIPE)
     assert_same(out, alone)
+
+
+def lying(folder: Path, name: str, change) -> None:
+    """Change the tensors of a file of the curvature, all checksums being right."""
+    index = Index.open(folder)
+    fit = fit_of(folder, index.manifest, index.recipe)
+    fit.write(name, change(dict(fit.read(name))))
+    write_manifest(folder, replace(index.manifest, metric=fit.digest()))
+
+
+def of_first(tensors, change):
+    """The same with another first tensor that a question needs; None is without it."""
+    name = min(name for name in tensors if not name.endswith("|values"))
+    changed = change(tensors.pop(name))
+    return tensors if changed is None else {**tensors, name: changed}
+
+
+@pytest.mark.parametrize("name", ["bases", "moments"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: None,
+        lambda tensor: tensor[1:],
+        lambda tensor: tensor[None],
+        lambda tensor: tensor.double(),
+        lambda tensor: tensor.long(),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.fill_(float("nan")),
+    ],
+    ids=["lost", "cut", "another shape", "float64", "integers", "complex", "NaN"],
+)
+def test_a_curvature_of_a_stranger_is_refused(tmp_path, images, alone, name, change):
+    folder = Path(shutil.copytree(alone, tmp_path / "index"))
+    lying(folder, name, lambda tensors: of_first(tensors, change))
+    query = Image("a red star", images / "train-00003.png", draws=2)
+    with pytest.raises(StoreError, match=r"no curvature of the model's .*: remove it, and `headw"):
+        Session.open(folder).attribute(query)
 
 
 def test_sides_of_large_models_are_cut_into_blocks_that_fit(

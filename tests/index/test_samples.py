@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.pictures import loaded, write_pictures
@@ -13,7 +14,15 @@ from headwater.data.training_set import make_sample
 from headwater.errors import StoreError
 from headwater.index import samples as samples_file
 from headwater.index.index import Index
-from headwater.index.samples import StoredSamples, count_repeats, rows_by_id, write_samples
+from headwater.index.samples import (
+    StoredSamples,
+    count_repeats,
+    read_samples,
+    rows_by_id,
+    write_samples,
+)
+from headwater.storage.files import sha256_of, write_table
+from headwater.storage.manifest import Manifest, Shard
 
 SMALL = {"method": "trak", "timesteps": 1, "dim": 16}
 
@@ -99,3 +108,48 @@ def test_positions_are_a_range_where_no_image_is_missing(tmp_path, tiny_model):
     less = Index.open(index.path, removed=frozenset({1}))
     assert list(less.positions) == [0, 2, 3]
     assert [sample.id for sample in less.samples] == [f"10_star/{id}.png" for id in "acd"]
+
+
+# --- a table of a stranger, whose checksum is right -----------------------------------------------
+
+# Two shards of two rows, the first without its second image.
+SHARDS = (
+    Shard("features/00000.safetensors", 0, 2, ("skipped",), 99, "xxh3:"),
+    Shard("features/00001.safetensors", 3, 2, (), 99, "xxh3:"),
+)
+TEXT = ["a", "b", "c", "d"]
+TABLE = {"row": [0, 2, 3, 4], "id": TEXT, "caption": TEXT, "uri": TEXT}
+NO_TEXT = pa.array([b"a", b"\xff", b"c", b"d"], pa.binary()).view(pa.string())
+TABLES = {
+    "rows of other shards": ({"row": [0, 3, 4, 5]}, "are not those of the shards"),
+    "rows before their shard": ({"row": [0, 1, 2, 4]}, "are not those of the shards"),
+    "a row twice": ({"row": [0, 0, 3, 4]}, "are not those of the shards"),
+    "rows of float": ({"row": [0.0, 2.0, 3.0, 4.0]}, "its column row is of double"),
+    "a row that is missing": ({"row": [0, None, 3, 4]}, "are not those of the shards"),
+    "ids of numbers": ({"id": [1, 2, 3, 4]}, "its column id is of int64"),
+    "captions of bytes": ({"caption": [b"a"] * 4}, "its column caption is of binary"),
+    "captions in a list of numbers": ({"captions": [[1]] * 4}, "captions is of list"),
+    "repeats of text": ({"repeats": TEXT}, "its column repeats is of string"),
+    "an id that is missing": ({"id": ["a", None, "c", "d"]}, "a value is missing"),
+    "one of several captions": ({"captions": [["a", None]] * 4}, "a value is missing"),
+    "seen less than once": ({"repeats": [1, 1, 0, 1]}, "less than once"),
+    "no UTF-8": ({"caption": NO_TEXT}, "cannot be read"),
+}
+
+
+def read_table(folder, table):
+    write_table(folder / "samples.parquet", pa.table(table))
+    digest = sha256_of(folder / "samples.parquet")
+    manifest = Manifest({}, {}, {"rows": 5}, {}, 3, samples_sha256=digest, shards=SHARDS)
+    return list(read_samples(folder, manifest, frozenset()).samples)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_other_rows_or_types_is_refused(tmp_path, name):
+    assert [sample.id for sample in read_table(tmp_path, TABLE)] == TEXT
+    change, said = TABLES[name]
+    with pytest.raises(
+        StoreError, match=rf"samples\.parquet .*{said}.*`headwater repair"
+    ) as caught:
+        read_table(tmp_path, {**TABLE, **change})
+    assert "\n" not in str(caught.value)

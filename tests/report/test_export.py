@@ -1,7 +1,9 @@
 """Answers: near-copies are one entry, every number is with its error, pictures are named so."""
 
 import json
+import os
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +113,18 @@ def test_without_pictures_nothing_is_grouped(attribution, tmp_path):
         shutil.move(moved, folder)
     assert said(both.top) == [(i + 1, ORDER[i], []) for i in range(4)]
     assert [each.image for each in both.top] == [None] * 4
+
+
+def test_what_a_kill_left_goes_with_the_next_answer(session, attribution, tmp_path):
+    """But not what another command is at."""
+    ages = {"report.html.1.part": -90, "the-picture/top.png.2.part": -90,
+            "the-picture/result.json.3.part": 3600}  # fmt: skip
+    (tmp_path / "the-picture").mkdir()
+    for name, age in ages.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() + age,) * 2)
+    write_answers(session, [attribution], tmp_path, top=5)
+    assert list(tmp_path.rglob("*.part")) == [tmp_path / "the-picture/result.json.3.part"]
 
 
 def test_every_number_has_its_error(session, attribution, tmp_path):

@@ -16,15 +16,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.index_files import DIM, eleven_shards
+from support.index_files import DIM, eleven_shards, rows
+from support.object_store import bucket
 from support.studies import data as pictures  # noqa: F401 - a fixture
 from support.studies import study
 from support.work import dying, refusing, shares, squares
 
-from headwater import Session
+from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.attribution import passes
 from headwater.errors import ParameterError, QueryError, ResourceError
 from headwater.evaluation.retraining.retrain import Task, retrain, retrain_all
+from headwater.index.building import begin
 from headwater.runtime.executor import THIS_PROCESS, Executor, run, workers_beside
 from headwater.upkeep.remove import remove
 
@@ -40,6 +42,17 @@ as_few = pytest.mark.parametrize("executor", [TWO, Executor("ray")], ids=["proce
 def _with_its_cluster(request) -> None:
     if "executor" in request.fixturenames and request.getfixturevalue("executor") != TWO:
         request.getfixturevalue("cluster")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def store(tmp_path_factory):
+    """An object store, of which the cluster is told: it begins after this."""
+    if not all(map(importlib.util.find_spec, ("s3fs", "moto"))):
+        yield None
+        return
+    with pytest.MonkeyPatch.context() as patch, bucket() as files:
+        patch.setenv("HEADWATER_CACHE", str(tmp_path_factory.mktemp("copies")))
+        yield files
 
 
 # --- any work -------------------------------------------------------------------------------------
@@ -174,6 +187,22 @@ def test_workers_read_the_same_rows(tmp_path, tiny_model, tiny_images, executor,
     torch.testing.assert_close(many.gram().matrix, one.gram().matrix, rtol=1e-12, atol=1e-13)
     close = dict(rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(many.trak(psi, [0.1]), one.trak(psi, [0.1]), **close)
+
+
+def test_actors_build_of_images_in_an_object_store(
+    tmp_path, cluster, store, tiny_model, tiny_images, monkeypatch
+):
+    """Each opens them there, by what the manifest says, and rows are those of the folder here."""
+    if store is None:
+        pytest.skip("needs s3fs and moto")
+    monkeypatch.setattr(begin, "default_shard_rows", lambda rows: 5)  # four shards
+    store.put(str(tiny_images), "bucket/images", recursive=True)
+    options = dict(method="trak", timesteps=1, dim=DIM, batch_size=5, parameters="attn2-kv")
+    denoiser, there = Denoiser.load(tiny_model, "cpu"), load_dataset("s3://bucket/images")
+    one = build_index(denoiser, load_dataset(tiny_images), tmp_path / "one", **options)
+    two = build_index(denoiser, there, tmp_path / "two", executor=Executor("ray", 2), **options)
+    assert two.manifest.data["source"] == "s3://bucket/images" and len(two.manifest.shards) == 4
+    assert two.fingerprint == one.fingerprint and torch.equal(rows(two.path), rows(one.path))
 
 
 # --- what is left behind --------------------------------------------------------------------------

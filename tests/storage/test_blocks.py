@@ -58,7 +58,9 @@ def test_rows_of_a_part_are_those_chosen(tmp_path):
     """And shards that hold none of them are not there at all."""
     rows, manifest = torch.arange(1.0, 25.0).view(12, 2), manifest_of([])
     made = [
-        write_shard(tmp_path, manifest, i, ShardRows(rows[4 * i : 4 * i + 4], range(4)))
+        write_shard(
+            tmp_path, manifest, i, ShardRows(rows[4 * i : 4 * i + 4], range(4 * i, 4 * i + 4))
+        )
         for i in range(3)
     ]
     manifest = Manifest({"dim": 2}, {}, {}, {}, 4, shards=tuple(made))

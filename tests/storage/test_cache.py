@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from headwater.errors import HeadwaterWarning, StoreError
-from headwater.storage.cache import Entry, key, path_of, read, remember, store
+from headwater.storage import files
+from headwater.storage.cache import Entry, _sha256, key, path_of, read, remember, store
 
 FACTS = {"model": "ab12", "prompt": "a réd cup", "seeds": [1, 2]}
 
@@ -165,3 +166,38 @@ def test_a_cache_folder_that_is_a_file_costs_a_warning(tmp_path: Path) -> None:
     with pytest.warns(HeadwaterWarning, match="not kept for the next time"):
         entry = remember(tmp_path / "cache", FACTS, Computation())
     assert entry == Entry(entry.tensors, {"steps": [1, 2], "word": "été \ud83d"}, cached=False)
+
+
+def write_anew(folder: Path, note: str, tensors: dict[str, Tensor]) -> None:
+    """Write a file as anybody can, checksums and all."""
+    metadata = {"note": note, "note_sha256": _sha256(note)}
+    files.write_tensors(path_of(folder, FACTS), tensors, metadata)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {},
+        {"scores": torch.ones(3, 2)},
+        {"scores": torch.ones(6)},
+        {"scores": torch.ones(2, 3, dtype=torch.int64)},
+        {"scores": torch.ones(2, 3, dtype=torch.complex64)},
+        {"scores": torch.tensor([[1.0, 1.0, float("nan")]] * 2)},
+        {"scores": torch.ones(2, 3), "more": torch.ones(1)},
+    ],
+)
+def test_a_file_of_a_stranger_counts_as_damaged(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    """Whose checksums are right."""
+    write_anew(tmp_path, "{}", {"scores": torch.ones(2, 3)})
+    assert read(tmp_path, FACTS, {"scores": (None, 3)}) is not None
+    write_anew(tmp_path, "{}", tensors)
+    assert read(tmp_path, FACTS, {"scores": (None, 3)}) is None
+    compute = Computation()
+    assert not remember(tmp_path, FACTS, compute, sizes={"scores": (2, 3)}).cached
+    assert remember(tmp_path, FACTS, compute, sizes={"scores": (2, 3)}).cached
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{", "[" * 100_000])
+def test_a_note_that_is_none_counts_as_damaged(tmp_path: Path, note: str) -> None:
+    write_anew(tmp_path, note, {"scores": torch.ones(2, 3)})
+    assert read(tmp_path, FACTS) is None

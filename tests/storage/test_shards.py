@@ -157,7 +157,7 @@ def test_rows_of_any_magnitude_read_back_to_half_precision(tmp_path, magnitude):
 
 
 def test_manifest_round_trip(tmp_path):
-    shard = Shard("features/00000.safetensors", 0, 2, ("zürich.png",), 10, f"xxh3:{'ef' * 16}")
+    shard = Shard("features/00000.safetensors", 0, 2, ("zürich.png",), 100, f"xxh3:{'ef' * 16}")
     written = manifest(shards=(shard,), complete=True)
     write_manifest(tmp_path, written)
     assert read_manifest(tmp_path) == written
@@ -301,7 +301,7 @@ def test_a_shard_that_lacks_a_tensor_is_refused_even_with_its_checksum_right(ind
         old.shards[0], bytes=len(data), checksum=f"sha256:{hashlib.sha256(data).hexdigest()}"
     )
     write_manifest(index, replace(old, shards=(entry, *old.shards[1:])))
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match=r"features is F32 of \[2, 4\], and not F16"):
         read(index)
 
 
@@ -488,6 +488,16 @@ def test_other_features_are_refused(index):
         Index.open(index).recipe  # noqa: B018 - a property that raises
 
 
+@pytest.mark.parametrize("key", [key for key in RECIPE if key != "features_version"])
+def test_a_recipe_of_other_types_is_refused(index, key):
+    """But what is no key of it."""
+    wrong = {"layers": [1], "timesteps": ["x"]}.get(key, {"x": 1})
+    write_manifest(index, replace(read_manifest(index), recipe={**RECIPE, key: wrong}))
+    with pytest.raises(StoreError, match=f"damaged.*{key} is") as caught:
+        Index.open(index).recipe  # noqa: B018 - a property that raises
+    assert "\n" not in str(caught.value)
+
+
 def test_a_checksum_is_verified_once_and_again_where_the_file_changed(index, monkeypatch):
     read_through, real = [], store.has_checksum
 
@@ -547,7 +557,8 @@ def test_where_it_came_from_is_no_difference(tmp_path):
 
 def test_finished_shards_of_a_build_that_was_killed(tmp_path):
     for number in range(3):
-        store.write_shard(tmp_path, manifest(), number, store.ShardRows(ROWS[:2], [0, 1]))
+        rows = store.ShardRows(ROWS[:2], [2 * number, 2 * number + 1])
+        store.write_shard(tmp_path, manifest(), number, rows)
     features = tmp_path / "features"
     (features / "00001.json").write_bytes(b'{"file": \xff')  # a note that is none
     (features / "00003.json").write_text("[]")

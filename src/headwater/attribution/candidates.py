@@ -96,4 +96,5 @@ def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Floa
         return {"rows": torch.cat(rows)}
 
     of = {"data": index.fingerprint, "rows": len(index), **facts}
-    return cache.remember(index.path / "similarity", of, compute).tensors["rows"]
+    folder, sizes = index.path / "similarity", {"rows": (len(index), None)}
+    return cache.remember(folder, of, compute, sizes=sizes).tensors["rows"]

@@ -173,7 +173,7 @@ def products(
     _make_products(index, executor, missing, device)
     for part in parts:
         for _ in range(2):
-            found = cache.read(folder, _facts(part))
+            found = cache.read(folder, _facts(part), _sizes(rows.manifest.recipe["dim"]))
             if found is not None:
                 break
             # Damaged since, or removed by another process that has made the same matrix.
@@ -198,9 +198,9 @@ def make_product(place: Path | Place, device: str, part: Part) -> np.ndarray | N
     """
     folder, facts, begun = folder_of(place), _facts(part), _facts(part, "begun")
     kept, dim = _folder(folder), part.manifest.recipe["dim"]
-    if isinstance(place, Path) and cache.read(kept, facts) is not None:
+    if isinstance(place, Path) and cache.read(kept, facts, _sizes(dim)) is not None:
         return None
-    found = product(partial(read_part, folder, part), dim, device, progress_in(kept, begun))
+    found = product(partial(read_part, folder, part), dim, device, progress_in(kept, begun, dim))
     if isinstance(place, Path):
         _store_product(kept, part, found)
     cache.path_of(kept, begun).unlink(missing_ok=True)
@@ -244,17 +244,22 @@ def forget_products(index: Index, of: Sequence[Part]) -> None:
         folder.rmdir()
 
 
-def progress_in(folder: Path, facts: Mapping[str, Any]) -> Progress:
+def progress_in(folder: Path, facts: Mapping[str, Any], dim: int) -> Progress:
     """Keeps a Gram matrix in a cache while it is made."""
 
     def read() -> tuple[int, Tensor] | None:
-        entry = cache.read(folder, facts)
-        return None if entry is None else (entry.note["rows"], entry.tensors["gram"])
+        entry = cache.read(folder, facts, _sizes(dim))
+        rows = None if entry is None else entry.note.get("rows")
+        return (rows, entry.tensors["gram"]) if entry and isinstance(rows, int) else None
 
     def write(rows: int, found: Tensor) -> None:
         cache.write(folder, facts, {"gram": found}, {"rows": rows})
 
     return Progress(read, write)
+
+
+def _sizes(dim: int) -> dict[str, list[int | None]]:
+    return {"gram": [dim, dim]}
 
 
 def _folder(index: Path) -> Path:

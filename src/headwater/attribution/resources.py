@@ -7,7 +7,7 @@ time needs neither the model nor CLIP.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -46,7 +46,7 @@ from headwater.queries.words.alternatives import mine_kinds
 from headwater.runtime.executor import THIS_PROCESS, Executor
 from headwater.runtime.memory import usable_device
 from headwater.storage import cache
-from headwater.storage.blocks import Part, narrowed
+from headwater.storage.blocks import narrowed
 
 
 class Resources:
@@ -163,7 +163,7 @@ class Resources:
         if damping is not None:
             fit = fit_of(self.index.path, self.index.manifest, recipe)
             facts += [damping, fit.key, *([fit.metric] if fit.metric else [])]
-        return RowCache(self.queries, facts, fresh)
+        return RowCache(self.queries, facts, fresh, recipe.dim)
 
     def picture(self, pictured: Pictured) -> Picture:
         """The picture of a question, drawn or opened once; files are known by their contents."""
@@ -217,13 +217,13 @@ class Resources:
         index, folder = self.index, self.index.path / KERNELS
         count = len(index) if inside is None else int(inside.sum())
         facts, dual = {**self._row_facts(), **outside}, count < index.recipe.dim
+        m, made = min(count, index.recipe.dim), partial(self._gram, inside, count, outside)
 
         def kept(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
             asked = {**facts, "kept": name, "damping": ratio}
-            return cache.remember(folder, asked, lambda: {name: compute()}).tensors[name]
-
-        def made() -> Gram:
-            return self._gram(inside, count, outside)
+            size = (m, m) if name == "factor" else (len(index),)
+            found = cache.remember(folder, asked, lambda: {name: compute()}, sizes={name: size})
+            return found.tensors[name]
 
         def inverted(ratio: float) -> Inverse:
             # factors of a sweep would fill the disk
@@ -231,9 +231,8 @@ class Resources:
             return Inverse(keep("factor", ratio, lambda: made().factor(ratio)))
 
         def decomposed() -> Spectrum:
-            found = cache.remember(
-                folder, {**facts, "kept": "spectrum"}, lambda: made().spectrum()._asdict()
-            )
+            asked, sizes = {**facts, "kept": "spectrum"}, {"values": [m], "vectors": [m, m]}
+            found = cache.remember(folder, asked, lambda: made().spectrum()._asdict(), sizes=sizes)
             return Spectrum(**found.tensors)
 
         by_workers, whole = self.by_workers(count), str(outside)
@@ -281,16 +280,14 @@ class Resources:
         index, folder, dim = self.index, self.index.path / KERNELS, self.index.recipe.dim
         facts, dual = {**self._row_facts(), **outside, "damping": 0}, count < dim
         so_far, rows = {**facts, "kept": "gram so far"}, narrowed(index.stored, inside)
+        by_parts = partial(products, index, self.executor, device=self._arithmetic)
 
         def of_all() -> Tensor | None:
             """The matrix of all rows, if it is kept, and some were removed, but not most."""
             little = index.removed and not outside and index.manifest.rows < 2 * count and not dual
             asked = {"shards": facts["shards"], "kept": "gram", "damping": 0}
-            entry = cache.read(folder, asked) if little else None
+            entry = cache.read(folder, asked, {"gram": [dim, dim]}) if little else None
             return None if entry is None else entry.tensors["gram"]
-
-        def by_parts(rows: Part) -> Iterator[Tensor]:
-            return products(index, self.executor, rows, self._arithmetic)
 
         def compute() -> Tensor:
             by_workers, whole = self.by_workers(count), of_all()
@@ -302,9 +299,11 @@ class Resources:
             if by_workers and are_divided(rows):
                 return added(by_parts(rows)).div_(count)
             blocks = index.scan if inside is None else inside_of(index.scan, inside)
-            return gram(blocks, count, dim, self._arithmetic, progress_in(folder, so_far)).matrix
+            saved = progress_in(folder, so_far, dim)
+            return gram(blocks, count, dim, self._arithmetic, saved).matrix
 
-        found = cache.remember(folder, {**facts, "kept": "gram"}, lambda: {"gram": compute()})
+        asked, sizes = {**facts, "kept": "gram"}, {"gram": [min(count, dim)] * 2}
+        found = cache.remember(folder, asked, lambda: {"gram": compute()}, sizes=sizes)
         if not found.cached:
             cache.path_of(folder, so_far).unlink(missing_ok=True)
             forget_products(index, [rows, index.stored_removed])

@@ -142,8 +142,8 @@ def index(
     reuse: Annotated[
         Path | None,
         typer.Option(
-            help="An index of the same model and recipe: rows of images that have not changed are "
-            "taken over, only new ones computed."
+            help="An index of the same model and recipe: rows of images that have not changed, and "
+            "the curvature, are taken over, only new ones computed."
         ),
     ] = None,
     dry_run: Annotated[

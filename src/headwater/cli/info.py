@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -249,14 +249,18 @@ def _recipe(manifest: Manifest) -> dict[str, Any]:
         "data fingerprint": data["fingerprint"][:16],
         "parameters": f"{recipe['parameters']} ({len(recipe['layers'])} layers)",
         "features": f"{recipe['dim']} by {recipe['projection']}, seed {recipe['seed']}",
-        **_metric(recipe),
+        **_metric(manifest),
         "timesteps": " ".join(map(str, recipe["timesteps"])),
         **({"inversion guidance": f"{side.guidance:g}"} if side.guided else {}),
         "written by": ", ".join(f"{k} {v}" for k, v in manifest.versions.items()),
     }
 
 
-def _metric(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """What rows are in the metric of, where they are in one."""
-    kind = recipe.get("curvature", "")
-    return {"curvature": f"{kind}, targets of the {recipe['curvature_targets']}"} if kind else {}
+def _metric(manifest: Manifest) -> dict[str, str]:
+    """What rows are in the metric of, where they are in one; and of which images, if of others."""
+    from headwater.index.curvature.origin import origin_of
+
+    kind, origin = manifest.recipe.get("curvature", ""), origin_of(manifest)
+    fitted = "" if origin is None else f", {origin.line(manifest.data['rows'])}"
+    targets = f"targets of the {manifest.recipe.get('curvature_targets')}"
+    return {"curvature": f"{kind}, {targets}{fitted}"} if kind else {}

@@ -144,11 +144,6 @@ def _refuse_useless(
             "--overwrite with --shard would remove what the other shards write: remove the folder "
             "first"
         )
-    if how.reuse is not None and planned.curvature:
-        raise ParameterError(
-            f"rows of {planned.method} are in the metric of a curvature, which is fitted to all "
-            "images anew: leave out --reuse"
-        )
     workers = how.executor != THIS_PROCESS
     if not planned.train.gradient:
         refuse_ignored(

@@ -99,6 +99,10 @@ def options_named(options: Mapping[str, Any]) -> IndexOptions:
     return IndexOptions(**options)
 
 
+_KINDS = {"str": str, "int": int, "float": (int, float), "tuple[str, ...]": str,
+          "tuple[int, ...]": int}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that a feature row depends on, apart from the model and the sample."""
@@ -120,6 +124,14 @@ class Recipe:
     curvature_targets: str = ""
     clip: str = ""
     features_version: int = FEATURES_VERSION
+
+    def __post_init__(self) -> None:
+        """Refuse values of other types, as `index.json` may hold, with a TypeError."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            every = value if isinstance(value, tuple) else (value,)
+            if not all(isinstance(each, _KINDS[str(field.type)]) for each in every):
+                raise TypeError(f"{field.name} is {value!r:.60}")
 
     @property
     def train(self) -> Side:

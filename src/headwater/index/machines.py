@@ -19,7 +19,6 @@ from headwater.index.config import UNKNOWN, Recipe
 from headwater.index.index import Index
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.storage.manifest import has_old_checksums
 
 Machine = Extractor | Embedder
 # Of the layers by name, the form in which their gradients are projected.
@@ -105,7 +104,9 @@ def load_denoiser(index: Index) -> Denoiser:
     )
     if denoiser.fingerprint() != model["fingerprint"]:
         why = "its weights or settings differ"
-        if has_old_checksums(index.manifest):  # its fingerprint saw weights alone
+        shards = index.manifest.shards
+        # format version 1, whose fingerprint saw weights alone
+        if any(shard.checksum.startswith("sha256:") for shard in shards):
             why = "or it is, and the index is of format version 1, which cannot tell"
         raise MismatchError(
             f"the model {denoiser.source or 'given'!r} is not the one that {index.path} was "

@@ -6,7 +6,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -22,6 +22,16 @@ from headwater.storage.files import arrow_array, sha256_of, write_tables
 from headwater.storage.manifest import Manifest
 
 _FILE = "samples.parquet"
+# What columns are of, and whether there may be none.
+_COLUMNS: Mapping[str, tuple[Callable[[pa.DataType], bool], bool]] = {
+    "row": (pa.types.is_int64, False),
+    "id": (pa.types.is_string, False),
+    "caption": (pa.types.is_string, False),
+    "uri": (pa.types.is_string, False),
+    "captions": (lambda kind: kind == pa.list_(pa.string()), True),
+    "repeats": (pa.types.is_int64, True),
+    "content": (pa.types.is_string, True),
+}
 AT_A_TIME = 1 << 16  # rows of the table that are in memory
 _KEPT = 4  # groups of so many rows that stay there
 
@@ -95,6 +105,7 @@ class StoredSamples(Sequence[Sample]):
     def _read(self, group: int) -> pa.Table:
         try:
             table = self._file.read_row_group(group, use_threads=False)
+            _require_values(table)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(_unreadable(self.path, error)) from None
         mask = self._masks[group]
@@ -193,12 +204,20 @@ def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> R
             raise ValueError("its checksum differs from index.json")
         # not `read_table`, which imports `pyarrow.dataset`, and that pandas; nor `to_numpy`
         with pq.ParquetFile(path) as file:
+<<<<<<< HEAD
             rows = np.from_dlpack(file.read(["row"])["row"].combine_chunks())
             lacking = {"id", "caption", "uri"}.difference(file.schema_arrow.names)
         if lacking:
             raise ValueError(f"it has no column {min(lacking)}")
         if len(rows) != manifest.rows:
             raise ValueError(f"{len(rows)} rows, not {manifest.rows}")
+=======
+            _require_columns(file.schema_arrow)
+            if file.metadata.num_rows != manifest.rows:
+                raise ValueError(f"{file.metadata.num_rows} rows, not {manifest.rows}")
+            rows = file.read(["row"])["row"].to_numpy()
+        _require_rows(rows, manifest)
+>>>>>>> 50ad6bccf570b8d8f95b6ed2d5173d7e5f19427b
         outside = np.isin(rows, list(removed))
         inside = ~outside if outside.any() else None
         samples = StoredSamples(path, inside)
@@ -208,6 +227,38 @@ def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> R
         raise StoreError(_unreadable(path, error)) from None
     positions = _compact(rows if inside is None else rows[inside])
     return RowSamples(samples, positions, removed, inside)
+
+
+def _require_columns(schema: pa.Schema) -> None:
+    """Refuse a table without a column, or with one of another type."""
+    for name, (is_right, optional) in _COLUMNS.items():
+        if name not in schema.names:
+            if not optional:
+                raise ValueError(f"it has no column {name}")
+        elif not is_right(schema.field(name).type):
+            raise ValueError(f"its column {name} is of {schema.field(name).type}")
+
+
+def _require_values(table: pa.Table) -> None:
+    """Refuse values that are missing, no UTF-8, or no number of times."""
+    table.validate(full=True)
+    inner = (
+        [table["captions"].combine_chunks().flatten()] if "captions" in table.schema.names else []
+    )
+    if any(column.null_count for column in [*table.columns, *inner]):
+        raise pa.ArrowInvalid("a value is missing")
+    if "repeats" in table.schema.names and (np.asarray(table["repeats"]) < 1).any():
+        raise pa.ArrowInvalid("an image was seen less than once")
+
+
+def _require_rows(rows: np.ndarray, manifest: Manifest) -> None:
+    """Refuse rows that are not in the ranges of their shards, one after the other."""
+    counts = [shard.rows for shard in manifest.shards]
+    ends = [shard.first + shard.rows + len(shard.skipped) for shard in manifest.shards]
+    firsts = np.repeat([shard.first for shard in manifest.shards], counts)
+    ascends = rows.dtype == np.int64 and bool((np.diff(rows) > 0).all())  # no null, which is a NaN
+    if not ascends or (rows < firsts).any() or (rows >= np.repeat(ends, counts)).any():
+        raise ValueError("its rows are not those of the shards")
 
 
 def _unreadable(path: Path, error: Exception) -> str:

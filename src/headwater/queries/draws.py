@@ -57,11 +57,16 @@ class DrawnRows:
 
 @dataclass(frozen=True)
 class RowCache:
-    """Where rows are kept, and of which index: rows of another model or recipe are not these."""
+    """Where rows are kept, and of which index: rows of another model or recipe are not these.
+
+    Attributes:
+        dim: features in each, where that is known.
+    """
 
     folder: Path
     identity: Any
     fresh: bool = False
+    dim: int | None = None
 
 
 def draw_rows(
@@ -89,8 +94,9 @@ def draw_rows(
         key = {**drawer.key(part), "draws": [part.start, part.stop]}
         for metric, each in kept.items():
             facts[metric, part] = {"index": each.identity, "question": key}
-            entry = None if each.fresh else cache.read(each.folder, facts[metric, part])
-            if entry is not None:
+            sizes = {"draws": (len(part), each.dim)}
+            entry = None if each.fresh else cache.read(each.folder, facts[metric, part], sizes)
+            if entry is not None and isinstance(entry.note.get("remarks"), list):
                 found[metric, part] = entry
     missing = [pair for pair in facts if pair not in found]
     if missing:

@@ -16,7 +16,7 @@ from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.quick.audit import Audit, Finding
 from headwater.report.page import Page, render_page
-from headwater.storage.files import write_table, write_text
+from headwater.storage.files import remove_abandoned, write_table, write_text
 
 READING = (
     "The number beside a rank is a strength: by how much better, for the model, what it sees "
@@ -80,6 +80,7 @@ def write_audit(index: Index, audit: Audit, out: str | Path, top: int = 20) -> d
         write_text(out / "report.html", page)
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    remove_abandoned(out)
     return {
         "index": str(index.path),
         "images": len(index),

@@ -33,7 +33,7 @@ from headwater.report.export import (
 )
 from headwater.report.sheets.contact_sheet import contact_sheet
 from headwater.report.wording import WORDING
-from headwater.storage.files import write_array, write_jpeg, write_text
+from headwater.storage.files import remove_abandoned, write_array, write_jpeg, write_text
 
 # Their lambdas are multiples of 0.1 mean eigenvalues, ours of one.
 PUBLISHED_DAMPING = 0.1
@@ -73,6 +73,7 @@ def write_concept_trak(
             _write_question(folder, attribution, top, origin)
         except OSError as error:
             raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
+        remove_abandoned(folder)
     return {
         "index": str(first.index.path),
         "prompt": first.query.prompt,

@@ -28,7 +28,7 @@ from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.scores import score_columns, write_scores
 from headwater.report.sheets.contact_sheet import Entry, contact_sheet
 from headwater.report.wording import WORDING, said_candidates
-from headwater.storage.files import write_image, write_text
+from headwater.storage.files import remove_abandoned, write_image, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -134,6 +134,7 @@ def write_answers(
         },
     )
     write_text(out / "report.html", report)
+    remove_abandoned(out, *(out / folder for folder in folders(attributions)))
     return {
         "index": str(first.index.path),
         "prompt": first.query.prompt,

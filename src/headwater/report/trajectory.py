@@ -34,7 +34,7 @@ from headwater.report.page import Page, render_page
 from headwater.report.scores import candidate_column, write_scores
 from headwater.report.sheets.contact_sheet import Entry, columns_sheet
 from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read
-from headwater.storage.files import write_image, write_text
+from headwater.storage.files import remove_abandoned, write_image, write_text
 
 # Entries at either end of a column.
 DEPTH = 5
@@ -132,6 +132,7 @@ def write_journey(
         write_text(out / "report.html", report)
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    remove_abandoned(out)
     return answer
 
 

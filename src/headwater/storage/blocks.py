@@ -29,6 +29,7 @@ from headwater.storage.shard_files import (
     place_of,
     shard_files,
 )
+from headwater.storage.shard_tensors import column_of, wrong_with
 from headwater.storage.shards import mend
 
 
@@ -48,10 +49,11 @@ def read_blocks(
             same; those found right now are added.
 
     Raises:
-        StoreError: a shard is missing, truncated or changed; or as `shard_files`.
+        StoreError: a shard is missing, truncated, changed, or not as it has to be
+            (`shard_tensors`); or as `shard_files`.
     """
     verified = {} if verified is None else verified
-    for shard, path in _right_files(folder, manifest.shards, verified):
+    for shard, path in _right_files(folder, manifest, manifest.shards, verified):
         identity = verified[shard.file]
         if path.suffix == ".npy":
             yield from _blocks_of(path, identity, manifest.recipe["dim"])
@@ -81,9 +83,9 @@ def _blocks_of(path: Path, identity: Identity, dim: int) -> Iterator[Float[Tenso
 
 
 def _right_files(
-    folder: Path, shards: Sequence[Shard], verified: Verified
+    folder: Path, manifest: Manifest, shards: Sequence[Shard], verified: Verified
 ) -> Iterator[tuple[Shard, Path]]:
-    """Each shard and its file, which is there and has its checksum."""
+    """Each shard and its file, which is there, has its checksum, and holds such rows."""
     for shard, path in zip(shards, shard_files(folder, shards, verified), strict=True):
         if not path.is_file():
             raise StoreError(f"{path} is missing: {mend(folder)}")
@@ -91,7 +93,22 @@ def _right_files(
             raise StoreError(
                 f"{path} is damaged (its checksum differs from index.json): {mend(folder)}"
             )
+        _require_rows(folder, path, shard, manifest.recipe["dim"], verified)
         yield shard, path
+
+
+def _require_rows(folder: Path, path: Path, shard: Shard, dim: int, verified: Verified) -> None:
+    """Refuse a file whose tensors are not as they have to be, whatever its checksum says.
+
+    They are looked at once, as long as the file is the same.
+    """
+    looked_at, identity = f"tensors of {shard.file}", verified[shard.file]
+    if verified.get(looked_at) != identity:
+        wrong = wrong_with(path, shard, dim)
+        _require_unchanged(path, identity)
+        if wrong:
+            raise StoreError(f"{path} is no shard of this index ({wrong}): {mend(folder)}")
+        verified[looked_at] = identity
 
 
 def _require_unchanged(path: Path, identity: Identity) -> None:
@@ -211,7 +228,7 @@ def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> StoredRo
     ]
     asked = [place for place, (_, here) in enumerate(inside) if here.any()]
     verified: Verified = {}
-    files = _right_files(folder, [manifest.shards[place] for place in asked], verified)
+    files = _right_files(folder, manifest, [manifest.shards[place] for place in asked], verified)
     for place, (shard, path) in zip(asked, files, strict=True):
         start, here = inside[place]
         with safe_open(path, "pt") as file:
@@ -242,7 +259,8 @@ def read_residuals(
 def _column(
     folder: Path, shards: Sequence[Shard], name: str, verified: Verified | None = None
 ) -> Tensor | None:
-    parts, own = [], [shard for shard in shards if not shard.file.endswith(".npy")]  # rows alone
+    own = [shard for shard in shards if not shard.file.endswith(".npy")]  # which are rows alone
+    parts, widths = [], set()
     verified = {} if verified is None else verified
     is_copy = isinstance(place_of(folder), Place)
     for shard, path in zip(own, shard_files(folder, own, verified), strict=True):
@@ -250,10 +268,18 @@ def _column(
             # of a folder here no checksum is taken
             identity = verified[shard.file] if is_copy else identity_of(path)
             with safe_open(path, "pt") as file:
-                if name in file.keys() and shard.rows:
-                    # a copy: what maps a file keeps its bytes on the disk after it is removed
-                    parts.append(file.get_tensor(name).clone())
-        except (OSError, SafetensorError) as error:
+                part = column_of(file, shard, name)
+        except (OSError, SafetensorError, ValueError) as error:
             raise StoreError(f"{path} cannot be read ({error}): {mend(folder)}") from None
         _require_unchanged(path, identity)
+        if not shard.rows:
+            continue
+        width = None if part is None else part.shape[1:]
+        if widths and width not in widths:  # rows would be taken for those of others
+            raise StoreError(
+                f"{path} has another {name} than shards before it: build the index again with "
+                "--overwrite"
+            )
+        widths.add(width)
+        parts += [] if part is None else [part]
     return torch.cat(parts) if parts else None

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from headwater.storage.files import keep, read_tensors_and_metadata, write_tensors
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 Computed: TypeAlias = Tensors | tuple[Tensors, Mapping[str, Any]]
+# What a file has to hold: tensors of floats by name, None being any length.
+Sizes: TypeAlias = Mapping[str, Sequence[int | None]]
 
 
 @dataclass(frozen=True)
@@ -50,20 +53,45 @@ def path_of(folder: Path, facts: Any) -> Path:
     return folder / f"{key(facts)[:32]}.safetensors"
 
 
-def read(folder: Path, facts: Any) -> Entry | None:
-    """What is kept for these facts; None where it is missing or damaged."""
+def read(folder: Path, facts: Any, sizes: Sizes | None = None) -> Entry | None:
+    """What is kept for these facts; None where it is missing or damaged.
+
+    Args:
+        sizes: what it holds, or it counts as damaged: a file may be of a stranger.
+    """
     read_file = read_tensors_and_metadata(path_of(folder, facts))
     if read_file is None:
         return None
     tensors, metadata = read_file
-    note = metadata.get("note", "")
-    if metadata.get("note_sha256") != _sha256(note):  # the file's own checksum sees tensors only
+    text = metadata.get("note", "")
+    if metadata.get("note_sha256") != _sha256(text):  # the file's own checksum sees tensors only
         return None
-    return Entry(tensors, json.loads(note), cached=True)
+    try:
+        note = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_as_written = isinstance(note, dict) and (sizes is None or _have(tensors, sizes))
+    return Entry(tensors, note, cached=True) if is_as_written else None
+
+
+def _have(tensors: Tensors, sizes: Sizes) -> bool:
+    """Whether these are tensors of finite floats of such sizes."""
+    return tensors.keys() == sizes.keys() and all(
+        tensor.is_floating_point()
+        and tensor.dim() == len(sizes[name])
+        and all(w in (n, None) for n, w in zip(tensor.shape, sizes[name], strict=True))
+        and bool(tensor.sum(dtype=torch.float64).isfinite())
+        for name, tensor in tensors.items()
+    )
 
 
 def remember(
-    folder: Path, facts: Any, compute: Callable[[], Computed], *, fresh: bool = False
+    folder: Path,
+    facts: Any,
+    compute: Callable[[], Computed],
+    *,
+    fresh: bool = False,
+    sizes: Sizes | None = None,
 ) -> Entry:
     """What is kept for these facts, computed and kept where it is not.
 
@@ -75,11 +103,12 @@ def remember(
         facts: everything that the tensors depend on, as JSON.
         compute: makes the tensors, or the tensors and a note on them.
         fresh: compute again whatever is kept, and keep that instead.
+        sizes: as of `read`.
 
     Raises:
         TypeError: JSON cannot hold the facts or the note.
     """
-    entry = None if fresh else read(folder, facts)
+    entry = None if fresh else read(folder, facts, sizes)
     if entry is not None:
         return entry
     computed = compute()

@@ -31,6 +31,8 @@ from headwater.errors import HeadwaterWarning, ResourceError, StoreError
 log = logging.getLogger(__name__)
 
 DAY = 24 * 60 * 60  # seconds; no write takes as long
+# Bytes: of an index of a billion images `index.json` has a fifth of that.
+LARGEST_JSON = 2**28
 
 # Of a folder: there is no such thing on this file system, or (Windows) no way to open one.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)
@@ -125,12 +127,18 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: it is not there.
-        StoreError: it cannot be read: a device, a pipe, no UTF-8.
+        StoreError: it cannot be read: a device, a pipe, no UTF-8, more than `LARGEST_JSON`.
         ValueError: it is no JSON.
     """
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise StoreError(f"{path} is no file: remove it")
     try:
+        size = path.stat().st_size
+        if size > LARGEST_JSON:  # what is parsed takes ten times as much memory
+            raise StoreError(
+                f"{path} has {size / 2**20:,.0f} MiB, and nobody writes more than "
+                f"{LARGEST_JSON / 2**20:,.0f}: put the right file there, or remove it"
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise
@@ -165,6 +173,15 @@ def remove_parts(folder: Path, older_than: float = DAY) -> None:
         with suppress(OSError):
             if part.stat().st_mtime <= time.time() - older_than:
                 part.unlink()
+
+
+def remove_abandoned(*folders: Path) -> None:
+    """Remove what a kill left in folders of answers, which several commands may write into.
+
+    A write of an answer that goes on has written something within the last minute.
+    """
+    for folder in folders:
+        remove_parts(folder, older_than=60)
 
 
 @contextmanager

@@ -32,9 +32,9 @@ _KEYS = {
     "model": {"source", "dtype", "fingerprint"},
     "data": {"source", "options", "fingerprint", "rows"},
 }  # fmt: skip
-# Of two runs that make the same rows: where things lie, and for which of the methods that share
-# these features the index was asked for.
-_MAY_DIFFER = ("source", "options", "clip_source", "method")
+# Of two runs that make the same rows: where things lie, for which of the methods that share these
+# features the index was asked for, and whose curvature it has, which `metric` says.
+_MAY_DIFFER = ("source", "options", "clip_source", "method", "fitted")
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,14 @@ def _check(manifest: Manifest) -> None:
             raise KeyError(f"{part} lacks {min(missing)}")
     if not _is_count(manifest.data["rows"]) or not manifest.shard_rows:
         raise TypeError("there is no such number of rows")
+    dim = manifest.recipe["dim"]
+    if not _is_count(dim) or not dim:
+        raise TypeError(f"dim is {_short(dim)}")
+    for shard in manifest.shards:  # before anybody makes room for them: 2 bytes a number or more
+        if 2 * shard.rows * dim > shard.bytes:
+            raise ValueError(f"{shard.file} is too small for {shard.rows} rows of {_short(dim)}")
+    if any(row >= manifest.data["rows"] for row in manifest.removed_rows):
+        raise ValueError("it has no such row as was removed")
     ends = accumulate((s.rows + len(s.skipped) for s in manifest.shards), initial=0)
     firsts = [shard.first for shard in manifest.shards]
     if manifest.complete and [*ends] != [*firsts, manifest.data["rows"]]:
@@ -276,11 +284,6 @@ def differing(
             if before.get(key) != now.get(key):
                 return part, key, _short(before.get(key)), _short(now.get(key))
     return None
-
-
-def has_old_checksums(manifest: Manifest) -> bool:
-    """Whether format version 1 wrote the index."""
-    return any(shard.checksum.startswith("sha256:") for shard in manifest.shards)
 
 
 def _compared(part: Mapping[str, Any]) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def _what_is_wrong(source: _Source, shard: Shard) -> StoreError:
     try:
         listed = json.loads(source.read("index.json"))["shards"]
         same = shard in map(shard_from_json, listed)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         same = False  # it is being replaced
     if same:
         return DamagedThereError(

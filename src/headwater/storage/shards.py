@@ -41,6 +41,7 @@ from headwater.storage.manifest import (
     write_manifest,
 )
 from headwater.storage.room import rows_at
+from headwater.storage.shard_tensors import wrong_with
 
 # --- shards -------------------------------------------------------------------------------------
 
@@ -168,7 +169,7 @@ def finished_shards(
     return {
         first: shard
         for first, shard in noted.items()
-        if (wanted is None or first in wanted) and is_whole(folder, shard)
+        if (wanted is None or first in wanted) and is_whole(folder, shard, manifest.recipe["dim"])
     }
 
 
@@ -188,7 +189,7 @@ def finished_shard(folder: Path, manifest: Manifest, number: int) -> Shard | Non
     shard = _noted((folder / shard_name(number)).with_suffix(".json"), run_of(manifest))
     listed = [each for each in manifest.shards if each.first == number * manifest.shard_rows]
     for known in (shard, *listed):
-        if known is not None and is_whole(folder, known):
+        if known is not None and is_whole(folder, known, manifest.recipe["dim"]):
             return known
     return None
 
@@ -205,10 +206,10 @@ def _noted(path: Path, run: str) -> Shard | None:
     return shard if shard.file == f"features/{path.stem}.safetensors" else None
 
 
-def is_whole(folder: Path, shard: Shard) -> bool:
-    """Whether a shard's file is there, and has its size and checksum."""
+def is_whole(folder: Path, shard: Shard, dim: int) -> bool:
+    """Whether a shard's file is there, has its size and checksum, and holds rows of `dim`."""
     path = folder / shard.file
-    return path.is_file() and is_same(path, shard)
+    return path.is_file() and is_same(path, shard) and not wrong_with(path, shard, dim)
 
 
 def is_same(path: Path, shard: Shard) -> bool:
@@ -238,7 +239,9 @@ def read_shard(folder: Path, number: int) -> tuple[Manifest, Shard] | None:
         })  # fmt: skip
     except (OSError, SafetensorError, RecursionError, *_OTHER_JSON):
         return None
-    return (manifest, shard) if shard.first == number * manifest.shard_rows else None
+    is_its_own = shard.first == number * manifest.shard_rows
+    wrong = wrong_with(path, shard, manifest.recipe["dim"])
+    return (manifest, shard) if is_its_own and not wrong else None
 
 
 def has_samples(folder: Path, manifest: Manifest) -> bool:
@@ -259,7 +262,8 @@ def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifes
     Raises:
         StoreError: a shard is not what was written a while ago.
     """
-    changed = [shard.file for shard in shards if not is_whole(folder, shard)]
+    dim = manifest.recipe["dim"]
+    changed = [shard.file for shard in shards if not is_whole(folder, shard, dim)]
     if changed:
         raise StoreError(f"{folder / changed[0]} has changed since it was written: {mend(folder)}")
     samples = sha256_of(folder / "samples.parquet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from headwater.index.curvature.origin import origin_of
 from headwater.methods.choice import served_by, side_of, usual_ask
 from headwater.queries.outputs.output import asked_as
 from headwater.storage.manifest import Manifest
@@ -44,7 +45,7 @@ or in Python
 | model fingerprint | `{model_fingerprint}` |
 | training images | {data} |
 | their fingerprint | `{data_fingerprint}` |
-| rows | {rows} of {dim:,} features |
+| rows | {rows} of {dim:,} features{fitted} |
 | parameters | {parameters} ({layers} layers) |
 | made by | {versions} |
 
@@ -64,6 +65,7 @@ def card_of(folder: Path, manifest: Manifest, url: str) -> str:
         text = card_of(Path("my-index"), read_manifest(Path("my-index")), "s3://bucket/my-index")
     """
     recipe, model, data = manifest.recipe, manifest.model, manifest.data
+    origin = origin_of(manifest)
     served = served_by(
         side_of(recipe),
         recipe["normalise"],
@@ -76,6 +78,7 @@ def card_of(folder: Path, manifest: Manifest, url: str) -> str:
         question=asked_as(asked).__name__,  # as the command asks
         title=f"Index of {_name(model['source'])}, {_name(data['source'])}",
         rows=f"{manifest.rows:,}",
+        fitted="" if origin is None else f"; their curvature is {origin.line(data['rows'])}",
         url=url,
         quoted=json.dumps(url),
         methods=", ".join(f"`{name}`" for name in served),

@@ -12,6 +12,7 @@ from headwater.errors import QueryError
 from headwater.index.conditions import rows_of_ids, rows_where
 from headwater.index.index import Index
 from headwater.storage.claims import alone
+from headwater.storage.files import remove_parts
 from headwater.storage.manifest import Removal, read_manifest, write_manifest
 
 
@@ -26,7 +27,8 @@ def remove(
 
     Scores, kernel and captions are then those of an index that was built without them. Their rows
     stay on disk, so that `restore` can bring them back. A curvature stays the one that was
-    fitted with them.
+    fitted with them, and keeps a trace of them: an index that is built anew, without `reuse`, has
+    none.
 
     Args:
         ids: or a file with one on each line; None for all.
@@ -87,3 +89,4 @@ def _write(folder: Path, more: Collection[Removal] | None) -> None:
         now = read_manifest(folder)
         removed = () if more is None else (*now.removed, *more)
         write_manifest(folder, replace(now, removed=removed))
+        remove_parts(folder, older_than=0)  # of one that was killed: nobody else writes here

@@ -18,6 +18,7 @@ from headwater.index.samples import RowSamples
 from headwater.models.clip import Clip
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.claims import alone
+from headwater.storage.files import remove_parts
 from headwater.storage.manifest import (
     REMOVED,
     Manifest,
@@ -65,6 +66,7 @@ def repair(folder: str | Path, device: str | None = None, note: Note = lambda li
         manifest = _mend_files(folder, note)
         left = verify(folder)
         completed = left and _complete(folder, manifest, device, note)
+        remove_parts(folder, older_than=0)  # of commands that were killed: nobody writes here
     if left and not completed:
         _compute(folder, manifest, device, note)
     for number, checkpoint in enumerate(checkpoint_folders(folder, manifest)):

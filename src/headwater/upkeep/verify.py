@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from headwater.errors import StoreError
 from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
+from headwater.index.samples import read_samples
 from headwater.storage.files import read_tensors
-from headwater.storage.manifest import Manifest, Shard, checkpoint_folders, read_manifest
+from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
 from headwater.storage.shard_files import DamagedThereError, shard_files
+from headwater.storage.shard_tensors import wrong_with
 from headwater.storage.shards import (
     finished_shards,
     has_samples,
@@ -24,6 +26,7 @@ from headwater.storage.shards import (
 
 CACHES = ("kernels", "queries", "similarity")
 MODEL, IMAGES, SHARDS, NOTHING = "the model and the images", "the images", "the shards", "nothing"
+ORIGIN = "the index that it was taken over from"
 # A push takes a file for what it was, where it has its size still.
 _WRONG_THERE = "is missing or damaged at its URL: remove it there before the next push"
 
@@ -79,7 +82,7 @@ def _findings(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
 
 def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterator[Finding]:
     if manifest.complete:
-        yield from _of_shards(folder, manifest.shards, place, tick)
+        yield from _of_shards(folder, manifest, place, tick)
     else:
         tick(f"{place}features")
         done = finished_shards(folder, manifest)
@@ -89,24 +92,37 @@ def _of_rows(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterat
                 yield Finding(f"{place}{shard_name(number)}", _wrong(path), MODEL)
     if manifest.recipe.get("curvature"):
         fit = fit_of(folder, manifest, recipe_of(folder, manifest))
+        needs = ORIGIN if fit.is_taken_over else MODEL
         for name in ("bases", "moments"):
             tick(f"{place}curvature/{name}.safetensors")
             if fit.read(name) is None:
                 path = fit.folder / f"{name}.safetensors"
-                yield Finding(f"{place}curvature/{path.name}", _wrong(path), MODEL)
+                yield Finding(f"{place}curvature/{path.name}", _wrong(path), needs)
         if fit.whole and fit.metric not in ("", fit.digest()):
-            yield Finding(f"{place}curvature", "is not what the rows were made with", MODEL)
+            yield Finding(f"{place}curvature", "is not what the rows were made with", needs)
     tick(f"{place}samples.parquet")
-    if not has_samples(folder, manifest):
-        path = folder / "samples.parquet"
-        yield Finding(f"{place}samples.parquet", _wrong(path), IMAGES)
+    wrong = _wrong_samples(folder, manifest)
+    if wrong:
+        yield Finding(f"{place}samples.parquet", wrong, IMAGES)
     if not manifest.complete:
         yield Finding(f"{place}index.json", "is unfinished", SHARDS)
 
 
-def _of_shards(folder: Path, shards: Sequence[Shard], place: str, tick: Tick) -> Iterator[Finding]:
+def _wrong_samples(folder: Path, manifest: Manifest) -> str:
+    """What of the table of samples is wrong, whatever its checksum says; "" where nothing is."""
+    if not has_samples(folder, manifest):
+        return _wrong(folder / "samples.parquet")
+    try:
+        if manifest.complete:
+            list(read_samples(folder, manifest, frozenset()).samples)
+    except StoreError:
+        return "is no table of the rows"
+    return ""
+
+
+def _of_shards(folder: Path, manifest: Manifest, place: str, tick: Tick) -> Iterator[Finding]:
     """Of shards that are listed; at a URL a pass ends at a damaged one, and another goes on."""
-    left = list(shards)
+    left = list(manifest.shards)
     while left:
         try:
             for path in shard_files(folder, tuple(left)):
@@ -114,6 +130,8 @@ def _of_shards(folder: Path, shards: Sequence[Shard], place: str, tick: Tick) ->
                 tick(f"{place}{shard.file}")
                 if not (path.is_file() and is_same(path, shard)):
                     yield Finding(f"{place}{shard.file}", _wrong(path), MODEL)
+                elif wrong := wrong_with(path, shard, manifest.recipe["dim"]):
+                    yield Finding(f"{place}{shard.file}", f"is no shard of it ({wrong})", MODEL)
         except DamagedThereError:
             shard = left.pop(0)
             tick(f"{place}{shard.file}")

@@ -14,7 +14,7 @@ from headwater.data.images import read_image
 from headwater.errors import QueryError, StoreError
 from headwater.report.export import distinct_names, slug
 from headwater.report.rendering import render
-from headwater.storage.files import write_text
+from headwater.storage.files import remove_abandoned, write_text
 from headwater.upkeep.answers import RESULTS, read_result
 
 _REPORT = "report.html"
@@ -64,6 +64,7 @@ def write_gallery(out: str | Path, answers: Sequence[str | Path], title: str) ->
         write_text(out / "index.html", render("gallery.html", title=title, exhibits=exhibits))
     except OSError as error:
         raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    remove_abandoned(out)
     return out / "index.html"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scores import has_damping
+from headwater.index.curvature.origin import origin_of
 from headwater.methods.row import Method
 from headwater.storage.manifest import rows_digest
 from headwater.upkeep.remove import removal_facts
@@ -25,12 +26,14 @@ def provenance(
     damping = dampings[0] if len(dampings) == 1 else list(dampings)
     manifests = [member.index.manifest for member in resources.members]
     checkpoints = [each.model for each in manifests[1:]]
-    removed = removal_facts(resources.index)
+    removed, origin = removal_facts(resources.index), origin_of(manifest)
+    fitted = {} if origin is None else {"curvature": origin.line(manifest.data["rows"])}
     return {
         "model": dict(manifest.model),
         "checkpoints": [dict(model) for model in checkpoints],
         "data": dict(manifest.data),
         "recipe": dict(manifest.recipe),
+        **fitted,
         "rows": list(map(rows_digest, manifests)),
         **({"removed": removed} if removed else {}),
         "index_versions": dict(manifest.versions),

@@ -13,6 +13,7 @@ from typing import Any
 from headwater.data.training_set import IN_MEMORY, TrainingSet
 from headwater.errors import MismatchError, StoreError
 from headwater.index.config import Recipe
+from headwater.index.curvature.origin import FITTED
 from headwater.index.samples import data_facts
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
@@ -107,6 +108,9 @@ def _empty(folder: Path) -> None:
 def _found_again(out: Path, old: Manifest, new: Manifest) -> Manifest:
     """The old manifest, with the places where the same model and data are now."""
     data = old.data if new.data["source"] == IN_MEMORY else new.data
+    # a curvature is that of the images it was begun with
+    fitted = {name: value for name, value in old.data.items() if name == FITTED}
+    data = {name: value for name, value in data.items() if name != FITTED} | fitted
     # what is in memory is in no place
     found = new.model if new.model["source"] else {**new.model, **_places(old.model)}
     moved = replace(old, model={**old.model, **found}, data=data)
@@ -122,4 +126,5 @@ def _places(model: Mapping[str, Any]) -> dict[str, Any]:
 def withdraw(out: Path) -> None:
     """Leave nothing of a run that failed before its first shard was whole."""
     (out / "index.json").unlink(missing_ok=True)
-    shutil.rmtree(out / "features", ignore_errors=True)  # parts of workers that were killed
+    for name in ("features", "curvature"):  # parts of workers that were killed, and empty folders
+        shutil.rmtree(out / name, ignore_errors=True)

@@ -14,13 +14,21 @@ from headwater.data.training_set import Captions, TrainingSet
 from headwater.errors import (
     DatasetError,
     MismatchError,
+    StoreError,
 )
 from headwater.features.extractor import Extractor
 from headwater.features.gradcheck import WORTH_IT
 from headwater.features.gradcheck import self_check as self_check_of
 from headwater.index.building.begin import begin, new_manifest, withdraw
 from headwater.index.building.notes import notes_on_versions, speak_of_captions
-from headwater.index.building.reuse import Kept, kept_rows, with_origin_of_rows
+from headwater.index.building.reuse import (
+    Kept,
+    kept_rows,
+    require_its_metric,
+    speak_of_kept,
+    take_curvature_over,
+    with_origin_of,
+)
 from headwater.index.building.workers import (
     Begun,
     BuildOptions,
@@ -86,6 +94,7 @@ class _Underway(NamedTuple):
         fresh: nobody had begun it before.
         done: the shards that are there, by their first row.
         left: those that this process is to see to.
+        kept: rows that another index has already.
     """
 
     manifest: Manifest
@@ -93,6 +102,7 @@ class _Underway(NamedTuple):
     fresh: bool
     done: dict[int, Shard]
     left: list[Missing]
+    kept: Kept | None
 
 
 def build_planned(
@@ -143,11 +153,14 @@ def _begin(
         _refuse_to_overwrite(out, others[0])
     fresh = job.how.overwrite or not (out / "index.json").exists()
     new = replace(new_manifest(denoiser, data, planned, job.clip), checkpoints=checkpoints)
-    if job.how.reuse is not None:
-        new = with_origin_of_rows(new, job.how.reuse)
+    kept = None if job.how.reuse is None else kept_rows(job.how.reuse, new, data)
+    if kept is not None:
+        new = with_origin_of(kept, new)
     manifest = begin(out, new, job.how.overwrite)
     done, left = _done_and_left(job, out, manifest)
     fit = fit_of(out, manifest, planned) if planned.curvature else None
+    if fit is not None and kept is not None:
+        require_its_metric(kept, fit, out)
     whole = manifest.complete and not left and has_samples(out, manifest)
     if whole and (fit is None or fit.is_of_rows):
         if not others:
@@ -162,7 +175,7 @@ def _begin(
             job.note(line)
     if fit is not None:
         fit.drop_damaged()
-    return _Underway(manifest, fit, fresh, done, left)
+    return _Underway(manifest, fit, fresh, done, left, kept)
 
 
 def _done_and_left(
@@ -180,7 +193,7 @@ def _compute(
 ) -> dict[int, Shard]:
     """The shards that this process sees to, once they are there."""
     data, how = job.data, job.how
-    manifest, fit, _, done, left = underway
+    manifest, fit, _, done, left, kept = underway
     own = [data.samples[row] for _, rows in left for row in rows]
     warn_of_lost_words(denoiser, Captions(own))
     if denoiser.conditional:
@@ -195,29 +208,28 @@ def _compute(
             if how.self_check:
                 _check_first(Source(gradients, data, reader), left, job.note)
             if fit is not None:
-                _fit_curvature(job, gradients, fit, out)
+                _have_curvature(job, gradients, fit, out, kept)
                 manifest = _in_metric(out, manifest, fit.digest())
                 done, left = _done_and_left(job, out, manifest)
         former = former_of(out, manifest, planned)
         machine = extractor(denoiser, planned, job.clip, [former])
-        kept = None if how.reuse is None else kept_rows(how.reuse, manifest, data)
         if kept is not None:
-            _speak_of_kept(kept, manifest, job.note)
+            speak_of_kept(kept, manifest, job.note)
         source = Source(machine, data, reader, how.encodings)
         for shard in write_shards(Begun(out, manifest, kept), source, how, job.batch, left):
             done[shard.first] = shard
     return done
 
 
-def _speak_of_kept(kept: Kept, manifest: Manifest, note: Callable[[str], None]) -> None:
-    there, total = len(kept.rows), manifest.data["rows"]
-    note(f"{there:,} of {total:,} rows are taken over from {kept.index.path}")
-    for line in notes_on_versions(kept.index.manifest, manifest):
-        note(line)
-
-
-def _fit_curvature(job: Job, machine: Extractor, fit: Fit, out: Path) -> None:
+def _have_curvature(job: Job, machine: Extractor, fit: Fit, out: Path, kept: Kept | None) -> None:
     """What rows are in the metric of, before there are any."""
+    if kept is not None:
+        take_curvature_over(kept, fit)
+    elif fit.is_taken_over and not fit.whole:
+        raise StoreError(
+            f"{fit.folder} is missing or damaged, and was fitted to the images of another index: "
+            "name that with --reuse again, or --overwrite"
+        )
     images = Images(machine, job.data, job.how.encodings)
     fit_curvature(fit, machine.layers, curvature_parts(out, fit, images, job.how, job.batch))
 

@@ -56,7 +56,7 @@ class BuildOptions:
         recompute: keep no activations but each block's first (`patches.recomputed`).
         encodings: a folder where the encoders' outputs are kept, by content, for other indexes.
         reuse: an index of the same model and recipe, whose rows of images that have not changed
-            are taken over (`building.reuse`).
+            are taken over (`building.reuse`), and its curvature, to whose images it stays fitted.
         executor: who computes the shards. Workers load the model and the images again, from where
             these came from.
         part: (i, n): every n-th shard from the i-th on, counted from 0, and no others.

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from headwater.curvature.basis import basis_of
+from headwater.curvature.basis import Basis, basis_of
 from headwater.curvature.factors import shape_of, widest, widths
 from headwater.curvature.passes import PROBES
 from headwater.curvature.whitening import DAMPING, Curvature, LayerCurvature, whitened
@@ -23,6 +24,7 @@ from headwater.errors import StoreError
 from headwater.gradients.blocks import Form, forms_as_they_are
 from headwater.gradients.layers import size
 from headwater.index.config import Recipe
+from headwater.index.curvature.origin import origin_of
 from headwater.index.machines import Former
 from headwater.storage import cache
 from headwater.storage.files import read_tensors_and_metadata, write_tensors
@@ -46,9 +48,10 @@ class Fit:
     """A fit under way, or done: whose, and where its files are.
 
     Attributes:
-        images: how many the index is of.
+        images: how many it is fitted to.
         key: of all that the numbers depend on.
         metric: what rows were made with, as `digest` has it; empty where there are none.
+        is_taken_over: from another index, to whose images it was fitted.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Fit:
     images: int
     key: str
     metric: str = ""
+    is_taken_over: bool = False
 
     def parts(self, name: str) -> list[range]:
         """The images of each part of a pass."""
@@ -122,18 +126,19 @@ def metric_of(*digests: str) -> str:
 
 def fit_of(folder: Path, manifest: Manifest, recipe: Recipe) -> Fit:
     """The fit that belongs to an index."""
-    model = manifest.model
+    model, origin = manifest.model, origin_of(manifest)
     decides = ("curvature", "curvature_targets", "layers", "timesteps", "seed", "loss_weights")
     facts = {
         "version": VERSION,
         "model": [model["fingerprint"], model["dtype"]],
-        "data": manifest.data["fingerprint"],
+        "data": manifest.data["fingerprint"] if origin is None else origin.fingerprint,
         "recipe": {name: getattr(recipe, name) for name in decides},
     }
-    images = manifest.data["rows"]
+    images = manifest.data["rows"] if origin is None else origin.rows
     if _shared(recipe.curvature, _looked_at(images)):  # else as it always was
         facts["passes"] = "a half each"
-    return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric)
+    taken_over = origin is not None
+    return Fit(folder / FOLDER, recipe, images, cache.key(facts), manifest.metric, taken_over)
 
 
 def parts_of(curvature: str, images: int, name: str) -> list[range]:
@@ -228,7 +233,7 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     """The curvature of these layers.
 
     Raises:
-        StoreError: a file of it is missing, damaged, or of another fit.
+        StoreError: a file of it is missing, damaged, of another fit, or not of these layers.
     """
     read = {name: fit.read_with_digest(name) for name in ("bases", "moments")}
     missing = [name for name, found in read.items() if found is None]
@@ -246,5 +251,31 @@ def load_curvature(fit: Fit, layers: Mapping[str, nn.Module]) -> Curvature:
     found = {}
     for name, layer in layers.items():
         device = next(layer.parameters()).device
-        found[name] = LayerCurvature(basis_of(layer, name, bases), moments[name].to(device))
+        basis = basis_of(layer, name, bases)
+        if not (_fits_layer(basis, layer) and _are_moments(moments.get(name), layer)):
+            raise StoreError(
+                f"{fit.folder} is no curvature of the model's {name}, whatever its checksums say: "
+                f"remove it, and `headwater repair {fit.folder.parent}` fits it anew"
+            )
+        found[name] = LayerCurvature(basis, moments[name].to(device))
     return found
+
+
+def _fits_layer(basis: Basis, layer: nn.Module) -> bool:
+    """Whether these are finite eigenvectors of the layer's sides, or of none."""
+    blocks = [*basis.inputs, *basis.outputs]
+    if not blocks:
+        return True
+    shape = shape_of(layer)
+    are_square = all(q.dim() == 2 and q.shape[0] == q.shape[1] for q in blocks)
+    if shape is None or not are_square or any(q.dtype != torch.float32 for q in blocks):
+        return False
+    widths_of = tuple(sum(map(len, side)) for side in (basis.outputs, basis.inputs))
+    return widths_of == shape and all(bool(q.sum().isfinite()) for q in blocks)
+
+
+def _are_moments(found: Tensor | None, layer: nn.Module) -> bool:
+    """Whether there is one of each number of the layer, finite and not negative."""
+    if found is None or found.dtype != torch.float32 or found.shape != (size(layer),):
+        return False
+    return bool(((found >= 0) & found.isfinite()).all())
