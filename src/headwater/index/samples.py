@@ -204,20 +204,11 @@ def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> R
             raise ValueError("its checksum differs from index.json")
         # not `read_table`, which imports `pyarrow.dataset`, and that pandas; nor `to_numpy`
         with pq.ParquetFile(path) as file:
-<<<<<<< HEAD
-            rows = np.from_dlpack(file.read(["row"])["row"].combine_chunks())
-            lacking = {"id", "caption", "uri"}.difference(file.schema_arrow.names)
-        if lacking:
-            raise ValueError(f"it has no column {min(lacking)}")
-        if len(rows) != manifest.rows:
-            raise ValueError(f"{len(rows)} rows, not {manifest.rows}")
-=======
             _require_columns(file.schema_arrow)
             if file.metadata.num_rows != manifest.rows:
                 raise ValueError(f"{file.metadata.num_rows} rows, not {manifest.rows}")
-            rows = file.read(["row"])["row"].to_numpy()
+            rows = np.from_dlpack(file.read(["row"])["row"].combine_chunks())
         _require_rows(rows, manifest)
->>>>>>> 50ad6bccf570b8d8f95b6ed2d5173d7e5f19427b
         outside = np.isin(rows, list(removed))
         inside = ~outside if outside.any() else None
         samples = StoredSamples(path, inside)
@@ -247,18 +238,23 @@ def _require_values(table: pa.Table) -> None:
     )
     if any(column.null_count for column in [*table.columns, *inner]):
         raise pa.ArrowInvalid("a value is missing")
-    if "repeats" in table.schema.names and (np.asarray(table["repeats"]) < 1).any():
+    repeats = table["repeats"].combine_chunks() if "repeats" in table.schema.names else None
+    if repeats is not None and (np.from_dlpack(repeats) < 1).any():
         raise pa.ArrowInvalid("an image was seen less than once")
 
 
 def _require_rows(rows: np.ndarray, manifest: Manifest) -> None:
     """Refuse rows that are not in the ranges of their shards, one after the other."""
-    counts = [shard.rows for shard in manifest.shards]
-    ends = [shard.first + shard.rows + len(shard.skipped) for shard in manifest.shards]
-    firsts = np.repeat([shard.first for shard in manifest.shards], counts)
-    ascends = rows.dtype == np.int64 and bool((np.diff(rows) > 0).all())  # no null, which is a NaN
-    if not ascends or (rows < firsts).any() or (rows >= np.repeat(ends, counts)).any():
-        raise ValueError("its rows are not those of the shards")
+    start, before = 0, -1
+    for shard in manifest.shards:  # so that of millions no copy is made
+        own = rows[start : start + shard.rows]
+        start, end = start + shard.rows, shard.first + shard.rows + len(shard.skipped)
+        if not len(own):
+            continue
+        ascends = bool((np.diff(own) > 0).all()) and before < own[0]
+        if not (ascends and shard.first <= own[0] and own[-1] < end):
+            raise ValueError("its rows are not those of the shards")
+        before = own[-1]
 
 
 def _unreadable(path: Path, error: Exception) -> str:
