@@ -186,7 +186,7 @@ def test_an_image_is_clicked_left_out_and_put_back(visit):
         " return top > -1 && top < innerHeight; }"
     )
     person.presses("Leave the chosen image out")
-    person.page.locator(".hw-estimate").wait_for()
+    person.page.locator(".left-out").wait_for()
     assert person.page.locator(f"#answers [data-row='{row}']").count() == 0
 
 

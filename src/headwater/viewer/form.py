@@ -25,7 +25,7 @@ from headwater.queries.words.prompts import without
 
 MOST_LETTERS, MOST_LINES = 2000, 8
 MOST_CONCEPTS = 8
-MOST_SHOWN = 40
+MOST_SHOWN, MOST_LEFT_OUT = 40, 100
 SLIDER = "slider"
 # What can be asked of words, as a person reads it.
 ASKED_FOR = {
@@ -58,6 +58,7 @@ class Form:
         where: conditions of `headwater.attribution.attributor.Options`, one a line.
         group_by: a field of rows.
         shown: images at either end of the ranking.
+        left_out: ids of images that a person took out of the ranking.
         index: its name on the page; "" for the first.
     """
 
@@ -76,6 +77,7 @@ class Form:
     where: tuple[str, ...] = ()
     group_by: str = ""
     shown: int = 10
+    left_out: tuple[str, ...] = ()
     index: str = ""
 
 
@@ -137,6 +139,7 @@ def options_of(form: Form) -> dict[str, Any]:
         "damping": form.damping,
         "where": form.where,
         "group_by": form.group_by or None,
+        "left_out": form.left_out,
     }
 
 
@@ -188,7 +191,8 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 
 def _require_bounds(form: Form) -> None:
-    texts = (form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
+    texts = [form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by]
+    texts += form.left_out
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
     if form.ask not in ASKED_FOR:
@@ -197,6 +201,10 @@ def _require_bounds(form: Form) -> None:
         )
     if len(form.concepts) > MOST_CONCEPTS:
         raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
+    if len(form.left_out) > MOST_LEFT_OUT:
+        raise QueryError(
+            f"{len(form.left_out)} images are more than {MOST_LEFT_OUT} to leave out: put some back"
+        )
     if len(form.where) > MOST_LINES:
         raise QueryError(f"{len(form.where)} conditions are more than {MOST_LINES}: take fewer")
     if form.group_by.endswith(".csv") or "/" in form.group_by or "\\" in form.group_by:
@@ -250,6 +258,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
         damping=values["damping"] or None,
         where=lines_of(values["where"] or ""),
         group_by=(values["group_by"] or "").strip(),
+        left_out=tuple(values["left_out"] or ()),
         **whole_numbers,
     )
     _require_bounds(form)

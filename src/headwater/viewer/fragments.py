@@ -10,7 +10,6 @@ from typing import Any
 
 import PIL.Image
 
-from headwater.attribution.answer.groups import Group
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.data.training_set import Sample
@@ -19,8 +18,10 @@ from headwater.methods.evidence import evidence
 from headwater.report.export import Ends, answer_of
 from headwater.report.html import Answer, mark
 from headwater.report.rendering import render
-from headwater.report.wording import WORDING, does_not_say
-from headwater.viewer.answers import Detail, Found, Place, Step, picture, ranks_there
+from headwater.report.wording import does_not_say
+from headwater.viewer.answers.one_image import Detail, Place, ranks_there
+from headwater.viewer.answers.pictures import Step
+from headwater.viewer.answers.stages import Found, picture
 
 Ranking = tuple[Attribution, Ends]
 
@@ -54,19 +55,13 @@ def shown(rankings: Sequence[Ranking]) -> list[tuple[Answer, Ends]]:
     return [(answer_of(attribution, ends), ends) for attribution, ends in rankings]
 
 
-def answers(
-    found: Found,
-    shown: Sequence[tuple[Answer, Ends]],
-    estimates: Sequence[tuple[str, Group]] = (),
-) -> str:
+def answers(found: Found, shown: Sequence[tuple[Answer, Ends]]) -> str:
     """Both ends of each ranking, side by side, and how firm they are."""
     first = found.answers[0]
     limits = does_not_say(measure(first.method), evidence(first.method), len(first.index))
     return render(
         "view/answers.html",
         answers=shown,
-        titles=[answer.query.title for answer in found.answers],
-        estimates=estimates,
         draws=found.draws,
         last=found.last,
         limits=limits,
@@ -111,8 +106,8 @@ def taught(sample: Sample, places: Sequence[Place]) -> str:
 def step(steps: Sequence[Step], number: int) -> str:
     """One step of a journey, counted from 1."""
     shown = steps[number - 1]
-    words = WORDING[measure(shown.answer.method)]
-    return render("view/journey.html", step=shown, number=number, count=len(steps), words=words)
+    answer = answer_of(shown.answer, shown.ends)
+    return render("view/journey.html", step=shown, answer=answer, number=number, count=len(steps))
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def _ask_on(
         "ask_journey": beside.journey,
         "ask_other": beside.compare,
         "ask_files": beside.keep,
-        "leave_out": doing.leave_out,
+        "leave_out": beside.leave_out,
     }
     events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
     for event in events:
@@ -178,11 +178,11 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         told = event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
         told.then(**called(beside.refreshed), **_AT_ONCE)
     for name in ("answers", "detail", "tiles", "journey"):
-        event = controls[name].click(**called(doing.look, clicked=True), **_AT_ONCE)
+        event = controls[name].click(**called(beside.look, clicked=True), **_AT_ONCE)
         event.then(None, js=_SHOW_DETAIL)
     controls["index"].input(**called(doing.switched), **_AT_ONCE)
     told = controls["left_out"].input(
-        **called(doing.left_out), **_IN_TURN, trigger_mode="always_last"
+        **called(beside.left_out), **_IN_TURN, trigger_mode="always_last"
     )
     told.then(**called(beside.refreshed), **_AT_ONCE)
     controls["search"].submit(**called(beside.search), **_AT_ONCE)
