@@ -63,7 +63,8 @@ def test_the_answer_shows_what_a_reader_must_know(star):
 
 
 def test_pictures_are_drawn_one_by_one(desk, star):
-    seen = [update["pictures"] for update in beside.pictured(desk, star)]
+    updates = beside.pictured(desk, star)
+    seen = [update["pictures"] for update in updates if "pictures" in update]
     assert [text.count("<img") for text in seen] == [0, 1, 2]
     assert [text.count("not drawn yet") for text in seen] == [2, 1, 0]
     assert all("without “star”" in text for text in seen)
@@ -168,7 +169,8 @@ def test_more_draws_go_on(desk, star):
     more = done(doing.more(desk, star))
     assert more["draws"] == 12 and more["found"].draws == 12
     assert more["found"].answers[0].certainty.draws == 12
-    full = replace(star["found"], form=replace(star["found"].form, draws=256))
+    form = replace(star["found"].form, draws=256)
+    full = replace(star["found"], form=form, stage=form)
     with pytest.raises(QueryError, match="256 draws are as many as a page makes"):
         done(doing.more(desk, star | {"found": full}))
 

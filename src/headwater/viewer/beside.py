@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from headwater.report.export import folders, write_answers
 from headwater.upkeep.answers import export_answers
 from headwater.viewer import fragments
 from headwater.viewer.answers import one_image, pictures
+from headwater.viewer.answers.progress import watched
 from headwater.viewer.answers.stages import Found, answered
 from headwater.viewer.desk import STALE, Desk, Updates, Values, found_of, show
 from headwater.viewer.form import form_of, settled
@@ -57,7 +59,7 @@ def _without(desk: Desk, found: Found, left_out: tuple[str, ...]) -> Updates:
     """The answer without these images, for all that shows it; no draw is made anew."""
     form, stage = (replace(each, left_out=left_out) for each in (found.form, found.stage))
     session = desk.sessions[desk.name_of(found.answers[0].index)]
-    yield from show(desk, answered(session, form, stage))
+    yield from show(desk, (yield from watched(lambda: answered(session, form, stage))))
     yield STALE
 
 
@@ -83,7 +85,8 @@ def draw(desk: Desk, values: Values) -> Updates:
     if not form.prompt:
         raise QueryError("there is no prompt yet: write one")
     yield {"status": fragments.status("Drawing.")}
-    image = pictures.drawn(desk.chosen(values["index"]), form.prompt, form)
+    session = desk.chosen(values["index"])
+    image = yield from watched(lambda: pictures.drawn(session, form.prompt, form))
     yield {
         "pictures": fragments.pictures([(f"seed {form.seed}", image)]),
         "status": fragments.status(
@@ -101,7 +104,8 @@ def pictured(desk: Desk, values: Values) -> Updates:
     while waiting:
         yield {"pictures": fragments.pictures(drawn, [said for said, _ in waiting])}
         said, prompt = waiting.pop(0)
-        drawn.append((said, pictures.drawn(session, prompt, form)))
+        make = partial(pictures.drawn, session, prompt, form)
+        drawn.append((said, (yield from watched(make, quiet=True))))
     yield {"pictures": fragments.pictures(drawn)}
 
 
@@ -115,7 +119,8 @@ def refreshed(desk: Desk, values: Values) -> Updates:
 def journey(desk: Desk, values: Values) -> Updates:
     """The answers at every step of the picture's making."""
     yield {"status": fragments.status("Asking at each step.")}
-    steps = pictures.journey(desk.chosen(values["index"]), form_of(values))
+    session, form = desk.chosen(values["index"]), form_of(values)
+    steps = yield from watched(lambda: pictures.journey(session, form))
     yield {
         "steps": steps,
         "step": {"minimum": 1, "maximum": len(steps), "value": 1, "interactive": True},
@@ -143,7 +148,9 @@ def taught(desk: Desk, values: Values) -> Updates:
     """What the image that is looked at taught the model."""
     session, row = looked_at(desk, values)
     yield {"status": fragments.status("Asking for each thing that its caption names.")}
-    for draws, places in one_image.taught(session, row, settled(form_of(values), session.index)):
+    asking = one_image.taught(session, row, settled(form_of(values), session.index))
+    while (told := (yield from watched(lambda: next(asking, None)))) is not None:
+        draws, places = told
         said = fragments.taught(session.index.samples[row], places)
         yield {"taught": said, "status": fragments.status(f"{draws} draws.")}
 
@@ -155,7 +162,8 @@ def compare(desk: Desk, values: Values) -> Updates:
     yield {"status": fragments.status("Asking the other index.")}
     known = rows_by_id(other.index.samples, set(found.form.left_out))
     form = replace(found.form, draws=found.draws, left_out=tuple(known))
-    there, here = answered(other, form, form), desk.name_of(found.answers[0].index)
+    there = yield from watched(lambda: answered(other, form, form))
+    here = desk.name_of(found.answers[0].index)
     yield {
         "compared": fragments.compared(found.rankings, there.rankings, (here, name)),
         "status": fragments.status(f"{here} beside {name}."),
@@ -164,12 +172,21 @@ def compare(desk: Desk, values: Values) -> Updates:
 
 def keep(desk: Desk, values: Values) -> Updates:
     """The report, and every score, as files."""
-    found = found_of(values)
+    found, session = found_of(values), desk.session(values)
     yield {"status": fragments.status("Writing the files.")}
     _tidy(desk.folder)
-    kept, form = Path(tempfile.mkdtemp(dir=desk.folder, prefix=_KEPT)), found.form
-    with tempfile.TemporaryDirectory(dir=desk.folder) as working:
-        out, session = Path(working), desk.session(values)
+    files = yield from watched(lambda: _written(desk.folder, session, found))
+    yield {
+        "files": {"value": [str(file) for file in files], "visible": True},
+        "status": fragments.status("The report prints to paper or PDF from any browser."),
+    }
+
+
+def _written(folder: Path, session: Session, found: Found) -> list[Path]:
+    """The files of an answer, in a folder of their own."""
+    kept, form = Path(tempfile.mkdtemp(dir=folder, prefix=_KEPT)), found.form
+    with tempfile.TemporaryDirectory(dir=folder) as working:
+        out = Path(working)
         with session.lock:
             write_answers(session, found.answers, out, guidance=form.guidance, top=form.shown)
         files = [Path(shutil.copy(out / "report.html", kept))]
@@ -181,10 +198,7 @@ def keep(desk: Desk, values: Values) -> Updates:
             export_answers(out, kept / f"scores.{end}")
             files.append(kept / f"scores.{end}")
         files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
-    yield {
-        "files": {"value": [str(file) for file in files], "visible": True},
-        "status": fragments.status("The report prints to paper or PDF from any browser."),
-    }
+    return files
 
 
 def _tidy(folder: Path) -> None:

@@ -27,6 +27,9 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# The place, not what comes and goes in it, is what screen readers follow.
+_TELL_CHANGES = "element.setAttribute('role', 'status');"
+
 Controls = dict[str, Any]
 
 
@@ -151,7 +154,8 @@ def _choosing(desk: Desk) -> Controls:
 def _going() -> Controls:
     """What goes on."""
     with gr.Row():
-        status = gr.HTML(fragments.status("Ready."), elem_id="status")
+        ready = fragments.status("Ready.")
+        status = gr.HTML(ready, elem_id="status", js_on_load=_TELL_CHANGES)
         more = gr.Button("More draws", size="sm", scale=0, min_width=120)
         cancel = gr.Button("Cancel", size="sm", scale=0, min_width=90)
     return {"more": more, "cancel": cancel, "status": status}

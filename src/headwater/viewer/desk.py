@@ -19,6 +19,7 @@ from headwater.features.spec import MOST_DRAWS
 from headwater.index.index import Index
 from headwater.viewer import fragments, uploads
 from headwater.viewer.answers import stages
+from headwater.viewer.answers.progress import watched
 from headwater.viewer.answers.stages import Found
 from headwater.viewer.form import (
     ASKED_FOR,
@@ -194,12 +195,12 @@ def ask_of_picture(desk: Desk, values: Values) -> Updates:
 def more(desk: Desk, values: Values) -> Updates:
     """The same with twice as many draws, which go on from those that were made."""
     found = found_of(values)
-    draws = min(2 * found.form.draws, MOST_DRAWS)
-    if draws == found.form.draws:
+    # of an answer that was cancelled those are still to come that were asked for
+    draws = min(2 * found.draws, MOST_DRAWS) if found.last else found.form.draws
+    if draws == found.draws:
         raise QueryError(f"{draws} draws are as many as a page makes: ask with another seed")
     yield {"draws": draws, "status": fragments.status(f"Making {draws - found.draws} more draws.")}
-    form = replace(found.form, draws=draws)
-    yield from show(desk, stages.answered(desk.session(values), form, form))
+    yield from _shown(desk, stages.ask_more(desk.session(values), found, draws))
 
 
 def switched(desk: Desk, values: Values) -> Updates:
@@ -228,8 +229,7 @@ def asked(desk: Desk, form: Form) -> Updates:
         "left_out": {"choices": list(form.left_out), "value": list(form.left_out)},
         "pictures": "",
     }
-    for found in stages.ask(session, form):
-        yield from show(desk, found, start)
+    yield from _shown(desk, stages.ask(session, form), start)
     yield {"to_draw": time.monotonic_ns()}  # another at each answer
 
 
@@ -241,7 +241,14 @@ def again(desk: Desk, values: Values) -> Updates:
     names = ("damping", "where", "group_by", "shown")
     form = replace(found.form, **{name: getattr(now, name) for name in names})
     stage = replace(form, draws=found.draws)
-    yield from show(desk, stages.answered(desk.session(values), form, stage))
+    session = desk.session(values)
+    yield from show(desk, (yield from watched(lambda: stages.answered(session, form, stage))))
+
+
+def _shown(desk: Desk, asking: Iterator[Found], start: float | None = None) -> Updates:
+    """Answers as they come, and how far the next is."""
+    while (found := (yield from watched(lambda: next(asking, None)))) is not None:
+        yield from show(desk, found, start)
 
 
 def show(desk: Desk, found: Found, start: float | None = None) -> Updates:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import PIL.Image
@@ -11,7 +11,7 @@ import PIL.Image
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.report.export import Ends, ends
-from headwater.viewer.form import Form, options_of, questions_of, stages
+from headwater.viewer.form import Form, options_of, questions_of, stages, stages_of_more
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,17 @@ def ask(session: Session, form: Form) -> Iterator[Found]:
     """
     kinds = [question.kind for question in questions_of(form)]
     for stage in stages(session.index, form, kinds):
+        yield answered(session, form, stage)
+
+
+def ask_more(session: Session, found: Found, draws: int) -> Iterator[Found]:
+    """The answers with more draws, some at a time, which go on from those that were made.
+
+    Raises:
+        HeadwaterError: as of `ask`.
+    """
+    form, kinds = replace(found.form, draws=draws), [each.query.kind for each in found.answers]
+    for stage in stages_of_more(session.index, form, found.draws, kinds):
         yield answered(session, form, stage)
 
 
