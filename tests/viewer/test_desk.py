@@ -1,6 +1,7 @@
 """What happens when something on a page is clicked, without the page."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from headwater import Concept, Contribution, Session, build_index, load_dataset
 from headwater.errors import HeadwaterError, MethodError, QueryError
 from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS
-from headwater.viewer import beside
+from headwater.viewer import beside, fragments
 from headwater.viewer import desk as doing
 from headwater.viewer.answers import one_image, pictures, stages
 from headwater.viewer.form import Form, complements_key, form_of
@@ -416,3 +417,31 @@ def test_no_text_of_others_is_a_tag(desk, sessions):
     for name in names:
         assert "<img src=x" not in held[name] and "<i>11" not in held[name], name
     assert "&lt;img src=x" in held["answers"] and "&lt;i&gt;11" in held["detail"]
+
+
+def test_it_is_said_which_index_follows_the_making_of_a_picture(sessions):
+    """Before anybody clicks."""
+    some = fragments.journeys_of(sessions)
+    assert '<b dir="auto">journeys</b>: choose it as the index' in some and ">all<" not in some
+    none = fragments.journeys_of({"all": sessions["all"]})
+    assert "headwater index MODEL DATA NEW-INDEX --method journey-trak" in none
+    assert fragments.journeys_of({"journeys": sessions["journeys"]}) == ""
+
+
+def test_near_copies_of_an_image_are_opened(desk, star):
+    """From its details, and from theirs it and the others."""
+    found = star["found"]
+    (ends,) = found.ends
+    first, *rest = ends.top
+    shown = {each.ranked.id for each in (*ends.top, *ends.bottom)}
+    samples = found.answers[0].index.samples
+    copies = [row for row, sample in enumerate(samples) if sample.id not in shown][:2]
+    ids = tuple(samples[row].id for row in copies)
+    folded = replace(ends, top=[replace(first, near_copies=ids), *rest])
+    values = star | {"found": replace(found, ends=(folded,))}
+    assert "Near-copies" not in done(beside.look(desk, star, first.ranked.row))["detail"]
+    together = {first.ranked.row, *copies}
+    for row in together:
+        detail = done(beside.look(desk, values, row))["detail"]
+        named = detail.split("Near-copies")[1].split("Images that teach")[0]
+        assert {int(each) for each in re.findall(r'data-row="(\d+)"', named)} == together - {row}

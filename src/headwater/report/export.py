@@ -23,6 +23,7 @@ from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
+from headwater.report.charts import spans
 from headwater.report.figures import draw_figures
 from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.scores import score_columns, write_scores
@@ -202,9 +203,7 @@ def _left_out(attribution: Attribution) -> dict[str, Any]:
     return {
         "left out": {
             "ids": attribution.provenance["left out"],
-            "score": group.score,
-            "error": group.error,
-            "share": group.share,
+            **{name: getattr(group, name) for name in ("score", "error", "share")},
             "says": said_left_out(measure(attribution.method)),
         }
     }
@@ -247,11 +246,11 @@ def answer_of(attribution: Attribution, shown: Ends) -> Answer:
 
 def _bars(attribution: Attribution) -> list[Bar]:
     """The groups as a report shows them, with pictures of their strongest images."""
-    index, groups = attribution.index, attribution.groups
-    most = max((abs(group.score) for group in groups), default=0) or 1
+    index, groups = attribution.index, attribution.groups[:GROUPS_SHOWN]
+    places = spans([group.score for group in groups], [group.error for group in groups])
     return [
-        Bar(group, abs(group.score) / most, [index.image(row) for row in group.strongest])
-        for group in groups[:GROUPS_SHOWN]
+        Bar(group, span, [index.image(row) for row in group.strongest])
+        for group, span in zip(groups, places, strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from headwater.attribution.answer.bootstrap import Certainty
 from headwater.attribution.answer.groups import Group
 from headwater.methods.evidence import evidence
-from headwater.report.charts import Histogram, histogram
+from headwater.report.charts import Histogram, Span, histogram
 from headwater.report.page import Page, render_page
 from headwater.report.sheets.contact_sheet import Entry
 from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read, said_left_out
@@ -40,12 +40,12 @@ class Bar:
     """A group of images in a report.
 
     Attributes:
-        length: of its bar, from 0 to 1.
+        span: where its bar and its standard error stand.
         images: of its strongest images; None where one is not there any more.
     """
 
     group: Group
-    length: float
+    span: Span
     images: Sequence[Image.Image | None]
 
 

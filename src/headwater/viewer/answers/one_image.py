@@ -42,6 +42,7 @@ class Detail:
     """All that is known of one image.
 
     Attributes:
+        near_copies: ids of images that stand with it as one entry of an answer.
         neighbours: (row, cosine of both features), the nearest first; none of an index without
             features.
     """
@@ -50,6 +51,7 @@ class Detail:
     sample: Sample
     image: PIL.Image.Image | None
     places: Sequence[Place]
+    near_copies: Sequence[str]
     neighbours: Sequence[tuple[int, float]]
 
 
@@ -61,9 +63,17 @@ def detail(session: Session, found: Found | None, row: int) -> Detail:
     """
     require_row(session, row)
     places = [place(answer, row) for answer in found.answers] if found else []
-    index = session.index
-    near = neighbours(session, row)
-    return Detail(row, index.samples[row], picture(session, row), places, near)
+    sample, near = session.index.samples[row], neighbours(session, row)
+    copies = near_copies(found, sample.id) if found else []
+    return Detail(row, sample, picture(session, row), places, copies, near)
+
+
+def near_copies(found: Found, id: str) -> list[str]:
+    """The images that stand with one as one entry, at either end of any answer."""
+    shown = (each for ends in found.ends for each in (*ends.top, *ends.bottom))
+    together = [(each.ranked.id, *each.near_copies) for each in shown]
+    several = (ids for ids in together if id in ids)
+    return list(dict.fromkeys(other for ids in several for other in ids if other != id))
 
 
 def place(answer: Attribution, row: int) -> Place:

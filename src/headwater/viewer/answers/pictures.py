@@ -14,7 +14,9 @@ import PIL.Image
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.attribution.trajectory import aims
-from headwater.errors import QueryError
+from headwater.errors import MethodError, QueryError
+from headwater.index.index import Index
+from headwater.methods.choice import choose
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
 from headwater.queries.concept import Concept
@@ -35,6 +37,15 @@ class Step:
     aim: PIL.Image.Image
     answer: Attribution
     ends: Ends
+
+
+def serves_journeys(index: Index) -> bool:
+    """Whether one of an index's methods can be asked for every step of a picture's making."""
+    try:
+        choose(None, index.recipe.method, index.methods(), "journey")
+    except MethodError:
+        return False
+    return True
 
 
 def journey(session: Session, form: Form) -> list[Step]:
