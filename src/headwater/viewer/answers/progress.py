@@ -32,7 +32,8 @@ def watched(
     def listener(now: Reached) -> None:
         if left.is_set():
             raise Stopped
-        reached[:] = [now]
+        if now.total != 0:  # of nothing there is nothing to say
+            reached[:] = [now]
 
     def run() -> None:
         try:
