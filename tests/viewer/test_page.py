@@ -272,6 +272,8 @@ def test_an_error_is_a_sentence(visit):
     person.page.locator("#ask").click()
     person.sees("nothing is asked yet: write a prompt and choose words of it")
     assert person.page.locator(".hw-error[role=alert]").count() == 1
+    # what goes on is told by a place that stays, whatever comes and goes in it
+    assert person.page.locator("[role=status] .hw-status").count() == 1
 
 
 def test_what_takes_long_is_cancelled(visit):
