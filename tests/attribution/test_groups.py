@@ -228,3 +228,25 @@ def test_refusals(session, tmp_path):
     assert_refused(run(*asked, "--among", tmp_path / "no"), "cannot read the ids in")
     journey = ("image", session.index.path, "--prompt", "a red star", "--journey")
     assert_refused(run(*journey, "--group-by", "folder"), "does not go with --journey")
+
+
+# --- left out -------------------------------------------------------------------------------------
+
+
+def test_what_is_left_out_ranks_nowhere_and_is_summed(session):
+    """Beside conditions too; scores and the question's draws are as they were."""
+    whole = session.attribute(QUERY, group_by="folder")
+    ids = [session.index.samples[row].id for row in (0, 5)]
+    left = session.attribute(QUERY, group_by="folder", left_out=ids)
+    np.testing.assert_array_equal(left.scores, whole.scores)
+    assert left.competing.tolist() == [row for row in range(12) if row not in (0, 5)]
+    assert whole.left_out is None and left.left_out is not None
+    assert left.left_out.images == 2
+    assert left.left_out.score == pytest.approx(whole.scores[[0, 5]].sum(), rel=1e-5)
+    assert sorted(group.images for group in left.groups) == [3, 3, 4]
+    assert left.provenance["left out"] == sorted(ids)
+    both = session.attribute(QUERY, where=["folder is a"], left_out=ids)
+    assert both.competing.tolist() == [1, 2, 3]
+    assert both.left_out is not None and both.left_out.images == 2
+    with pytest.raises(QueryError, match="'gone' is no image of this index"):
+        session.attribute(QUERY, left_out=["gone"])

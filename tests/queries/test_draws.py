@@ -1,6 +1,6 @@
 """A query's rows: the bar while they are computed, and what is said if there is nothing in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,13 @@ from headwater import Concept, Denoiser, Image
 from headwater.errors import NonFiniteError
 from headwater.features.spec import Side
 from headwater.models.sampling import Picture
-from headwater.queries import draws as drawing
 from headwater.queries.concept import ConceptDrawer
 from headwater.queries.contexts import Contexts
 from headwater.queries.draws import DrawnRows, RowCache, draw_rows
 from headwater.queries.image import PictureDrawer
 from headwater.queries.query import Drawer
 from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.progress import Reached, Stopped, listening
 
 TIMESTEPS = (299, 799)
 QUERY = Concept("a red star", "star")
@@ -77,40 +77,39 @@ def rows(machine, drawer: Drawer, folder: Path, draws: int = 3) -> Tensor:
 # --- the bar ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def bars(monkeypatch) -> list[Sequence[int]]:
-    """Totals of all bars, and after them every number that they showed."""
-    made = []
-
-    class Bar:
-        def __init__(self, total, **_):
-            self.n, self.shown = 0, [total]
-            made.append(self.shown)
-
-        def update(self, count):
-            self.n += count
-            self.shown.append(self.n)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            pass
-
-    monkeypatch.setattr(drawing, "tqdm", Bar)
-    return made
-
-
 @pytest.mark.parametrize(
-    "most, said", [(9, [0, 2, 4, 4, 5, 6]), (1, [0, 2, 0, 1, 2, 2, 3, 4, 4, 5, 6])]
+    "most, said", [(9, [0, 0, 1, 2, 2, 2, 3]), (1, [0, 0, 1, 0, 0, 1, 1, 1, 2, 2, 2, 3])]
 )
-def test_the_bar_counts_what_is_kept(machine, tmp_path, monkeypatch, bars, most, said):
+def test_the_bar_counts_what_is_kept(machine, tmp_path, monkeypatch, most, said):
     """Not a batch of two that memory did not hold; the trial of a batch size is not counted."""
     monkeypatch.setattr(BatchSize, "LARGEST", 2)
-    made = rows(machine, Odd(STAR, most=most), tmp_path)
-    assert bars == [[6, *said]]
+    told: list[Reached] = []
+    with listening(told.append):
+        made = rows(machine, Odd(STAR, most=most), tmp_path)
+    assert {(each.what, each.total, each.unit) for each in told} == {
+        ("gradients of odd", 3, "draw")
+    }
+    assert [each.done for each in told] == said
     monkeypatch.undo()
     torch.testing.assert_close(made, rows(machine, STAR, tmp_path / "again"))
+
+
+def test_what_is_stopped_goes_on_from_the_draws_that_were_made(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(BatchSize, "LARGEST", 2)
+    six = ConceptDrawer(QUERY, Contexts("prompt", (("a red star", "a red"),) * 6, "here"))
+    told: list[Reached] = []
+
+    def stop(reached: Reached) -> None:
+        if reached.done == 3:  # in the second of three batches
+            raise Stopped
+
+    with pytest.raises(Stopped), listening(stop):
+        rows(machine, six, tmp_path / "stopped", 6)
+    assert len(list((tmp_path / "stopped").iterdir())) == 1  # the first two draws, whole
+    with listening(told.append):
+        again = rows(machine, six, tmp_path / "stopped", 6)
+    assert told[0].total == 4
+    torch.testing.assert_close(again, rows(machine, six, tmp_path / "whole", 6))
 
 
 @pytest.mark.usefixtures("memory_is_tried")

@@ -1,12 +1,15 @@
 """Marks stand where their numbers are."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from support.report import EMPTY_PAGE, ParsedPage, answer, made_up_journey, report
 
-from headwater.report.charts import BINS, CURVES_FRAME, HISTOGRAM_FRAME, TOP, curves
+from headwater.attribution.answer.groups import Group
+from headwater.report import html
+from headwater.report.charts import BINS, CURVES_FRAME, HISTOGRAM_FRAME, TOP, curves, spans
 from headwater.report.page import render_page
 
 FRAME = HISTOGRAM_FRAME
@@ -126,3 +129,30 @@ def test_many_curves_can_be_told_apart():
 def test_steps_are_labelled_where_there_is_room(count, labels):
     steps = list(range(999, 999 - count, -1))
     assert len(curves(steps, {"a": [0.5] * count}).steps) == labels
+
+
+def test_bars_of_groups_begin_at_zero_and_show_their_errors():
+    scores, errors = [4.0, 1.0, -2.0], [0.5, 1.5, 0.25]
+    found = spans(scores, errors)
+    low, size = -2.25, 4.5 + 2.25
+
+    def x(value):
+        return pytest.approx(100 * (value - low) / size)
+
+    assert [span.zero for span in found] == [x(0)] * 3
+    assert [(span.x, span.x + span.width) for span in found] == [
+        (x(0), x(4)), (x(0), x(1)), (x(-2), x(0))
+    ]  # fmt: skip
+    assert [span.error for span in found] == [
+        (x(score - error), x(score + error)) for score, error in zip(scores, errors, strict=True)
+    ]
+    group = Group("an artist", 3, 4.0, 1.0, 0.5, 0.1, ())
+    groups = [replace(group, score=score) for score in scores]
+    bars = [html.Bar(each, span, []) for each, span in zip(groups, found, strict=True)]
+    page = ParsedPage(report(answer(groups=bars, grouped_by="artist")))
+    assert len(page.all("path", "error")) == len(page.all("path", "zero")) == 3
+    assert len(page.all("rect", "for")) == 2 and len(page.all("rect", "against")) == 1
+    assert "the line over each spans its standard error" in page.text
+    once = [replace(bar, span=replace(bar.span, error=None)) for bar in bars]
+    page = ParsedPage(report(answer(groups=once, grouped_by="artist")))
+    assert not page.all("path", "error") and "standard error over draws" not in page.text

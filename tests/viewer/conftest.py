@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from support.page import FRESH, after
 
 from headwater import Denoiser, Session, build_index, load_dataset
 from headwater.scenes.dataset import pictures
+from headwater.viewer import desk as asking
 from headwater.viewer.desk import Desk
 
 STRANGE = '<img src=x onerror="window.hit=1"> star'  # a caption that would be a script
@@ -48,3 +50,17 @@ def sessions(folders) -> dict[str, Session]:
 @pytest.fixture
 def desk(sessions, tmp_path) -> Desk:
     return Desk(sessions, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def star(sessions):
+    """What a page holds after it asked for the star."""
+    return after(FRESH, asking.ask(Desk(sessions, Path()), FRESH))
+
+
+@pytest.fixture(scope="session")
+def usual(tmp_path_factory, folders, sessions):
+    """On an index as it is built where no method is named."""
+    data, out = load_dataset(folders["all"].parent / "images"), tmp_path_factory.mktemp("usual")
+    options = dict(timesteps=1, dim=32, parameters="attn2-kv", self_check=False)
+    return Session(build_index(sessions["all"].denoiser, data, out / "index", **options))

@@ -1,6 +1,7 @@
 """What happens when something on a page is clicked, without the page."""
 
 import json
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,70 +11,17 @@ import numpy as np
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
+from support.page import FRESH, PROMPT, after, done
 from support.pictures import encoded
 
 from headwater import Concept, Contribution, Session, build_index, load_dataset
 from headwater.errors import HeadwaterError, MethodError, QueryError
 from headwater.methods.table import METHODS
 from headwater.queries.outputs.output import OUTPUTS
-from headwater.viewer import answers, beside
+from headwater.viewer import beside, fragments
 from headwater.viewer import desk as doing
+from headwater.viewer.answers import one_image, pictures, stages
 from headwater.viewer.form import Form, complements_key, form_of
-
-PROMPT = "a red star on a plain background"
-# What the controls of a fresh page hold.
-FRESH = {
-    "index": "all",
-    "prompt": PROMPT,
-    "concepts": ["star"],
-    "phrase": "",
-    "against": "",
-    "against_of": "",
-    "whole": False,
-    "ask_for": "slider",
-    "picture_prompt": "",
-    "search": "",
-    "seed": 0,
-    "guidance": 5.0,
-    "shown": 3,
-    "method": "",
-    "damping": 0.0,
-    "draws": 6,
-    "where": "",
-    "group_by": "",
-    "left_out": [],
-    "other": "fewer",
-    "step": 1,
-    "found": None,
-    "row": None,
-    "row_of": "",
-    "steps": None,
-    "words": None,
-}
-
-
-def done(updates) -> dict:
-    """What the controls hold at the end."""
-    held = {}
-    for update in updates:
-        held |= update
-    return held
-
-
-def after(values, updates) -> dict:
-    """What the controls hold after updates, as the next handler is told of it."""
-    changed = {
-        name: value["value"] if isinstance(value, dict) and "value" in value else value
-        for name, value in done(updates).items()
-    }
-    return values | changed
-
-
-@pytest.fixture(scope="module")
-def star(sessions):
-    """What a page holds after it asked for the star."""
-    return after(FRESH, doing.ask(doing.Desk(sessions, Path()), FRESH))
-
 
 # --- questions ----------------------------------------------------------------------------------
 
@@ -116,7 +64,8 @@ def test_the_answer_shows_what_a_reader_must_know(star):
 
 
 def test_pictures_are_drawn_one_by_one(desk, star):
-    seen = [update["pictures"] for update in beside.pictured(desk, star)]
+    updates = beside.pictured(desk, star)
+    seen = [update["pictures"] for update in updates if "pictures" in update]
     assert [text.count("<img") for text in seen] == [0, 1, 2]
     assert [text.count("not drawn yet") for text in seen] == [2, 1, 0]
     assert all("without “star”" in text for text in seen)
@@ -134,10 +83,10 @@ def test_who_asks_need_not_wait_for_a_picture(sessions, monkeypatch):
         asked.set()
 
     asked = threading.Event()
-    monkeypatch.setattr(answers.time, "sleep", lambda seconds: (drawing.set(), asked.wait(60)))
+    monkeypatch.setattr(pictures.time, "sleep", lambda seconds: (drawing.set(), asked.wait(60)))
     other = threading.Thread(target=question)
     other.start()
-    answers.drawn(session, PROMPT, Form(seed=4321))
+    pictures.drawn(session, PROMPT, Form(seed=4321))
     order.append("drawn")
     other.join(60)
     assert order == ["asked", "drawn"]
@@ -158,18 +107,10 @@ def test_an_output_is_asked_for(tmp_path, folders, sessions, ask):
     same = desk.sessions["trak"].attribute(OUTPUTS[ask](PROMPT, "star", draws=2))
     np.testing.assert_array_equal(answer.scores, same.scores)
     assert f"ask={ask}" in held["link"]
-    assert [said for said, _ in answers.pictured(held["found"].form)][1:] == ["without “star”"]
+    assert [said for said, _ in pictures.pictured(held["found"].form)][1:] == ["without “star”"]
     opened = done(doing.opened(desk, {"index": "trak"}, parse_qsl(held["link"][1:])))
     assert opened["ask_for"] == ask
     np.testing.assert_array_equal(opened["found"].answers[0].scores, same.scores)
-
-
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory, folders, sessions):
-    """On an index as it is built where no method is named."""
-    data, out = load_dataset(folders["all"].parent / "images"), tmp_path_factory.mktemp("usual")
-    options = dict(timesteps=1, dim=32, parameters="attn2-kv", self_check=False)
-    return Session(build_index(sessions["all"].denoiser, data, out / "index", **options))
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
@@ -195,26 +136,15 @@ def test_the_influence_is_shown_before_what_the_model_sees(usual, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
-def test_what_is_left_out_meanwhile_is_estimated_by_the_method_that_is_shown(usual):
-    form = replace(form_of(FRESH), ask="contribution", draws=8)
-    early = next(answers.ask(usual, form))
-    (answer,) = early.answers
-    row = answer.top(1)[0].row
-    left = replace(early, left_out=(usual.index.samples[row].id,))
-    ((_, group),) = answers.estimates(usual, left)
-    assert group.score == pytest.approx(float(answer.scores[row]), rel=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_beside_a_whole_picture_nothing_is_sooner(usual, tmp_path):
     """Which another method answers, at a damping of its own."""
     form = replace(form_of(FRESH), ask="contribution", draws=8, whole=True)
-    early, late = answers.ask(usual, form)
+    early, late = stages.ask(usual, form)
     methods = [[answer.method for answer in found.answers] for found in (early, late)]
     assert methods == [["ekfac", "ekfac-presence"]] * 2
     assert early.coming == "more are being made" and late.coming == ""
     with pytest.raises(MethodError, match="ekfac-presence cannot be asked for a whole image"):
-        next(answers.ask(usual, replace(form, method="ekfac-presence")))
+        next(stages.ask(usual, replace(form, method="ekfac-presence")))
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
@@ -228,7 +158,7 @@ def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
 
     monkeypatch.setattr(Session, "attribute", listened)
     form = Form(ask="contribution", guidance=2.0, draws=6, seed=1)
-    (few, _), (all_of_them, places) = answers.taught(usual, 0, form)
+    (few, _), (all_of_them, places) = one_image.taught(usual, 0, form)
     assert (few, all_of_them) == (4, 6)
     (questions, early), (_, late) = asked
     assert (early["method"], late["method"]) == ("ekfac", None)
@@ -240,7 +170,8 @@ def test_more_draws_go_on(desk, star):
     more = done(doing.more(desk, star))
     assert more["draws"] == 12 and more["found"].draws == 12
     assert more["found"].answers[0].certainty.draws == 12
-    full = replace(star["found"], form=replace(star["found"].form, draws=256))
+    form = replace(star["found"].form, draws=256)
+    full = replace(star["found"], form=form, stage=form)
     with pytest.raises(QueryError, match="256 draws are as many as a page makes"):
         done(doing.more(desk, star | {"found": full}))
 
@@ -259,7 +190,7 @@ def test_choices_are_answered_again(desk, star, sessions):
 def test_details_that_stand_open_have_the_ranks_of_the_answer_as_it_is_now(desk, star):
     found = star["found"]
     first = found.answers[0].top(1)[0]
-    opened = after(star, doing.look(desk, star, first.row))
+    opened = after(star, beside.look(desk, star, first.row))
     assert "<td>1 of" in opened["detail"]
     turned = replace(found.answers[0], scores=-found.answers[0].scores)
     after_more = opened | {"found": replace(found, answers=(turned,))}
@@ -273,14 +204,14 @@ def test_details_that_stand_open_have_the_ranks_of_the_answer_as_it_is_now(desk,
 def test_what_is_looked_at_is_of_the_index_that_answered(desk, star, sessions):
     """Though another was chosen since; choosing one clears what is shown."""
     chosen = star | {"index": "fewer"}
-    assert "of 12" in done(doing.look(desk, chosen, 11))["detail"]
+    assert "of 12" in done(beside.look(desk, chosen, 11))["detail"]
     again = done(doing.again(desk, chosen | {"shown": 2}))
     assert again["index"] == "all" and again["found"].answers[0].index is sessions["all"].index
     cleared = after(chosen, doing.switched(desk, chosen))
     assert cleared["found"] is None and cleared["answers"] == "" and cleared["left_out"] == []
     assert done(doing.ask(desk, cleared))["index"] == "fewer"
     with pytest.raises(QueryError, match="there is no image 11"):
-        done(doing.look(desk, cleared, 11))
+        done(beside.look(desk, cleared, 11))
 
 
 def test_a_complement_that_was_edited_is_asked(desk):
@@ -316,7 +247,7 @@ def test_a_link_of_what_there_is_not(desk):
 
 
 def test_nothing_is_answered_again_before_it_was_asked(desk):
-    assert not list(doing.again(desk, FRESH)) and not list(doing.left_out(desk, FRESH))
+    assert not list(doing.again(desk, FRESH)) and not list(beside.left_out(desk, FRESH))
 
 
 def test_a_link_is_asked_when_the_page_opens(desk, star):
@@ -356,7 +287,7 @@ def test_a_link_is_asked_when_the_page_opens(desk, star):
         (doing.more, {}, "there is no answer yet: ask first"),
         (beside.keep, {}, "there is no answer yet: ask first"),
         (beside.compare, {}, "there is no answer yet: ask first"),
-        (doing.leave_out, {}, "there is no answer yet: ask first"),
+        (beside.leave_out, {}, "there is no answer yet: ask first"),
         (beside.taught, {}, "no image is looked at: click one first"),
         (beside.taught, {"row": 12, "row_of": "all"}, "there is no image 12"),
         (beside.draw, {"prompt": ""}, "there is no prompt yet: write one"),
@@ -375,16 +306,16 @@ def test_what_cannot_be_done_is_said(desk, handler, changes, said):
 def test_an_image_that_is_clicked_is_told_of(desk, star, sessions):
     answer = star["found"].answers[0]
     first = answer.top(1)[0]
-    shown = done(doing.look(desk, star, first.row))
+    shown = done(beside.look(desk, star, first.row))
     assert (shown["row"], shown["row_of"]) == (first.row, "all") and first.id in shown["detail"]
     assert "1 of 12" in shown["detail"]
-    assert shown["detail"].count("data-row") == answers.NEIGHBOURS
-    assert "<mark>star</mark>" in done(doing.look(desk, star, 11))["detail"]
+    assert shown["detail"].count("data-row") == one_image.NEIGHBOURS
+    assert "<mark>star</mark>" in done(beside.look(desk, star, 11))["detail"]
 
 
 def test_places_are_those_of_the_ranking(star):
     answer = star["found"].answers[0]
-    ranks = [answers.place(answer, entry.row).rank for entry in answer.top(12)]
+    ranks = [one_image.place(answer, entry.row).rank for entry in answer.top(12)]
     assert ranks == list(range(1, 13))
 
 
@@ -394,62 +325,15 @@ def test_neighbours_are_those_of_the_rows_themselves(sessions):
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit[3]
     cosines[3] = -2
-    found = answers.neighbours(sessions["all"], 3)
-    assert [row for row, _ in found] == np.argsort(-cosines)[: answers.NEIGHBOURS].tolist()
+    found = one_image.neighbours(sessions["all"], 3)
+    assert [row for row, _ in found] == np.argsort(-cosines)[: one_image.NEIGHBOURS].tolist()
     np.testing.assert_allclose([c for _, c in found], np.sort(cosines)[::-1][:6], atol=1e-5)
 
 
 @pytest.mark.parametrize("row", [-1, 12, 10**9, True, None, "3", {"a": 1}, 1.0])
 def test_no_image_is_refused(desk, star, row):
     with pytest.raises(QueryError, match=r"there is no image|that is no image"):
-        done(doing.look(desk, star, row))
-
-
-def test_what_is_left_out_is_out_and_estimated(desk, star, sessions):
-    first, second = star["found"].answers[0].top(2)
-    out = after(star, doing.leave_out(desk, star | {"row": first.row, "row_of": "all"}))
-    assert f'data-row="{first.row}"' not in out["answers"]
-    assert out["left_out"] == [first.id]
-    both = star | {"left_out": [first.id, second.id]}
-    shown = done(doing.left_out(desk, both))
-    (name, group), *_ = answers.estimates(sessions["all"], shown["found"])
-    assert name == "star" and group.images == 2
-    assert group.score == pytest.approx(first.score + second.score, rel=1e-5)
-    assert "Left out: 2 images" in shown["answers"] and "an estimate" in shown["answers"]
-    every = [sample.id for sample in sessions["all"].index.samples]
-    with pytest.raises(QueryError, match="every image is left out: put one back"):
-        done(doing.left_out(desk, star | {"left_out": every}))
-
-
-@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
-def test_an_image_of_the_first_answer_is_left_out_of_the_whole(usual, tmp_path):
-    """Whose ranking is another: it is the image that was clicked, not its place."""
-    desk = doing.Desk({"usual": usual}, tmp_path)
-    asked = FRESH | {"index": "usual", "ask_for": "contribution", "draws": 8}
-    first, whole = (update for update in doing.ask(desk, asked) if "found" in update)
-    early, late = (update["found"].answers[0].top(12) for update in (first, whole))
-    place = next(n for n, (a, b) in enumerate(zip(early, late, strict=True)) if a.row != b.row)
-    clicked, other = early[place], late[place]
-    seen = done(doing.look(desk, asked | first, clicked.row))
-    now = asked | whole | {"row": seen["row"], "row_of": seen["row_of"]}
-    left = done(doing.leave_out(desk, now))
-    assert left["found"].left_out == (clicked.id,) and left["found"].last
-    assert f'data-row="{clicked.row}"' not in left["answers"]
-    # what was clicked meanwhile goes on from that, whatever the browser held at the click
-    both = done(doing.leave_out(desk, now | left | {"row": other.row, "left_out": []}))
-    assert both["found"].left_out == (clicked.id, other.id)
-    held = now | both | {"left_out": []}
-    assert done(doing.again(desk, held))["found"].left_out == (clicked.id, other.id)
-    assert done(doing.more(desk, held))["found"].left_out == (clicked.id, other.id)
-
-
-def test_an_image_of_another_index_is_not_left_out(desk, star):
-    """Its details may come after the question to this one was asked."""
-    looked = done(doing.look(desk, FRESH | {"index": "fewer"}, 3))
-    assert looked["row_of"] == "fewer"
-    values = star | {"row": looked["row"], "row_of": looked["row_of"]}
-    with pytest.raises(QueryError, match="that image is of another index than the answer: click"):
-        done(doing.leave_out(desk, values))
+        done(beside.look(desk, star, row))
 
 
 def test_training_images_are_found_and_asked(desk):
@@ -501,7 +385,7 @@ def test_two_indexes_stand_side_by_side(desk, star, sessions):
     shown = done(beside.compare(desk, star))["compared"]
     there = sessions["fewer"].attribute(Concept(PROMPT, "star", draws=6))
     first = there.top(1)[0]
-    rank = answers.ranks_there(star["found"].answers[0], [first.id])[first.id]
+    rank = one_image.ranks_there(star["found"].answers[0], [first.id])[first.id]
     assert f"rank {rank} in the other" in shown and "<h3>fewer</h3>" in shown
     assert "<button" not in shown  # rows of two indexes: nothing there is clicked
     assert "not in the other index" in shown or "of the 3 highest stand among" in shown
@@ -526,10 +410,38 @@ def test_no_text_of_others_is_a_tag(desk, sessions):
     strange = '<img src=x onerror="window.hit=1"> star'
     values = FRESH | {"prompt": strange, "shown": 12, "group_by": "id"}
     held = after(values, doing.ask(desk, values))
-    held |= done(doing.look(desk, held, 11)) | done(beside.search(desk, FRESH | {"search": "<"}))
+    held |= done(beside.look(desk, held, 11)) | done(beside.search(desk, FRESH | {"search": "<"}))
     held |= done(beside.taught(desk, held | {"row": 11, "row_of": "all"}))
     held |= done(beside.compare(desk, held))
     names = ("answers", "detail", "distribution", "tiles", "taught", "compared", "status")
     for name in names:
         assert "<img src=x" not in held[name] and "<i>11" not in held[name], name
     assert "&lt;img src=x" in held["answers"] and "&lt;i&gt;11" in held["detail"]
+
+
+def test_it_is_said_which_index_follows_the_making_of_a_picture(sessions):
+    """Before anybody clicks."""
+    some = fragments.journeys_of(sessions)
+    assert '<b dir="auto">journeys</b>: choose it as the index' in some and ">all<" not in some
+    none = fragments.journeys_of({"all": sessions["all"]})
+    assert "headwater index MODEL DATA NEW-INDEX --method journey-trak" in none
+    assert fragments.journeys_of({"journeys": sessions["journeys"]}) == ""
+
+
+def test_near_copies_of_an_image_are_opened(desk, star):
+    """From its details, and from theirs it and the others."""
+    found = star["found"]
+    (ends,) = found.ends
+    first, *rest = ends.top
+    shown = {each.ranked.id for each in (*ends.top, *ends.bottom)}
+    samples = found.answers[0].index.samples
+    copies = [row for row, sample in enumerate(samples) if sample.id not in shown][:2]
+    ids = tuple(samples[row].id for row in copies)
+    folded = replace(ends, top=[replace(first, near_copies=ids), *rest])
+    values = star | {"found": replace(found, ends=(folded,))}
+    assert "Near-copies" not in done(beside.look(desk, star, first.ranked.row))["detail"]
+    together = {first.ranked.row, *copies}
+    for row in together:
+        detail = done(beside.look(desk, values, row))["detail"]
+        named = detail.split("Near-copies")[1].split("Images that teach")[0]
+        assert {int(each) for each in re.findall(r'data-row="(\d+)"', named)} == together - {row}

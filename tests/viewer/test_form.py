@@ -43,6 +43,7 @@ CONTROLS = {
     "draws": 16,
     "where": "caption contains star\n\n",
     "group_by": "",
+    "left_out": ["a.png"],
 }
 
 
@@ -61,6 +62,7 @@ def test_controls_become_questions():
         "damping": None,
         "where": ("caption contains star",),
         "group_by": None,
+        "left_out": ("a.png",),
     }
 
 
@@ -169,6 +171,7 @@ FORMS = some.builds(
     where=some.lists(TEXT, max_size=3).map(tuple),
     group_by=TEXT,
     shown=some.integers(1, 40),
+    left_out=some.lists(TEXT, max_size=3).map(tuple),
     index=TEXT,
 )
 

@@ -15,6 +15,9 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from headwater import Concept, write_answers
+from headwater.viewer.gallery import write_gallery
+
 PROMPT = "a red star on a plain background"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SOON = 60_000  # milliseconds until a test gives up; nothing depends on how long it takes
@@ -186,7 +189,7 @@ def test_an_image_is_clicked_left_out_and_put_back(visit):
         " return top > -1 && top < innerHeight; }"
     )
     person.presses("Leave the chosen image out")
-    person.page.locator(".hw-estimate").wait_for()
+    person.page.locator(".left-out").wait_for()
     assert person.page.locator(f"#answers [data-row='{row}']").count() == 0
 
 
@@ -269,6 +272,8 @@ def test_an_error_is_a_sentence(visit):
     person.page.locator("#ask").click()
     person.sees("nothing is asked yet: write a prompt and choose words of it")
     assert person.page.locator(".hw-error[role=alert]").count() == 1
+    # what goes on is told by a place that stays, whatever comes and goes in it
+    assert person.page.locator("[role=status] .hw-status").count() == 1
 
 
 def test_what_takes_long_is_cancelled(visit):
@@ -317,11 +322,69 @@ def test_the_keyboard_is_enough(visit):
     person.page.locator(".hw-detail").wait_for()
 
 
+def serious(page) -> list[tuple[str, list[str]]]:
+    """What an audit of accessibility finds that keeps somebody out, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    return [
+        (each["id"], [node["html"][:120] for node in each["nodes"]])
+        for each in Axe().run(page).response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_tab_is_for_everybody(visit, scheme):
+    """On a desk's screen, with all that can be open."""
+    person = visit(f"/?{ASKED}&index=journeys&draws={FEW}", color_scheme=scheme)
+    person.presses("Choices")
+    person.opens("Journey")
+    person.presses("Follow the picture's making")
+    person.sees("2 steps, from noise")
+    assert not serious(person.page), "Journey, Choices"
+    person.opens("A picture")
+    person.page.locator("#painted canvas").first.wait_for()
+    assert not serious(person.page), "A picture"
+    person.opens("A training image")
+    person.page.get_by_label("Find by words of its caption").fill("star")
+    person.presses("Find")
+    person.page.locator(".hw-small .hw-card").first.wait_for()
+    assert not serious(person.page), "A training image"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_two_indexes_are_compared_by_everybody(visit, scheme):
+    person = visit(OF_STAR, color_scheme=scheme)
+    person.sees(f"{FEW} draws,")
+    person.opens("Compare")
+    person.chooses("The other index", "fewer")
+    person.presses("Ask the other the same")
+    person.sees("all beside fewer")
+    assert not serious(person.page)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reports_and_galleries_are_for_everybody(browser, sessions, tmp_path, scheme):
+    session = sessions["all"]
+    answers = session.attribute(
+        [Concept(PROMPT, word, draws=FEW) for word in ("star", "red")], group_by="folder",
+        left_out=[session.index.samples[0].id],
+    )  # fmt: skip
+    write_answers(session, answers, tmp_path / "answer", top=5)
+    gallery = write_gallery(tmp_path / "gallery", [tmp_path / "answer"], "Our model")
+    page = browser.new_context(color_scheme=scheme).new_page()
+    page.goto((tmp_path / "answer/report.html").as_uri())
+    for closed in page.locator("summary").all():
+        closed.click()
+    assert not serious(page), "report"
+    page.goto(gallery.as_uri())
+    assert not serious(page), "gallery"
+    page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_read_on_a_telephone_and_by_everybody(visit, scheme):
     """Nothing is wider than 375 pixels, and an audit of accessibility finds nothing serious."""
-    from axe_playwright_python.sync_playwright import Axe
-
     size = {"width": 375, "height": 800}
     link = f"{OF_STAR}&group_by=folder"
     person = visit(link, viewport=size, color_scheme=scheme)
@@ -332,13 +395,7 @@ def test_it_is_read_on_a_telephone_and_by_everybody(visit, scheme):
         person.opens(tab)
         width = person.page.evaluate("document.documentElement.scrollWidth")
         assert width <= 375, tab
-        found = Axe().run(person.page).response["violations"]
-        serious = [
-            (each["id"], [node["html"][:120] for node in each["nodes"]])
-            for each in found
-            if each["impact"] in ("serious", "critical")
-        ]
-        assert not serious, tab
+        assert not serious(person.page), tab
     background = person.page.evaluate("getComputedStyle(document.body).backgroundColor")
     shade = int(re.findall(r"\d+", background)[0])
     assert shade < 60 if scheme == "dark" else shade > 200

@@ -9,6 +9,7 @@ import pytest
 
 from headwater.viewer import page as paging
 from headwater.viewer.controls import Controls, controls_of
+from headwater.viewer.desk import Desk
 
 
 @pytest.fixture
@@ -120,3 +121,13 @@ def test_the_last_update_is_sent_as_it_is(page):
     run = {"session_hash": "a visitor", "run": "a run"}
     ended = page.handle_streaming_diffs(call, [None] * len(update), **run, final=True)
     assert ended == update
+
+
+@pytest.mark.parametrize("name, seen", [("all", False), ("journeys", True)])
+def test_no_button_begins_a_journey_that_no_index_serves(sessions, tmp_path, name, seen):
+    async def made() -> Controls:
+        with gr.Blocks():
+            return controls_of(Desk({name: sessions[name]}, tmp_path))
+
+    controls = asyncio.run(made())
+    assert controls["ask_journey"].visible is seen and controls["step"].visible is seen

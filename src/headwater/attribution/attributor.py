@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from headwater.attribution.answer.bootstrap import certainty
 from headwater.attribution.answer.groups import GroupBy, Grouping, group_scores, grouping_of
+from headwater.attribution.answer.left_out import left_out_score, others, rows_left_out
 from headwater.attribution.answer.provenance import provenance
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.candidates import nearest_rows
@@ -53,6 +54,7 @@ class Options:
         where: conditions, each "FIELD [not] contains|is|matches VALUE" (`index.conditions`); only
             images that fulfil all of them compete, and candidates are chosen among these.
         among: ids, or a file with one on each line: only these compete.
+        left_out: ids that do not compete; `Attribution.left_out` is what they score together.
         group_by: how images are grouped for `Attribution.groups` (`answer.groups.grouping_of`).
         fresh: compute the query's gradient again. It is kept by content otherwise.
         note: is told what the user may want to know: draws spent, options without effect.
@@ -63,6 +65,7 @@ class Options:
     candidates: str | None = None
     where: Sequence[str] = ()
     among: Sequence[str] | Path | None = None
+    left_out: Sequence[str] = ()
     group_by: GroupBy | None = None
     fresh: bool = False
     note: Callable[[str], None] = lambda line: None
@@ -75,6 +78,7 @@ class _Asked(NamedTuple):
     method: Method
     options: ScoringOptions
     grouping: Grouping | None
+    left_out: Sequence[int]
 
 
 def attribute(resources: Resources, query: Question, options: Options) -> Attribution:
@@ -99,8 +103,8 @@ def attribute_all(
     """
     by, index = options.group_by, resources.index
     grouping = None if by is None else grouping_of(index, by)
-    chosen = _chosen(index, options)
-    asked = [_prepared(resources, query, options, chosen, grouping) for query in queries]
+    rows = _chosen(index, options), rows_left_out(index, options.left_out)
+    asked = [_prepared(resources, query, options, rows, grouping) for query in queries]
     idle = dict.fromkeys(resources.idle_workers(each.method) for each in asked)
     for line in filter(None, idle):
         options.note(f"{line}, so --engine and --jobs have no effect")
@@ -109,7 +113,7 @@ def attribute_all(
         start, first = time.perf_counter(), part[0]
         score_all = TOGETHER.get(first.method.scorer)
         if len(part) == 1 or score_all is None:
-            query, method, how, _ = first
+            query, method, how, *_ = first
             scorings = [SCORERS[method.scorer](resources, method, query, how)]
         else:
             pairs = [(each.query, each.options) for each in part]
@@ -124,18 +128,18 @@ def _prepared(
     resources: Resources,
     query: Question,
     options: Options,
-    chosen: list[int] | None,
+    rows: tuple[list[int] | None, list[int]],
     grouping: Grouping | None,
 ) -> _Asked:
-    """Its method, and the images that compete."""
+    """Its method, and the images that compete; `rows` are those chosen, and those left out."""
     require_question(query)
     index = resources.index
     method = choose(options.method, index.recipe.method, index.methods(), query.kind)
     _require_alternatives_of_use(query, method, options)
     dampings = _dampings(method, options)
-    among = _competing(resources, query, options.candidates, chosen)
+    among = _competing(resources, query, options.candidates, rows[0])
     how = ScoringOptions(dampings, among, options.fresh, options.note)
-    return _Asked(query, method, how, grouping)
+    return _Asked(query, method, how, grouping, rows[1])
 
 
 def _together(asked: Sequence[_Asked], rows: int) -> Iterator[list[_Asked]]:
@@ -164,11 +168,13 @@ def _answer(
     resources: Resources, asked: _Asked, scoring: Scoring, options: Options, seconds: float
 ) -> Attribution:
     """The attribution of a question that was scored."""
-    query, method, how, grouping = asked
+    query, method, how, grouping, left_out = asked
     dampings = how.dampings
     for remark in scoring.remarks:
         warnings.warn(remark, HeadwaterWarning, stacklevel=6)
     among = _both(how.among, scoring.among)
+    if left_out:
+        among = others(among or range(len(resources.index)), left_out)
     scores = {ratio: _finite(query, each) for ratio, each in scoring.scored.items()}
     sure = certainty(scoring.scored[dampings[0]], among=among)
     unsure = "" if sure is not None else scoring.once or "there was one draw"
@@ -193,10 +199,10 @@ def _answer(
         scoring.remarks,
         None if scoring.feature is None else scoring.feature.numpy(),
     )
-    if grouping is None:
-        return attribution
-    scored, *_ = scoring.scored.values()
-    return replace(attribution, groups=group_scores(grouping, scored, attribution.competing))
+    scored, rows = next(iter(scoring.scored.values())), attribution.competing
+    out = left_out_score(scored, left_out, rows.tolist()) if left_out else None
+    groups = () if grouping is None else group_scores(grouping, scored, rows)
+    return replace(attribution, groups=groups, left_out=out)
 
 
 def require_damping(damping: Any) -> None:
@@ -303,6 +309,8 @@ def _candidate_facts(resources: Resources, options: Options) -> dict[str, object
     if options.among is not None:
         ids = options.among
         facts["among"] = str(ids) if isinstance(ids, Path) else f"{len(set(ids)):,} ids"
+    if options.left_out:
+        facts["left out"] = sorted(set(options.left_out))
     if (options.candidates or "").startswith("clip"):
         clip = resources.clip()
         facts["candidates by"] = {"source": clip.source, "fingerprint": clip.fingerprint()}

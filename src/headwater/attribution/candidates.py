@@ -12,7 +12,6 @@ import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.presence import presence
@@ -21,6 +20,7 @@ from headwater.features.embeddings import latents
 from headwater.queries.concept import Concept
 from headwater.queries.outputs.output import Output
 from headwater.queries.query import Question
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 
 KINDS = ("clip", "pixel", "presence")
@@ -87,7 +87,7 @@ def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Floa
 
     def compute() -> cache.Computed:
         rows = []
-        bar = tqdm(total=len(index), desc="embedding", unit="image", delay=2, leave=False)
+        bar = ProgressBar(total=len(index), desc="embedding", unit="image")
         for start in range(0, len(index), BATCH):
             positions = index.positions[start : start + BATCH]
             images = [index.pictures.image(position) for position in positions]

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.errors import NonFiniteError, ResourceError
 from headwater.runtime.batch_size import out_of_memory
 from headwater.runtime.memory import room_bytes
+from headwater.runtime.progress import ProgressBar
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 STRIP = 2_048  # columns of the matrix that are made at a time
@@ -93,7 +93,7 @@ class Gram:
         """Its eigenvalues and eigenvectors, in float32."""
         size = len(self.matrix)
         what = f"eigenvalues of {size} x {size}"
-        with tqdm(desc=what, bar_format="{desc}", delay=2, leave=False) as bar:
+        with ProgressBar(desc=what, bar_format="{desc}") as bar:
             if size > 2_000:  # minutes for 8,192 on a few cores, in one call that tells nothing
                 bar.refresh()
             values, vectors = torch.linalg.eigh(self.matrix)
@@ -143,12 +143,11 @@ def gram(
     ([[0.5, 0.0], [0.0, 0.5]], False)
     """
     require_room(min(n, k))
-    with tqdm(desc="kernel", unit="shard", delay=2, leave=False) as bar:
+    with ProgressBar(desc="kernel", unit="shard") as bar:
         rows = _ticking(blocks, bar)
 
         def made(device: str) -> Float[Tensor, "m m"]:
-            if bar.n:  # begun anew
-                bar.reset()
+            bar.update(-bar.done)  # where it is begun anew
             if n < k:
                 return _dual_gram(rows, n, device)
             return mirrored(_lower(rows, k, device, progress))
@@ -215,7 +214,7 @@ def inside_of(blocks: Blocks, inside: Bool[Tensor, " n"]) -> Blocks:
     return chosen
 
 
-def _ticking(blocks: Blocks, bar: tqdm) -> Blocks:
+def _ticking(blocks: Blocks, bar: ProgressBar) -> Blocks:
     def ticking() -> Iterator[Tensor]:
         for block in blocks():
             yield block

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.gram import (
     Progress,
@@ -34,6 +33,7 @@ from headwater.attribution.kernel import Measure, over
 from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.runtime.executor import Executor, run
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 from headwater.storage.blocks import Part, divided, read_part
 from headwater.storage.files import DAY, remove_parts
@@ -305,7 +305,7 @@ def _results(
     device: str = "cpu",
 ) -> Iterator[tuple[int, Any]]:
     """The number of each item and what a worker makes of it, as they end."""
-    with tqdm(total=len(items), desc=title, unit="part", delay=2, leave=False) as bar:
+    with ProgressBar(total=len(items), desc=title, unit="part") as bar:
         for result in run(executor, partial(_worker, work), list(enumerate(items)), device):
             yield result
             bar.update()

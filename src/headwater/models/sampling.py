@@ -10,10 +10,10 @@ import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.models.condition import Condition, joined
 from headwater.models.denoiser import Denoiser
+from headwater.runtime.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def ddim(
     """
     timesteps, schedule = denoiser.schedule.evenly_spaced(steps)[::-1], denoiser.schedule
     xt = noise
-    bar = tqdm(timesteps, desc="picture", unit="step", delay=2, leave=False)
+    bar = ProgressBar(timesteps, desc="picture", unit="step")
     for t, following in zip(bar, [*timesteps[1:], None], strict=True):
         out = predict(xt, t)
         yield t, schedule.clean(out, xt, t)

@@ -12,15 +12,16 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.errors import NonFiniteError
 from headwater.features.extractor import Extractor
+from headwater.features.spec import DRAWS
 from headwater.models.condition import Condition
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import seeded_noise
 from headwater.queries.query import Drawer
 from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 
 Item = TypeVar("Item")
@@ -36,9 +37,9 @@ _NO_GRADIENT = {
 }
 _NO_LAYERS = "the index's layers may have no say in it, build one with other --parameters"
 
-# Rows are kept up to so many draws, then up to twice as many each time: a question that is asked
-# again with more draws goes on from those that were made.
-_KEPT_TO = 2
+# Rows are kept up to so many draws, then up to twice as many each time, and beyond those that are
+# usual by so many more: a question that is asked with more draws goes on from those that were made.
+_KEPT_TO, KEPT_BY = 2, 8
 
 
 @dataclass(frozen=True)
@@ -105,29 +106,36 @@ def draw_rows(
         note = {"title": drawer.title, "remarks": list(drawer.check(machine.denoiser))}
         # together, which is faster than one by one
         made = range(min(part.start for _, part in missing), max(p.stop for _, p in missing))
-        rows = _computed(machine, drawer, made, {} if needed is None else needed)
-        rows = rows.chunk(len(metrics), 1)
-        for own in rows:
-            _require_gradient(own, drawer.title, str(drawer.key(draws).get("type")))
-        for metric, part in missing:
-            own = rows[metrics.index(metric)][part.start - made.start : part.stop - made.start]
-            place = kept[metric].folder
-            found[metric, part] = cache.write(place, facts[metric, part], {"draws": own}, note)
+        several: list[Tensor] = []
+        for batch in _computed(machine, drawer, made, {} if needed is None else needed):
+            several.append(batch)
+            rows = torch.cat(several).chunk(len(metrics), 1)
+            last = made.start + len(rows[0]) == made.stop
+            if not last and not all(own.any() for own in rows):
+                continue  # whether it has a gradient is not known yet
+            for own in rows:
+                _require_gradient(own, drawer.title, str(drawer.key(draws).get("type")))
+            # at once, so that what is stopped goes on from it
+            for metric, part in [each for each in missing if each not in found]:
+                if part.stop - made.start <= len(rows[0]):
+                    own = rows[metrics.index(metric)][part.start - made.start :][: len(part)]
+                    place, of = kept[metric].folder, facts[metric, part]
+                    found[metric, part] = cache.write(place, of, {"draws": own}, note)
     return {metric: _drawn([found[metric, part] for part in parts]) for metric in kept}
 
 
 def _parts(draws: range) -> Iterator[range]:
     """The draws in the parts that are kept.
 
-    >>> list(_parts(range(40)))
-    [range(0, 2), range(2, 4), range(4, 8), range(8, 16), range(16, 32), range(32, 40)]
+    >>> list(_parts(range(42)))[3:]
+    [range(8, 16), range(16, 32), range(32, 40), range(40, 42)]
     """
     start, stop = draws.start, _KEPT_TO
     while start < draws.stop:
         if start < stop:
             yield range(start, min(stop, draws.stop))
             start = stop
-        stop *= 2
+        stop += stop if stop < DRAWS else KEPT_BY
 
 
 def _drawn(entries: Sequence[cache.Entry]) -> DrawnRows:
@@ -138,26 +146,31 @@ def _drawn(entries: Sequence[cache.Entry]) -> DrawnRows:
 
 def _computed(
     extractor: Extractor, drawer: Drawer, draws: range, needed: dict[str, int]
-) -> Float[Tensor, "d k"]:
+) -> Iterator[Float[Tensor, "b k"]]:
     probes = drawer.probes(extractor)
-    total = len(draws) * probes
-    with tqdm(total=total, desc=drawer.title, unit="probe", delay=2, leave=False) as bar:
+    title = f"gradients of {drawer.title}"
+    with ProgressBar(total=len(draws), desc=title, unit="draw") as bar:
 
         def compute(part: Sequence[int]) -> Tensor:
-            # Back from a batch that memory did not hold.
-            bar.update((part[0] - draws.start) * probes - bar.n)
-            objectives = drawer.objectives(extractor, part)
-            return extractor.query_rows(objectives, bar.update).float().cpu()
+            before, rows = part[0] - draws.start, 0
+
+            def tick(count: int) -> None:
+                nonlocal rows
+                rows += count
+                bar.update(before + rows // probes - bar.done)
+
+            tick(0)  # back from a batch that memory did not hold
+            return extractor.query_rows(drawer.objectives(extractor, part), tick).float().cpu()
 
         def trial() -> None:  # probes come one after the other, at most two of them at a time
             extractor.query_rows(islice(drawer.objectives(extractor, draws[:1]), 2))
 
         kind = _alike(drawer.key(draws))
         batch = BatchSize(None, device=extractor.denoiser.device, needed=needed.get(kind))
-        rows = torch.cat(list(batch.over(draws, compute, trial)))
-        if kind and batch.needed is not None:
-            needed[kind] = batch.needed
-        return rows
+        for rows in batch.over(draws, compute, trial):
+            if kind and batch.needed is not None:
+                needed[kind] = batch.needed
+            yield rows
 
 
 def _alike(key: Mapping[str, Any]) -> str:

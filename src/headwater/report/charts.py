@@ -1,4 +1,4 @@
-"""Where the marks of two drawings stand: a histogram of scores, and curves over a picture's steps.
+"""Where the marks of drawings stand: a histogram, bars of groups, curves over a picture's steps.
 
 Only geometry, in the units of the drawing's view box, y downwards. `templates/charts.html` turns it
 into inline SVG.
@@ -82,6 +82,22 @@ class Histogram:
     frame: Frame = HISTOGRAM_FRAME
     top: int = TOP
     marks: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A score as a bar from zero, and its standard error as a line over it; from 0 to 100 across.
+
+    Attributes:
+        zero: where the bar begins, to the right of a score above it.
+        x, width: of the bar.
+        error: from where to where the line goes; None where there is no error.
+    """
+
+    zero: float
+    x: float
+    width: float
+    error: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -175,6 +191,36 @@ def _score_ticks(low: float, high: float) -> Iterator[tuple[float, str]]:
     for i in range(math.ceil(low / step), math.floor(high / step) + 1):
         label = f"{i * step:+.{decimals}f}" if -4 < power < 4 else f"{i * step:+.2g}"
         yield i * step, with_minus(label) if i else "0"
+
+
+# --- groups ---------------------------------------------------------------------------------------
+
+
+def spans(scores: Sequence[float], errors: Sequence[float | None]) -> list[Span]:
+    """Scores on one scale, which holds zero and every score with its error.
+
+    >>> spans([3.0, -1.0], [1.0, None])[0]
+    Span(zero=20.0, x=20.0, width=60.0, error=(60.0, 100.0))
+    """
+    reach = [
+        (score - (error or 0), score + (error or 0))
+        for score, error in zip(scores, errors, strict=True)
+    ]
+    low, high = min([0.0, *(a for a, _ in reach)]), max([0.0, *(b for _, b in reach)])
+    size = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 100 * (value - low) / size
+
+    return [
+        Span(
+            x(0.0),
+            min(x(0.0), x(score)),
+            abs(x(score) - x(0.0)),
+            None if error is None else (x(ends[0]), x(ends[1])),
+        )
+        for score, error, ends in zip(scores, errors, reach, strict=True)
+    ]
 
 
 # --- curves ---------------------------------------------------------------------------------------

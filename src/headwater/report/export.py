@@ -23,11 +23,12 @@ from headwater.data.near_duplicates import distinct
 from headwater.errors import StoreError
 from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
+from headwater.report.charts import spans
 from headwater.report.figures import draw_figures
 from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.scores import score_columns, write_scores
 from headwater.report.sheets.contact_sheet import Entry, contact_sheet
-from headwater.report.wording import WORDING, said_candidates
+from headwater.report.wording import WORDING, said_candidates, said_left_out
 from headwater.storage.files import remove_abandoned, write_image, write_text
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
@@ -63,6 +64,8 @@ def ends(attribution: Attribution, count: int, picture: Opener | None = None) ->
         picture: opens the picture of a row; by default the index does.
     """
     opened, rows = picture or attribution.index.image, DEEP * count
+    if attribution.left_out is not None:  # beyond those that compete stand those left out
+        rows = min(rows, len(attribution.competing))
     return Ends(
         _grouped(opened, attribution.top(rows), count),
         _grouped(opened, attribution.bottom(rows), count),
@@ -176,6 +179,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
         "measured of the method": evidence(attribution.method),
         **({"top by damping": sweep} if sweep else {}),
         **({"groups": [_group(attribution, g) for g in attribution.groups]} if grouped else {}),
+        **_left_out(attribution),
         **{name: attribution.provenance[name] for name in PER_QUESTION},
     }
 
@@ -190,6 +194,20 @@ def _entry(shown: Shown) -> dict[str, Any]:
 def _group(attribution: Attribution, group: Group) -> dict[str, Any]:
     strongest = [attribution.index.samples[row].id for row in group.strongest]
     return {**asdict(group), "per image": group.per_image, "strongest": strongest}
+
+
+def _left_out(attribution: Attribution) -> dict[str, Any]:
+    """Which images whoever asked left out, and what they score together, if there are any."""
+    group = attribution.left_out
+    if group is None:
+        return {}
+    return {
+        "left out": {
+            "ids": attribution.provenance["left out"],
+            **{name: getattr(group, name) for name in ("score", "error", "share")},
+            "says": said_left_out(measure(attribution.method)),
+        }
+    }
 
 
 def _sure(sure: Certainty) -> dict[str, Any]:
@@ -221,17 +239,19 @@ def answer_of(attribution: Attribution, shown: Ends) -> Answer:
         competing=None if attribution.among is None else attribution.competing.tolist(),
         remarks=remarks(attribution),
         groups=_bars(attribution),
+        left_out=attribution.left_out,
+        left_out_ids=attribution.provenance.get("left out", ()),
         grouped_by=attribution.provenance.get("grouped by", ""),
     )
 
 
 def _bars(attribution: Attribution) -> list[Bar]:
     """The groups as a report shows them, with pictures of their strongest images."""
-    index, groups = attribution.index, attribution.groups
-    most = max((abs(group.score) for group in groups), default=0) or 1
+    index, groups = attribution.index, attribution.groups[:GROUPS_SHOWN]
+    places = spans([group.score for group in groups], [group.error for group in groups])
     return [
-        Bar(group, abs(group.score) / most, [index.image(row) for row in group.strongest])
-        for group in groups[:GROUPS_SHOWN]
+        Bar(group, span, [index.image(row) for row in group.strongest])
+        for group, span in zip(groups, places, strict=True)
     ]
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from headwater.attribution.answer.bootstrap import Certainty
 from headwater.attribution.answer.groups import Group
 from headwater.methods.evidence import evidence
-from headwater.report.charts import Histogram, histogram
+from headwater.report.charts import Histogram, Span, histogram
 from headwater.report.page import Page, render_page
 from headwater.report.sheets.contact_sheet import Entry
-from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read
+from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read, said_left_out
 
 # An answer is firm from this share on, and only a sample of many like it below the second.
 FIRM, LOOSE = 0.9, 0.6
@@ -40,12 +40,12 @@ class Bar:
     """A group of images in a report.
 
     Attributes:
-        length: of its bar, from 0 to 1.
+        span: where its bar and its standard error stand.
         images: of its strongest images; None where one is not there any more.
     """
 
     group: Group
-    length: float
+    span: Span
     images: Sequence[Image.Image | None]
 
 
@@ -65,6 +65,7 @@ class Answer:
         certainty: how much the draws matter; None where there was one.
         measure: what the scores are of, a key of `wording.WORDING`.
         groups: what groups of images scored together, and by what they are groups.
+        left_out: what the images that were left out score together, and which they are.
     """
 
     concept: str
@@ -81,6 +82,8 @@ class Answer:
     remarks: Sequence[str] = ()
     groups: Sequence[Bar] = ()
     grouped_by: str = ""
+    left_out: Group | None = None
+    left_out_ids: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -117,6 +120,11 @@ class Answer:
         if stability >= LOOSE:
             return f"other draws would show most of these {k} again, in another order"
         return f"other draws would show other images; take these {k} as examples of many"
+
+    @property
+    def left_out_means(self) -> str:
+        """What the score of the images left out foretells."""
+        return said_left_out(self.measure)
 
     @property
     def histogram(self) -> Histogram | None:

@@ -234,6 +234,26 @@ def said_candidates(
     )
 
 
+def said_left_out(measure: str) -> str:
+    """What the scores of images that were left out, summed, foretell of a model without them.
+
+    >>> said_left_out("influence").split(":")[0]
+    'To first order that is what the model would lack without them'
+    """
+    if measure == "influence":
+        return (
+            "To first order that is what the model would lack without them: an estimate, which "
+            "only training it again would prove."
+        )
+    if measure == "influence with presence":
+        return (
+            "A score of this method adds a first-order estimate and what is seen, each on a scale "
+            "of its own: the sum says whether the model would gain less without them, not by how "
+            "much, and only training it again would prove it."
+        )
+    return "Scores of this method do not foretell by how much the model would change without them."
+
+
 _NO_INFLUENCE = ("presence", "similarity", "patches", "chance")
 
 

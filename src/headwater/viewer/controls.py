@@ -8,6 +8,7 @@ import gradio as gr
 
 from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.viewer import fragments
+from headwater.viewer.answers.pictures import serves_journeys
 from headwater.viewer.desk import Desk
 from headwater.viewer.editor import picture_editor
 from headwater.viewer.form import (
@@ -27,6 +28,9 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# The place, not what comes and goes in it, is what screen readers follow.
+_TELL_CHANGES = "element.setAttribute('role', 'status');"
+
 Controls = dict[str, Any]
 
 
@@ -38,7 +42,7 @@ def controls_of(desk: Desk) -> Controls:
         with gr.Column(scale=2, min_width=320):
             controls = _asking(names) | _choosing(desk)
         with gr.Column(scale=5, min_width=320):
-            controls |= _going() | _looking(names)
+            controls |= _going() | _looking(desk)
     # told by the browser with a click, so that it is of the image that was seen then
     controls["row"] = gr.Number(visible="hidden", precision=0)
     controls["row_of"] = gr.Textbox(visible="hidden")
@@ -151,15 +155,18 @@ def _choosing(desk: Desk) -> Controls:
 def _going() -> Controls:
     """What goes on."""
     with gr.Row():
-        status = gr.HTML(fragments.status("Ready."), elem_id="status")
+        ready = fragments.status("Ready.")
+        status = gr.HTML(ready, elem_id="status", js_on_load=_TELL_CHANGES)
         more = gr.Button("More draws", size="sm", scale=0, min_width=120)
         cancel = gr.Button("Cancel", size="sm", scale=0, min_width=90)
     return {"more": more, "cancel": cancel, "status": status}
 
 
-def _looking(names: list[str]) -> Controls:
+def _looking(desk: Desk) -> Controls:
     """What is shown."""
     controls: Controls = {}
+    names = list(desk.sessions)
+    served = any(serves_journeys(session.index) for session in desk.sessions.values())
     controls["pictures"] = gr.HTML()
     controls["detail"] = _clickable()  # of whichever tab an image was clicked in
     controls["leave_out"] = gr.Button(
@@ -169,8 +176,11 @@ def _looking(names: list[str]) -> Controls:
         with gr.Tab("Answer"):
             controls["answers"] = _clickable("answers")
         with gr.Tab("Journey"):
-            controls["ask_journey"] = gr.Button("Follow the picture's making")
-            controls["step"] = gr.Slider(1, 2, 1, step=1, label="Step", interactive=False)
+            gr.HTML(fragments.journeys_of(desk.sessions))
+            controls["ask_journey"] = gr.Button("Follow the picture's making", visible=served)
+            controls["step"] = gr.Slider(
+                1, 2, 1, step=1, label="Step", interactive=False, visible=served
+            )
             controls["journey"] = _clickable()
         with gr.Tab("Distribution"):
             controls["distribution"] = gr.HTML(elem_id="distribution")

@@ -17,8 +17,10 @@ from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.features.spec import MOST_DRAWS
 from headwater.index.index import Index
-from headwater.viewer import answers, fragments, uploads
-from headwater.viewer.answers import Found
+from headwater.viewer import fragments, uploads
+from headwater.viewer.answers import stages
+from headwater.viewer.answers.progress import watched
+from headwater.viewer.answers.stages import Found
 from headwater.viewer.form import (
     ASKED_FOR,
     DAMPINGS,
@@ -166,7 +168,12 @@ def _against(prompt: str, concepts: Sequence[str]) -> dict[str, Any]:
 
 def ask(desk: Desk, values: Values) -> Updates:
     """Answers to words of the prompt, or to what it makes as a whole."""
-    yield from asked(desk, form_of(values))
+    yield from asked(desk, _anew(values))
+
+
+def _anew(values: Values) -> Form:
+    """What a person chose, of which images none is left out yet."""
+    return replace(form_of(values), left_out=())
 
 
 def ask_of_picture(desk: Desk, values: Values) -> Updates:
@@ -177,7 +184,7 @@ def ask_of_picture(desk: Desk, values: Values) -> Updates:
     picture = uploads.picture_of(painted.background)
     mask = uploads.mask_of(painted.layers, picture.size)
     form = replace(
-        form_of({**values, "prompt": values["picture_prompt"], "concepts": (), "phrase": ""}),
+        _anew({**values, "prompt": values["picture_prompt"], "concepts": (), "phrase": ""}),
         whole=False,
         picture=uploads.kept(desk.folder, picture),
         mask=None if mask is None else uploads.kept(desk.folder, mask),
@@ -188,21 +195,24 @@ def ask_of_picture(desk: Desk, values: Values) -> Updates:
 def more(desk: Desk, values: Values) -> Updates:
     """The same with twice as many draws, which go on from those that were made."""
     found = found_of(values)
-    draws = min(2 * found.form.draws, MOST_DRAWS)
-    if draws == found.form.draws:
+    # of an answer that was cancelled those are still to come that were asked for
+    draws = min(2 * found.draws, MOST_DRAWS) if found.last else found.form.draws
+    if draws == found.draws:
         raise QueryError(f"{draws} draws are as many as a page makes: ask with another seed")
     yield {"draws": draws, "status": fragments.status(f"Making {draws - found.draws} more draws.")}
-    form = replace(found.form, draws=draws)
-    new = answers.answered(desk.session(values), form, draws)
-    yield from _show(desk, replace(new, left_out=found.left_out))
+    yield from _shown(desk, stages.ask_more(desk.session(values), found, draws))
 
 
 def switched(desk: Desk, values: Values) -> Updates:
     """Nothing of another index is shown any more."""
-    shown = ("answers", "distribution", "detail", "tiles", "taught", "journey", "compared")
-    nothing: dict[str, Any] = dict.fromkeys((*shown, "pictures"), "")
-    yield nothing | {"found": None, "row": None, "row_of": "", "steps": None}
+    shown = ("answers", "distribution", "detail", "tiles", "pictures")
+    nothing: dict[str, Any] = dict.fromkeys(shown, "")
+    yield nothing | {"found": None, "row": None, "row_of": ""} | STALE
     yield {"left_out": {"choices": [], "value": []}, "leave_out": {"visible": False}}
+
+
+# What was asked beside an answer, once that is of another index or other images are left out.
+STALE: dict[str, Any] = {**dict.fromkeys(("taught", "journey", "compared"), ""), "steps": None}
 
 
 def asked(desk: Desk, form: Form) -> Updates:
@@ -216,11 +226,10 @@ def asked(desk: Desk, form: Form) -> Updates:
         "row_of": "",
         "leave_out": {"visible": False},
         "link": desk.link(form),
-        "left_out": {"choices": [], "value": []},
+        "left_out": {"choices": list(form.left_out), "value": list(form.left_out)},
         "pictures": "",
     }
-    for found in answers.ask(session, form):
-        yield from _show(desk, found, start)
+    yield from _shown(desk, stages.ask(session, form), start)
     yield {"to_draw": time.monotonic_ns()}  # another at each answer
 
 
@@ -231,79 +240,37 @@ def again(desk: Desk, values: Values) -> Updates:
     found, now = found_of(values), form_of(values)
     names = ("damping", "where", "group_by", "shown")
     form = replace(found.form, **{name: getattr(now, name) for name in names})
-    new = answers.answered(desk.session(values), form, found.draws)
-    yield {"link": desk.link(form)}
-    yield from _show(desk, replace(new, left_out=found.left_out))
+    stage = replace(form, draws=found.draws)
+    session = desk.session(values)
+    yield from show(desk, (yield from watched(lambda: stages.answered(session, form, stage))))
 
 
-def _show(desk: Desk, found: Found, start: float | None = None) -> Updates:
+def _shown(desk: Desk, asking: Iterator[Found], start: float | None = None) -> Updates:
+    """Answers as they come, and how far the next is."""
+    while (found := (yield from watched(lambda: next(asking, None)))) is not None:
+        yield from show(desk, found, start)
+
+
+def show(desk: Desk, found: Found, start: float | None = None) -> Updates:
     """Answers in all places that show them."""
     first = found.answers[0]
-    name = desk.name_of(first.index)
-    session = desk.sessions[name]
-    rankings = answers.rankings(session, found)
-    shown, estimates = fragments.shown(rankings), answers.estimates(session, found)
+    shown, left_out = fragments.shown(found.rankings), list(found.form.left_out)
     draws = first.provenance["query"].get("draws", 1)
     seconds = "" if start is None else f", {time.monotonic() - start:.1f} s"
     going_on = f"; {found.coming}" if found.coming else ""
-    ids = [each.ranked.id for _, ends in rankings for each in (*ends.top, *ends.bottom)]
+    ids = [each.ranked.id for ends in found.ends for each in (*ends.top, *ends.bottom)]
     yield {
-        "index": name,  # another may have been chosen while this one was asked
+        # another may have been chosen while this one was asked
+        "index": desk.name_of(first.index),
         "found": found,
-        "answers": fragments.answers(found, shown, estimates),
+        "answers": fragments.answers(found, shown),
         "distribution": fragments.distribution(shown),
-        "left_out": {
-            "choices": list(dict.fromkeys([*found.left_out, *ids])),
-            "value": list(found.left_out),
-        },
+        "left_out": {"choices": list(dict.fromkeys([*left_out, *ids])), "value": left_out},
+        "link": desk.link(found.form),
         "status": fragments.status(
             f"{first.method}, {draws} draw{'' if draws == 1 else 's'}{seconds}{going_on}."
         ),
     }
-
-
-# --- one image ------------------------------------------------------------------------------------
-
-
-def look(desk: Desk, values: Values, row: Any) -> Updates:
-    """All that is known of the image that was clicked."""
-    session, found = desk.session(values), values["found"]
-    if isinstance(row, bool) or not isinstance(row, int):
-        raise QueryError("that is no image: click one that is shown")
-    shown = answers.detail(session, found, row)
-    concepts = found.form.concepts if found else ()
-    said = fragments.detail(session, shown, concepts)
-    told = {"row": row, "row_of": desk.name_of(session.index), "detail": said}
-    yield told | {"leave_out": {"visible": found is not None}}
-
-
-def leave_out(desk: Desk, values: Values) -> Updates:
-    """The ranking without the image that is looked at, and what that would change."""
-    found, (session, row) = found_of(values), looked_at(desk, values)
-    if session is not desk.session(values):
-        raise QueryError("that image is of another index than the answer: click one of the answer")
-    left = dict.fromkeys([*found.left_out, session.index.samples[row].id])
-    yield from _show(desk, replace(found, left_out=tuple(left)))
-
-
-def left_out(desk: Desk, values: Values) -> Updates:
-    """The ranking without the images that stand in the list."""
-    if values["found"] is not None:
-        left = tuple(values["left_out"] or ())
-        yield from _show(desk, replace(found_of(values), left_out=left))
-
-
-def looked_at(desk: Desk, values: Values) -> tuple[Session, int]:
-    """The session and row of the image whose details the browser showed at the click.
-
-    Raises:
-        QueryError: there is none.
-    """
-    session, row = desk.chosen(values["row_of"]), values["row"]
-    if row is None:
-        raise QueryError("no image is looked at: click one first")
-    answers.require_row(session, row)
-    return session, row
 
 
 def found_of(values: Values) -> Found:

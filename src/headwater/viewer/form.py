@@ -16,7 +16,9 @@ from headwater.errors import QueryError
 from headwater.features.spec import DRAWS, MOST_DRAWS
 from headwater.index.index import Index
 from headwater.methods.choice import choose, usual_ask
+from headwater.methods.row import Method
 from headwater.queries.concept import Concept
+from headwater.queries.draws import KEPT_BY
 from headwater.queries.image import Image
 from headwater.queries.outputs.output import asked_as, question_of
 from headwater.queries.query import Question
@@ -25,7 +27,7 @@ from headwater.queries.words.prompts import without
 
 MOST_LETTERS, MOST_LINES = 2000, 8
 MOST_CONCEPTS = 8
-MOST_SHOWN = 40
+MOST_SHOWN, MOST_LEFT_OUT = 40, 100
 SLIDER = "slider"
 # What can be asked of words, as a person reads it.
 ASKED_FOR = {
@@ -38,6 +40,7 @@ DAMPINGS = (0.001, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # to choose from
 # Of the first answer, which is there soon. Of fewer an image that a draw is asked on would have one
 # score by the others, and no error.
 FIRST_DRAWS = 4
+MOST_STAGES = 4  # answers that are shown on the way to more draws
 _GREATEST_SEED = 2**31 - 1
 
 
@@ -58,6 +61,7 @@ class Form:
         where: conditions of `headwater.attribution.attributor.Options`, one a line.
         group_by: a field of rows.
         shown: images at either end of the ranking.
+        left_out: ids of images that a person took out of the ranking.
         index: its name on the page; "" for the first.
     """
 
@@ -76,6 +80,7 @@ class Form:
     where: tuple[str, ...] = ()
     group_by: str = ""
     shown: int = 10
+    left_out: tuple[str, ...] = ()
     index: str = ""
 
 
@@ -137,6 +142,7 @@ def options_of(form: Form) -> dict[str, Any]:
         "damping": form.damping,
         "where": form.where,
         "group_by": form.group_by or None,
+        "left_out": form.left_out,
     }
 
 
@@ -151,16 +157,39 @@ def stages(index: Index, form: Form, kinds: Iterable[str]) -> list[Form]:
     Raises:
         MethodError: one of them cannot be asked.
     """
-    known = form.method or None, index.recipe.method, index.methods()
-    methods = {choose(*known, kind) for kind in kinds}
-    goes_on = any(method.scorer in TOGETHER for method in methods)
-    if not goes_on or form.draws <= FIRST_DRAWS:
+    methods = _methods(index, form, kinds)
+    if not _go_on(methods) or form.draws <= FIRST_DRAWS:
         return [form]
     soon, first = replace(form, draws=FIRST_DRAWS), next(iter(methods))
     if len(methods) == 1 and first.sooner:
         # at the damping of what is to come, whose draws these are
         soon = replace(soon, method=first.sooner, damping=form.damping or first.damping)
     return [soon, form]
+
+
+def stages_of_more(index: Index, form: Form, made: int, kinds: Iterable[str]) -> list[Form]:
+    """What is asked on the way from so many draws to a form's, and the form.
+
+    Where draws go on from those that were made, so that errors shrink while one looks.
+
+    Raises:
+        MethodError: one of the questions cannot be asked.
+    """
+    if not _go_on(_methods(index, form, kinds)):
+        return [form]
+    step = KEPT_BY * max(1, (form.draws - made) // (KEPT_BY * MOST_STAGES))
+    draws = range(made - made % step + step, form.draws, step)
+    return [*(replace(form, draws=each) for each in draws), form]
+
+
+def _methods(index: Index, form: Form, kinds: Iterable[str]) -> set[Method]:
+    known = form.method or None, index.recipe.method, index.methods()
+    return {choose(*known, kind) for kind in kinds}
+
+
+def _go_on(methods: Iterable[Method]) -> bool:
+    """Whether one of them goes on from the draws that were made."""
+    return any(method.scorer in TOGETHER for method in methods)
 
 
 def words_of(prompt: str) -> list[str]:
@@ -188,7 +217,8 @@ def lines_of(text: str) -> tuple[str, ...]:
 
 
 def _require_bounds(form: Form) -> None:
-    texts = (form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by)
+    texts = [form.index, form.prompt, *form.concepts, *form.against, *form.where, form.group_by]
+    texts += form.left_out
     if any(len(text) > MOST_LETTERS for text in texts):
         raise QueryError(f"a text has more than {MOST_LETTERS:,} letters: shorten it")
     if form.ask not in ASKED_FOR:
@@ -197,6 +227,10 @@ def _require_bounds(form: Form) -> None:
         )
     if len(form.concepts) > MOST_CONCEPTS:
         raise QueryError(f"{len(form.concepts)} concepts are more than {MOST_CONCEPTS}: take fewer")
+    if len(form.left_out) > MOST_LEFT_OUT:
+        raise QueryError(
+            f"{len(form.left_out)} images are more than {MOST_LEFT_OUT} to leave out: put some back"
+        )
     if len(form.where) > MOST_LINES:
         raise QueryError(f"{len(form.where)} conditions are more than {MOST_LINES}: take fewer")
     if form.group_by.endswith(".csv") or "/" in form.group_by or "\\" in form.group_by:
@@ -250,6 +284,7 @@ def form_of(values: Mapping[str, Any]) -> Form:
         damping=values["damping"] or None,
         where=lines_of(values["where"] or ""),
         group_by=(values["group_by"] or "").strip(),
+        left_out=tuple(values["left_out"] or ()),
         **whole_numbers,
     )
     _require_bounds(form)

@@ -10,17 +10,19 @@ from typing import Any
 
 import PIL.Image
 
-from headwater.attribution.answer.groups import Group
 from headwater.attribution.answer.result import Attribution
 from headwater.attribution.session import Session
 from headwater.data.training_set import Sample
+from headwater.index.samples import rows_by_id
 from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
 from headwater.report.export import Ends, answer_of
 from headwater.report.html import Answer, mark
 from headwater.report.rendering import render
-from headwater.report.wording import WORDING, does_not_say
-from headwater.viewer.answers import Detail, Found, Place, Step, picture, ranks_there
+from headwater.report.wording import does_not_say
+from headwater.viewer.answers.one_image import Detail, Place, ranks_there
+from headwater.viewer.answers.pictures import Step, serves_journeys
+from headwater.viewer.answers.stages import Found, picture
 
 Ranking = tuple[Attribution, Ends]
 
@@ -54,19 +56,13 @@ def shown(rankings: Sequence[Ranking]) -> list[tuple[Answer, Ends]]:
     return [(answer_of(attribution, ends), ends) for attribution, ends in rankings]
 
 
-def answers(
-    found: Found,
-    shown: Sequence[tuple[Answer, Ends]],
-    estimates: Sequence[tuple[str, Group]] = (),
-) -> str:
+def answers(found: Found, shown: Sequence[tuple[Answer, Ends]]) -> str:
     """Both ends of each ranking, side by side, and how firm they are."""
     first = found.answers[0]
     limits = does_not_say(measure(first.method), evidence(first.method), len(first.index))
     return render(
         "view/answers.html",
         answers=shown,
-        titles=[answer.query.title for answer in found.answers],
-        estimates=estimates,
         draws=found.draws,
         last=found.last,
         limits=limits,
@@ -86,14 +82,19 @@ def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]], waiting: Sequence[str
 
 
 def detail(session: Session, shown: Detail, concepts: Sequence[str]) -> str:
-    """One training image: full size, where it stands, and images that teach alike."""
+    """One training image: full size, its places, near-copies, and images that teach alike."""
     index = session.index
     near = [
         (row, index.samples[row], picture(session, row), f"alike {cosine:.2f}")
         for row, cosine in shown.neighbours
     ]
+    rows = rows_by_id(index.samples, set(shown.near_copies))
+    copies = [
+        (rows[id], index.samples[rows[id]], picture(session, rows[id]), id)
+        for id in shown.near_copies
+    ]
     caption = list(mark(shown.sample.caption_line, concepts))
-    return render("view/detail.html", detail=shown, caption=caption, neighbours=near)
+    return render("view/detail.html", detail=shown, caption=caption, neighbours=near, copies=copies)
 
 
 def tiles(session: Session, rows: Iterable[int], empty: str) -> str:
@@ -108,11 +109,19 @@ def taught(sample: Sample, places: Sequence[Place]) -> str:
     return render("view/taught.html", sample=sample, places=places)
 
 
+def journeys_of(sessions: Mapping[str, Session]) -> str:
+    """Which indexes a journey can be asked of, and how to get one; nothing where it can of all."""
+    served = [name for name, each in sessions.items() if serves_journeys(each.index)]
+    if len(served) == len(sessions):
+        return ""
+    return render("view/journeys.html", served=served)
+
+
 def step(steps: Sequence[Step], number: int) -> str:
     """One step of a journey, counted from 1."""
     shown = steps[number - 1]
-    words = WORDING[measure(shown.answer.method)]
-    return render("view/journey.html", step=shown, number=number, count=len(steps), words=words)
+    answer = answer_of(shown.answer, shown.ends)
+    return render("view/journey.html", step=shown, answer=answer, number=number, count=len(steps))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import gradio as gr
@@ -96,8 +97,9 @@ def _wire(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
         def run(data: dict[Any, Any], event: gr.EventData) -> Any:
             values = {name: data[each] for name, each in read.items()}
             more = (_row_of(event),) if clicked else ()
-            for update in _safely(handler(desk, values, *more)):
-                yield _in_order(update, names)
+            with closing(_safely(handler(desk, values, *more))) as updates:  # which ends its work
+                for update in updates:
+                    yield _in_order(update, names)
 
         return {
             "fn": run,
@@ -152,7 +154,7 @@ def _ask_on(
         "ask_journey": beside.journey,
         "ask_other": beside.compare,
         "ask_files": beside.keep,
-        "leave_out": doing.leave_out,
+        "leave_out": beside.leave_out,
     }
     events = [controls[name].click(**called(handler), **slow) for name, handler in asking.items()]
     for event in events:
@@ -178,11 +180,11 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         told = event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
         told.then(**called(beside.refreshed), **_AT_ONCE)
     for name in ("answers", "detail", "tiles", "journey"):
-        event = controls[name].click(**called(doing.look, clicked=True), **_AT_ONCE)
+        event = controls[name].click(**called(beside.look, clicked=True), **_AT_ONCE)
         event.then(None, js=_SHOW_DETAIL)
     controls["index"].input(**called(doing.switched), **_AT_ONCE)
     told = controls["left_out"].input(
-        **called(doing.left_out), **_IN_TURN, trigger_mode="always_last"
+        **called(beside.left_out), **_IN_TURN, trigger_mode="always_last"
     )
     told.then(**called(beside.refreshed), **_AT_ONCE)
     controls["search"].submit(**called(beside.search), **_AT_ONCE)
@@ -197,8 +199,9 @@ def _open_on(desk: Desk, page: gr.Blocks, controls: Controls) -> None:
     def start(request: gr.Request) -> Any:
         link = list(request.query_params.multi_items()) if request else []
         values = {"index": first, "found": None}
-        for update in _safely(doing.opened(desk, values, link)):
-            yield _in_order(update, names)
+        with closing(_safely(doing.opened(desk, values, link))) as updates:
+            for update in updates:
+                yield _in_order(update, names)
 
     page.load(
         start,
@@ -225,7 +228,7 @@ def _in_order(update: dict[str, Any], names: list[str]) -> list[Any]:
     ]  # fmt: skip
 
 
-def _safely(updates: Updates) -> Updates:
+def _safely(updates: Updates) -> Generator[dict[str, Any], None, None]:
     """Updates up to an error that a person can mend, which is said; at least one, of nothing."""
     try:
         yield from updates

@@ -51,6 +51,8 @@ class Attribution:
         unsure: why there is no certainty, in words; "" where there is.
         remarks: what a reader must know of the question, sentence by sentence.
         groups: what groups of images scored together, where they were asked for.
+        left_out: what the images that were left out of the competition scored together; None where
+            none was.
         feature: the question's own, the mean over its draws, to be compared with rows of the index;
             None where it has none, or several: one for each of several models, or others for
             training images on whose pictures it was asked.
@@ -69,6 +71,7 @@ class Attribution:
     remarks: tuple[str, ...] = ()
     feature: Float[np.ndarray, " k"] | None = None
     groups: tuple[Group, ...] = ()
+    left_out: Group | None = None
 
     @property
     def competing(self) -> Int[np.ndarray, " m"]:

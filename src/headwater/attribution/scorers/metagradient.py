@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.exact import ONCE, mean_row
@@ -34,6 +32,7 @@ from headwater.queries.query import Description, Drawer, Question
 from headwater.recording.metagradient import GROWTH, metagradient
 from headwater.recording.recording import Recording, read_recording
 from headwater.recording.replay import Replay
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 
 # By how much a model's numbers may differ from those that its training ended at; files of adapters
@@ -112,8 +111,8 @@ def derivative(
             f"{drawer.title!r} gave an all-zero or NaN gradient: what was trained may have no say "
             "in it, ask another question"
         )
-    how: Any = dict(desc="training, backwards", unit="step", delay=2, leave=False)
-    with frozen(denoiser.network), tqdm(total=recording.steps, **how) as bar:
+    bar = ProgressBar(total=recording.steps, desc="training, backwards", unit="step")
+    with frozen(denoiser.network), bar:
         found = metagradient(replay, end[None], bar.update)
     said = {
         "ids": list(found.by_image),

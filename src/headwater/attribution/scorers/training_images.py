@@ -9,12 +9,12 @@ import PIL.Image
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.data.prefetch import reading
 from headwater.features.batch import Batch, in_order, training_batches
 from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.progress import ProgressBar
 
 Result = TypeVar("Result")
 
@@ -61,7 +61,7 @@ def in_batches(
     title: str,
 ) -> Iterator[Result]:
     """Results of `compute` batch by batch, with a bar."""
-    with tqdm(total=len(rows), desc=title, unit="image", delay=2, leave=False) as bar:
+    with ProgressBar(total=len(rows), desc=title, unit="image") as bar:
         for count, result in batch.over(rows, lambda part: (len(part), compute(part))):
             bar.update(count)
             yield result

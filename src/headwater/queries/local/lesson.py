@@ -10,7 +10,6 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import Picture
@@ -24,6 +23,7 @@ from headwater.models.textual_inversion import (
 )
 from headwater.queries.pictures.files import latent_mask
 from headwater.queries.words.prompts import word_pattern
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 
 
@@ -78,7 +78,7 @@ class Lesson:
     def _learn(self, denoiser: Denoiser, name: str) -> Float[Tensor, " e"]:
         x0 = self.picture.x0.to(denoiser.device, denoiser.latent_dtype)
         prompt = with_token(self.prompt, self.words, name)
-        with tqdm(total=self.steps, desc=f"learning {name}", delay=2, leave=False) as bar:
+        with ProgressBar(total=self.steps, desc=f"learning {name}") as bar:
             return learn_token(
                 denoiser,
                 x0,

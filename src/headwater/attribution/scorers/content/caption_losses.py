@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.sequential import Course, explained_best
@@ -28,11 +27,14 @@ from headwater.features.spec import ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import captions_kept, frozen
 from headwater.runtime.batch_size import BatchSize
+from headwater.runtime.progress import ProgressBar
 from headwater.storage import cache
 
 BLOCK = 128  # images of a file
 
 Result = TypeVar("Result")
+# How many images there are, and what is computed of some -> that of all, some at a time.
+Batches = Callable[[int, Callable[[Sequence[int]], Any]], Iterator[Any]]
 
 _NOISED = Side("noising", "dsm")
 
@@ -51,11 +53,11 @@ def caption_losses(
         MismatchError: the images are not those of the index.
     """
 
-    def block(own: slice, reader: Reader, batch: BatchSize) -> Float[Tensor, "t b v"]:
+    def block(own: slice, reader: Reader, batches: Batches) -> Float[Tensor, "t b v"]:
         columns = [*zip(*texts[own], strict=True)]
-        return _block(resources, reader, batch, rows[own], columns, spec)
+        return _block(resources, reader, batches, rows[own], columns, spec)
 
-    return torch.cat(_by_blocks(resources, rows, block), 1)
+    return torch.cat(_by_blocks(resources, rows, block, "images under other captions"), 1)
 
 
 def best_caption(
@@ -81,7 +83,7 @@ def best_caption(
     """
     best, wanted = [torch.zeros(0, dtype=torch.bool)], 0
 
-    def block(own: slice, reader: Reader, batch: BatchSize) -> cache.Entry:
+    def block(own: slice, reader: Reader, batches: Batches) -> cache.Entry:
         some, captions = rows[own], texts[own]
         facts = {
             **_facts(resources, some, captions, spec),
@@ -93,13 +95,14 @@ def best_caption(
             return _best(resources, reader, *few, course, spec)
 
         def whole() -> cache.Computed:
-            parts = [*batch.over(range(len(some)), compute)]
+            parts = [*batches(len(some), compute)]
             taken = sum(count for _, count in parts)
             return {"best": torch.cat([each for each, _ in parts])}, {"losses": taken}
 
         return cache.remember(resources.queries, facts, whole)
 
-    for entry in _by_blocks(resources, rows, block):
+    title = "images whose captions say nothing of the kind"
+    for entry in _by_blocks(resources, rows, block, title):
         best.append(entry.tensors["best"])
         wanted += entry.note["losses"]
     return torch.cat(best), wanted
@@ -108,7 +111,8 @@ def best_caption(
 def _by_blocks(
     resources: Resources,
     rows: Sequence[int],
-    compute: Callable[[slice, Reader, BatchSize], Result],
+    compute: Callable[[slice, Reader, Batches], Result],
+    title: str,
 ) -> list[Result]:
     """What is computed of each block of these rows, whose pictures are opened ahead."""
     index, found = resources.index, []
@@ -117,21 +121,25 @@ def _by_blocks(
     positions = sorted(index.positions[row] for row in rows)
     with (
         reading(index.pictures, positions) as reader,
-        tqdm(
-            total=len(rows), desc="losses under captions", unit="image", delay=2, leave=False
-        ) as bar,
+        ProgressBar(total=len(rows), desc=title, unit="image") as bar,
     ):
+
+        def batches(count: int, of: Callable[[Sequence[int]], Result]) -> Iterator[Result]:
+            for size, result in batch.over(range(count), lambda part: (len(part), of(part))):
+                bar.update(size)
+                yield result
+
         for start in range(0, len(rows), BLOCK):
             own = slice(start, start + BLOCK)
-            found.append(compute(own, reader, batch))
-            bar.update(len(rows[own]))
+            found.append(compute(own, reader, batches))
+            bar.update(min(own.stop, len(rows)) - bar.done)  # of what was kept no batch is made
     return found
 
 
 def _block(
     resources: Resources,
     reader: Reader,
-    batch: BatchSize,
+    batches: Batches,
     rows: Sequence[int],
     columns: Sequence[Sequence[str]],
     spec: ProbeSpec,
@@ -149,7 +157,7 @@ def _block(
             own, captions = [rows[i] for i in part], [texts[i] for i in part]
             return _losses(resources, reader, own, captions, spec).cpu()
 
-        computed = torch.cat([*batch.over(range(len(rows)), compute)], 1)
+        computed = torch.cat([*batches(len(rows), compute)], 1)
         fresh = dict(zip(missing, computed.unbind(2), strict=True))
 
     def column_losses(column: Sequence[str], own: Mapping[str, Any]) -> Tensor:

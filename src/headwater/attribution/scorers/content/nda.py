@@ -19,7 +19,6 @@ import PIL.Image
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm import tqdm
 
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.patches import Noisy, Owned, Patches, owned
@@ -33,6 +32,7 @@ from headwater.models.sampling import seeded_noise
 from headwater.queries.image import Image
 from headwater.queries.pictures.files import read_mask
 from headwater.queries.query import Description, Question
+from headwater.runtime.progress import ProgressBar
 
 ONCE = "one noise is drawn, by the seed"
 # Pixels of the longer side at which pictures are compared: the paper's CIFAR. All pairs of patches
@@ -126,7 +126,7 @@ def shares(resources: Resources, shown: Shown, options: Options) -> list[Owned]:
 
     def images() -> Iterator[tuple[int, Tensor]]:
         with reading(index.pictures) as reader:
-            places = tqdm(index.positions, desc="patches", unit="image", delay=2, leave=False)
+            places = ProgressBar(index.positions, desc="patches", unit="image")
             for row, place in enumerate(places):
                 small = _seen(resources, reader.image(place), options.side)
                 yield row, _pixels(small).to(device)

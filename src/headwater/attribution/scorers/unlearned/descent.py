@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from headwater.errors import NonFiniteError
 from headwater.features.batch import Batch
@@ -21,6 +20,7 @@ from headwater.gradients.layers import parameters_of
 from headwater.models.denoiser import Denoiser
 from headwater.models.patches import frozen
 from headwater.models.sampling import seeded_noise
+from headwater.runtime.progress import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def descend(
     """
     optimizer = torch.optim.Adam(weights, lr=plan.learning_rate)
     with _only_these_learn(denoiser.network, weights):
-        for step in tqdm(range(plan.steps), desc=plan.title, unit="step", delay=2, leave=False):
+        for step in ProgressBar(range(plan.steps), desc=plan.title, unit="step"):
             optimizer.zero_grad()
             for loss in parts(step):
                 if not loss.isfinite():
