@@ -100,14 +100,13 @@ def _measure(
 def rows_at_a_time(k: int, handed: Sequence[Tensor]) -> int:
     """How many rows of k features a measure takes at once on a CPU.
 
-    They stay in its cache from when they are read until they are multiplied; and they are several
-    for each row that they are multiplied by, which is read again for the next.
+    They stay in its cache until they are multiplied; and are several for each row that they are
+    multiplied by, since that is read again for the next.
 
     >>> [rows_at_a_time(4_096, [torch.empty(draws, 4_096)]) for draws in (1, 64)]
     [128, 256]
     """
-    others = max((len(each) for each in handed), default=0)
-    return max(IN_CACHE // (4 * k), 4 * others, 1)
+    return max(IN_CACHE // (4 * k), *(4 * len(each) for each in handed), 1)
 
 
 def weighted_sum(
