@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.tiny_clip import tiny_clip
@@ -81,7 +82,7 @@ def check_result(result: dict, but: tuple[str, ...] = ()) -> None:
 def sessions(tmp_path_factory, tiny_model, tiny_images) -> dict[str, Session]:
     folder, denoiser = tmp_path_factory.mktemp("format"), Denoiser.load(tiny_model)
     data = load_dataset(tiny_images).first(12)
-    recipe = dict(self_check=False, timesteps=2, dim=32, parameters="attn2-kv")
+    recipe: dict[str, Any] = dict(self_check=False, timesteps=2, dim=32, parameters="attn2-kv")
     made = {}
     for method in ("trak", "concept-trak-unguided"):
         index = build_index(denoiser, data, folder / method, method=method, **recipe)
