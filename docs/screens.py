@@ -66,7 +66,7 @@ def figure(page: Page, demo: Path) -> None:
         (file,) = demo.rglob(f"{word}*/scores.parquet")
         scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
         shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
-        said = f"without these, <b>{word}</b> would tell it less"
+        said = f"without these images, the model would gain less from the word <b>{word}</b>"
         parts.append(f"<section><p>{said}</p>{''.join(shown)}</section>")
     page.set_content(FIGURE % "".join(parts))
     page.locator("main").screenshot(path=OUT / "concepts.png")

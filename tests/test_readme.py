@@ -131,3 +131,66 @@ def test_commands_are_there(document):
         assert words[1] in commands, line
         if words[1] == "evaluate" and len(words) > 2:
             assert words[2].strip("|") in commands["evaluate"].commands, line
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """Words of each headwater command in blocks and spans, over continued lines, without comments.
+
+    Of tables and prose, the words as they stand: `headwater image ... --journey`.
+    """
+    joined = re.sub(r"\\\n\s*", " ", text)
+    found = []
+    for line in code_of(joined):
+        code = re.split(r"(?:^|\s)#\s", line)[0].replace("$(", " ").replace(")", " ")
+        for part in re.split(r"\|\||&&|[;|]\s", code):
+            words = re.sub(r"\"[^\"]*\"|'[^']*'", "TEXT", part).split()
+            if "headwater" in words:
+                found.append(words[words.index("headwater") + 1 :])
+    return found
+
+
+def taken(command) -> set[str]:
+    return {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_are_there(document):
+    """Each is one of the command that it is shown with."""
+    for words in commands_of((ROOT / document).read_text()):
+        command, options = main.commands(), {"--help"}
+        while getattr(command, "commands", {}).get(next(iter(words), "")):
+            options |= taken(command)
+            command, words = command.commands[words[0]], words[1:]
+        options |= taken(command)
+        for word in words:
+            option = word.strip("`,.:()[]").partition("=")[0]
+            assert not re.match(r"--?[a-z]", option) or option in options, (command.name, words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_options_named_alone_are_there(document):
+    """Each is one of some command's, or of a script's of ours, or diffusers' own."""
+
+    def every(command) -> set[str]:
+        return taken(command).union(*map(every, getattr(command, "commands", {}).values()))
+
+    options = every(main.commands()) | {"--guidance_scale"}
+    for script in (*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("experiments/*.py")):
+        options |= set(re.findall(r'"(--[a-z][\w-]*)"', script.read_text()))
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
+    for span in re.findall(r"`(--[a-z][^`]*)`", text):
+        assert span.split()[0].partition("=")[0] in options, span
+
+
+def test_an_option_that_is_not_there_is_found():
+    (block,) = commands_of(
+        '```bash\nheadwater concept my-index "a --b" \\\n  --nowhere 3  # --c\n```'
+    )
+    assert block == ["concept", "my-index", "TEXT", "--nowhere", "3"]
+    assert "--nowhere" not in taken(main.commands().commands["concept"])
+    assert commands_of("`headwater demo --view` and `pip x && headwater info y --json`") == [
+        ["demo", "--view"], ["info", "y", "--json"],
+    ]  # fmt: skip

@@ -58,6 +58,9 @@ class Options:
         group_by: how images are grouped for `Attribution.groups` (`answer.groups.grouping_of`).
         fresh: compute the query's gradient again. It is kept by content otherwise.
         note: is told what the user may want to know: draws spent, options without effect.
+
+    >>> Options(damping=(0.01, 0.1), where=["caption contains star"]).where
+    ['caption contains star']
     """
 
     method: str | None = None

@@ -34,6 +34,10 @@ def from_images(
 
     Raises:
         DatasetError: not as many of each, something else among them, or ids that are not unique.
+
+    >>> black = np.zeros((8, 8, 3), np.uint8)
+    >>> from_images([black], ["a black square"], ids=["black"]).samples[0].id
+    'black'
     """
     for name, values in (("images", images), ("captions", captions)):
         if not hasattr(values, "__len__") or isinstance(values, (str, bytes)):

@@ -61,6 +61,10 @@ def load_dataset(
 
     Raises:
         DatasetError: there is no such source, split or column, or no image, or no unique ids.
+
+    >>> images = load_dataset("scenes:validation")
+    >>> len(images), images.samples[0].caption, images.image(0).size
+    (500, 'a moon in outlined style on a wavy background', (64, 64))
     """
     _require_name(source)
     return _open(Request(source, split, image_column, caption_column, trigger=trigger))

@@ -31,6 +31,9 @@ class Sample:
         captions: all of them, where there are several; else empty.
         repeats: how often training saw it for each time that it saw one of 1; scores are of one
             look at an image, and do not depend on it.
+
+    >>> Sample("star.png", "a red star", "/photos/star.png").caption
+    'a red star'
     """
 
     id: str
@@ -97,6 +100,11 @@ class TrainingSet:
             missing), for which none is read. Pictures in memory: a sha256 of their pixels as the
             model sees them, or of their bytes as they are stored. Rows of parquet: a digest of
             their row group (see `tables.parquet.group_digest`). Scenes: the bytes of their pixels.
+
+    Example:
+        images = load_dataset("scenes")
+        few = images.first(100)
+        picture, caption = few.image(0), few.samples[0].caption
     """
 
     source: str

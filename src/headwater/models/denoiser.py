@@ -54,6 +54,10 @@ class Denoiser:
         buckets: (height, width) of each in pixels; empty where all pictures are of one size.
         adapters: layers of adapters in what encodes prompts, by the encoder's name and theirs.
         words_have_graph: whether conditions are encoded once more where a graph is asked for.
+
+    Example:
+        denoiser = Denoiser.load("scenes")  # or a folder, a single file, a hub name
+        denoiser = Denoiser.load("my-model", "cuda", "bfloat16", lora="my-lora")
     """
 
     def __init__(

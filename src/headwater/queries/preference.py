@@ -85,6 +85,10 @@ def load_pairs(path: str | Path) -> Pairs:
     Raises:
         QueryError: there are none, or names that do not match.
         DatasetError: a folder or a file cannot be read, or holds no images.
+
+    Example:
+        pairs = load_pairs("PAIRS")  # PAIRS/winners/1.png is better than PAIRS/losers/1.png
+        answer = session.attribute(Preference(pairs))
     """
     path = Path(path).expanduser()
     if path.is_file():

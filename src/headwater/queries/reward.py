@@ -40,6 +40,10 @@ class Scorer:
             another function, or other weights inside it, must have another key.
         function: images [b, 3, h, w] from 0 to 1, with their graph -> a number for each (of more
             numbers the sum counts); higher is better.
+
+    >>> redness = Scorer("redness", "mean of red, 1", lambda images: images[:, 0].mean((1, 2)))
+    >>> Reward("a star", redness).title
+    'redness'
     """
 
     title: str

@@ -111,6 +111,9 @@ def audit(
     Raises:
         QueryError: captions set no two words in the same place, or a kind has a single value.
         MethodError: the model reads no prompts.
+
+    Example:
+        found = audit(Session.open("my-index"), kinds=[["dog", "cat"]])
     """
     given = kinds is not None
     chosen = [tuple(kind) for kind in kinds] if kinds is not None else session.kinds

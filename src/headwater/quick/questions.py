@@ -71,6 +71,10 @@ def why(
     Raises:
         QueryError: see `questions`.
         QueryError, MethodError: the picture cannot be asked about.
+
+    Example:
+        session = session_of("scenes", "scenes")
+        whole, star = why(session, "a red star in hatched style", concepts=["star"])
     """
     return answers_of(session, questions(asked, **options), note)
 

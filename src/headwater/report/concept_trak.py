@@ -62,6 +62,10 @@ def write_concept_trak(
 
     Raises:
         StoreError: `out` cannot be written.
+
+    Example:
+        answers = session.attribute([Concept("a red star", "star")], damping=(0.1, 1.0))
+        write_concept_trak(session, answers, "as-published", top=50)
     """
     out, first = Path(out), attributions[0]
     picture = resources.picture_of(first.query, guidance)

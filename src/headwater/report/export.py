@@ -107,6 +107,11 @@ def write_answers(
 
     Raises:
         StoreError: `out` cannot be written.
+
+    Example:
+        prompt = "a red star in hatched style"
+        questions = [Contribution(prompt, "star"), Contribution(prompt, "hatched")]
+        write_answers(session, session.attribute(questions), "answer")
     """
     out, first = Path(out), attributions[0]
     picture = resources.picture_of(first.query, guidance)

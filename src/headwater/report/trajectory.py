@@ -106,6 +106,10 @@ def write_journey(
     Raises:
         StoreError: `out` cannot be written.
         QueryError: the judge fails, or returns something else.
+
+    Example:
+        question = Image("a red star", seed=3)  # of an index by method="trak"
+        write_journey(session, question, session.attribute_steps(question), "journey")
     """
     out, picture = Path(out), resources.picture(query)
     compared = _compare(attributions, top)

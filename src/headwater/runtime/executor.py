@@ -33,6 +33,9 @@ class Executor:
 
     Raises:
         ParameterError: there is no such executor, or fewer than one worker.
+
+    >>> Executor("local", jobs=4).jobs
+    4
     """
 
     name: str = "local"

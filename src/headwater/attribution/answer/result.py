@@ -22,6 +22,10 @@ class Ranked:
     `error` is the score's standard error and `stays` the share of resampled answers that keep the
     image in their top ten; both None where there were no draws to tell apart. `candidate` says
     whether the image competed; None where all did.
+
+    Example:
+        best = answer.top(1)[0]
+        print(best.rank, best.id, f"{best.score:.2f} +- {best.error:.2f}", best.caption)
     """
 
     rank: int
@@ -56,6 +60,12 @@ class Attribution:
         feature: the question's own, the mean over its draws, to be compared with rows of the index;
             None where it has none, or several: one for each of several models, or others for
             training images on whose pictures it was asked.
+
+    Example:
+        answer = session.attribute(Contribution("a red star", "star"))
+        ids = [entry.id for entry in answer.top(10)]
+        lowest = answer.bottom(3)
+        of_row_0 = answer.scores[0]
     """
 
     query: Question

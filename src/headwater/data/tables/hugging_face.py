@@ -34,6 +34,10 @@ def from_hf_dataset(
     Raises:
         DatasetError: it is another object, a stream (images are read again to be shown, and by
             other processes, which a stream cannot do), or has no column of images.
+
+    Example:
+        data = datasets.load_from_disk("my-data")
+        images = from_hf_dataset(data, caption_column="prompt")
     """
     if type(dataset).__name__ == "IterableDataset":
         raise DatasetError(

@@ -166,6 +166,9 @@ def whole_picture(prompt: str, file: str | Path, **options: Any) -> Local:
     """Everything that the picture shows besides what the prompt ("" for none) names.
 
     `options` are those of Local, and draws and seed of `WholePicture`.
+
+    Example:
+        question = whole_picture("a lighthouse", "photo.png", draws=8)
     """
     own = {name: options.pop(name) for name in ("draws", "seed") if name in options}
     return Local(WholePicture(prompt, **own), file, **options)

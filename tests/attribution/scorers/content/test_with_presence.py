@@ -113,6 +113,27 @@ def test_a_concept_that_nothing_shows_is_answered_by_the_influence_alone(session
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
+def test_a_word_of_every_caption_is_answered_by_the_influence_alone(session, monkeypatch):
+    """As the trigger word of a LoRA: nothing is divided by a spread that is none."""
+    from headwater.attribution.scorers.content import with_presence
+
+    found = with_presence.shown
+
+    def everywhere(*asked):
+        there = found(*asked)
+        return replace(there, named=there.named | True, unnamed=there.unnamed & False)
+
+    monkeypatch.setattr(with_presence, "shown", everywhere)
+    both = session.attribute(ASKED, method="ekfac-presence")
+    influence = session.attribute(ASKED, method="ekfac", damping=OWN)
+    np.testing.assert_allclose(both.scores, scaled(influence.scores), atol=1e-5)
+    said = (
+        "Every caption names 'red', which tells no image from another: scores are of the influence"
+    )
+    assert f"{said} alone" in both.remarks
+
+
+@pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_what_is_looked_at_is_the_same_at_any_damping(session, monkeypatch):
     """One image of three, so that another order would show."""
     from headwater.attribution.scorers.content import unnamed

@@ -90,8 +90,13 @@ def _with_presence(
 
 
 def _found_where(found: Shown, word: str) -> list[str]:
-    """That not all images were looked at, and which were; that it is nowhere."""
+    """That not all images were looked at, and which were; that it is everywhere, or nowhere."""
     said = []
+    if found.named.all():
+        said.append(
+            f"Every caption names {word!r}, which tells no image from another: scores are of the "
+            "influence alone"
+        )
     if found.passed_over:
         said.append(
             f"Of the images whose captions name nothing of the kind the {MOST:,} with the lowest "
@@ -106,11 +111,15 @@ def _found_where(found: Shown, word: str) -> list[str]:
 
 
 def scaled(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """To standard deviation 1; zeros stay zeros.
+    """To standard deviation 1; zeros stay zeros. What is the same of all tells none apart: zeros.
 
     >>> scaled(torch.tensor([1.0, 0.0, 0.0, -1.0]).double() * 3).tolist()[1:3]
     [0.0, 0.0]
+    >>> scaled(torch.ones(2)).tolist()  # every caption names it
+    [0.0, 0.0]
     """
+    if (values == values[:1]).all():
+        return torch.zeros_like(values)
     return values / values.std(correction=0).clamp_min(TINY)
 
 
