@@ -9,6 +9,7 @@ from support.tiny import tiny_folder
 
 from headwater import Concept, Contribution, Denoiser, Index, Session, build_index, from_images
 from headwater import load_dataset as load
+from headwater.attribution.scores import Scored
 from headwater.errors import MethodError
 from headwater.methods.table import METHODS
 
@@ -110,6 +111,13 @@ def test_a_concept_that_nothing_shows_is_answered_by_the_influence_alone(session
     both = session.attribute(unknown, method="ekfac-presence")
     influence = session.attribute(unknown, method="ekfac", damping=OWN)
     np.testing.assert_allclose(both.scores, scaled(influence.scores), atol=1e-5)
+
+
+def test_of_a_single_image_the_influence_stays_as_it_is():
+    from headwater.attribution.scorers.content.with_presence import _together, scaled
+
+    draws = torch.tensor([[2.0], [4.0]])
+    assert torch.equal(_together(Scored(draws), scaled(torch.ones(1).double())).draws, draws)
 
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")

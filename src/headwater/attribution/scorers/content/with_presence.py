@@ -22,7 +22,7 @@ from headwater.attribution.scorers import gradient
 from headwater.attribution.scorers.content.presence import kind_of, remarks_of
 from headwater.attribution.scorers.content.unnamed import MOST, Shown, shown
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
-from headwater.attribution.scores import TINY, Scored
+from headwater.attribution.scores import Scored
 from headwater.methods.row import Method
 from headwater.queries.outputs.output import Contribution
 from headwater.queries.query import Question
@@ -120,11 +120,11 @@ def scaled(values: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """
     if (values == values[:1]).all():
         return torch.zeros_like(values)
-    return values / values.std(correction=0).clamp_min(TINY)
+    return values / values.std(correction=0)
 
 
 def _together(influence: Scored, seen: Float[Tensor, " n"]) -> Scored:
     """Each draw in the measure of their mean, and what is seen added to each."""
-    answer = influence.answer()[0].double()
-    draws = influence.draws.double() / answer.std(correction=0).clamp_min(TINY)
+    spread = influence.answer()[0].double().std(correction=0)
+    draws = influence.draws.double() / (spread if spread > 0 else 1.0)  # 0: of a single image
     return Scored((draws + seen).float(), influence.squared)
