@@ -187,6 +187,18 @@ def test_choices_are_answered_again(desk, star, sessions):
     assert "even/" in again["answers"] and "odd/" not in again["answers"]
 
 
+@pytest.mark.parametrize("handler", [doing.ask, doing.again])
+def test_of_another_answer_nothing_stays_beside_it(desk, star, handler):
+    beside_it = {
+        "taught": "1 of 9",
+        "journey": "Step 1",
+        "compared": "here and there",
+        "steps": [1],
+    }
+    now = after(star | beside_it, handler(desk, star | beside_it))
+    assert not any(now[name] for name in beside_it)
+
+
 def test_details_that_stand_open_have_the_ranks_of_the_answer_as_it_is_now(desk, star):
     found = star["found"]
     first = found.answers[0].top(1)[0]

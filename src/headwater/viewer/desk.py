@@ -211,7 +211,7 @@ def switched(desk: Desk, values: Values) -> Updates:
     yield {"left_out": {"choices": [], "value": []}, "leave_out": {"visible": False}}
 
 
-# What was asked beside an answer, once that is of another index or other images are left out.
+# What was asked beside an answer, once that is another.
 STALE: dict[str, Any] = {**dict.fromkeys(("taught", "journey", "compared"), ""), "steps": None}
 
 
@@ -228,7 +228,7 @@ def asked(desk: Desk, form: Form) -> Updates:
         "link": desk.link(form),
         "left_out": {"choices": list(form.left_out), "value": list(form.left_out)},
         "pictures": "",
-    }
+    } | STALE
     yield from _shown(desk, stages.ask(session, form), start)
     yield {"to_draw": time.monotonic_ns()}  # another at each answer
 
@@ -243,6 +243,7 @@ def again(desk: Desk, values: Values) -> Updates:
     stage = replace(form, draws=found.draws)
     session = desk.session(values)
     yield from show(desk, (yield from watched(lambda: stages.answered(session, form, stage))))
+    yield STALE
 
 
 def _shown(desk: Desk, asking: Iterator[Found], start: float | None = None) -> Updates:
