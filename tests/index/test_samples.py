@@ -125,7 +125,7 @@ TABLES = {
     "rows before their shard": ({"row": [0, 1, 2, 4]}, "are not those of the shards"),
     "a row twice": ({"row": [0, 0, 3, 4]}, "are not those of the shards"),
     "rows of float": ({"row": [0.0, 2.0, 3.0, 4.0]}, "its column row is of double"),
-    "a row that is missing": ({"row": [0, None, 3, 4]}, "are not those of the shards"),
+    "a row that is missing": ({"row": [0, None, 3, 4]}, "a number is missing"),
     "ids of numbers": ({"id": [1, 2, 3, 4]}, "its column id is of int64"),
     "captions of bytes": ({"caption": [b"a"] * 4}, "its column caption is of binary"),
     "captions in a list of numbers": ({"captions": [[1]] * 4}, "captions is of list"),

@@ -18,7 +18,7 @@ from headwater.attribution.answer.groups import GroupBy, Grouping, group_scores,
 from headwater.attribution.answer.left_out import left_out_score, others, rows_left_out
 from headwater.attribution.answer.provenance import provenance
 from headwater.attribution.answer.result import Attribution
-from headwater.attribution.candidates import nearest_rows
+from headwater.attribution.candidates import nearest_rows, scored_candidates
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
 from headwater.attribution.scorers.table import SCORERS, TOGETHER
@@ -175,7 +175,7 @@ def _answer(
     dampings = how.dampings
     for remark in scoring.remarks:
         warnings.warn(remark, HeadwaterWarning, stacklevel=6)
-    among = _both(how.among, scoring.among)
+    among = scored_candidates(how.among, scoring.among)
     if left_out:
         among = others(among or range(len(resources.index)), left_out)
     scores = {ratio: _finite(query, each) for ratio, each in scoring.scored.items()}
@@ -282,15 +282,6 @@ def _competing(
     if candidates is not None:
         rows = nearest_rows(resources, query, candidates, chosen)
     return None if rows is None or len(rows) == len(resources.index) else rows
-
-
-def _both(candidates: Sequence[int] | None, scored: Sequence[int] | None) -> list[int] | None:
-    """The candidates that were scored, or all that were if these are none."""
-    if candidates is None or scored is None:
-        rows = candidates if scored is None else scored
-        return None if rows is None else list(rows)
-    inside = set(scored)
-    return [row for row in candidates if row in inside] or list(scored)
 
 
 def _finite(query: Question, scored: Scored) -> Float[np.ndarray, " n"]:

@@ -98,3 +98,14 @@ def embed_all(resources: Resources, embed: Embed, facts: dict[str, str]) -> Floa
     of = {"data": index.fingerprint, "rows": len(index), **facts}
     folder, sizes = index.path / "similarity", {"rows": (len(index), None)}
     return cache.remember(folder, of, compute, sizes=sizes).tensors["rows"]
+
+
+def scored_candidates(
+    candidates: Sequence[int] | None, scored: Sequence[int] | None
+) -> list[int] | None:
+    """The candidates that were scored, or all that were if these are none."""
+    if candidates is None or scored is None:
+        rows = candidates if scored is None else scored
+        return None if rows is None else list(rows)
+    inside = set(scored)
+    return [row for row in candidates if row in inside] or list(scored)

@@ -38,7 +38,7 @@ def default_folder(queries: Sequence[Question], given: Mapping[str, Any]) -> Pat
         queries: the question, of several concepts one for each.
         given: the command's parameters by name.
     """
-    from headwater.report.export import slug
+    from headwater.storage.files import slug
 
     asked = sorted((name, str(value)) for name, value in given.items() if name not in _ASIDE)
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:6]

@@ -207,7 +207,7 @@ def _session(given: Options) -> Any:
 
 
 def _audit_folder(given: Options) -> Path:
-    from headwater.report.export import slug
+    from headwater.storage.files import slug
 
     asked = sorted((name, str(value)) for name, value in given.items() if name not in _ASIDE)
     digest = hashlib.sha256(str(asked).encode()).hexdigest()[:6]

@@ -202,12 +202,12 @@ def read_samples(folder: Path, manifest: Manifest, removed: frozenset[int]) -> R
     try:
         if sha256_of(path) != manifest.samples_sha256:
             raise ValueError("its checksum differs from index.json")
-        # not `read_table`, which imports `pyarrow.dataset`, and that pandas; nor `to_numpy`
+        # not `read_table`, which imports `pyarrow.dataset`, and that pandas
         with pq.ParquetFile(path) as file:
             _require_columns(file.schema_arrow)
             if file.metadata.num_rows != manifest.rows:
                 raise ValueError(f"{file.metadata.num_rows} rows, not {manifest.rows}")
-            rows = np.from_dlpack(file.read(["row"])["row"].combine_chunks())
+            rows = _numbers(file.read(["row"])["row"])
         _require_rows(rows, manifest)
         outside = np.isin(rows, list(removed))
         inside = ~outside if outside.any() else None
@@ -238,9 +238,15 @@ def _require_values(table: pa.Table) -> None:
     )
     if any(column.null_count for column in [*table.columns, *inner]):
         raise pa.ArrowInvalid("a value is missing")
-    repeats = table["repeats"].combine_chunks() if "repeats" in table.schema.names else None
-    if repeats is not None and (np.from_dlpack(repeats) < 1).any():
+    if "repeats" in table.schema.names and (_numbers(table["repeats"]) < 1).any():
         raise pa.ArrowInvalid("an image was seen less than once")
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers, by no way of pyarrow that imports pandas."""
+    if column.null_count:
+        raise ValueError("a number is missing")
+    return np.from_dlpack(column.combine_chunks())
 
 
 def _require_rows(rows: np.ndarray, manifest: Manifest) -> None:

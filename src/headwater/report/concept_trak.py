@@ -25,7 +25,6 @@ from headwater.methods.choice import measure, method_named
 from headwater.report.export import (
     PER_QUESTION,
     Shown,
-    distinct_names,
     ends,
     entries,
     shared_provenance,
@@ -33,7 +32,13 @@ from headwater.report.export import (
 )
 from headwater.report.sheets.contact_sheet import contact_sheet
 from headwater.report.wording import WORDING
-from headwater.storage.files import remove_abandoned, write_array, write_jpeg, write_text
+from headwater.storage.files import (
+    distinct_names,
+    remove_abandoned,
+    write_array,
+    write_jpeg,
+    write_text,
+)
 
 # Their lambdas are multiples of 0.1 mean eigenvalues, ours of one.
 PUBLISHED_DAMPING = 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -29,7 +28,13 @@ from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
 from headwater.report.scores import score_columns, write_scores
 from headwater.report.sheets.contact_sheet import Entry, contact_sheet
 from headwater.report.wording import WORDING, said_candidates, said_left_out
-from headwater.storage.files import remove_abandoned, write_image, write_text
+from headwater.storage.files import (
+    distinct_names,
+    remove_abandoned,
+    slug,
+    write_image,
+    write_text,
+)
 
 # Parts of an attribution's provenance that differ between the questions of one prompt.
 PER_QUESTION = ("query", "reused_query_gradient", "seconds")
@@ -299,27 +304,6 @@ def _write_concept(folder: Path, attribution: Attribution, answer: Answer) -> di
     return write_scores(folder, attribution.index, score_columns(attribution))
 
 
-def slug(text: str) -> str:
-    """A file name that still reads like the text."""
-    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:60] or "query"
-
-
 def folders(attributions: Sequence[Attribution]) -> list[str]:
     """A folder name for each question, numbered where two would be the same."""
     return distinct_names([slug(attribution.query.title) for attribution in attributions])
-
-
-def distinct_names(names: Sequence[str]) -> list[str]:
-    """The names, numbered from 2 where one was there before.
-
-    >>> distinct_names(["star", "moon", "star"])
-    ['star', 'moon', 'star-2']
-    """
-    made: list[str] = []
-    for name in names:
-        numbered, number = name, 1
-        while numbered in made:  # a name may end in a number too
-            number += 1
-            numbered = f"{name}-{number}"
-        made.append(numbered)
-    return made

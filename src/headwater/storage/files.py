@@ -7,9 +7,10 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -258,3 +259,24 @@ def _hex(path: Path, digest: Any) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def slug(text: str) -> str:
+    """A file name that still reads like the text."""
+    return re.sub(r"[^\w]+", "-", text.lower()).strip("-")[:60] or "query"
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """The names, numbered from 2 where one was there before.
+
+    >>> distinct_names(["star", "moon", "star"])
+    ['star', 'moon', 'star-2']
+    """
+    made: list[str] = []
+    for name in names:
+        numbered, number = name, 1
+        while numbered in made:  # a name may end in a number too
+            number += 1
+            numbered = f"{name}-{number}"
+        made.append(numbered)
+    return made

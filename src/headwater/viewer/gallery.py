@@ -12,9 +12,8 @@ import PIL.Image
 
 from headwater.data.images import read_image
 from headwater.errors import QueryError, StoreError
-from headwater.report.export import distinct_names, slug
 from headwater.report.rendering import render
-from headwater.storage.files import remove_abandoned, write_text
+from headwater.storage.files import distinct_names, remove_abandoned, slug, write_text
 from headwater.upkeep.answers import RESULTS, read_result
 
 _REPORT = "report.html"

@@ -29,8 +29,8 @@ from headwater.evaluation.studies.method_scores import QuestionOptions, require_
 from headwater.methods.choice import method_named
 from headwater.methods.table import METHODS
 from headwater.models.clip import Clip
-from headwater.report.export import slug
 from headwater.runtime.executor import THIS_PROCESS, Executor
+from headwater.storage.files import slug
 
 FEWEST = 4  # images that must be left to train on
 

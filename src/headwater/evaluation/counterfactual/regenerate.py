@@ -31,8 +31,8 @@ from headwater.models.denoiser import Denoiser
 from headwater.models.sampling import ddim, steered
 from headwater.models.schedule import evenly_spaced
 from headwater.queries.words.prompts import contains
-from headwater.report.export import slug
 from headwater.storage.cache import read, remember
+from headwater.storage.files import slug
 
 Pictures = UInt8[Tensor, "n 3 h w"]
 

@@ -25,9 +25,8 @@ from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining.retrain import device_notes
 from headwater.evaluation.studies.method_indexes import gradient_methods, methods_in
 from headwater.queries.outputs.output import OUTPUTS
-from headwater.report.export import slug
 from headwater.report.sheets.contact_sheet import columns_sheet
-from headwater.storage.files import read_tensors, write_image
+from headwater.storage.files import read_tensors, slug, write_image
 
 TILE = 192  # of sheets: how wide a picture is (prompts stand above them)
 
