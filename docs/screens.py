@@ -36,15 +36,22 @@ section { margin: 7px 0 } p { margin: 0 0 5px } b { color: #0b6e80 }
 img { image-rendering: pixelated; border-radius: 4px; margin-right: 7px }
 </style><main>%s</main>"""
 SHOWN = 7
+MARGIN = 24
 PORT = "7869"
 WAIT = 300_000
 
 
-def shoot(page: Page, name: str) -> None:
-    """What is seen now, as a file of few colours: it is drawings and text."""
-    file = OUT / f"{name}.png"
+def shoot(page: Page, name: str, top: str = "") -> None:
+    """What is seen now, or from the first of what `top` selects downwards and to the right."""
+    file, size, left = OUT / f"{name}.png", page.viewport_size, 0.0
+    assert size is not None
     page.wait_for_timeout(800)  # until what moves stands still
-    page.screenshot(path=file)
+    if top:
+        page.locator(top).first.evaluate("each => each.scrollIntoView({block: 'start'})")
+        box = page.locator(top).first.bounding_box()
+        left = max(0.0, (box["x"] if box else 0.0) - MARGIN)
+    clip = {"x": left, "y": 0, "width": size["width"] - left, "height": size["height"]}
+    page.screenshot(path=file, clip=clip)
     print(file)
 
 
@@ -82,29 +89,26 @@ def report(page: Page, demo: Path) -> None:
 def take(page: Page, address: str) -> None:
     """Every state once."""
     page.set_default_timeout(WAIT)
-    page.goto(address)
-    page.locator(".hw-status", has_text="Write a prompt").wait_for()
-    shoot(page, "page-fresh")
     page.goto(address + LINK)
     page.locator(".hw-status", has_text="32 draws,").wait_for()
     page.locator(".hw-pictures img").nth(2).wait_for()
+    page.set_viewport_size({"width": 1280, "height": 1280})
     shoot(page, "page-answer")
+    page.set_viewport_size({"width": 1280, "height": 700})
     page.locator("#answers .hw-card").first.click()
     page.locator(".hw-detail table").wait_for()
-    shoot(page, "page-image")
+    shoot(page, "page-image", ".hw-detail")
     page.get_by_role("button", name="Leave the chosen image out").click()
     page.locator(".left-out").first.wait_for()
-    page.locator(".left-out").first.scroll_into_view_if_needed()
-    shoot(page, "page-left-out")
+    shoot(page, "page-left-out", "#answers h2")
     page.get_by_role("tab", name="Distribution").click()
-    page.locator("#distribution .histogram svg").first.scroll_into_view_if_needed()
-    shoot(page, "page-distribution")
+    page.locator("#distribution .histogram svg").first.wait_for()
+    shoot(page, "page-distribution", "#distribution")
     page.set_viewport_size({"width": 375, "height": 800})
     page.emulate_media(color_scheme="dark")
     page.goto(address + LINK)
     page.locator(".hw-status", has_text="32 draws,").wait_for()
-    page.locator("#answers").scroll_into_view_if_needed()
-    shoot(page, "page-telephone")
+    shoot(page, "page-telephone", "#answers")
 
 
 def main() -> None:
