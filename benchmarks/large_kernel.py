@@ -13,14 +13,11 @@ so that rows are many more than features. Asked are held-out pictures and concep
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from real_rows import DIM, gradients
+from real_rows import DIM, from_command_line
 from torch import Tensor
 
 from headwater.attribution import gram
@@ -69,15 +66,7 @@ def lines(rows: Tensor, asked: Tensor) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--folder", type=Path, help="keeps gradients; default a temporary one")
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as temporary:
-        found = gradients(given.pictures, given.folder or Path(temporary))
+    found = from_command_line(__doc__, 2_000)
     rows = found["rows"].flatten(0, 1)
     asked = torch.cat([found["pictures"].mean(1), found["concepts"]])
     print(f"{len(rows):,} rows of {DIM:,}, {len(asked)} questions")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,19 @@ from headwater.storage import cache
 TIMESTEPS, DIM = 10, 4096
 HELD_OUT, CONCEPTS, DRAWS = 64, 8, 16
 BLOCK = 32  # pictures at a time
+
+
+def from_command_line(said: str | None, pictures: int) -> dict[str, Tensor]:
+    """The gradients of as many pictures as the command line says."""
+    command = argparse.ArgumentParser(
+        description=said, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_argument("--pictures", type=int, default=pictures)
+    command.add_argument("--folder", type=Path, help="keeps gradients; default a temporary one")
+    given = command.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        return gradients(given.pictures, given.folder or Path(temporary))
 
 
 def gradients(count: int, folder: Path) -> dict[str, Tensor]:

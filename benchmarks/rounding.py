@@ -14,15 +14,12 @@ held-out pictures and concepts of captions.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from large_kernel import DAMPING, compared
-from real_rows import gradients
+from real_rows import from_command_line
 from torch import Tensor
 
 from headwater.evaluation.reporting.results import circumstances, markdown
@@ -75,14 +72,7 @@ def lines(rows: Tensor, asked: Tensor) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    command = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    command.add_argument("--pictures", type=int, default=1_000)
-    command.add_argument("--folder", type=Path, help="keeps gradients, for another time")
-    given = command.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        made = gradients(given.pictures, given.folder or Path(folder))
+    made = from_command_line(__doc__, 1_000)
     rows, asked = made["rows"].float().mean(1), made["pictures"].float().mean(1)
     for what, questions in {"pictures": asked, "concepts": made["concepts"].float()}.items():
         print(f"\n{len(rows):,} rows, {len(questions)} {what}\n")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from headwater.errors import StoreError
 from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
-from headwater.index.samples import read_samples
+from headwater.index.samples import read_samples, tables_of
 from headwater.storage.files import read_tensors
 from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
 from headwater.storage.shard_files import DamagedThereError, shard_files
@@ -114,7 +114,8 @@ def _wrong_samples(folder: Path, manifest: Manifest) -> str:
         return _wrong(folder / "samples.parquet")
     try:
         if manifest.complete:
-            list(read_samples(folder, manifest, frozenset()).samples)
+            for _ in tables_of(read_samples(folder, manifest, frozenset()).samples):
+                pass  # each is looked at when it is read, and no row becomes an object
     except StoreError:
         return "is no table of the rows"
     return ""

@@ -114,8 +114,8 @@ def contains(text: str, words: str) -> bool:
 def _is_clearly_not_in(text: str, words: str) -> bool:
     """Of most captions, by far the fastest; of ASCII alone, where two letters of one case agree."""
     first = words.split(maxsplit=1)[:1]
-    ascii = text.isascii() and words.isascii()
-    return ascii and bool(first) and first[0].lower() not in text.lower()
+    plain = text.isascii() and words.isascii()
+    return plain and bool(first) and first[0].lower() not in text.lower()
 
 
 def without(text: str, words: str, anchor: str = "") -> str:
