@@ -1,14 +1,15 @@
 """How many timesteps, draws of noise and features does an index need for the scores it stands for?
 
     export OMP_NUM_THREADS=1
-    python benchmarks/knee.py [--rows 192]
+    python benchmarks/knee.py [--metric ekfac] [--rows 192]
 
-TRAK scores of held-out pictures of the scenes, `attn2` of the bundled model, no unit norms. They
-stand for the mean over all timesteps and all noise; here that is 100 timesteps with noise of
-another seed, unprojected. Each setting is compared with it: Pearson's correlation over the pictures
-and the share of the ten highest in common, means over questions with 95% intervals over them. The
-questions are the same rows for all, so that only the index differs. The first line is how alike two
-references of half the timesteps each are.
+Scores of held-out pictures' losses on the scenes, `attn2` of the bundled model, no unit norms: by
+TRAK's kernel, or in the metric of an EK-FAC curvature, fitted to these images as an index fits it,
+at the default's damping. They stand for the mean over all timesteps and all noise; here that is 100
+timesteps with noise of another seed, unprojected. Each setting is compared with it: Pearson's
+correlation over the pictures and the share of the ten highest in common, means over questions with
+95% intervals over them. The questions are the same rows for all, so that only the index differs.
+The first line is how alike two references of half the timesteps each are.
 
 The cost of a setting is forward and backward passes for each picture, timesteps times draws.
 """
@@ -16,8 +17,10 @@ The cost of a setting is forward and backward passes for each picture, timesteps
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,10 +29,13 @@ from peers import QUESTIONS, prepare, trak_scores
 from peers_contenders import Work, sketcher, trak
 from torch import Tensor
 
+from headwater import build_index, load_dataset
 from headwater.evaluation.metrics.intervals import Interval, mean_interval
 from headwater.evaluation.reporting.results import circumstances, markdown
 from headwater.features.extractor import Extractor, ProbeRow
-from headwater.index.machines import gradient_extractor
+from headwater.index.curvature.fit import former_of
+from headwater.index.machines import AS_THEY_ARE, Former, gradient_extractor
+from headwater.methods.table import METHODS
 
 EVERY = 100  # timesteps of the reference
 TIMESTEPS = (1, 2, 5, 10, 20, 50, 100)
@@ -44,41 +50,60 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=192, help="training pictures")
+    parser.add_argument("--metric", choices=("trak", "ekfac"), default="trak")
     given = parser.parse_args()
     torch.set_num_threads(1)
     work = prepare(given.rows, 1)
-    reference = means(work, seed=1, timesteps=EVERY, draws=1)
+    asked = by_kernel if given.metric == "trak" else by_product
+    with tempfile.TemporaryDirectory() as folder:
+        formers = AS_THEY_ARE if given.metric == "trak" else fitted(work, given.rows, folder)
+        reference = means(work, formers, seed=1, timesteps=EVERY, draws=1)
+        own = means(work, formers, seed=0, timesteps=EVERY, draws=1)
+        own |= means(work, formers, seed=0, timesteps=MOST, draws=max(DRAWS))
     exact, questions = reference[EVERY, 1], reference[EVERY, 1][-QUESTIONS:]
     scores = asked(exact, questions)
     even, odd = (asked(reference[name, 1], questions) for name in ("even", "odd"))
     rows: list[dict[str, Any]] = [
         {"timesteps": "half by the other half", "draws": 1, "features": "all", **alike(even, odd)}
     ]
-    own = means(work, seed=0, timesteps=EVERY, draws=1)
-    own |= means(work, seed=0, timesteps=MOST, draws=max(DRAWS))
     for (timesteps, draws), found in own.items():
         if isinstance(timesteps, int):
             setting = {"timesteps": timesteps, "draws": draws, "features": "all"}
             like = alike(asked(found, questions), scores)
             rows.append({**setting, "passes": timesteps * draws, **like})
     for dim in FEATURES:
-        sketches = sketcher(exact.shape[1], dim)(exact)
+        sketch = sketcher(exact.shape[2], dim)
+        sketches = torch.stack([sketch(part) for part in exact.unbind(1)], 1)
         like = alike(asked(sketches, sketches[-QUESTIONS:]), scores)
         rows.append({"timesteps": EVERY, "draws": 1, "features": f"{dim:,}", **like})
     print(markdown(rows), circumstances()["machine"], sep="\n")
 
 
-def means(work: Work, seed: int, timesteps: int, draws: int) -> dict[tuple[Any, int], Tensor]:
-    """Unprojected rows by (how many timesteps, how many draws), [n, d]; also of every second."""
+def fitted(work: Work, rows: int, folder: str) -> list[Former]:
+    """What makes rows of images, and what makes those of questions."""
+    images, name = load_dataset("scenes").first(rows), "ekfac"
+    index = build_index(work.denoiser, images, folder, method=name, self_check=False)
+    fit = partial(former_of, index.path, index.manifest, index.recipe)
+    return [fit(), fit(damping=METHODS[name].damping)]
+
+
+def means(
+    work: Work, formers: Sequence[Former], seed: int, timesteps: int, draws: int
+) -> dict[tuple[Any, int], Tensor]:
+    """Unprojected rows by (how many timesteps, how many draws), [n, former, d].
+
+    Also of every second timestep of the reference.
+    """
     recipe = replace(trak(work.denoiser, timesteps, projection="identity"), seed=seed, draws=draws)
-    machine = gradient_extractor(work.denoiser, recipe)
+    machine = gradient_extractor(work.denoiser, recipe, formers)
     assert isinstance(machine, Extractor)
     parts: dict[tuple[Any, int], list[Tensor]] = {}
     for start in range(0, len(work.xt), BLOCK):
         block = work.batch.part(list(range(start, min(start + BLOCK, len(work.xt)))))
         for name, mean in block_means(machine.train_probes(block), timesteps, draws):
             parts.setdefault(name, []).append(mean)
-    return {name: torch.cat(part) for name, part in parts.items()}
+    n = len(work.xt)
+    return {name: torch.cat(part).view(n, len(formers), -1) for name, part in parts.items()}
 
 
 def block_means(
@@ -108,9 +133,14 @@ def block_means(
     yield from ((name, total / len(wanted[name])) for name, total in sums.items())
 
 
-def asked(rows: Tensor, questions: Tensor) -> Tensor:
+def by_kernel(rows: Tensor, questions: Tensor) -> Tensor:
     """TRAK scores of an index of these rows, [q, n]."""
-    return trak_scores(torch.cat([rows[:-QUESTIONS], questions]).double())
+    return trak_scores(torch.cat([rows[:-QUESTIONS, 0], questions[:, -1]]).double())
+
+
+def by_product(rows: Tensor, questions: Tensor) -> Tensor:
+    """Scores in the metric that rows and questions are in, [q, n]."""
+    return questions[:, -1].double() @ rows[:-QUESTIONS, 0].double().T
 
 
 def alike(found: Tensor, scores: Tensor) -> dict[str, Interval]:

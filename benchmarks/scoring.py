@@ -107,8 +107,10 @@ def measure(session: Session, given: argparse.Namespace) -> None:
     line("a Cholesky factor", seconds(lambda: kernel.gram().factor(0.2)))
     line("an eigendecomposition, for several dampings", seconds(lambda: torch.linalg.eigh(matrix)))
     kernel.inverse(0.1)
+    before = processor_seconds()
     one = timed(lambda: kernel.trak(psi[:32], [0.1]))
-    line("trak, 32 draws", one)
+    spent = (processor_seconds() - before) / given.rounds
+    line("trak, 32 draws", one, f"{spent:.1f} s of CPU")
     kernel.spectrum()
     nine = timed(lambda: kernel.trak(psi[:32], DAMPINGS))
     line("trak, 32 draws, nine dampings", nine, f"{nine / one:.2f} times one")

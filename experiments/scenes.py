@@ -28,9 +28,9 @@ for all of these, those first whose caption names the concept, and those first t
 sees in an image, by EK-FAC of what the concept's words gain, and by both; beside captions and
 what shows it.
 `windows` takes out 100, those first whose caption names the concept, or any, and lets the model
-without them make a quarter of a picture's steps. `--remove` and `--concepts` take others, whose
-tables are in the stage's folder `chosen`. Everything lies in `experiments/results/scenes`; what was
-measured of each model is kept in the repository.
+without them make a quarter of a picture's steps. `--remove`, `--concepts` and `--methods` take
+others, whose tables are in the stage's folder `chosen`. Everything lies in
+`experiments/results/scenes`; what was measured of each model is kept in the repository.
 """
 
 from __future__ import annotations
@@ -103,11 +103,13 @@ def main() -> None:
     command.add_argument("--parameters", default="attn2")
     command.add_argument("--remove", nargs="+", type=int, help="how many images, each")
     command.add_argument("--concepts", nargs="+", choices=scene_outputs.CONCEPTS)
+    command.add_argument("--methods", nargs="+", help="that name what is removed, fewer of them")
     given = command.parse_args()
     if given.stage != "tables" and given.parameters != "attn2":
         command.error("--parameters is for tables alone")
-    if given.stage not in REMOVING and (given.remove or given.concepts):
-        command.error(f"--remove and --concepts are for {', '.join(REMOVING)} alone")
+    if given.stage not in REMOVING and (given.remove or given.concepts or given.methods):
+        stages = ", ".join(REMOVING)
+        command.error(f"--remove, --concepts and --methods are for {stages} alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
     measured = trained(given.full, plan, executor_of(given), given.device)

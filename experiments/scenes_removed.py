@@ -38,19 +38,9 @@ OTHERWISE = {
     "windows": (CAPTION, "random"),
     "influence": ("presence", "ekfac", "ekfac-presence", CAPTION, TRUTH),
 }
-# How an index of influence is built: as in `influence.py`. It is asked as by default, on training
-# images that name the concept.
-INFLUENCE = {
-    "loss_weights": "shapes-first",
-    "draws": 4,
-    "parameters": "attn2",
-    "projection": "identity",
-}
-INFLUENCE_DRAWS = 64
+# Indexes of influence are built, and asked, as where nothing else is said.
 RECIPES: dict[str, dict[str, Any]] = {
     "concept-d-trak": {"parameters": "all"},  # by which it predicted best in the first halves
-    "ekfac": INFLUENCE,
-    "ekfac-presence": INFLUENCE,
 }
 WINDOWS = (Window(999, 749), Window(749, 499), Window(499, 249), Window(249, 0))
 
@@ -64,13 +54,13 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     # These two train a model of everything of their own: what is measured of the windows is more,
     # and the one that the others are compared with was of another machine, which rounds otherwise.
     apart = swapped or given.stage == "influence"
-    own = out / "chosen" if given.concepts or given.remove else out
+    own = out / "chosen" if given.concepts or given.remove or given.methods else out
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
     every = [*first, *more]
     chosen = {"confirmed": more, "together": every, "ceiling": every}
     chosen["influence"] = [*first, *more[::2]]
-    methods = OTHERWISE.get(given.stage, TAKEN_OUT_BY)
+    methods = given.methods or OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     plan = RemovalPlan(
         out if apart else folder(full) / "removed",
@@ -80,7 +70,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
         classifier_for("scenes", [truth.concept for truth in truths], None, given.device),
         methods,
         given.remove or REMOVING[given.stage],
-        options=QuestionOptions(INFLUENCE_DRAWS, ask="contribution")
+        options=QuestionOptions()
         if given.stage == "influence"
         else QuestionOptions(given.draws, guidance=3.0),
         recipes={name: recipe for name, recipe in RECIPES.items() if name in methods},

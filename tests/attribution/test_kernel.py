@@ -45,7 +45,7 @@ def test_primal_and_dual_agree():
     def inverse(ratio):
         return gram.Inverse(found.factor(ratio))
 
-    each = partial(kernel.over, blocks)
+    each = partial(kernel.over, blocks, 30)
     dual = kernel.Kernel(blocks, each, 30, True, lambda: found, inverse, found.spectrum)
     for ratios in ([0.1], [0.1, 2.0]):  # by a factor, by the spectrum
         torch.testing.assert_close(dual.trak(psi, ratios)[0], primal, rtol=1e-3, atol=1e-3)

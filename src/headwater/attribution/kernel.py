@@ -41,17 +41,22 @@ def computed(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
     return compute()
 
 
-def over(blocks: Blocks, measure: Measure, *handed: Tensor) -> Float[Tensor, "*q n"]:
-    """A measure of all rows, by this process, on the device that they are on; numbers on the CPU.
+def over(blocks: Blocks, n: int, measure: Measure, *handed: Tensor) -> Float[Tensor, "*q n"]:
+    """A measure of all n rows, by this process, on the device that they are on; on the CPU then.
 
-    >>> over(lambda: torch.eye(3).split(2), row_norms)
+    >>> over(lambda: torch.eye(3).split(2), 3, row_norms)
     tensor([1., 1., 1.])
     """
-    found, there = [], list(handed)
+    found, done, there = torch.empty(0), 0, list(handed)
     for block in blocks():
         there = [each.to(block.device) for each in there]
-        found.append(measure(block, *there).cpu())
-    return torch.cat(found, -1)
+        own = measure(block, *there).cpu()
+        if not done:  # in place: numbers of many rows, draws and dampings are large
+            found = own.new_empty(*own.shape[:-1], n)
+        found[..., done : done + len(block)] = own
+        done += len(block)
+    assert done == n, f"{n} rows were promised, {done} are there"
+    return found
 
 
 def row_dots(rows: Float[Tensor, "r k"], psi: Float[Tensor, "q k"]) -> Float[Tensor, "q r"]:
@@ -175,7 +180,8 @@ class Kernel:
                 matrix, inverse = self.gram().matrix, self.inverse(ratio).whole()
                 return (self.count * ((inverse @ matrix) * inverse).sum(1)).sqrt().float()
             if self.dual:
-                return over(self.blocks, lambda rows: self.solved(rows, [ratio])[0].norm(dim=1))
+                n = self.count if self.inside is None else len(self.inside)
+                return over(self.blocks, n, lambda rows: self.solved(rows, [ratio])[0].norm(dim=1))
             return self.each(row_solved_norms, self.inverse(ratio).factor)
 
         return self.keep("solved norms", ratio, compute)
@@ -210,4 +216,5 @@ def kernel_of(
 
     more = (lambda: residuals), inside
     made = (lambda: found), inverse, found.spectrum
-    return Kernel(blocks, partial(over, blocks), n, found.dual, *made, *more)
+    each = partial(over, blocks, n if inside is None else len(inside))
+    return Kernel(blocks, each, n, found.dual, *made, *more)

@@ -82,7 +82,7 @@ def measured_on(
 
     def made(place: str) -> Tensor:
         rows = rows_at_a_time(index.recipe.dim, handed) if place == "cpu" else None
-        return over(partial(index.scan, place, rows), measure, *handed)
+        return over(partial(index.scan, place, rows), len(index), measure, *handed)
 
     return where_there_is_room(made, device)
 
@@ -94,7 +94,7 @@ def _measure(
     tensors = [torch.tensor(array) for array in handed]
     rows = rows_at_a_time(part.manifest.recipe["dim"], tensors)
     blocks = partial(read_part, folder_of(place), part, rows=rows)
-    return over(blocks, measure, *tensors).numpy()
+    return over(blocks, len(part), measure, *tensors).numpy()
 
 
 def rows_at_a_time(k: int, handed: Sequence[Tensor]) -> int:

@@ -89,7 +89,7 @@ class Rule:
 
     def finish(self, kernel: Kernel, scores: Tensor, psi: Tensor, ratio: float) -> Scored:
         """The products of a question's draws with all rows, [q, n], as scores."""
-        factor = torch.ones(())
+        factor = unchanged = torch.ones(())
         if self.over:
             own = kernel.norms() if self.over == "norms" else kernel.solved_norms(ratio)
             factor = factor / own.clamp_min(TINY)
@@ -101,7 +101,8 @@ class Rule:
             factor = factor * _residual(errors, self.residual)
         if self.leverage:
             factor = factor / (1 - kernel.leverage(ratio))
-        scores = scores * factor
+        if factor is not unchanged:
+            scores = scores * factor
         return Scored(scores.square() if self.square == "each" else scores, self.square == "last")
 
 
