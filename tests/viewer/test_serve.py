@@ -2,6 +2,8 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -95,3 +97,18 @@ def test_what_is_no_request_passes():
 
     asyncio.run(told_later(app)({"type": "lifespan"}, 1, 2))
     assert passed == [{"type": "lifespan"}, 1, 2]
+
+
+def test_gradio_is_imported_without_a_look_at_its_own_source():
+    """In a process of its own: here it may have been imported by another test."""
+    look = """
+import ast, inspect
+from headwater.viewer.serve import import_gradio
+looked_at, found, file_of = [], ast.get_source_segment, inspect.getfile
+ast.get_source_segment = lambda *of: looked_at.append(of[1].name) or found(*of)
+import_gradio()
+import gradio
+print(looked_at, inspect.getfile is file_of, gradio.Textbox.__name__)
+"""
+    said = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["[]", "True", "Textbox"]

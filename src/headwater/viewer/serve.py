@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import ipaddress
 import logging
 import os
@@ -52,6 +53,7 @@ def serve(
     pair = require_page(host, port, auth)
     with tempfile.TemporaryDirectory(prefix="headwater-view-") as folder:
         _keep_to(Path(folder))
+        import_gradio()
         from starlette.middleware import Middleware
 
         from headwater.viewer.page import build, looks
@@ -142,6 +144,26 @@ def _keep_to(folder: Path) -> None:
     """Let gradio keep its files here, and tell nobody of its use."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder / "gradio")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+def import_gradio() -> None:
+    """Import gradio, without a stub for type checkers of each of its components.
+
+    It reads its own source and compares it with the stub beside it at every import, nearly half of
+    the time that this takes (gradio 6.31), but for classes that lie in no file.
+    """
+    file_of = inspect.getfile
+
+    def file_of_others(thing: Any) -> str:
+        if isinstance(thing, type) and thing.__module__.startswith("gradio."):
+            raise OSError("a component that is to have no stub")
+        return file_of(thing)
+
+    inspect.getfile = file_of_others
+    try:
+        import gradio  # noqa: F401
+    finally:
+        inspect.getfile = file_of
 
 
 def told_later(app: Callable[..., Any]) -> Callable[..., Any]:
