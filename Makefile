@@ -27,8 +27,9 @@ lint: $(ENV)
 types: $(ENV)
 	$(BIN)/pyright
 
-# Three on two cores: while one waits (for a browser, a cluster, a process) two compute.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Three on two cores: while one waits (for a browser, a cluster, a process) two compute. Compiled
+# tests are kept whatever the environment says: each of the three would compile them anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Shapes are checked where they are arithmetic, in its own tests.
 tests: $(ENV)

@@ -4,21 +4,30 @@ import asyncio
 import json
 from typing import Any
 
-import gradio as gr
 import pytest
 
-from headwater.viewer import page as paging
-from headwater.viewer.controls import Controls, controls_of
 from headwater.viewer.desk import Desk
+from headwater.viewer.serve import import_gradio
+
+
+@pytest.fixture(scope="module")
+def gr() -> Any:
+    """Gradio, which takes seconds to import: not by every process that collects tests."""
+    import_gradio()
+    import gradio
+
+    return gradio
 
 
 @pytest.fixture
-def page(desk, monkeypatch) -> tuple[paging.Page, Controls]:
+def page(gr, desk, monkeypatch) -> tuple[Any, Any]:
     """A page and its controls by name."""
-    made: list[Controls] = []
+    from headwater.viewer import page as paging
 
-    def kept(desk) -> Controls:
-        made.append(controls_of(desk))
+    made, make = [], paging.controls_of
+
+    def kept(desk) -> Any:
+        made.append(make(desk))
         return made[0]
 
     async def built() -> paging.Page:  # where no loop runs gradio begins one, and does not end it
@@ -45,7 +54,7 @@ def test_what_changes_the_answer_is_done_one_after_the_other(page):
         assert (call.concurrency_id, call.concurrency_limit) == ("asking", 1), name
 
 
-def test_the_browser_tells_which_image_it_showed(page):
+def test_the_browser_tells_which_image_it_showed(gr, page):
     """With the click; a state is read when the call's turn comes, and is of another image then."""
     page, controls = page
     for name in ("row", "row_of"):
@@ -82,7 +91,7 @@ def _changed(value: Any, edits: list[Any]) -> Any:
     return value
 
 
-def sent(page: paging.Page, call: Any, updates: list[list[Any]]) -> list[list[Any]]:
+def sent(page: Any, call: Any, updates: list[list[Any]]) -> list[list[Any]]:
     """What goes to the browser of these updates of one call."""
     run = {"session_hash": "a visitor", "run": "a run", "final": False}
     return [
@@ -91,7 +100,7 @@ def sent(page: paging.Page, call: Any, updates: list[list[Any]]) -> list[list[An
     ]
 
 
-def test_an_update_says_what_it_says_though_the_next_has_come(page):
+def test_an_update_says_what_it_says_though_the_next_has_come(gr, page):
     """A browser that is busy, or told late that its click was taken, hears both at once."""
     page, controls = page
     target = (controls["leave_out"]._id, "click")
@@ -124,8 +133,10 @@ def test_the_last_update_is_sent_as_it_is(page):
 
 
 @pytest.mark.parametrize("name, seen", [("all", False), ("journeys", True)])
-def test_no_button_begins_a_journey_that_no_index_serves(sessions, tmp_path, name, seen):
-    async def made() -> Controls:
+def test_no_button_begins_a_journey_that_no_index_serves(gr, sessions, tmp_path, name, seen):
+    from headwater.viewer.controls import controls_of
+
+    async def made() -> Any:
         with gr.Blocks():
             return controls_of(Desk({name: sessions[name]}, tmp_path))
 
