@@ -3,8 +3,16 @@
 # ruff: noqa: RUF001 - the punctuation of other scripts is meant
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from headwater.queries.words.prompts import contains, without, word_pattern
+from headwater.queries.words.prompts import (
+    contains,
+    held_by,
+    pattern_for,
+    without,
+    word_pattern,
+)
 
 LONG = "a red star in hatched style on a striped background"
 
@@ -219,3 +227,11 @@ def test_words_are_no_pattern():
 def test_replacing_keeps_what_is_around():
     assert word_pattern("star").sub("moon", "a (star:1.2), Star's") == "a (moon:1.2), moon's"
     assert word_pattern("星").sub("月", "赤い星の") == "赤い月の"
+
+
+@given(st.text(" \t\x1caBk.'_-1", max_size=12), st.text(" aBk.'_-1", max_size=5))
+def test_in_a_text_of_ascii_the_short_pattern_finds_the_same(text, words):
+    found = [match.span() for match in pattern_for(text, words).finditer(text)]
+    assert found == [match.span() for match in word_pattern(words).finditer(text)]
+    assert held_by(text, [words, "k"]) == [each for each in (words, "k") if contains(text, each)]
+    assert contains(text, words) is (word_pattern(words).search(text) is not None)

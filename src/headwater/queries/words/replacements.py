@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from functools import lru_cache
 from typing import NamedTuple
 
-from headwater.queries.words.prompts import contains, without, word_pattern
+from headwater.queries.words.prompts import contains, held_by, pattern_for, without
 
 _LONGEST = 5  # words of what is put into a caption: "on a wavy background"
 ARTICLES = {"an": "a"}  # one word: which of the two stands there is the next word's doing
@@ -21,13 +21,14 @@ def exchanged(text: str, words: str, other: str) -> str:
     'an orange star'
     """
     article = "n " if other[:1].casefold() in "aeiou" else " "
-    text = _article_before(words).sub(rf"\1{article}", text)
-    return word_pattern(words).sub(lambda _: other, text)
+    before = _article_before(pattern_for(text, words).pattern)
+    text = before.sub(rf"\1{article}", text)
+    return pattern_for(text, words).sub(lambda _: other, text)
 
 
 @lru_cache(maxsize=1024)
-def _article_before(words: str) -> re.Pattern[str]:
-    return re.compile(rf"\b([Aa])n?\s+(?={word_pattern(words).pattern})")
+def _article_before(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"\b([Aa])n?\s+(?={pattern})")
 
 
 class Insertions:
@@ -53,10 +54,9 @@ class Insertions:
         seen, likely = Counter[_Segment](), Counter[_Segment]()
         for caption in known:
             words = caption.split()
-            for value in values:
-                if contains(caption, value):
-                    seen.update(_segments(words, value, plain))
-                    likely.update(_segments(words, value, {_plain_words(without(caption, value))}))
+            for value in held_by(caption, values):
+                seen.update(_segments(words, value, plain))
+                likely.update(_segments(words, value, {_plain_words(without(caption, value))}))
         self._places: dict[tuple[str, str], _Segment] = {}
         for found in (seen, likely):  # two captions that differ in it are better than a grammar
             for each in sorted(found, key=lambda s: (len(s.text.split()), -found[s], s)):

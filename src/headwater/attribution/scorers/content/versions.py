@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headwater.attribution.resources import Resources
 from headwater.data.training_set import Sample
-from headwater.queries.words.prompts import contains, without
+from headwater.queries.words.prompts import held_by, without
 from headwater.queries.words.replacements import Insertions, exchanged
 
 
@@ -56,7 +56,7 @@ class Versions:
     def of(cls, resources: Resources, kind: Kind, word: str) -> Versions:
         words = (*kind.values, *kind.places)
         own = [caption_of(sample, words) for sample in resources.index.samples]
-        held = [[each for each in words if contains(text, each)] for text in own]
+        held = [held_by(text, words) for text in own]
         return cls(kind, word, own, held, resources.captions)
 
     @cached_property
@@ -89,10 +89,7 @@ class Versions:
 
 def caption_of(sample: Sample, values: Sequence[str]) -> str:
     """The caption to change: the first that names a value, else the first."""
-    naming = (
-        text for text in sample.all_captions if any(contains(text, value) for value in values)
-    )
-    return next(naming, sample.caption)
+    return next((text for text in sample.all_captions if held_by(text, values)), sample.caption)
 
 
 def versions(
