@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headwater.recording.recorder import Recorder
     from headwater.report.concept_trak import write_concept_trak
     from headwater.report.export import write_answers
-    from headwater.report.trajectory import write_journey
+    from headwater.report.journeys.trajectory import journey_of, write_journey
     from headwater.runtime.executor import Executor
 
 __version__ = "0.1.0"
@@ -73,7 +73,8 @@ _HOME = {
     "Ranked": "attribution.answer.result",
     "write_answers": "report.export",
     "write_concept_trak": "report.concept_trak",
-    "write_journey": "report.trajectory",
+    "write_journey": "report.journeys.trajectory",
+    "journey_of": "report.journeys.trajectory",
     "Recorder": "recording.recorder",
     "METHODS": "methods.table",
 }
@@ -113,6 +114,7 @@ __all__ = [
     "write_answers",
     "write_concept_trak",
     "write_journey",
+    "journey_of",
     "Recorder",
     "METHODS",
 ]

@@ -15,7 +15,7 @@ from headwater.attribution.trajectory import aims, likelihoods, overlaps
 from headwater.errors import MethodError, QueryError
 from headwater.queries import image as image_module
 from headwater.queries.image import Image
-from headwater.report.trajectory import write_journey
+from headwater.report.journeys.trajectory import write_journey
 
 PROMPT = "a red star in hatched style"
 FEW = {"timesteps": 4, "dim": 64}

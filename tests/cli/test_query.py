@@ -274,6 +274,18 @@ REFUSED = {
         FILE + "--groups star --mask {tmp}/white.png",
         "--groups are of a whole picture: leave out --mask and --step",
     ),
+    "layout of answers and a journey": (
+        "concept {trak} 'a star' --concept star --out {out} --journey --layout concept-trak",
+        "--layout does not go with --journey: leave it out",
+    ),
+    "journey of no prompt": (
+        "concept {trak} '' --local {file} --out {out} --journey",
+        "--journey is of the making of a prompt's picture: give a prompt",
+    ),
+    "journey of an index that serves none": (
+        "concept {concept} 'a star' --concept star --out {out} --journey",
+        "build one for journey-trak",
+    ),
     "groups of a journey": (
         DRAWN + "--groups star --journey",
         "--journey does not go with --groups: leave it out",
@@ -690,6 +702,25 @@ def test_a_judge_looks_at_every_step(places, tmp_path, monkeypatch):
     result = headwater(*command, "--judge", "own_judges:JUDGE", "--out", "none")
     assert_refused(result, "own_judges.py has no function 'JUDGE'")
     assert not (tmp_path / "none").exists()
+
+
+def test_answers_and_the_making_of_their_picture_are_one_report(places, tmp_path):
+    command = ("concept", places["trak"], PROMPT, "--concept", "star", "--draws", 2, "--journey")
+    options = ("--group-by", "folder", "--guidance", 3, "--out", tmp_path)
+    answer = asked(*command, *options)
+    assert answer["method"] == "concept-trak-a" and len(answer["results"]) == 1
+    journey = json.loads((tmp_path / "journey/journey.json").read_text())
+    assert answer["journey"] == journey and journey["method"] == "journey-trak"
+    alone = ("image", places["trak"], "--prompt", PROMPT, "--draws", 2, "--guidance", 3)
+    steps = asked(*alone, "--journey", "--out", tmp_path / "alone")["steps"]
+    assert [top(step) for step in steps] == [top(step) for step in journey["steps"]]
+    page = (tmp_path / "report.html").read_text()
+    assert page.index('“<em dir="auto">star</em>”') < page.index("<h2>Step by step</h2>")
+    assert sorted(path.name for path in tmp_path.glob("*/*.json")) == [
+        "journey.json", "journey.json", "result.json",
+    ]  # fmt: skip
+    printed = headwater(*command, *options).out
+    assert "'star' in" in printed and f"the journey of {PROMPT!r}" in printed
 
 
 def test_an_option_that_counts_is_not_refused(places, tmp_path):

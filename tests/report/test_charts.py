@@ -103,8 +103,10 @@ def test_curves_go_through_their_values():
 
 
 def test_the_drawing_of_curves_is_what_was_worked_out():
-    drawing = curves([999, 499, 249], {"star": [0.0, 0.5, 1.0], "<b>": [1.0, 1.0, 0.25]})
-    page = render_page("journey.html", EMPTY_PAGE, **made_up_journey(likelihoods=drawing))
+    steps, found = [999, 499, 249], {"star": [0.0, 0.5, 1.0], "<b>": [1.0, 1.0, 0.25]}
+    drawing, journey = curves(steps, found), made_up_journey(steps)
+    judged = replace(journey, compared={**journey.compared, "likelihood": found})
+    page = render_page("journey.html", EMPTY_PAGE, journey=judged, images=2)
     paths = [path for path in ParsedPage(page).all("path") if "curve" in path.get("class", "")]
     lines = [path for path in paths if path["d"] != "M0 5H28"]  # the others are the legend's
     for path, line in zip(lines, drawing.lines, strict=True):

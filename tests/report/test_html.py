@@ -5,10 +5,21 @@ from unicodedata import bidirectional
 
 import pytest
 from PIL import Image
-from support.report import AWKWARD, ParsedPage, answer, colour, entries, entry, report, sure
+from support.report import (
+    AWKWARD,
+    ParsedPage,
+    answer,
+    bar,
+    colour,
+    entries,
+    entry,
+    group,
+    report,
+    sure,
+)
 
 from headwater.methods.evidence import evidence
-from headwater.report.html import html_report, mark
+from headwater.report.html import Asked, html_report, mark
 from headwater.report.sheets.contact_sheet import format_score
 
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
@@ -19,6 +30,9 @@ HARMFUL = re.compile(
     + "".join(c for c in map(chr, range(0x2000, 0x2100)) if bidirectional(c) in DIRECTIONS)
     + "]"
 )
+
+
+IN_SHORT = 6  # of what a first page shows
 
 
 def safe(text: str) -> str:
@@ -32,7 +46,7 @@ def safe(text: str) -> str:
 def test_the_report_parses_and_shows_every_entry(top, bottom):
     low = [entry(i, id=f"low-{i}", score=-1.0 - i) for i in range(bottom)]
     page = ParsedPage(report(answer(top=entries(top), bottom=low)))
-    assert len(page.all("img")) == top + bottom
+    assert len(page.all("img")) == min(top, IN_SHORT) + top + bottom
     assert page.all("html") == [{"lang": "en"}]
     assert ("Opponents (10)" in page.text) == bool(bottom)
     for ranked in [*entries(top), *low]:
@@ -57,15 +71,42 @@ def test_the_question_the_prompt_and_the_comparison_are_in_words():
     assert "Training images 500" in page.text
 
 
-def test_several_answers_begin_with_a_page_in_short():
+def test_a_report_begins_with_a_page_in_short():
     both = [answer(top=entries(8), certainty=sure(0.7)), answer(top=entries(2), concept="moon")]
     page = ParsedPage(report(*both, method="presence"))
     assert page.text.count("In short") == 1 and page.text.index("In short") < 600
-    assert "when draws are resampled, 70% of the top 10 stay there." in page.text
+    assert "70% of the top 10 stay when draws are resampled" in page.text
     small = [each for each in page.all("img") if each["alt"].startswith("Training image")]
-    assert len(small) == (6 + 2) + (8 + 2)  # six of each at most, and all below
+    assert len(small) == (IN_SHORT + 2) + (8 + 2)  # of each there, and all below
     assert page.text.count(evidence("presence")) == 2  # there, and where its limits are
-    assert "In short" not in ParsedPage(report(both[0])).text
+    assert "Other draws would show" not in page.text  # each answer has its own
+
+
+def test_one_answer_in_short_says_how_sure_it_is_and_what_it_is_of():
+    sum = "0123456789abcdef" * 4
+    origin = {"model": {"fingerprint": f"sha256:{sum}"}, "data": {"fingerprint": sum[::-1]}}
+    one = answer(
+        certainty=sure(0.93), competing=[1, 2], grouped_by="artist", groups=[bar("Hana", 0.41)],
+        left_out=group("out", 0.1), left_out_ids=["a.png"],
+    )  # fmt: skip
+    page = report(one, provenance={**origin, "rows": [sum, sum]})
+    brief = ParsedPage(page[: page.index("</section>")] + "</section></main></body></html>").text
+    assert "stay when draws are resampled; 2 of 500 images competed" in brief
+    assert "3 left out by whoever asked; by artist: Hana 41% ± 10%." in brief
+    assert "How sure Other draws would show nearly the same 10." in brief
+    assert "It does not say that the model would be another without an image" in brief
+    assert "compared with what it makes of “a shape”, over 16 captions. A score is" in brief
+    rows = "rows 0123456789abcdef, rows 0123456789abcdef"
+    assert f"model 0123456789abcdef , images {sum[::-1][:16]} , rows" in brief, rows
+    assert "headwater verify INDEX --report result.json" in brief
+    assert "Checksums" not in report(one)  # nothing is known of them
+
+
+def test_of_many_answers_six_are_in_short():
+    many = [answer(concept=f"word {i}", top=entries(1)) for i in range(9)]
+    page = report(*many)
+    assert page.count('class="found"') == IN_SHORT and "And 3 more below." in page
+    assert page.count('class="images"') == 9
 
 
 @pytest.mark.parametrize(
@@ -152,7 +193,7 @@ def test_a_missing_image_is_named_and_not_embedded():
     assert page.all("img") == [] and "image not found" in page.text
     assert [d["aria-label"] for d in page.all("div", "picture")] == [
         "Training image gone (image not found)"
-    ]
+    ] * 2  # on the first page, and below
 
 
 def test_opponents_are_called_so_only_where_a_score_is_negative():
@@ -196,5 +237,4 @@ def test_where_nothing_is_ranked_nothing_is_said_of_it():
 
 
 def html_report_of_nothing() -> str:
-    fields = {"prompt": "", "method": "random", "pictures": [], "provenance": {}}
-    return html_report(answers=[], **fields)
+    return html_report(asked=Asked(""), method="random", answers=[], provenance={})

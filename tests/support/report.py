@@ -9,10 +9,13 @@ import numpy as np
 from PIL import Image
 
 from headwater.attribution.answer.bootstrap import Certainty
-from headwater.report.html import Answer, html_report
+from headwater.attribution.answer.groups import Group
+from headwater.queries.query import Name
+from headwater.report.charts import spans
+from headwater.report.html import Answer, Asked, Bar, html_report
+from headwater.report.journeys.journey import Column, Journey
 from headwater.report.page import Page
 from headwater.report.sheets.contact_sheet import Entry
-from headwater.report.wording import WORDING
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -64,9 +67,9 @@ def answer(**changes) -> Answer:
     return Answer(**{**fields, "top": entries(3), "bottom": [], "scores": scores, **changes})
 
 
-def report(*answers: Answer, **changes) -> str:
-    fields = {"prompt": "a red star", "method": "concept-trak", "pictures": []}
-    return html_report(answers=answers or [answer()], **{**fields, "provenance": {}, **changes})
+def report(*answers: Answer, prompt="a red star", pictures=(), file="", **changes) -> str:
+    fields = {"method": "concept-trak", "provenance": {}, "asked": Asked(prompt, pictures, file)}
+    return html_report(answers=answers or [answer()], **fields | changes)
 
 
 def box(sheet: Image.Image, wanted: tuple[int, int, int]) -> tuple[int, int, int, int]:
@@ -81,6 +84,14 @@ def box(sheet: Image.Image, wanted: tuple[int, int, int]) -> tuple[int, int, int
 
 def sure(stability=0.93, halves=0.97) -> Certainty:
     return Certainty(32, 10, np.zeros(3), {}, stability, halves)
+
+
+def group(name: str, share: float) -> Group:
+    return Group(name, 3, 7 * share, share, 0.2, 0.1, ())
+
+
+def bar(name: str, share: float, images=()) -> Bar:
+    return Bar(group(name, share), spans([7 * share], [0.2])[0], images)
 
 
 class ParsedPage(HTMLParser):
@@ -125,19 +136,25 @@ def embedded(page: ParsedPage) -> list[Image.Image]:
 EMPTY_PAGE = Page(pictures=[], prompt="", reading=[], provenance={})
 
 
-def made_up_journey(**changes) -> dict:
-    """What journey.html takes: two steps with one image at either end of each."""
-    image = Image.new("RGB", (16, 16), colour(9))
-    step = SimpleNamespace(aim=image, top=[entry(0)], bottom=[entry(1)], certainty=None)
-    columns = [SimpleNamespace(**{**vars(step), "step": t}) for t in (999, 1)]
-    matrix = [[1.0, -0.5], [-0.5, 1.0]]
+def made_up_query() -> SimpleNamespace:
+    """What a journey knows of its question."""
+    return SimpleNamespace(prompt="a red star", seed=0, name=lambda: Name("the picture", False))
+
+
+def made_up_journey(steps=(999, 1), depth=1, **changes) -> Journey:
+    """Steps with `depth` images at either end of each."""
+    low = [entry(depth + i) for i in range(depth)]
+    aim = Image.new("RGB", (16, 16), colour(9))
+    attribution = SimpleNamespace(method="journey-trak", provenance={"query": {"step": steps[0]}})
+    matrix = [[1.0 if i == j else -0.5 for i in steps] for j in steps]
     names = ("correlation", "overlap of top", "overlap of bottom")
-    journey = SimpleNamespace(
-        method="journey-trak",
-        steps=[999, 1],
-        words=WORDING["influence"],
-        columns=columns,
-        compared=dict.fromkeys(names, matrix),
-    )
-    fields = {"journey": journey, "subject": "the picture", "images": 2, "remarks": []}
-    return {**fields, "k": None, "likelihoods": None, **changes}
+    fields = {
+        "query": made_up_query(),
+        "attributions": [attribution for _ in steps],
+        "columns": [Column(step, aim, entries(depth), low, None) for step in steps],
+        "remarks": [],
+        "compared": dict.fromkeys(names, matrix),
+        "results": [{} for _ in steps],
+        "provenance": {},
+    }
+    return Journey(**fields | changes)

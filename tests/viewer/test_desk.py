@@ -417,6 +417,19 @@ def test_files_are_written(desk, star, sessions):
     assert len(names["scores.csv"].read_text().splitlines()) == 13
 
 
+def test_a_journey_is_kept_with_the_answer(desk, sessions):
+    values = after(FRESH | {"index": "journeys"}, doing.ask(desk, FRESH | {"index": "journeys"}))
+    walked = after(values, beside.journey(desk, values))
+    files = {Path(file).name: file for file in done(beside.keep(desk, walked))["files"]["value"]}
+    page = Path(files["report.html"]).read_text()
+    assert "<h2>Step by step</h2>" in page and page.count('alt="What the model aimed at') == 2
+    table = pq.read_table(files["scores.parquet"])
+    assert set(table["question"].to_pylist()) == {"star", "journey"}
+    first = walked["steps"][0]
+    steps = table[f"score at step {first.step}"].to_numpy()[-12:]
+    np.testing.assert_array_equal(np.sort(steps), np.sort(first.answer.scores))
+
+
 def test_no_text_of_others_is_a_tag(desk, sessions):
     """Captions, names of files, prompts and groups are shown as they are."""
     strange = '<img src=x onerror="window.hit=1"> star'

@@ -9,7 +9,7 @@ import pytest
 from headwater import Concept, Image
 from headwater.errors import StoreError
 from headwater.report.export import write_answers
-from headwater.report.trajectory import write_journey
+from headwater.report.journeys.trajectory import write_journey
 from headwater.viewer.gallery import write_gallery
 
 PROMPT = "a red star"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from headwater.attribution.trajectory import Judge
     from headwater.queries.image import Image
     from headwater.queries.query import Question
+    from headwater.report.journeys.journey import Journey
 
 
 # What a command line says of how an answer is computed and shown, not of what is asked.
@@ -102,14 +104,39 @@ def answer(
     show(session, session.attribute(list(queries), note=say, **options), output, guidance)
 
 
+def answer_along(
+    session: Session,
+    queries: Sequence[Question],
+    output: Output,
+    making: Image,
+    options: Mapping[str, Any],
+) -> None:
+    """The same, with the journey of a picture in the same report.
+
+    Args:
+        making: the picture; each step of its making is asked by the method that is for that.
+    """
+    from headwater.report.journeys.trajectory import journey_of
+
+    each = {name: value for name, value in options.items() if name not in ("method", "group_by")}
+    steps = session.attribute_steps(making, note=say, **each)  # first: an index may not serve it
+    answers = session.attribute(list(queries), note=say, **options)
+    journey = journey_of(session, making, steps, output.top)
+    show(session, answers, output, making.guidance, journey)
+
+
 def show(
-    session: Session, attributions: Sequence[Attribution], output: Output, guidance: float
+    session: Session,
+    attributions: Sequence[Attribution],
+    output: Output,
+    guidance: float,
+    journey: Journey | None = None,
 ) -> None:
     """Write the folder of answers, print a table of each or JSON."""
     from headwater.report import concept_trak, export
 
     write, folders = {
-        "headwater": (export.write_answers, export.folders),
+        "headwater": (partial(export.write_answers, journey=journey), export.folders),
         "concept-trak": (concept_trak.write_concept_trak, concept_trak.folders),
     }[output.layout]
     written = write(session, attributions, output.folder, guidance=guidance, top=output.top)
@@ -119,6 +146,7 @@ def show(
         table(attribution, result["top"])
         for attribution, result in zip(attributions, written["results"], strict=True)
     ]
+    tables += [journey_table(written["journey"])] if "journey" in written else []
     _print(written, tables, output)
 
 
@@ -130,7 +158,7 @@ def answer_journey(
     options: Mapping[str, Any],
 ) -> None:
     """Ask of every step, write the folder, print a line for each step or JSON."""
-    from headwater.report.trajectory import write_journey
+    from headwater.report.journeys.trajectory import write_journey
 
     attributions = session.attribute_steps(query, note=say, **options)
     written = write_journey(session, query, attributions, output.folder, output.top, judge)

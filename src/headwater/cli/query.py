@@ -33,13 +33,14 @@ from headwater.cli.options import (
     open_session,
     with_options,
 )
-from headwater.cli.output import Output, answer, answer_journey, default_folder
+from headwater.cli.output import Output, answer, answer_along, answer_journey, default_folder
 from headwater.errors import QueryError
 from headwater.features.spec import DRAWS
 from headwater.methods.choice import choose, usual_ask
 
 if TYPE_CHECKING:
     from headwater.attribution.session import Session
+    from headwater.queries.image import Image
     from headwater.queries.query import Question
     from headwater.queries.reward import Scorer
 
@@ -77,6 +78,7 @@ def concept(
     clip: ClipFolder = None,
     swap: own.Swap = False,
     alternatives: own.Alternatives = None,
+    journey: own.Along = False,
     device: Device = None,
     engine: EngineName = "local",
     jobs: Jobs = 1,
@@ -103,8 +105,26 @@ def concept(
     if (concept and local is None and asked["ask"] == "slider") or preset:
         _refuse_of_similarity(session, asked)
     queries = _concept_queries(session, asked)
-    folder = out or default_folder(queries, given)
-    answer(session, queries, Output(folder, top, as_json, layout), guidance, options)
+    output = Output(out or default_folder(queries, given), top, as_json, layout)
+    if journey:
+        answer_along(session, queries, output, _making(asked), options)
+    else:
+        answer(session, queries, output, guidance, options)
+
+
+def _making(given: Mapping[str, Any]) -> Image:
+    """The picture of the prompt, of which each step is asked about.
+
+    Raises:
+        QueryError: there is no prompt.
+    """
+    from headwater.queries.image import Image
+
+    own.refuse({"--layout": given["layout"] != "headwater"}, "--journey")
+    if not given["prompt"]:
+        raise QueryError("--journey is of the making of a prompt's picture: give a prompt")
+    options = {name: given[name] for name in ("draws", "seed", "guidance")}
+    return Image(given["prompt"], **options)
 
 
 def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Question]:

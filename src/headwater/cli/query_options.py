@@ -119,6 +119,14 @@ Step = Annotated[
 Journey = Annotated[
     bool, typer.Option("--journey", help="Every step of its making that the index has.")
 ]
+Along = Annotated[
+    bool,
+    typer.Option(
+        "--journey",
+        help="In the same report, each step of the making of the prompt's picture (index by "
+        "--method trak).",
+    ),
+]
 NoiseDraws = Annotated[str, typer.Option("--draws", help="Of noise, or `auto`.")]
 Judge = Annotated[
     str | None,

@@ -24,7 +24,8 @@ from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
 from headwater.report.charts import spans
 from headwater.report.figures import draw_figures
-from headwater.report.html import GROUPS_SHOWN, Answer, Bar, html_report
+from headwater.report.html import GROUPS_SHOWN, Answer, Asked, Bar, html_report
+from headwater.report.journeys.journey import Journey, write_steps
 from headwater.report.scores import score_columns, write_scores
 from headwater.report.sheets.contact_sheet import Entry, contact_sheet
 from headwater.report.wording import WORDING, said_candidates, said_left_out
@@ -98,17 +99,20 @@ def write_answers(
     *,
     guidance: float = 5.0,
     top: int = 10,
+    journey: Journey | None = None,
 ) -> dict[str, Any]:
     """Write the folder `out` and return the answer as one JSON-ready object.
 
     Holds `query.png`, `query.safetensors` (noise, latents), `report.html`, and for each question a
-    folder with `top.png`, `bottom.png`, `scores.parquet` and `result.json`.
+    folder with `top.png`, `bottom.png`, `scores.parquet` and `result.json`; for a journey one with
+    `journey.png`, `scores.parquet` and `journey.json`.
 
     Args:
         resources: the session that answered.
         attributions: answers to questions of one prompt or picture.
         guidance: of the picture that stands for questions without one.
         top: how many proponents and opponents are shown.
+        journey: of `journey_of`, to stand in the same report.
 
     Raises:
         StoreError: `out` cannot be written.
@@ -123,36 +127,40 @@ def write_answers(
     write_picture(out, picture)
     origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []
-    for attribution, folder in zip(attributions, folders(attributions), strict=True):
-        both = ends(attribution, top)
-        answer = answer_of(attribution, both)
-        try:
-            files = _write_concept(out / folder, attribution, answer)
-            result = {**to_json(attribution, both), "files": files}
-            text = json.dumps({**result, "provenance": origin}, indent=1, ensure_ascii=False)
-            write_text(out / folder / "result.json", text)
-        except OSError as error:
-            raise StoreError(f"cannot write to {out / folder}: {error.strerror or error}") from None
-        answers.append(answer)
-        results.append(result)
+    named = folders(attributions, journey)
+    try:
+        for attribution, folder in zip(attributions, named, strict=False):
+            both = ends(attribution, top)
+            answers.append(answer_of(attribution, both))
+            files = _write_concept(out / folder, attribution, answers[-1])
+            results.append({**to_json(attribution, both), "files": files})
+            said = json.dumps(results[-1] | {"provenance": origin}, indent=1, ensure_ascii=False)
+            write_text(out / folder / "result.json", said)
+        steps = {} if journey is None else {"journey": write_steps(out / named[-1], journey, out)}
+    except OSError as error:
+        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    asked = {
+        attribution.query.title: attribution.provenance["query"] for attribution in attributions
+    }
     report = html_report(
-        prompt=first.query.prompt,
+        asked=Asked(
+            first.query.prompt,
+            draw_figures(resources, first.query, first.method, guidance),
+            str(getattr(first.query, "file", None) or ""),
+        ),
         method=first.method,
         answers=answers,
-        pictures=draw_figures(resources, first.query, first.method, guidance),
-        file=str(getattr(first.query, "file", None) or ""),
-        provenance={
-            **origin,
-            "query": {a.query.title: a.provenance["query"] for a in attributions},
-        },
+        provenance={**origin, "query": asked},
+        journey=journey,
     )
     write_text(out / "report.html", report)
-    remove_abandoned(out, *(out / folder for folder in folders(attributions)))
+    remove_abandoned(out, *(out / folder for folder in named))
     return {
         "index": str(first.index.path),
         "prompt": first.query.prompt,
         "method": first.method,
         "results": results,
+        **steps,
         "provenance": origin,
         "out": str(out),
     }
@@ -304,6 +312,7 @@ def _write_concept(folder: Path, attribution: Attribution, answer: Answer) -> di
     return write_scores(folder, attribution.index, score_columns(attribution))
 
 
-def folders(attributions: Sequence[Attribution]) -> list[str]:
-    """A folder name for each question, numbered where two would be the same."""
-    return distinct_names([slug(attribution.query.title) for attribution in attributions])
+def folders(attributions: Sequence[Attribution], journey: Journey | None = None) -> list[str]:
+    """A folder name for each question, and for a journey; numbered where two would be the same."""
+    titles = [slug(attribution.query.title) for attribution in attributions]
+    return distinct_names(titles if journey is None else [*titles, "journey"])

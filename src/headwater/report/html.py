@@ -18,9 +18,17 @@ from headwater.attribution.answer.bootstrap import Certainty
 from headwater.attribution.answer.groups import Group
 from headwater.methods.evidence import evidence
 from headwater.report.charts import Histogram, Span, histogram
+from headwater.report.journeys.journey import Journey
 from headwater.report.page import Page, render_page
 from headwater.report.sheets.contact_sheet import Entry
-from headwater.report.wording import WORDING, Wording, does_not_say, how_to_read, said_left_out
+from headwater.report.wording import (
+    WORDING,
+    Wording,
+    does_not_say,
+    does_not_say_in_short,
+    how_to_read,
+    said_left_out,
+)
 
 # An answer is firm from this share on, and only a sample of many like it below the second.
 FIRM, LOOSE = 0.9, 0.6
@@ -143,37 +151,64 @@ class PromptPart:
     marked: bool
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a report's questions are about.
+
+    Attributes:
+        prompt: "" where there was none.
+        pictures: that were asked about, each with a caption; of a single one it may be "".
+        file: where they came from, if the model did not make them.
+    """
+
+    prompt: str
+    pictures: Sequence[tuple[str, Image.Image]] = ()
+    file: str = ""
+
+
 def html_report(
     *,
-    prompt: str,
+    asked: Asked,
     method: str,
     answers: Sequence[Answer],
-    pictures: Sequence[tuple[str, Image.Image]],
     provenance: Mapping[str, Any],
-    file: str = "",
+    journey: Journey | None = None,
 ) -> str:
-    """The whole report as the text of one HTML file.
+    """The whole report as the text of one HTML file; its first page is a summary.
 
-    `pictures` are what was asked about, each with a caption; `file` is where they came from, if
-    the model did not make them.
+    Args:
+        journey: the answers at every step of a picture's making, to stand after the others.
     """
     images = max((len(answer.scores) for answer in answers), default=0)
     measure = answers[0].measure if answers else "influence"
     measured = evidence(method)
-    limits = does_not_say(measure, measured, images)
-    errors = any(answer.certainty is not None for answer in answers)
-    reading = how_to_read(measure, errors=errors)
     concepts = [answer.concept for answer in answers if answer.quoted]
+    errors = any(answer.certainty is not None for answer in answers)
+    page = Page(
+        asked.pictures,
+        asked.prompt,
+        how_to_read(measure, errors=errors),
+        {**provenance, **({} if journey is None else _along(journey, provenance))},
+        does_not_say(measure, measured, images),
+        does_not_say_in_short(measure),
+    )
     return render_page(
         "answers.html",
-        Page(pictures, prompt, reading, provenance, limits),
+        page,
         answers=answers,
         method=method,
-        file=file,
+        file=asked.file,
         images=images,
         measured=measured,
-        prompt_parts=list(mark(prompt, concepts)),
+        prompt_parts=list(mark(asked.prompt, concepts)),
+        journey=journey,
     )
+
+
+def _along(journey: Journey, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a journey came from, as far as the answers beside it came from something else."""
+    own = {k: v for k, v in journey.provenance.items() if provenance.get(k) != v}
+    return {"journey": {"method": journey.method, **own, "query": journey.asked}}
 
 
 def mark(prompt: str, concepts: Sequence[str]) -> Iterator[PromptPart]:

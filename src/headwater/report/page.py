@@ -28,6 +28,7 @@ class Page:
         reading: how to read the page, point by point.
         provenance: what was computed, from what and how, nested as it comes.
         limits: what the page does not say, point by point.
+        unsaid: the same in one sentence, for the first page.
     """
 
     pictures: Sequence[tuple[str, Image.Image]]
@@ -35,11 +36,20 @@ class Page:
     reading: Sequence[str]
     provenance: Mapping[str, Any]
     limits: Sequence[str] = ()
+    unsaid: str = ""
 
     @property
     def entries(self) -> list[tuple[str, list[str]]]:
         """The provenance as rows of a table."""
         return list(flatten(self.provenance))
+
+    @property
+    def checksums(self) -> list[tuple[str, str]]:
+        """What an index is known by, each with what it is of, as far as the provenance has it."""
+        model, data = (self.provenance.get(name) for name in ("model", "data"))
+        found = [("model", _fingerprint(model)), ("images", _fingerprint(data))]
+        found += [("rows", rows) for rows in self.provenance.get("rows") or ()]
+        return [(of, str(checksum).rpartition(":")[2]) for of, checksum in found if checksum]
 
 
 def render_page(template: str, page: Page, **content: Any) -> str:
@@ -60,6 +70,10 @@ def flatten(mapping: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", list(_leaves(value))
+
+
+def _fingerprint(facts: Any) -> str:
+    return str(facts.get("fingerprint") or "") if isinstance(facts, Mapping) else ""
 
 
 def _leaves(value: Any) -> Iterator[str]:

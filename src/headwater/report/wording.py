@@ -286,3 +286,19 @@ def does_not_say(measure: str, evidence: str, images: int) -> list[str]:
         "It says nothing of who made an image, who has rights in it, and whether it was used "
         "lawfully.",
     ]
+
+
+def does_not_say_in_short(measure: str) -> str:
+    """The same in one sentence, for a first page.
+
+    >>> does_not_say_in_short("similarity")[:52]
+    'It does not say what the model learned from an image'
+    """
+    if measure in _NO_INFLUENCE:
+        first = "what the model learned from an image"
+    else:
+        first = "that the model would be another without an image (only training it again would)"
+    return (
+        f"It does not say {first}, that a picture is a copy of one or how much of it is owed to "
+        "one, that other images had no part, nor who made an image and who has rights in it."
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,10 @@ from typing import Any
 from headwater.attribution.session import Session
 from headwater.errors import QueryError
 from headwater.index.samples import rows_by_id
+from headwater.queries.image import Image
 from headwater.report.export import folders, write_answers
+from headwater.report.journeys.journey import Journey
+from headwater.report.journeys.trajectory import journey_of
 from headwater.upkeep.answers import export_answers
 from headwater.viewer import fragments
 from headwater.viewer.answers import one_image, pictures
@@ -171,24 +175,29 @@ def compare(desk: Desk, values: Values) -> Updates:
 
 
 def keep(desk: Desk, values: Values) -> Updates:
-    """The report, and every score, as files."""
+    """The report, and every score, as files; with the journey that was asked for beside it."""
     found, session = found_of(values), desk.session(values)
     yield {"status": fragments.status("Writing the files.")}
     _tidy(desk.folder)
-    files = yield from watched(lambda: _written(desk.folder, session, found))
+    steps = values["steps"] or ()
+    files = yield from watched(lambda: _written(desk.folder, session, found, steps))
     yield {
         "files": {"value": [str(file) for file in files], "visible": True},
         "status": fragments.status("The report prints to paper or PDF from any browser."),
     }
 
 
-def _written(folder: Path, session: Session, found: Found) -> list[Path]:
+def _written(
+    folder: Path, session: Session, found: Found, steps: Sequence[pictures.Step]
+) -> list[Path]:
     """The files of an answer, in a folder of their own."""
     kept, form = Path(tempfile.mkdtemp(dir=folder, prefix=_KEPT)), found.form
     with tempfile.TemporaryDirectory(dir=folder) as working:
         out = Path(working)
         with session.lock:
-            write_answers(session, found.answers, out, guidance=form.guidance, top=form.shown)
+            journey = _journey(session, steps, form.shown) if steps else None
+            shown = {"guidance": form.guidance, "top": form.shown, "journey": journey}
+            write_answers(session, found.answers, out, **shown)
         files = [Path(shutil.copy(out / "report.html", kept))]
         files += [
             Path(shutil.copy(out / name / "result.json", kept / f"{name}.json"))
@@ -199,6 +208,13 @@ def _written(folder: Path, session: Session, found: Found) -> list[Path]:
             files.append(kept / f"scores.{end}")
         files.append(Path(shutil.make_archive(str(kept / "answer"), "zip", out)))
     return files
+
+
+def _journey(session: Session, steps: Sequence[pictures.Step], top: int) -> Journey:
+    """What was asked of each step, as a report has it."""
+    query = steps[0].answer.query
+    assert isinstance(query, Image)
+    return journey_of(session, replace(query, step=None), [each.answer for each in steps], top)
 
 
 def _tidy(folder: Path) -> None:

@@ -82,10 +82,10 @@ def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]], waiting: Sequence[str
 
 
 def detail(session: Session, shown: Detail, concepts: Sequence[str]) -> str:
-    """One training image: full size, its places, near-copies, and images that teach alike."""
+    """One training image: full size, its places, near-copies, and nearest neighbours."""
     index = session.index
     near = [
-        (row, index.samples[row], picture(session, row), f"alike {cosine:.2f}")
+        (row, index.samples[row], picture(session, row), f"cosine {cosine:.2f}")
         for row, cosine in shown.neighbours
     ]
     rows = rows_by_id(index.samples, set(shown.near_copies))

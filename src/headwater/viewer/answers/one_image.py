@@ -85,7 +85,7 @@ def place(answer: Attribution, row: int) -> Place:
 
 
 def neighbours(session: Session, row: int, count: int = NEIGHBOURS) -> list[tuple[int, float]]:
-    """The rows whose features are most like this one's, by cosine: images that teach alike."""
+    """The rows whose features are most like this one's, by cosine: its nearest neighbours."""
     with session.lock:
         kernel, start = session.kernel(), 0
         for block in session.index.scan():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +16,8 @@ from headwater.attribution.session import Session
 from headwater.attribution.trajectory import overlaps
 from headwater.errors import StoreError
 from headwater.queries.image import Image
-from headwater.report.charts import curves
+from headwater.report.journeys.trajectory import DEPTH, write_journey
 from headwater.report.page import render_page
-from headwater.report.trajectory import DEPTH, write_journey
 
 PROMPT = "a red star in hatched style"
 PASSED = [999, 739, 499, 239]  # the nearest to the index's 249, 499, 749, 999
@@ -86,7 +86,7 @@ def test_the_report_shows_every_step(session, tmp_path):
     assert "4, from 999 (noise) to 239" in page and "When does each feature" not in page
     assert "<code>query.seed</code>" in page and "Opponent 1" in page
     # The query, what each of four steps aimed at, and both ends below it.
-    assert page.count("<img") == 1 + 4 * (1 + 2 * DEPTH)
+    assert page.count("<img") == 1 + 4 * (1 + 2 * DEPTH) + 4 * 2  # and the first page once more
     assert not re.search(r"https?:|<script|url\(", page)
     tinted = [int(share) for share in re.findall(r"--share: (\d+)%", page)]
     assert len(tinted) == 3 * 16 and tinted.count(100) >= 12
@@ -104,13 +104,18 @@ def test_a_folder_that_cannot_be_made_is_one_line(session, tmp_path):
 # --- the page -------------------------------------------------------------------------------------
 
 
+def page_of(journey) -> ParsedPage:
+    return ParsedPage(render_page("journey.html", EMPTY_PAGE, journey=journey, images=2))
+
+
 @pytest.mark.parametrize("text", AWKWARD.values(), ids=AWKWARD)
 def test_no_text_from_outside_becomes_markup(text):
     def page(words: str) -> ParsedPage:
-        content = made_up_journey(remarks=[words], likelihoods=curves([9, 1], {words: [0.0, 1.0]}))
-        for column in content["journey"].columns:
-            column.top = [entry(0, id=words, caption=words, copies=[words])]
-        return ParsedPage(render_page("journey.html", EMPTY_PAGE, **content))
+        made = made_up_journey(remarks=[words])
+        top = [entry(0, id=words, caption=words, copies=[words])]
+        judged = {**made.compared, "likelihood": {words: [0.0, 1.0]}}
+        columns = [replace(column, top=top) for column in made.columns]
+        return page_of(replace(made, columns=columns, compared=judged))
 
     awkward, plain = page(text), page("plain")
     tags = [[(tag, set(attributes)) for tag, attributes in p.elements] for p in (awkward, plain)]
@@ -120,12 +125,13 @@ def test_no_text_from_outside_becomes_markup(text):
 
 
 def test_columns_of_different_depth_leave_cells_empty():
-    content = made_up_journey()
-    content["journey"].columns[0].top = [entry(0), entry(1, id="second")]
-    content["journey"].columns[1].bottom = []
-    page = ParsedPage(render_page("journey.html", EMPTY_PAGE, **content))
+    made = made_up_journey()
+    first = replace(made.columns[0], top=[entry(0), entry(1, id="second")])
+    page = page_of(replace(made, columns=[first, replace(made.columns[1], bottom=[])]))
     alts = [img["alt"].partition(":")[0] for img in page.all("img")]
-    assert alts.count("Training image second") == 1 and len(alts) == 2 + 3 + 1
+    in_short = 2 * 2  # what both steps aimed at, and what stands highest there
+    assert alts.count("Training image second") == 1 and len(alts) == in_short + 2 + 3 + 1
     assert "Proponent 2" in page.text and "Proponent 3" not in page.text
     assert "Opponent 1" in page.text and "Opponent 2" not in page.text
-    assert "stays in resamples" not in page.text  # no step says how firm it is
+    assert "stay there when" not in page.text  # no step says how firm it is
+    assert "stays in resamples" not in page.text
