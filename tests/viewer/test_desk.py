@@ -321,8 +321,24 @@ def test_an_image_that_is_clicked_is_told_of(desk, star, sessions):
     shown = done(beside.look(desk, star, first.row))
     assert (shown["row"], shown["row_of"]) == (first.row, "all") and first.id in shown["detail"]
     assert "1 of 12" in shown["detail"]
-    assert shown["detail"].count("data-row") == one_image.NEIGHBOURS
+    assert "data-row" not in shown["detail"]
+    coming, found = beside.neighbours(desk, after(star, [shown]))
+    assert "Looking for its nearest neighbours" in coming["neighbours"]
+    assert found["neighbours"].count("data-row") == one_image.NEIGHBOURS
     assert "<mark>star</mark>" in done(beside.look(desk, star, 11))["detail"]
+
+
+def test_an_image_is_told_of_while_a_question_is_answered(desk, star, sessions):
+    """Its neighbours come when that is done."""
+    looked = threading.Thread(target=lambda: told.append(done(beside.look(desk, star, 3))))
+    told = []
+    with sessions["all"].lock:  # as whoever asks holds it
+        looked.start()
+        looked.join(60)
+        assert not looked.is_alive() and "detail" in told[0]
+        found = beside.neighbours(desk, after(star, told))
+        assert "Looking for" in next(found)["neighbours"]
+    assert "data-row" in next(found)["neighbours"]
 
 
 def test_places_are_those_of_the_ranking(star):
@@ -468,5 +484,5 @@ def test_near_copies_of_an_image_are_opened(desk, star):
     together = {first.ranked.row, *copies}
     for row in together:
         detail = done(beside.look(desk, values, row))["detail"]
-        named = detail.split("Near-copies")[1].split("Images that teach")[0]
+        named = detail.split("Near-copies")[1]
         assert {int(each) for each in re.findall(r'data-row="(\d+)"', named)} == together - {row}

@@ -33,7 +33,7 @@ _KEPT, _KEPT_FOR = "kept-", 3600  # folders of downloads, and for how many secon
 
 
 def look(desk: Desk, values: Values, row: Any) -> Updates:
-    """All that is known of the image that was clicked."""
+    """What is known of the image that was clicked, but for its neighbours."""
     session, found = desk.session(values), values["found"]
     if isinstance(row, bool) or not isinstance(row, int):
         raise QueryError("that is no image: click one that is shown")
@@ -42,6 +42,13 @@ def look(desk: Desk, values: Values, row: Any) -> Updates:
     said = fragments.detail(session, shown, concepts)
     told = {"row": row, "row_of": desk.name_of(session.index), "detail": said}
     yield told | {"leave_out": {"visible": found is not None}}
+
+
+def neighbours(desk: Desk, values: Values) -> Updates:
+    """The nearest neighbours of the image that is looked at: once no question is being answered."""
+    session, row = looked_at(desk, values)
+    yield {"neighbours": fragments.neighbours(session, None)}
+    yield {"neighbours": fragments.neighbours(session, one_image.neighbours(session, row))}
 
 
 def leave_out(desk: Desk, values: Values) -> Updates:

@@ -172,6 +172,7 @@ def _looking(desk: Desk) -> Controls:
     controls["leave_out"] = gr.Button(
         "Leave the chosen image out of the ranking", size="sm", visible=False
     )
+    controls["neighbours"] = _clickable()
     with gr.Tabs():
         with gr.Tab("Answer"):
             controls["answers"] = _clickable("answers")

@@ -205,7 +205,7 @@ def more(desk: Desk, values: Values) -> Updates:
 
 def switched(desk: Desk, values: Values) -> Updates:
     """Nothing of another index is shown any more."""
-    shown = ("answers", "distribution", "detail", "tiles", "pictures")
+    shown = ("answers", "distribution", "detail", "neighbours", "tiles", "pictures")
     nothing: dict[str, Any] = dict.fromkeys(shown, "")
     yield nothing | {"found": None, "row": None, "row_of": ""} | STALE
     yield {"left_out": {"choices": [], "value": []}, "leave_out": {"visible": False}}
@@ -222,6 +222,7 @@ def asked(desk: Desk, form: Form) -> Updates:
     yield {
         "status": fragments.status("Asking the model."),
         "detail": "",
+        "neighbours": "",
         "row": None,
         "row_of": "",
         "leave_out": {"visible": False},

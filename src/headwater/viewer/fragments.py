@@ -82,19 +82,25 @@ def pictures(drawn: Sequence[tuple[str, PIL.Image.Image]], waiting: Sequence[str
 
 
 def detail(session: Session, shown: Detail, concepts: Sequence[str]) -> str:
-    """One training image: full size, its places, near-copies, and nearest neighbours."""
+    """One training image: full size, its places, and near-copies."""
     index = session.index
-    near = [
-        (row, index.samples[row], picture(session, row), f"cosine {cosine:.2f}")
-        for row, cosine in shown.neighbours
-    ]
     rows = rows_by_id(index.samples, set(shown.near_copies))
     copies = [
         (rows[id], index.samples[rows[id]], picture(session, rows[id]), id)
         for id in shown.near_copies
     ]
     caption = list(mark(shown.sample.caption_line, concepts))
-    return render("view/detail.html", detail=shown, caption=caption, neighbours=near, copies=copies)
+    return render("view/detail.html", detail=shown, caption=caption, copies=copies)
+
+
+def neighbours(session: Session, found: Sequence[tuple[int, float]] | None) -> str:
+    """Its nearest neighbours, (row, cosine); that they are looked for where they are not known."""
+    index = session.index
+    near = found and [
+        (row, index.samples[row], picture(session, row), f"cosine {cosine:.2f}")
+        for row, cosine in found
+    ]
+    return render("view/neighbours.html", neighbours=near)
 
 
 def tiles(session: Session, rows: Iterable[int], empty: str) -> str:

@@ -25,6 +25,7 @@ _SHOW_DETAIL = "() => { document.querySelector('.hw-detail')?.scrollIntoView(); 
 # first stage of an answer with an image left out of it would come after the whole answer, and stay.
 _IN_TURN = {"concurrency_id": "asking", "concurrency_limit": 1}
 _AT_ONCE = {"concurrency_id": "looking", "concurrency_limit": 2}
+_WAITING = {"concurrency_id": "waiting", "concurrency_limit": 8}  # for what asks, in a thread each
 
 # Takes the desk, what the controls hold, and (where something is clicked) which row.
 Handler = Callable[..., Updates]
@@ -179,9 +180,14 @@ def _look_on(controls: Controls, called: Callable[..., dict[str, Any]]) -> None:
         event = controls[name].submit if name == "where" else controls[name].input
         told = event(**called(doing.again), **_IN_TURN, trigger_mode="always_last")
         told.then(**called(beside.refreshed), **_AT_ONCE)
-    for name in ("answers", "detail", "tiles", "journey"):
-        event = controls[name].click(**called(beside.look, clicked=True), **_AT_ONCE)
+    clicked = ("answers", "detail", "neighbours", "tiles", "journey")
+    looked = [controls[n].click(**called(beside.look, clicked=True), **_AT_ONCE) for n in clicked]
+    for event in looked:
         event.then(None, js=_SHOW_DETAIL)
+    # of the image before they are not waited for any more
+    waiting = [event.then(**called(beside.neighbours), **_WAITING) for event in looked]
+    for name in clicked:
+        controls[name].click(None, cancels=waiting, queue=False, api_visibility="private")
     controls["index"].input(**called(doing.switched), **_AT_ONCE)
     told = controls["left_out"].input(
         **called(beside.left_out), **_IN_TURN, trigger_mode="always_last"

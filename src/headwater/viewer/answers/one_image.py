@@ -39,12 +39,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Detail:
-    """All that is known of one image.
+    """All that is known of one image, but for its neighbours.
 
     Attributes:
         near_copies: ids of images that stand with it as one entry of an answer.
-        neighbours: (row, cosine of both features), the nearest first; none of an index without
-            features.
     """
 
     row: int
@@ -52,7 +50,6 @@ class Detail:
     image: PIL.Image.Image | None
     places: Sequence[Place]
     near_copies: Sequence[str]
-    neighbours: Sequence[tuple[int, float]]
 
 
 def detail(session: Session, found: Found | None, row: int) -> Detail:
@@ -63,9 +60,9 @@ def detail(session: Session, found: Found | None, row: int) -> Detail:
     """
     require_row(session, row)
     places = [place(answer, row) for answer in found.answers] if found else []
-    sample, near = session.index.samples[row], neighbours(session, row)
+    sample = session.index.samples[row]
     copies = near_copies(found, sample.id) if found else []
-    return Detail(row, sample, picture(session, row), places, copies, near)
+    return Detail(row, sample, picture(session, row), places, copies)
 
 
 def near_copies(found: Found, id: str) -> list[str]:
@@ -85,7 +82,10 @@ def place(answer: Attribution, row: int) -> Place:
 
 
 def neighbours(session: Session, row: int, count: int = NEIGHBOURS) -> list[tuple[int, float]]:
-    """The rows whose features are most like this one's, by cosine: its nearest neighbours."""
+    """The rows whose features are most like this one's, and their cosines, the nearest first.
+
+    None of an index without features. Waits while the session answers a question.
+    """
     with session.lock:
         kernel, start = session.kernel(), 0
         for block in session.index.scan():
