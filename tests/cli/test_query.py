@@ -706,14 +706,14 @@ def test_a_judge_looks_at_every_step(places, tmp_path, monkeypatch):
 
 def test_answers_and_the_making_of_their_picture_are_one_report(places, tmp_path):
     command = ("concept", places["trak"], PROMPT, "--concept", "star", "--draws", 2, "--journey")
-    options = ("--group-by", "folder", "--guidance", 3, "--out", tmp_path)
+    options = ("--group-by", "caption", "--guidance", 3, "--out", tmp_path)
     answer = asked(*command, *options)
     assert answer["method"] == "concept-trak-a" and len(answer["results"]) == 1
     journey = json.loads((tmp_path / "journey/journey.json").read_text())
     assert answer["journey"] == journey and journey["method"] == "journey-trak"
     alone = ("image", places["trak"], "--prompt", PROMPT, "--draws", 2, "--guidance", 3)
     steps = asked(*alone, "--journey", "--out", tmp_path / "alone")["steps"]
-    assert [top(step) for step in steps] == [top(step) for step in journey["steps"]]
+    assert [step["top"] for step in steps] == [step["top"] for step in journey["steps"]]
     page = (tmp_path / "report.html").read_text()
     assert page.index('“<em dir="auto">star</em>”') < page.index("<h2>Step by step</h2>")
     assert sorted(path.name for path in tmp_path.glob("*/*.json")) == [

@@ -145,7 +145,7 @@ def test_the_command_line_from_rows_to_files(tmp_path, tiny_images):
     assert [entry["id"] for entry in answer["results"][0]["top"]] == [samples[i].id for i in best]
     page = (tmp_path / "own/report.html").read_text()
     assert "the feature of concept_grad.npy" in page
-    assert page.count("<img") == 1 + 3 + 3  # the query.png beside it, and both ends
+    assert page.count("<img") == 1 + 3 + 3 + 3  # the query.png beside it, the first page, both ends
     assert not (tmp_path / "own/query.png").exists()
     said = headwater(*ask, "--layout", "concept-trak", "--out", tmp_path / "theirs")
     assert said.code == 0, said.err
