@@ -189,6 +189,7 @@ def test_an_image_is_clicked_left_out_and_put_back(visit):
         "() => { const seen = document.querySelector('.hw-detail').getBoundingClientRect();"
         " return seen.top > -100 && seen.bottom > 100 && seen.top < innerHeight; }"
     )
+    person.page.get_by_text("Nearest neighbours").wait_for()
     person.presses("Leave the chosen image out")
     person.page.locator(".left-out").wait_for()
     assert person.page.locator(f"#answers [data-row='{row}']").count() == 0
