@@ -184,7 +184,8 @@ def _by_features(question: str) -> bool:
 
 
 def _listed(question: str) -> str:
-    return ", ".join(name for name, method in METHODS.items() if question in method.takes)
+    answering = (row for row in METHODS.values() if question in row.takes)
+    return ", ".join(row.name for row in answering if row.measure != "chance")
 
 
 def measure(method: str) -> str:
