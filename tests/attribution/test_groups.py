@@ -13,7 +13,7 @@ from support.command_line import headwater as run
 from support.tiny import tiny_folder
 
 from headwater import Concept, Denoiser, Session, build_index, load_dataset
-from headwater.attribution.answer.groups import NONE, group_scores, grouping_of
+from headwater.attribution.answer.groups import NONE, Grouping, group_scores, grouping_of
 from headwater.attribution.scores import Scored
 from headwater.errors import HeadwaterWarning, QueryError
 from headwater.index.columns import values_of
@@ -160,6 +160,20 @@ def test_groups_by_hand(session, squared):
         error = (draws[:, list(rows)] * slope).sum(1).std(correction=0) / 400**0.5
         assert group.error == pytest.approx(float(error), rel=0.2)
     assert sum(group.share for group in found.values()) == pytest.approx(1)
+
+
+def test_the_strongest_of_many_groups_are_those_of_a_full_sort():
+    """Of groups of no image to dozens, where an image may be in several and scores are equal."""
+    chance = np.random.default_rng(0)
+    pairs = sorted({(int(row), int(group)) for row, group in chance.integers(0, 40, (300, 2))})
+    pairs += [(row, 40) for row in range(40)]
+    scores, competing = chance.integers(0, 5, 40).astype(np.float32), chance.permutation(40)[:30]
+    rows, groups = torch.tensor(pairs).T
+    grouping = Grouping(tuple(map(str, range(42))), rows, groups)
+    found = group_scores(grouping, Scored(torch.from_numpy(scores)[None]), competing)
+    own = {g: [row for row, other in pairs if other == g and row in competing] for g in range(42)}
+    best = {str(g): sorted(rows, key=lambda row: (-scores[row], row)) for g, rows in own.items()}
+    assert {g.name: list(g.strongest) for g in found} == {n: b[:5] for n, b in best.items() if b}
 
 
 def test_shares_are_of_sums_without_signs(session):

@@ -1,5 +1,7 @@
 """Every score rule against its formula with an explicit float64 inverse, dual and primal."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from support.brute_force import (
     scored,
 )
 
+from headwater import Contribution
 from headwater.attribution.answer.bootstrap import certainty
-from headwater.attribution.answer.result import leading
+from headwater.attribution.answer.result import Attribution, leading
 from headwater.attribution.scores import RULES, Scored, mean_over_checkpoints, without_own
 
 RATIOS = (1e-3, 0.1, 10.0)
@@ -97,14 +100,29 @@ def test_a_mean_over_checkpoints_has_a_kernel_for_each(rule):
     assert relative_error(ours, exact) < 1e-3
 
 
-@given(
-    st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=30),
-    st.integers(0, 40),
-)
+FEW_VALUES = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=30)
+
+
+@given(FEW_VALUES, st.integers(0, 40))
 def test_the_highest_are_those_of_a_full_sort(values, count):
     """Few values, so that many are equal."""
     scores = np.array(values)
     assert leading(scores, count).tolist() == np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+@given(FEW_VALUES, st.none() | st.sets(st.integers(0, 29)), st.integers(0, 40))
+def test_the_first_rows_by_rank_are_those_of_a_full_sort(values, chosen, count):
+    """Candidates before all others; few values, so that many are equal."""
+    rows = range(len(values))
+    among = None if chosen is None else tuple(chosen.intersection(rows))
+    question, no_index = Contribution("a red star", "star"), cast(Any, None)
+    answer = Attribution(question, "", "trak", np.array(values), no_index, {}, among=among)
+    ranked = sorted(rows, key=lambda row: (among is not None and row not in among, -values[row]))
+    assert answer.order().tolist() == ranked
+    assert answer.order(count=count).tolist() == ranked[:count]
+    lowest = np.negative(values)
+    ranked.sort(key=lambda row: (among is not None and row not in among, values[row], row))
+    assert answer.order(lowest, count).tolist() == ranked[:count]
 
 
 def test_errors_are_those_of_the_draws_that_are_not_an_images_own():

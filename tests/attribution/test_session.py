@@ -14,6 +14,8 @@ import torch
 from PIL import Image as Pillow
 from support.brute_force import inverse
 from support.command_line import headwater
+from support.disks import read_only
+from support.index_files import state
 from support.tiny import tiny_pipeline
 
 from headwater import (
@@ -29,7 +31,7 @@ from headwater import (
 )
 from headwater.attribution import gram, resources
 from headwater.attribution.scorers import gradient
-from headwater.errors import MismatchError, QueryError
+from headwater.errors import HeadwaterWarning, MismatchError, QueryError
 from headwater.models.clip import Clip
 from headwater.storage import files
 
@@ -414,6 +416,22 @@ def test_a_kernel_of_some_images_scores_all(folder, monkeypatch):
     others = Session.open(folder / "trak").kernel_without(left_out[:1])
     with pytest.raises(TypeError, match="not callable"):  # which is not
         others.trak(psi, [0.1])
+
+
+def test_an_index_on_a_read_only_disk_answers(folder, tmp_path, monkeypatch):
+    """And keeps nothing, which is said."""
+    question = Concept(PROMPT, "star", draws=2, context="prompt")
+    expected = Session.open(shutil.copytree(folder / "trak", tmp_path / "x")).attribute(question)
+    before = state(folder)
+    read_only(monkeypatch, folder)
+    said = r"not kept for the next time: cannot write .*/(queries|kernels)/.*: Read-only file"
+    with pytest.warns(HeadwaterWarning, match=said) as remarks:
+        found = Session.open(folder / "trak").attribute(question)
+    assert {Path(str(each.message).split()[8]).parent.name for each in remarks} == {
+        "queries", "kernels",
+    }  # fmt: skip
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    assert state(folder) == before
 
 
 def test_images_that_cannot_be_left_out(folder):

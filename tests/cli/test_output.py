@@ -1,5 +1,6 @@
 """The command line before it computes: help, what is mistyped, and where an answer will go."""
 
+import errno
 import logging
 import os
 import warnings
@@ -119,6 +120,22 @@ def test_out_of_memory_is_one_line(monkeypatch, error):
 
     monkeypatch.setattr("headwater.storage.manifest.read_manifest", too_much)
     assert_refused(headwater("info", "here"), "out of memory (")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_disk_that_a_library_could_not_write_to_is_one_line(monkeypatch, number):
+    """But not one that is broken."""
+
+    def write(index):
+        raise OSError(number, os.strerror(number), "there/model_index.json")
+
+    monkeypatch.setattr("headwater.storage.manifest.read_manifest", write)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match="Input/output error"):
+            headwater("info", "here")
+        return
+    result = headwater("info", "here")
+    assert_refused(result, f"{os.strerror(number)}: 'there/model_index.json': free some space, or")
 
 
 def test_a_fault_of_ours_keeps_its_trace(monkeypatch):

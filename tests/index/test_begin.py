@@ -1,4 +1,4 @@
-"""Where an index begins: a folder that is a link, and a table of samples that is lost."""
+"""Where an index begins: a folder that is a link, a table that is lost, kills, disks."""
 
 import shutil
 from contextlib import suppress
@@ -7,11 +7,13 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from support.disks import READ_ONLY, full, read_only
 from support.index_files import RECIPE, files, state
 
 from headwater.data.sources import load_dataset
-from headwater.errors import StoreError
+from headwater.errors import ResourceError, StoreError
 from headwater.index.build import build_index
+from headwater.index.building import one_model
 from headwater.index.index import Index
 from headwater.models.denoiser import Denoiser
 from headwater.storage.manifest import read_manifest, write_manifest
@@ -47,7 +49,7 @@ def test_overwrite_of_a_link_keeps_the_link(tmp_path, small, denoiser, tiny_imag
 def test_a_link_that_leads_nowhere_is_refused_in_a_line(tmp_path, denoiser, tiny_images):
     link = tmp_path / "index"
     link.symlink_to(tmp_path / "unplugged")
-    with pytest.raises(StoreError, match="cannot make the folder") as caught:
+    with pytest.raises(StoreError, match="cannot write") as caught:
         build_index(denoiser, load_dataset(tiny_images), link, overwrite=True, **RECIPE)
     assert "\n" not in str(caught.value) and link.is_symlink()
 
@@ -114,6 +116,72 @@ def test_the_same_command_goes_on_after_any_kill(tmp_path, denoiser, tiny_images
         if len(calls) <= call:  # it was done before it would have been killed
             break
     assert {"replace", "unlink"} <= set(calls) and ("rmtree" in calls) == overwrite
+
+
+# --- disks ----------------------------------------------------------------------------------------
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Every file; of a curvature, whose metadata have an order of their own, `index.json` tells."""
+    return {
+        name: b"" if name.startswith("curvature") else data for name, data in files(folder).items()
+    }
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_same_command_goes_on_after_any_full_disk(tmp_path, denoiser, tiny_images, overwrite):
+    """That had room for one file more each time; of a curvature too."""
+    data = load_dataset(tiny_images).first(2)
+    recipe = {"method": "ekfac", "timesteps": 1, "dim": 8, "batch_size": 2}
+    old = build_index(denoiser, data, tmp_path / "old", **recipe, seed=1).path
+    expected = written(build_index(denoiser, data, tmp_path / "new", **recipe).path)
+    for room in count():
+        folder = tmp_path / f"room for {room}"
+        if overwrite:
+            shutil.copytree(old, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            calls = full(patch, room)
+            with suppress(ResourceError):
+                build_index(denoiser, data, folder, **recipe, overwrite=overwrite)
+        assert not list(folder.rglob("*.part"))
+        build_index(denoiser, data, folder, **recipe, overwrite=overwrite)
+        assert written(folder) == expected
+        if len(calls) <= room:
+            break
+    assert room > 6
+
+
+def test_an_index_on_a_read_only_disk_is_whole_and_stays(
+    tmp_path, small, denoiser, tiny_images, monkeypatch
+):
+    """Whatever notes a kill left there; what would change it is refused in a line."""
+    folder, data = Path(shutil.copytree(small, tmp_path / "index")), load_dataset(tiny_images)
+    (folder / "features/00000.json").write_text("{}")
+    before = state(folder)
+    with monkeypatch.context() as patch:
+        read_only(patch, folder)
+        assert len(build_index(denoiser, data, folder, **RECIPE)) == 20
+        with pytest.raises(StoreError, match=READ_ONLY):
+            build_index(denoiser, data, folder, overwrite=True, **RECIPE)
+    assert state(folder) == before
+
+
+def test_a_disk_that_becomes_read_only_ends_a_build_in_a_line(
+    tmp_path, denoiser, tiny_images, monkeypatch
+):
+    """As it does after an error of its own; what was begun then cannot be tidied up."""
+    folder, data, begun = tmp_path / "index", load_dataset(tiny_images), one_model.begin
+
+    def begin(*args, **options):
+        manifest = begun(*args, **options)
+        read_only(monkeypatch, folder)
+        return manifest
+
+    monkeypatch.setattr(one_model, "begin", begin)
+    with pytest.raises(StoreError, match=rf"cannot write .*00000.safetensors: {READ_ONLY}"):
+        build_index(denoiser, data, folder, **RECIPE)
+    monkeypatch.undo()
+    assert len(build_index(denoiser, data, folder, **RECIPE)) == 20
 
 
 def test_a_folder_with_half_a_write_alone_is_empty(tmp_path, small, denoiser, tiny_images):

@@ -13,11 +13,9 @@ import torch
 from support.command_line import FAST, assert_refused
 from support.command_line import headwater as run
 from support.index_files import files, rewrite_manifest, rows
-from support.processes import Result, in_a_process
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, build_index, build_shard, load_dataset
-from headwater.cli import main
 from headwater.errors import MismatchError, ParameterError
 from headwater.index.building import workers
 from headwater.index.curvature import fit as fit_module
@@ -301,8 +299,14 @@ def test_the_first_of_several_speaks(tmp_path, tiny_model, tiny_images, monkeypa
     assert run(*command).out.startswith("20 rows of 64 features in ")
 
 
-def test_torchrun_says_what_is_read(tmp_path):
-    """Of a launcher that is the real one, with next to nothing to run."""
+def launched(*command: object) -> subprocess.CompletedProcess[str]:
+    """By a launcher that is the real one."""
+    words = [sys.executable, "-m", *map(str, command)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+def test_accelerate_says_what_is_read(tmp_path):
+    """With next to nothing to run."""
     script = tmp_path / "script.py"
     script.write_text("""
 import sys
@@ -311,26 +315,24 @@ from headwater.runtime.launch import own_rank
 Path(sys.argv[1], " ".join(map(str, own_rank()))).touch()
 """)
     (tmp_path / "ranks").mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    subprocess.run([*launcher, str(script), str(tmp_path / "ranks")], check=True, timeout=300)
+    launch = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", 2)
+    options = ("--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no",
+               "--main_process_port", 0)  # fmt: skip
+    done = launched(*launch, *options, script, tmp_path / "ranks")
+    assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "ranks").iterdir()) == ["0 0 2", "1 1 2"]
 
 
-def test_commands_that_a_launcher_starts_build_one_index(tmp_path, tiny_model, images, alone):
-    """Two at once, of which the first speaks."""
+def test_processes_of_torchrun_build_one_index(tmp_path, tiny_model, images, alone):
+    """Of which the first speaks: to the bit that of one process."""
     out = tmp_path / "index"
     options = ("--method", "trak", "--timesteps", 1, "--dim", 64, "--batch-size", 64)
-    command = ("index", tiny_model, images, out, *options, "--device", "cpu")
-
-    def launched(number: int) -> Result:
-        ranks = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
-        return in_a_process(main.main, *command, **ranks)
-
-    with ThreadPoolExecutor(2) as threads:
-        first, second = threads.map(launched, range(2))
-    assert first.code == second.code == 0, first.err + second.err
-    assert first.out == f"{ROWS} rows of 64 features in {out}\n"
-    assert second.out == second.err == ""
+    command = ("headwater", "index", tiny_model, images, out, *options, "--device", "cpu")
+    launch = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m")
+    done = launched(*launch, *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{ROWS} rows of 64 features in {out}\n"
+    assert done.stderr.count(" is taken, ") == 1
     assert index_facts(out) == index_facts(alone)
 
 

@@ -97,10 +97,13 @@ def test_a_training_goes_on_recording(tmp_path):
     kept = [copy.deepcopy(each.state_dict()) for each in (network, optimizer)]
     go(4, 7, begun)  # and is killed
     begun._unhook()
+    for written in ("run.json", "steps/000005.safetensors", "states/000006.safetensors"):
+        (tmp_path / "two" / f"{written}.0123456789ab.part").write_bytes(b"half")
     for each, state in zip((network, optimizer), kept, strict=True):
         each.load_state_dict(state)
     with Recorder(tmp_path / "two", network, optimizer, every=3, first_step=4) as gone_on:
         go(4, 8, gone_on)
+    assert list((tmp_path / "two").rglob("*.part")) == []
     recording = read_recording(tmp_path / "two")
     assert (recording.steps, recording.kept) == (8, [0, 3, 4, 6, 8])
     ends = torch.randn(1, sum(recording.sizes), dtype=torch.float64)

@@ -99,7 +99,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_locked(tmp_path, monkeypatch)
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot make the folder"):
+    with pytest.raises(StoreError, match="cannot write"):
         with locked(tmp_path / "file" / "index", nobody):
             pass
 

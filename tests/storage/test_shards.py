@@ -602,6 +602,7 @@ WRITES = {
     "shard": (store, "save_file", lambda f: store.write_shard(f, manifest(), 0, FIVE)),
     "tensors": (files, "save_file", lambda f: files.write_tensors(f / "k/a.st", {"a": ROWS}, {})),
     "table": (Writer, "write_table", lambda f: files.write_table(f / "a", pa.table({"a": [1]}))),
+    "array": (files.np, "save", lambda f: files.write_array(f / "a.npy", ROWS.numpy())),
     "text": (Path, "write_text", lambda f: write_manifest(f, manifest())),
     "sync": (files.os, "fsync", lambda f: write_manifest(f, manifest())),
 }
@@ -612,10 +613,17 @@ WRITES = {
     [
         (FULL, ResourceError, "no space left to write .*; what was finished is kept"),
         (FULL_IN_RUST, ResourceError, "no space left to write"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), ResourceError, "no space left to write"),
+        (OSError("262144 requested and 1024 written"), ResourceError, "no space left to write"),
         (OSError(errno.EIO, "Input/output error"), StoreError, "cannot write .*Input/output"),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            StoreError,
+            "cannot write .*: Read-only file system: make it writable, or name another folder",
+        ),
         (KeyboardInterrupt("ctrl-c"), KeyboardInterrupt, "ctrl-c"),
     ],
-    ids=["full", "full in safetensors", "broken", "interrupted"],
+    ids=["full", "in safetensors", "quota", "in numpy", "broken", "read-only", "interrupted"],
 )
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch, write, error, raised, said):
@@ -721,6 +729,30 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, error):
     else:
         with pytest.raises(StoreError, match="cannot write"):
             files.write_text(tmp_path / "a", "text")
+
+
+def test_what_a_kill_left_of_safetensors_own_write_goes_too(tmp_path):
+    """It writes under a name of its own, in the same folder."""
+    for name in (".tmpC1QIs6", "00001.safetensors.0123456789ab.part", ".tmp", "mine.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    files.remove_parts(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # somebody may be at it
+    files.remove_parts(tmp_path, older_than=0)
+    assert {path.name for path in tmp_path.iterdir()} == {".tmp", "mine.tmp"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no such modes")
+def test_all_files_may_be_read_by_whom_the_user_lets(tmp_path):
+    """An index on a disk that several share."""
+    before = os.umask(0o027)
+    try:
+        store.write_shard(tmp_path, manifest(), 0, FIVE)
+        files.write_tensors(tmp_path / "kernels/a.safetensors", {"a": ROWS}, {})
+        write_manifest(tmp_path, manifest())
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
+    assert modes == {0o640}
 
 
 def test_a_full_disk_keeps_what_was_there(index, monkeypatch):

@@ -1,8 +1,14 @@
 """An index copied elsewhere answers there as here; what others should not see stays here."""
 
 import json
+import os
 import shutil
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Barrier, Event
 
 import fsspec
 import numpy as np
@@ -11,11 +17,14 @@ from support.command_line import assert_refused
 from support.command_line import headwater as run
 from support.index_files import RECIPE
 from support.object_store import bucket
+from support.processes import PROCESSES
 from support.tiny import tiny_folder
 
 from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
-from headwater.errors import MismatchError, StoreError
+from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.storage.remote import PUSHING, fetch, file_system
 from headwater.upkeep.push import push
+from headwater.upkeep.push_lock import alone_at
 from headwater.upkeep.remove import remove
 from headwater.upkeep.verify import verify
 
@@ -124,6 +133,7 @@ def test_other_files_are_left_alone(built):
     fsspec.filesystem("memory").pipe("/there/thesis.txt", b"years of work")
     with pytest.raises(MismatchError, match=r"holds other files \(thesis.txt\)"):
         push(built, "memory://there")
+    assert set(fsspec.filesystem("memory").find("/there")) == {"/there/thesis.txt"}
 
 
 def test_a_reader_sees_no_half_index(built, denoiser, monkeypatch):
@@ -137,6 +147,134 @@ def test_a_reader_sees_no_half_index(built, denoiser, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(StoreError, match="no index at"):
         Index.open("memory://there/index", denoiser)
+    push(built, "memory://there/index")  # which goes on, and needs no --overwrite
+    assert verify(Index.open("memory://there/index", denoiser).path) == []
+
+
+# --- two at once ----------------------------------------------------------------------------------
+
+
+def test_of_two_pushes_at_once_the_second_is_refused(built, denoiser, monkeypatch):
+    from headwater.upkeep import push as module
+
+    begun, go_on, parts = Event(), Event(), module._in_parts
+
+    def waited(names):
+        begun.set()
+        assert go_on.wait(60)
+        return parts(names)
+
+    monkeypatch.setattr(module, "_in_parts", waited)
+    with ThreadPoolExecutor(1) as thread:
+        first = thread.submit(push, built, "memory://there/index")
+        try:
+            assert begun.wait(60)
+            said = rf"index is being written by process {os.getpid()} on .*: wait until it is done"
+            copy = shutil.copytree(built, built.parent / "copy")  # of another user, say
+            with pytest.raises(StoreError, match=said):
+                push(copy, "memory://there/index", overwrite=True)
+        finally:
+            go_on.set()
+        first.result()
+    assert verify(Index.open("memory://there/index", denoiser).path) == []
+    assert not fsspec.filesystem("memory").exists(f"/there/index/{PUSHING}")
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory", "s3"])
+def test_a_place_is_one_pushs_at_a_time(tmp_path, scheme):
+    """Whatever stands there meanwhile is no part of the index for who reads it."""
+    with bucket() if scheme == "s3" else nullcontext():
+        url = {"file": f"file://{tmp_path}/x", "memory": "memory://x", "s3": "s3://bucket/x"}[
+            scheme
+        ]
+        files, root = file_system(url)
+        files.makedirs(root, exist_ok=True)
+        files.pipe_file(f"{root}/other", b"a file")
+        with alone_at(files, root, url) as turn:
+            assert not turn.was_begun
+            with pytest.raises(StoreError, match=f"{url} is being written by process"):
+                with alone_at(files, root, url):
+                    pass
+            assert below(fetch(url)) == {"other"}
+        assert [name.rpartition("/")[2] for name in files.find(root)] == ["other"]
+
+
+def test_of_many_that_begin_at_once_one_is_alone(tmp_path):
+    """Each stays until all have tried."""
+    files, root = file_system(f"file://{tmp_path}")
+    together = Barrier(8)
+
+    def tried(_: int) -> bool:
+        together.wait(60)
+        try:
+            with alone_at(files, root, "there"):
+                together.wait(60)
+        except StoreError:
+            together.wait(60)
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(tried, range(8))) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+OURS, DAY_AGO = socket.gethostname(), time.time() - 25 * 3600
+
+
+@pytest.mark.parametrize(
+    "said, taken_over",
+    [
+        ({"host": OURS, "pid": "dead"}, True),
+        ({"host": OURS, "pid": "alive"}, False),
+        ({"host": "elsewhere", "pid": "dead"}, False),
+        ({"host": "elsewhere", "pid": 1, "since": DAY_AGO}, True),
+        ({"host": "elsewhere", "pid": 0}, True),  # it could say that it stopped
+        ({"host": OURS, "pid": 10**30}, False),
+        ({"pid": 1}, False),
+        ([], False),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_a_push_left_that_was_stopped_is_taken_over(built, denoiser, said, taken_over, begun):
+    """And it goes on where something was begun; else what is there is another's."""
+    memory, dead = fsspec.filesystem("memory"), PROCESSES.Process(target=print)
+    dead.start()
+    dead.join()
+    if isinstance(said, dict):
+        pid = {"dead": dead.pid, "alive": os.getpid()}.get(said["pid"], said["pid"])
+        said = {"since": time.time(), "begun": begun, **said, "pid": pid}
+    memory.pipe("/there/index/features/00001.safetensors", b"half")
+    memory.pipe(f"/there/index/{PUSHING}", json.dumps(said).encode())
+    if taken_over and begun:
+        push(built, "memory://there/index")
+        assert below(Index.open("memory://there/index", denoiser).path) > {"index.json"}
+        return
+    refused = "holds other files" if taken_over else "is being written by .*remove headwater-push"
+    with pytest.raises(StoreError, match=refused):
+        push(built, "memory://there/index")
+    assert memory.exists(f"/there/index/{PUSHING}") != taken_over
+    assert memory.cat("/there/index/features/00001.safetensors") == b"half"
+
+
+def test_a_full_disk_is_of_the_place(built, monkeypatch, tmp_path):
+    """Not of this machine's copies; with room the same push goes on."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    real = LocalFileSystem.put_file
+
+    def full(self, path1, path2, *args, **options):
+        if path2.endswith("00001.safetensors"):
+            raise OSError(28, "No space left on device")
+        return real(self, path1, path2, *args, **options)
+
+    url = f"file://{tmp_path}/there"
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "put_file", full)
+        with pytest.raises(ResourceError, match=rf"^no space left at {url}: free some there and"):
+            push(built, url)
+    push(built, url)
+    assert below(tmp_path / "there") == PUSHED and verify(tmp_path / "there") == []
 
 
 def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.command_line import headwater
+from support.disks import READ_ONLY, read_only
 from support.index_files import files, rows, state
 from support.tiny import tiny_folder, tiny_pipeline
 
@@ -296,3 +297,19 @@ def test_the_commands(index, whole):
     assert (result.code, result.out) == (0, f"{index} is whole\n")
     assert "computing what is lost, by " in result.err
     assert features_of(index) == features_of(whole)
+
+
+@pytest.mark.parametrize("lost", ["queries/*.safetensors", "features/00001.safetensors"])
+def test_on_a_read_only_disk_it_is_refused_in_a_line(index, monkeypatch, lost):
+    """And changes nothing."""
+    for path in index.glob(lost):
+        cut(path)
+    before = state(index)
+    with monkeypatch.context() as patch:
+        read_only(patch, index)
+        assert len(verify(index)) >= 1
+        with pytest.raises(StoreError, match=READ_ONLY):
+            repair(index)
+    assert state(index) == before
+    repair(index)
+    assert verify(index) == []

@@ -202,7 +202,7 @@ def make_product(place: Path | Place, device: str, part: Part) -> np.ndarray | N
     found = product(partial(read_part, folder, part), dim, device, progress_in(kept, begun, dim))
     if isinstance(place, Path):
         _store_product(kept, part, found)
-    cache.path_of(kept, begun).unlink(missing_ok=True)
+    cache.forget(kept, begun)
     return None if isinstance(place, Path) else found.cpu().numpy()
 
 

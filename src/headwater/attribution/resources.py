@@ -305,7 +305,7 @@ class Resources:
         asked, sizes = {**facts, "kept": "gram"}, {"gram": [min(count, dim)] * 2}
         found = cache.remember(folder, asked, lambda: {"gram": compute()}, sizes=sizes)
         if not found.cached:
-            cache.path_of(folder, so_far).unlink(missing_ok=True)
+            cache.forget(folder, so_far)
             forget_products(index, [rows, index.stored_removed])
         return Gram(found.tensors["gram"], dual)
 

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float
 
-from headwater.attribution.answer.result import Attribution
+from headwater.attribution.answer.result import Attribution, leading
 from headwater.attribution.attributor import Options, attribute_all, require_question
 from headwater.attribution.resources import Resources
 from headwater.errors import QueryError, first_line
@@ -63,10 +63,10 @@ def overlaps(scores: Float[np.ndarray, "s n"], count: int = 10) -> Float[np.ndar
     >>> overlaps(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]]), count=2).tolist()
     [[1.0, 0.5], [0.5, 1.0]]
     """
-    ranked = np.argsort(-scores, axis=1, kind="stable")[:, :count]
     inside = np.zeros(scores.shape)
-    np.put_along_axis(inside, ranked, 1.0, axis=1)
-    return inside @ inside.T / ranked.shape[1]
+    for own, found in zip(scores, inside, strict=True):
+        found[leading(own, count)] = 1
+    return inside @ inside.T / min(count, scores.shape[1])
 
 
 def likelihoods(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from functools import cache
@@ -70,6 +71,8 @@ def _run(arguments: list[str]) -> int | None:
         return EXIT_INTERRUPTED
     except (MemoryError, RuntimeError) as error:
         _complain_of_memory(error)
+    except OSError as error:
+        _complain_of_disk(error)
     return 2
 
 
@@ -82,6 +85,18 @@ def _complain_of_memory(error: Exception) -> None:
     complain(
         f"headwater: out of memory ({first_line(error)}): use a machine with more, or fewer --dim "
         "or --parameters; finished work is kept"
+    )
+
+
+def _complain_of_disk(error: OSError) -> None:
+    """Say that a disk is full or read-only where a library wrote; raise any other error again."""
+    from headwater.storage.files import is_full
+
+    if not is_full(error) and error.errno != errno.EROFS:
+        raise error
+    complain(
+        f"headwater: {first_line(error)}: free some space, or name a folder that can be written "
+        "to; finished work is kept"
     )
 
 

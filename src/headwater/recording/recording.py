@@ -25,7 +25,14 @@ from torch import Tensor
 from headwater.errors import StoreError
 from headwater.recording.optimizers import NAMED, Rule, State
 from headwater.storage.cache import key
-from headwater.storage.files import digest_of, read_json, read_tensors, write_tensors, write_text
+from headwater.storage.files import (
+    digest_of,
+    read_json,
+    read_tensors,
+    remove_parts,
+    write_tensors,
+    write_text,
+)
 
 FORMAT_VERSION = 1
 
@@ -265,6 +272,8 @@ def drop_steps(folder: Path, first: int) -> dict[str, int]:
         for path in (folder / kind).glob("*.safetensors"):
             if int(path.stem) >= stays:
                 path.unlink()
+    for written in (folder, folder / "steps", folder / "states"):
+        remove_parts(written, older_than=0)  # of a training that was killed
     return seen
 
 

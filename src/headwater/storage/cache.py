@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -138,6 +139,12 @@ def store(folder: Path, facts: Any, tensors: Tensors, note: Mapping[str, Any]) -
     entry, metadata = _as_read(tensors, note)
     write_tensors(path_of(folder, facts), entry.tensors, metadata)
     return entry
+
+
+def forget(folder: Path, facts: Any) -> None:
+    """Remove what is kept for these facts, if anything is and its disk lets it go."""
+    with suppress(OSError):
+        path_of(folder, facts).unlink()
 
 
 def _as_read(tensors: Tensors, note: Mapping[str, Any]) -> tuple[Entry, dict[str, str]]:

@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from headwater.errors import HeadwaterWarning, ResourceError, StoreError
+from headwater.errors import HeadwaterWarning, ResourceError, StoreError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,8 @@ DAY = 24 * 60 * 60  # seconds; no write takes as long
 # Bytes: of an index of a billion images `index.json` has a fifth of that.
 LARGEST_JSON = 2**28
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
 # Of a folder: there is no such thing on this file system, or (Windows) no way to open one.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)
 
@@ -169,8 +171,11 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
 
 
 def remove_parts(folder: Path, older_than: float = DAY) -> None:
-    """Remove what writes left that were killed: a `.part` that is so many seconds old."""
-    for part in folder.glob("*.part"):
+    """Remove what writes left that were killed, and is so many seconds old.
+
+    A `.part`, or what safetensors writes beside it first.
+    """
+    for part in (*folder.glob("*.part"), *folder.glob(".tmp??????")):
         with suppress(OSError):
             if part.stat().st_mtime <= time.time() - older_than:
                 part.unlink()
@@ -190,31 +195,63 @@ def renamed(path: Path) -> Iterator[Path]:
     """A temporary name to write to; synced and renamed at the end, removed on any error.
 
     Raises:
-        ResourceError: the disk is full.
-        StoreError: it cannot be written for another reason.
+        ResourceError, StoreError: as of `changing`.
     """
     part = path.with_name(f"{path.name}.{uuid4().hex[:12]}.part")  # others may write it as well
+    with changing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            mode = part.stat().st_mode
+            yield part
+            if part.stat().st_mode != mode:  # safetensors lets nobody else read what it writes
+                part.chmod(mode)
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with suppress(OSError):
+                part.unlink()
+            raise
+    log.debug("wrote %s", path)
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Say in one line why a file or a folder could not be written or removed.
+
+    Raises:
+        ResourceError: the disk is full.
+        StoreError: it is read-only, or refuses for another reason.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-        _sync_folder(path.parent)
+        yield
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink()
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
+        if is_full(error):
             raise ResourceError(
                 f"no space left to write {path}: free some and run the same command again; "
                 "what was finished is kept"
             ) from None
-        raise StoreError(f"cannot write {path}: {error}") from None
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    log.debug("wrote %s", path)
+        raise StoreError(f"cannot write {path}: {_why_not(error)}") from None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk, or somebody's share of it, had no room left.
+
+    >>> is_full(OSError(28, "No space left on device")), is_full(OSError(5, "Input/output error"))
+    (True, False)
+    """
+    text = str(error)  # of Rust's and NumPy's errors that is all
+    cut_short = "requested and" in text and "written" in text
+    return getattr(error, "errno", None) in _FULL or "No space left" in text or cut_short
+
+
+def _why_not(error: Exception) -> str:
+    """What kept a disk from being changed, and what to do about it if that is known."""
+    mend = ": make it writable, or name another folder"
+    said = getattr(error, "strerror", None) or first_line(error)
+    return f"{said}{mend if getattr(error, 'errno', None) in _NOT_OURS else ''}"
 
 
 def _sync_folder(folder: Path) -> None:

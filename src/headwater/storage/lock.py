@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from headwater.errors import StoreError
-from headwater.storage.files import read_json
+from headwater.storage.files import changing, read_json
 
 # What a lock leaves in a folder while it is held.
 LOCK_FILES = ("headwater-lock", "headwater-lock.json")
@@ -35,13 +35,11 @@ def locked(folder: Path, when_held: Callable[[str], None]) -> Iterator[None]:
             to wait.
 
     Raises:
-        StoreError: the folder cannot be made.
+        ResourceError, StoreError: the folder cannot be made.
     """
     existed = folder.exists()
-    try:
+    with changing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error.strerror or error}") from None
     lock = _acquired(folder, when_held)
     try:
         yield

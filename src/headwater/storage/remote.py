@@ -38,6 +38,7 @@ _STAMPS = (
     "ETag", "etag", "md5Hash", "md5", "content_md5", "crc32c", "generation", "version_id", "mtime",
     "LastModified", "last_modified", "updated", "created",
 )  # fmt: skip
+PUSHING = "headwater-push.json"  # is at a place while an index is pushed there
 _CHECKPOINT = re.compile(r"checkpoints/\d+/")
 _AT_ONCE = 64  # files that are copied side by side, where the file system can
 
@@ -128,6 +129,7 @@ def _copied(url: str, copy: Path) -> Path:
         raise
     except Exception as error:  # each file system has its own
         return _as_before(url, copy, known, error)
+    there.pop(PUSHING, None)
     if not there:
         raise FileNotFoundError(url)
     for name in known.keys() - there.keys():  # others there are what this machine made

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -274,9 +275,13 @@ def finish(folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> Manifes
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove notes of a complete index, and what kills left; whoever calls holds the lock."""
+    """Remove notes of a complete index, and what kills left; whoever calls holds the lock.
+
+    Nobody needs either, so that on a read-only disk both stay.
+    """
     for note in folder.glob("features/*.json"):
-        note.unlink()
+        with suppress(OSError):
+            note.unlink()
     for written in (folder, folder / "features", folder / "curvature"):
         remove_parts(written, older_than=0)
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import MismatchError, StoreError
+from headwater.errors import MismatchError, ResourceError, StoreError
 from headwater.storage.claims import alone
-from headwater.storage.files import sha256_of
+from headwater.storage.files import is_full, sha256_of
 from headwater.storage.manifest import checkpoint_folders, read_manifest
-from headwater.storage.remote import DATASETS, HUB, file_system, hub_place, listed, told
+from headwater.storage.remote import (
+    DATASETS,
+    HUB,
+    PUSHING,
+    file_system,
+    hub_place,
+    listed,
+    told,
+)
 from headwater.storage.shard_files import Place, place_of
 from headwater.upkeep.card import card_of
+from headwater.upkeep.push_lock import alone_at
 from headwater.upkeep.verify import verify
 
 CARD = "README.md"
@@ -43,6 +53,7 @@ def push(
         note: called with a line of text on what is copied.
 
     Raises:
+        ResourceError: there is no space left at the URL.
         StoreError: there is no whole index, it is a copy of one at a URL, it holds removed images,
             somebody writes it, or the place cannot be reached.
         MismatchError: another index is there.
@@ -71,11 +82,22 @@ def push(
         names = sorted(_names(folder), key=lambda name: name == MANIFEST)
         size = sum((folder / name).stat().st_size for name in names)
         note(f"copying {len(names):,} files, {size / 1e6:,.1f} MB, to {url}")
-        with told(url), tempfile.TemporaryDirectory() as made:
+        with told(url), _room_at(url), tempfile.TemporaryDirectory() as made:
             card = Path(made) / CARD
             card.write_text(card_of(folder, manifest, url), encoding="utf-8")
             put = _to_hub if url.startswith(HUB) else _to_store
             put(folder, names, card, url, overwrite=overwrite, private=private)
+
+
+@contextmanager
+def _room_at(url: str) -> Iterator[None]:
+    """Say that there is none; to `told` a full disk is this machine's."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise ResourceError(f"no space left at {url}: free some there and push again") from None
 
 
 def _names(folder: Path, below: str = "") -> Iterator[str]:
@@ -95,29 +117,32 @@ def _to_store(
     folder: Path, names: Sequence[str], card: Path, url: str, *, overwrite: bool, private: bool
 ) -> None:
     files, root = file_system(url)
-    there = listed(files, root) if files.exists(root) else {}
-    same: set[str] = set()
-    if MANIFEST in there:
-        with tempfile.TemporaryDirectory() as made:
-            files.get_file(f"{root}/{MANIFEST}", f"{made}/{MANIFEST}")
-            _require_same(Path(made), folder, url, overwrite)
-            same = _same_rows(Path(made), folder)
-        files.rm_file(f"{root}/{MANIFEST}")  # while files change, there is no index there
-    elif there.keys() - {CARD} and not overwrite:
-        raise MismatchError(f"{url} holds other files ({min(there)}): name a new folder")
-    own = {*names, CARD}
-    stale = [n for n in there if n not in own and n != MANIFEST and _is_ours(n)]
-    for name in stale:
-        files.rm_file(f"{root}/{name}")
-    if CARD not in there:
-        files.makedirs(root, exist_ok=True)
-        files.put_file(str(card), f"{root}/{CARD}")
-    for parent in sorted({name.rpartition("/")[0] for name in names}):
-        files.makedirs(f"{root}/{parent}".rstrip("/"), exist_ok=True)
-    kept = {n for n in same & there.keys() if there[n].size == (folder / n).stat().st_size}
-    for some in _in_parts([name for name in names[:-1] if name not in kept]):
-        files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
-    files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
+    files.makedirs(root, exist_ok=True)
+    with alone_at(files, root, url) as turn:
+        there = listed(files, root)
+        there.pop(PUSHING, None)
+        same: set[str] = set()
+        if MANIFEST in there:
+            with tempfile.TemporaryDirectory() as made:
+                files.get_file(f"{root}/{MANIFEST}", f"{made}/{MANIFEST}")
+                _require_same(Path(made), folder, url, overwrite)
+                same = _same_rows(Path(made), folder)
+        elif there.keys() - {CARD} and not (overwrite or turn.was_begun):
+            raise MismatchError(f"{url} holds other files ({min(there)}): name a new folder")
+        turn.begin()
+        if MANIFEST in there:
+            files.rm_file(f"{root}/{MANIFEST}")  # while files change, there is no index there
+        own = {*names, CARD}
+        for name in (n for n in there if n not in own and n != MANIFEST and _is_ours(n)):
+            files.rm_file(f"{root}/{name}")
+        if not (CARD in there and there[CARD].size):
+            files.put_file(str(card), f"{root}/{CARD}")
+        for parent in sorted({name.rpartition("/")[0] for name in names}):
+            files.makedirs(f"{root}/{parent}".rstrip("/"), exist_ok=True)
+        kept = {n for n in same & there.keys() if there[n].size == (folder / n).stat().st_size}
+        for some in _in_parts([name for name in names[:-1] if name not in kept]):
+            files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
+        files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
 
 
 def _same_rows(there: Path, folder: Path) -> set[str]:

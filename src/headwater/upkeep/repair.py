@@ -18,7 +18,7 @@ from headwater.index.samples import RowSamples
 from headwater.models.clip import Clip
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.claims import alone
-from headwater.storage.files import remove_parts
+from headwater.storage.files import changing, remove_parts
 from headwater.storage.manifest import (
     REMOVED,
     Manifest,
@@ -81,7 +81,8 @@ def repair(folder: str | Path, device: str | None = None, note: Note = lambda li
 def _mend_files(folder: Path, note: Note) -> Manifest:
     """Drop damaged caches, write `index.json` again if need be, and list what is whole."""
     for path in damaged_caches(folder):
-        path.unlink()
+        with changing(path):
+            path.unlink()
         note(f"removed {path}, which is computed again when it is needed")
     manifest = _manifest(folder, note)
     known = finished_shards(folder, manifest)

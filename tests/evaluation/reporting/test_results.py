@@ -1,7 +1,9 @@
 """Tables, results and plots of an evaluation."""
 
 import json
+import os
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from headwater.evaluation.metrics.intervals import Interval, interval
 from headwater.evaluation.reporting.plots import Labels, plot_bars, plot_curves, plot_points
 from headwater.evaluation.reporting.results import cell, circumstances, markdown, write_results
 from headwater.methods.table import METHODS
+from headwater.storage.files import renamed
 
 ROWS = [
     {"method": "trak", "asked": "image", "precision@10": Interval(0.853, 0.8191, 0.8815, 30)},
@@ -95,6 +98,19 @@ def test_the_folder(tmp_path):
     assert page.startswith(f"# Retrieval\n\n{markdown(ROWS)}\n- a note\n")
     for said in (ABOUT["command"], ABOUT["date"], "an abacus", "headwater 0.1.0, torch 2.6"):
         assert said in page
+
+
+def test_what_a_kill_left_goes_with_the_next_run(tmp_path):
+    """But not what another run is at."""
+    with renamed(tmp_path / "results.json") as another:
+        another.write_text("half")
+        for name in ("results.json", "effects.png"):
+            left = tmp_path / f"{name}.0123456789ab.part"
+            left.write_text("half")
+            os.utime(left, (time.time() - 90,) * 2)
+        write_results(tmp_path, "Retrieval", ABOUT, ROWS)
+        assert {path.name for path in tmp_path.glob("*.part")} == {another.name}
+    assert (tmp_path / "results.json").read_text() == "half"
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -1,19 +1,24 @@
 """Many models: each trained once, and found again by all that its numbers depend on."""
 
+import os
+import time
+
 import pytest
 import torch
+from safetensors import SafetensorError
 from support.studies import captioned, encode_tiny, mean_weight, study
 from support.studies import data as data  # a fixture
 from support.tiny import tiny_pipeline
 
 from headwater import Denoiser, load_dataset
-from headwater.errors import MismatchError
+from headwater.errors import MismatchError, ResourceError
 from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import train
 from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.evaluation.retraining.retrain import (
     Task,
     cached_encoding,
+    digest,
     retrain,
     retrain_all,
     study_of,
@@ -106,3 +111,36 @@ def test_a_kept_model_without_its_numbers_is_made_again(tmp_path, data):
     found = retrain(mine, tasks)
     (tmp_path / "outputs" / "full.json").unlink()
     assert retrain(mine, tasks) == found
+
+
+def test_what_a_kill_left_of_a_task_goes_with_the_next_run(tmp_path, data):
+    """Before its training was removed, and while its numbers were written; of another all stays."""
+    mine, (task, other) = study(tmp_path, data), [Task("half", (1, 3, 5)), Task("half-b", (2, 4))]
+    found = retrain(mine, [task])
+    left = tmp_path / "outputs" / "half.json.0123456789ab.part"
+    scratch, others = (
+        tmp_path / "training" / f"{each.name}-{digest(mine.key(each))[:8]}"
+        for each in (task, other)
+    )
+    for path in (left, scratch / "0.safetensors", others / "0.safetensors"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (time.time() - 90,) * 2)
+    assert retrain(mine, [task]) == found
+    assert not left.exists() and [*(tmp_path / "training").iterdir()] == [others]
+
+
+def test_a_full_disk_ends_a_training_in_one_line(tmp_path, data, monkeypatch):
+    """As Rust says it; and where a library writes the model that is kept."""
+    task = Task("full", (0, 1, 2), kept=True)
+
+    def full(*args, **options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    for name in ("trainer.save_file", "retrain.save_pipeline"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"headwater.evaluation.retraining.{name}", full)
+            with pytest.raises(ResourceError, match=r"no space left to write .*: free some"):
+                retrain(study(tmp_path, data), [task])
+    assert retrain(study(tmp_path, data), [task]) == retrain(study(tmp_path / "b", data), [task])
+    assert list(tmp_path.rglob("*.part")) == []

@@ -57,10 +57,9 @@ def certainty(
     draws, n = scored.draws.shape[-2:]
     if draws < 2:
         return None
-    competing = list(range(n) if among is None else among)
-    handicap = torch.full((n,), -torch.inf)
-    handicap[competing] = 0
-    k = min(k, len(competing))
+    handicap = torch.full((n,), 0.0 if among is None else -torch.inf)
+    handicap[list(among or ())] = 0
+    k = min(k, n if among is None else len(among))
     top = (scored.answer()[0] + handicap).topk(k).indices
     total = torch.zeros(2, n, dtype=torch.float64)
     kept = torch.zeros(k)

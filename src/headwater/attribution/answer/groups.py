@@ -153,8 +153,11 @@ def _strongest(
 ) -> list[tuple[int, ...]]:
     """Of each group the rows with the highest scores."""
     order = scores[rows].argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]  # group by group
+    images = torch.bincount(groups, minlength=count)
+    place = torch.arange(len(order)) - (images.cumsum(0) - images)[groups[order]]
+    best = order[place < STRONGEST]
     found: list[list[int]] = [[] for _ in range(count)]
-    for row, group in zip(rows[order].tolist(), groups[order].tolist(), strict=True):
-        if len(found[group]) < STRONGEST:
-            found[group].append(row)
+    for row, group in zip(rows[best].tolist(), groups[best].tolist(), strict=True):
+        found[group].append(row)
     return [tuple(each) for each in found]

@@ -88,14 +88,25 @@ class Attribution:
         """The rows of the images that competed, in index order."""
         return np.arange(len(self.scores)) if self.among is None else np.sort(self.among)
 
-    def order(self, scores: Float[np.ndarray, " n"] | None = None) -> Int[np.ndarray, " n"]:
-        """All rows by rank, by these scores or the answer's own: candidates before all others.
+    def order(
+        self, scores: Float[np.ndarray, " n"] | None = None, count: int | None = None
+    ) -> Int[np.ndarray, " r"]:
+        """Rows by rank, by these scores or the answer's own: candidates before all others.
 
         Equal scores stand in index order.
+
+        Args:
+            count: of the highest; no more are sorted. All by default.
         """
-        others = np.ones(len(self.scores), bool)
-        others[self.competing] = False
-        return np.lexsort((-(self.scores if scores is None else scores), others))
+        scores = self.scores if scores is None else scores
+        left = len(scores) if count is None else count
+        inside = np.ones(len(scores), bool) if self.among is None else np.zeros(len(scores), bool)
+        inside[list(self.among or ())] = True
+        found = []
+        for rows in map(np.flatnonzero, (inside, ~inside)):
+            found.append(rows[leading(scores[rows], left)])
+            left -= len(found[-1])
+        return np.concatenate(found)
 
     def top(self, count: int = 10) -> list[Ranked]:
         """The strongest proponents, best first; after the candidates, if there were, the others.
@@ -104,10 +115,7 @@ class Attribution:
             QueryError: the count is negative.
         """
         _require_count(count)
-        rows = self.competing
-        if count > len(rows):
-            return self._ranked(self.order()[:count])
-        return self._ranked(rows[leading(self.scores[rows], count)])
+        return self._ranked(self.order(count=count))
 
     def bottom(self, count: int = 10) -> list[Ranked]:
         """The strongest opponents of those that competed, lowest score first.
@@ -148,8 +156,10 @@ def leading(scores: Float[np.ndarray, " m"], count: int) -> Int[np.ndarray, " c"
     >>> leading(np.array([1.0, 3.0, 2.0, 3.0]), 3).tolist()
     [1, 3, 2]
     """
+    if count <= 0:
+        return np.arange(0)
     chosen = np.arange(len(scores))
-    if 0 < count < len(scores):
+    if count < len(scores):
         least = np.partition(scores, -count)[-count]
         chosen = np.flatnonzero(scores >= least)
     return chosen[np.argsort(-scores[chosen], kind="stable")][:count]

@@ -26,7 +26,7 @@ from headwater.evaluation.retraining.retrain import device_notes
 from headwater.evaluation.studies.method_indexes import gradient_methods, methods_in
 from headwater.queries.outputs.output import OUTPUTS
 from headwater.report.sheets.contact_sheet import columns_sheet
-from headwater.storage.files import read_tensors, slug, write_image
+from headwater.storage.files import read_tensors, remove_abandoned, slug, write_image
 
 TILE = 192  # of sheets: how wide a picture is (prompts stand above them)
 
@@ -73,6 +73,7 @@ def write_report(
     for outcome in outcomes.values():
         path = out / "sheets" / f"{slug(outcome.prompts.concept)}.png"
         write_image(path, draw_sheet(plan, outcome))
+    remove_abandoned(out / "sheets", plan.out / "shown")
     return written
 
 

@@ -18,7 +18,7 @@ import torch
 
 from headwater.evaluation.metrics.intervals import Interval
 from headwater.runtime.console import printable
-from headwater.storage.files import write_text
+from headwater.storage.files import remove_abandoned, write_text
 
 Row = Mapping[str, Any]
 
@@ -153,4 +153,5 @@ def write_results(
     written = to_json(about, rows, **more)
     write_text(out / "table.md", page(title, about, rows, notes))
     write_text(out / "results.json", json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    remove_abandoned(out)
     return written

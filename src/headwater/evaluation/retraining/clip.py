@@ -40,7 +40,7 @@ from headwater.evaluation.retraining.trainer import FitOptions, fit
 from headwater.models.clip import Clip
 from headwater.scenes.dataset import describe, pictures
 from headwater.scenes.vocabulary import ATTRIBUTES
-from headwater.storage.files import write_text
+from headwater.storage.files import remove_abandoned, write_text
 
 SIZE = 64  # of the pictures that it sees
 STEPS = 1_500
@@ -140,6 +140,7 @@ def train_clip(
     statistics = {"image_mean": [MEAN] * 3, "image_std": [STD] * 3}
     write_text(out / "preprocessor_config.json", json.dumps(statistics))
     checkpoint.unlink(missing_ok=True)
+    remove_abandoned(out)
     return last
 
 

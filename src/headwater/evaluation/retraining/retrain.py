@@ -34,7 +34,7 @@ from headwater.evaluation.retraining.networks import new_pipeline
 from headwater.models.denoiser import Denoiser
 from headwater.runtime.executor import THIS_PROCESS, Executor, run
 from headwater.storage.cache import remember
-from headwater.storage.files import write_text
+from headwater.storage.files import changing, remove_abandoned, write_text
 
 Measured = dict[str, list[float]]  # name -> numbers
 
@@ -137,7 +137,18 @@ def retrain_all(
     with tqdm(total=len(items), initial=len(items) - len(missing), desc="models", delay=2) as bar:
         for _ in run(executor, partial(_trainer, studies), missing, studies[0].device):
             bar.update()
+    for study, tasks in plans:
+        _remove_leftovers(study, tasks)
     return [[_require_outputs(study, task) for task in tasks] for study, tasks in plans]
+
+
+def _remove_leftovers(study: Study, tasks: Sequence[Task]) -> None:
+    """Remove what kills left of tasks that are done: half-written files, and their trainings."""
+    remove_abandoned(study.folder / "outputs")
+    done = {task.name for task in tasks}
+    for scratch in (study.folder / "training").glob("*-????????"):
+        if scratch.name[:-9] in done:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def read_outputs(study: Study, task: Task) -> Measured | None:
@@ -183,9 +194,10 @@ def train_and_measure(study: Study, task: Task) -> None:
     outputs = study.measure.function(denoiser)
     if task.kept:
         part = study.model(task).with_suffix(".part")
-        save_pipeline(pipe, part)
-        shutil.rmtree(study.model(task), ignore_errors=True)
-        part.replace(study.model(task))
+        with changing(study.model(task)):
+            save_pipeline(pipe, part)
+            shutil.rmtree(study.model(task), ignore_errors=True)
+            part.replace(study.model(task))
     written = {"key": key, "trained on": _circumstances(study.device), "outputs": outputs}
     write_text(_outputs_file(study, task), json.dumps(written))
     shutil.rmtree(scratch, ignore_errors=True)

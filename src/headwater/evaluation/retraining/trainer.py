@@ -15,6 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from headwater.errors import ModelError, first_line
+from headwater.storage.files import renamed
 
 # What one step is given by chance: tensors on the CPU, of the same shapes at every step.
 Draw = Callable[[torch.Generator], Sequence[Tensor]]
@@ -202,10 +203,8 @@ def _save(path: Path, step: int, state: TrainingState) -> None:
         tensors[f"average/{name}"] = mean.contiguous()
         tensors[f"first_moment/{name}"] = moments["exp_avg"].contiguous()
         tensors[f"second_moment/{name}"] = moments["exp_avg_sq"].contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={"step": str(step)})
-    part.replace(path)
+    with renamed(path) as part:
+        save_file(tensors, part, metadata={"step": str(step)})
 
 
 @torch.no_grad()

@@ -56,7 +56,7 @@ from headwater.models.denoiser import Denoiser
 from headwater.queries.image import Image
 from headwater.queries.words import prompts
 from headwater.runtime.executor import THIS_PROCESS, Executor
-from headwater.storage.files import write_image
+from headwater.storage.files import remove_abandoned, write_image
 
 NO_PROMPTS = "the configuration's model reads no prompts: give one with a `base`"
 # A data set of this many concepts has this many pictures of each held out, at least.
@@ -202,6 +202,7 @@ def write_pictures(folder: Path, data: TrainingSet) -> list[tuple[str, Path]]:
         if not file.exists():
             write_image(file, data.image(row))
         pictures.append((sample.caption, file))
+    remove_abandoned(folder)
     return pictures
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from headwater.index.samples import data_facts
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.storage.claims import FOLDER as CLAIMS
+from headwater.storage.files import changing
 from headwater.storage.lock import LOCK_FILES
 from headwater.storage.manifest import (
     REMOVED,
@@ -71,7 +73,8 @@ def begin(out: Path, manifest: Manifest, overwrite: bool) -> Manifest:
             raise MismatchError(
                 f"{out} holds more than an index ({min(foreign)}), so --overwrite leaves it alone"
             )
-        _empty(out)
+        with changing(out):
+            _empty(out)
     write_manifest(out, manifest)
     return manifest
 
@@ -124,7 +127,11 @@ def _places(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def withdraw(out: Path) -> None:
-    """Leave nothing of a run that failed before its first shard was whole."""
-    (out / "index.json").unlink(missing_ok=True)
+    """Leave nothing of a run that failed before its first shard was whole.
+
+    Where a disk keeps it all the same, that is no reason to hide why the run failed.
+    """
+    with suppress(OSError):
+        (out / "index.json").unlink(missing_ok=True)
     for name in ("features", "curvature"):  # parts of workers that were killed, and empty folders
         shutil.rmtree(out / name, ignore_errors=True)

@@ -27,7 +27,7 @@ from headwater.index.config import Recipe
 from headwater.index.curvature.origin import origin_of
 from headwater.index.machines import Former
 from headwater.storage import cache
-from headwater.storage.files import read_tensors_and_metadata, write_tensors
+from headwater.storage.files import changing, read_tensors_and_metadata, write_tensors
 from headwater.storage.manifest import Manifest
 
 FOLDER = "curvature"
@@ -113,10 +113,15 @@ class Fit:
         return self.folder / f"{name}.safetensors"
 
     def drop_damaged(self) -> None:
-        """Remove what is there and cannot be used, so that what is there can."""
+        """Remove what is there and cannot be used, so that what is there can.
+
+        Raises:
+            StoreError: the disk is read-only.
+        """
         for name in RESULTS.values():
             if self.read(name) is None:
-                self.file(name).unlink(missing_ok=True)
+                with changing(self.file(name)):
+                    self.file(name).unlink(missing_ok=True)
 
 
 def metric_of(*digests: str) -> str:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from headwater.attribution.answer.result import leading
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.patches import Noisy, Owned, Patches, owned
 from headwater.attribution.scorers.scoring import Scoring, ScoringOptions
@@ -182,7 +183,7 @@ def _places(resources: Resources, found: Owned, size: tuple[int, int]) -> list[d
 
     Places are parts of its width and height, from its upper left.
     """
-    best = found.shares.argsort(descending=True, stable=True)[:SHOWN].tolist()
+    best = leading(found.shares.cpu().numpy(), SHOWN).tolist()
     width, height = size
     return [
         {

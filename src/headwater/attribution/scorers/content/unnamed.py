@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from headwater.attribution.answer.result import leading
 from headwater.attribution.resources import Resources
 from headwater.attribution.scorers.content.caption_losses import best_caption, caption_losses
 from headwater.attribution.scorers.content.presence import (
@@ -152,7 +154,7 @@ def _highest(rows: Int[Tensor, " r"], likely: Float[Tensor, " n"] | None) -> Int
     if len(rows) <= MOST:
         return rows
     order = torch.zeros(len(rows)) if likely is None else likely[rows]
-    return rows[order.argsort(descending=True, stable=True)[:MOST].sort().values]
+    return rows[torch.from_numpy(np.sort(leading(order.numpy(), MOST)))]
 
 
 def rivals_of(own: int, apart: Bool[Tensor, " v"], named: Bool[Tensor, "n v"]) -> list[int]:
