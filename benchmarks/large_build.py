@@ -40,7 +40,7 @@ def main() -> None:
         data, index = Path(place, "data"), Path(place, "index")
         write(data, given.images)
         how = ["--method", "trak", "--timesteps", "1", "--dim", "1024"]
-        command = ["index", "scenes", str(data), "--out", str(index), *how]
+        command = ["index", "scenes", str(data), str(index), *how]
         seen = list(watched(command, index, given.seconds))
     first = next(second for second, rows, _ in seen if rows)
     print(f"{given.images:,} JPEGs: the first rows after {first:.1f} s")
@@ -66,18 +66,18 @@ def write(folder: Path, images: int) -> None:
 def watched(command: list[str], index: Path, most: float) -> Iterator[tuple[float, int, int]]:
     """(seconds since its begin, rows on the disk, bytes of memory), every second."""
     begun = time.monotonic()
-    building = subprocess.Popen(
-        [sys.executable, "-m", "headwater", *command], stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while building.poll() is None and (second := time.monotonic() - begun) < most:
-            yield second, rows_in(index), memory_of(building.pid)
-            time.sleep(1)
-    finally:
-        building.terminate()
-        _, said = building.communicate()
-    if building.returncode > 0:
-        sys.exit(said)
+    with tempfile.TemporaryFile() as said:  # a pipe that nobody reads would fill up
+        building = subprocess.Popen([sys.executable, "-m", "headwater", *command], stderr=said)
+        try:
+            while building.poll() is None and (second := time.monotonic() - begun) < most:
+                yield second, rows_in(index), memory_of(building.pid)
+                time.sleep(1)
+        finally:
+            building.terminate()
+            building.wait()
+        if not rows_in(index):
+            said.seek(0)
+            sys.exit(said.read().decode())
 
 
 def rows_in(index: Path) -> int:
