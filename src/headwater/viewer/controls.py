@@ -82,8 +82,10 @@ def _asking(names: list[str]) -> Controls:
                 controls["ask"] = gr.Button("Ask", variant="primary", elem_id="ask")
                 controls["draw"] = gr.Button("Draw it")
         with gr.Tab("A picture"):
+            # not as its label, over which it lays its tools
+            gr.Markdown("Drop a picture; paint the part that is meant, or nothing for all of it.")
             controls["painted"] = picture_editor(
-                label="Drop a picture; paint the part that is meant, or nothing for all of it",
+                label="Picture",
                 type="pil",
                 sources=("upload", "clipboard"),
                 brush=gr.Brush(colors=["#d55e00"], color_mode="fixed"),
