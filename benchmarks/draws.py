@@ -108,6 +108,7 @@ def both_ways(
     """The contribution at each timestep, with noise and with its negative."""
     denoiser, x0 = machine.denoiser, batch.x0
     minus = denoiser.encode_captions([without(text, concept) for (text,) in captions])
+    assert minus is not None, "the bundled model reads captions"
     for t in machine.timesteps:
         noise = torch.stack([seeded_noise(x0.shape[1:], f"{id}|{t}") for id in batch.ids])
         for sign in SIGNS:
