@@ -71,16 +71,6 @@ def character(page: Page, folder: Path) -> None:
     crop(page.locator("main"), "story-character")
 
 
-def unsafe(page: Page, folder: Path) -> None:
-    """The first of the images that show neon and do not say so, with their captions."""
-    found = (folder / "unsafe.txt").read_text().split()[: 2 * SHOWN]
-    caption = scores(folder / "unlabelled").set_index("id")["caption"].to_dict().__getitem__
-    rows = [row(folder / "studio", found[i : i + SHOWN], caption) for i in (0, SHOWN)]
-    page.set_content(STYLE % "<p></p>".join(rows))
-    crop(page.locator("main"), "story-unsafe")
-    groups(page, folder, "neon-rests-on", "story-unsafe-styles")
-
-
 def groups(page: Page, folder: Path, answer: str, name: str) -> None:
     """What groups of images scored, with standard errors and the strongest of each."""
     (result,) = (folder / answer).rglob("result.json")
@@ -133,7 +123,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 900}, device_scale_factor=1.5)
         character(page, folder)
-        unsafe(page, folder)
+        groups(page, folder, "neon-rests-on", "story-unsafe-styles")
         groups(page, folder, "by-artist", "story-contributors")
         opted_out(page, folder)
 

@@ -42,6 +42,17 @@ def test_each_answer_has_its_page(answered, tmp_path):
     assert sorted(each.name for each in page.parent.iterdir()) == ["index.html", *sorted(links)]
 
 
+def test_words_are_told_with_the_prompt_that_they_were_asked_of(answered, tmp_path):
+    """Of a question that compares no two prompts, as of what words gain."""
+    shutil.copytree(answered[0], tmp_path / "star")
+    for file in tmp_path.glob("star/*/result.json"):
+        result = json.loads(file.read_text())
+        del result["plus"], result["minus"]
+        file.write_text(json.dumps(result | {"prompt": PROMPT}))
+    text = write_gallery(tmp_path / "public", [tmp_path / "star"], "Title").read_text()
+    assert "“star” in “a red star”" in text and "“star” in “star”" not in text
+
+
 def test_what_is_no_answer_is_refused(answered, tmp_path):
     with pytest.raises(StoreError, match=r"holds no report\.html: give a folder of answers"):
         write_gallery(tmp_path / "public", [tmp_path], "Title")

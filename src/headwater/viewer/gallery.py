@@ -82,5 +82,5 @@ def _exhibit(folder: Path, name: str) -> Exhibit:
 def _asked(result: Mapping[str, Any]) -> str:
     if "steps" in result:
         return f"each step of making “{result.get('prompt', '')}”"
-    words = result.get("plus") or result.get("title", "")
+    words = result.get("plus") or result.get("prompt") or result.get("title", "")
     return f"“{result['concept']}” in “{words}”" if result.get("concept") else str(words)
