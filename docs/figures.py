@@ -65,7 +65,7 @@ def character(page: Page, folder: Path) -> None:
     for word in ("star", "hatched"):
         table = scores(folder / f"taught-{word}")
         caption = table.set_index("id")["caption"].to_dict().__getitem__
-        said = f"without these images, the model would gain less from the word <b>{word}</b>"
+        said = f"by the estimate, without these the model would gain less from <b>{word}</b>"
         parts += [f"<p>{said}</p>", row(folder / "studio", list(table["id"][:SHOWN]), caption)]
     page.set_content(STYLE % "".join(parts))
     crop(page.locator("main"), "story-character")

@@ -92,7 +92,7 @@ def figure(page: Page, demo: Path) -> None:
         (file,) = demo.rglob(f"{word}*/scores.parquet")
         scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
         shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
-        said = f"without these images, the model would gain less from the word <b>{word}</b>"
+        said = f"by the estimate, without these the model would gain less from <b>{word}</b>"
         parts.append(f"<section><p>{said}</p>{''.join(shown)}</section>")
     page.set_content(FIGURE % "".join(parts))
     crop(page.locator("main"), "concepts")
@@ -127,6 +127,7 @@ def answers(page: Page, address: str) -> None:
     page.set_viewport_size({"width": 1280, "height": 700})
     page.locator("#answers .hw-card").first.click()
     page.locator(".hw-detail table").wait_for()
+    page.get_by_text("Nearest neighbours").wait_for()
     shoot(page, "page-image", ".hw-detail")
     page.get_by_role("button", name="Leave the chosen image out").click()
     page.locator(".left-out").first.wait_for()
