@@ -1,6 +1,6 @@
 """Faults on purpose: processes killed, files damaged, two writers. Is a number ever wrong?
 
-    python benchmarks/faults.py [--kills 60] [--damages 1200]
+    python benchmarks/faults.py [--kills 60] [--damages 1200] [--only disks]
 
 A small index (20 images, three shards, EK-FAC, so that there is a curvature too) is built, built
 over, and asked, by processes that are killed at random moments and at every change of the disk
@@ -10,7 +10,8 @@ or are array jobs of, and another one; one of them is killed. Then bits are flip
 every digit of `index.json` among them, files are cut and exchanged: what is read is right or
 refused by name, and after `headwater repair` it is right. An index is also built by workers, of
 this machine and of Ray, of which one is killed, or the command that gave them their work; and both
-are done with little memory, and then with enough.
+are done with little memory, and then with enough. Command lines write to disks that are full, at
+every file and at many pages, or read-only, and are given room then (`faults_disk.py`).
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from faults_disk import disks
 from faults_workers import memory, workers
 from faults_world import (
     REFUSED,
@@ -45,6 +46,7 @@ from faults_world import (
 from headwater.errors import StoreError
 from headwater.evaluation.reporting.results import circumstances, markdown
 from headwater.index.building import begin
+from headwater.storage.files import remove_parts
 from headwater.upkeep.repair import repair
 
 
@@ -54,21 +56,25 @@ def main() -> None:
     )
     parser.add_argument("--kills", type=int, default=60, help="at random, of each command")
     parser.add_argument("--damages", type=int, default=1200, help="of files, besides digits")
+    kinds: dict[str, Callable[[World], Iterator[dict[str, Any]]]] = {
+        "writers": lambda world: writers(world, given.kills),
+        "kills": lambda world: kills(world, given.kills),
+        "workers": lambda world: workers(world.place / "workers", max(1, given.kills // 15)),
+        "memory": lambda world: memory(world, given.kills),
+        "disks": lambda world: disks(world, max(1, given.kills // 3)),
+        "damages": lambda world: damages(world, given.damages),
+    }
+    parser.add_argument("--only", nargs="+", choices=kinds, default=list(kinds))
     given = parser.parse_args()
     torch.set_num_threads(1)
     begin.default_shard_rows = lambda rows: SHARD_ROWS  # a shard of 64 takes longer, that is all
     with tempfile.TemporaryDirectory() as folder:
         world = World(Path(folder))
         rows = []
-        for row in chain(
-            writers(world, given.kills),
-            kills(world, given.kills),
-            workers(world.place / "workers", max(1, given.kills // 15)),
-            memory(world, given.kills),
-            damages(world, given.damages),
-        ):
-            print(row, file=sys.stderr, flush=True)  # it takes long
-            rows.append(row)
+        for kind in given.only:
+            for row in kinds[kind](world):
+                print(row, file=sys.stderr, flush=True)  # it takes long
+                rows.append(row)
     print(markdown(rows), circumstances()["machine"], sep="\n")
 
 
@@ -118,8 +124,7 @@ def gone_on(world: World, work: Callable[[], object]) -> str:
     if end is None:
         return "stuck"
     folder = world.place / "copy"
-    for part in folder.glob("queries/*.part"):
-        part.unlink()  # goes after a day
+    remove_parts(folder / "queries", older_than=0)  # goes after a day
     return "mended" if end == 0 and world.is_right(folder) else "wrong"
 
 

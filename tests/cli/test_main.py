@@ -154,8 +154,8 @@ REFUSED = {
         "d-trak cannot be asked for a concept inside a prompt: that take concept-trak,",
     ),
     "no such method": (CONCEPT + "--method tark", "there is no method 'tark'; there are: concept-"),
-    "out is a file": (CONCEPT + "--out {tmp}/file", "cannot write to {tmp}/file"),
-    "out in a file": (CONCEPT + "--out {tmp}/file/x", "cannot write to {tmp}/file/x"),
+    "out is a file": (CONCEPT + "--out {tmp}/file", "cannot write {tmp}/file"),
+    "out in a file": (CONCEPT + "--out {tmp}/file/x", "cannot write {tmp}/file/x"),
     "concept is a file": (CONCEPT + "--out {tmp}/taken", "cannot write to {tmp}/taken/star"),
     "no prompts": (
         f"concept {{unconditional}} '{PROMPT}' --concept star --out {{out}}",

@@ -1,5 +1,6 @@
 """An index copied elsewhere answers there as here; what others should not see stays here."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,12 +8,14 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Event
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from support.command_line import assert_refused
 from support.command_line import headwater as run
 from support.index_files import RECIPE
@@ -22,6 +25,7 @@ from support.tiny import tiny_folder
 
 from headwater import Concept, Denoiser, Index, Session, build_index, load_dataset
 from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.storage.manifest import read_manifest, write_manifest
 from headwater.storage.remote import PUSHING, fetch, file_system
 from headwater.upkeep.push import push
 from headwater.upkeep.push_lock import alone_at
@@ -257,24 +261,31 @@ def test_what_a_push_left_that_was_stopped_is_taken_over(built, denoiser, said, 
     assert memory.cat("/there/index/features/00001.safetensors") == b"half"
 
 
-def test_a_full_disk_is_of_the_place(built, monkeypatch, tmp_path):
-    """Not of this machine's copies; with room the same push goes on."""
-    from fsspec.implementations.local import LocalFileSystem
+@pytest.mark.parametrize("half", ["README.md", "00001.safetensors", "index.json"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_refuses_is_that_of_the_place(built, monkeypatch, tmp_path, half, number):
+    """Not this machine's, for copies; with room the same push goes on, and not another's."""
+    real, other = LocalFileSystem.put_file, shutil.copytree(built, tmp_path / "other")
+    write_manifest(other, replace(read_manifest(built), versions={"python": "3.0.0"}))
 
-    real = LocalFileSystem.put_file
-
-    def full(self, path1, path2, *args, **options):
-        if path2.endswith("00001.safetensors"):
-            raise OSError(28, "No space left on device")
+    def refused(self, path1, path2, *args, **options):
+        if path2.endswith(half):
+            Path(path2).write_bytes(Path(path1).read_bytes()[:40])
+            raise OSError(number, os.strerror(number), path2)
         return real(self, path1, path2, *args, **options)
 
     url = f"file://{tmp_path}/there"
+    mend = {errno.ENOSPC: "no space left to write", errno.EROFS: "make it writable, or name anoth"}
     with monkeypatch.context() as patch:
-        patch.setattr(LocalFileSystem, "put_file", full)
-        with pytest.raises(ResourceError, match=rf"^no space left at {url}: free some there and"):
+        patch.setattr(LocalFileSystem, "put_file", refused)
+        with pytest.raises((ResourceError, StoreError), match=mend[number]) as caught:
             push(built, url)
+    assert url in str(caught.value) and "HEADWATER_CACHE" not in str(caught.value)
     push(built, url)
     assert below(tmp_path / "there") == PUSHED and verify(tmp_path / "there") == []
+    assert (tmp_path / "there/README.md").read_text().endswith("against its checksum.\n")
+    with pytest.raises(MismatchError, match="another index is at"):
+        push(other, url)
 
 
 def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):

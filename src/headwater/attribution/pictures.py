@@ -11,12 +11,12 @@ import PIL.Image
 import torch
 
 from headwater.data.training_set import TrainingSet
-from headwater.errors import DatasetError, StoreError
+from headwater.errors import DatasetError
 from headwater.index.index import Index
 from headwater.models.sampling import Picture
 from headwater.queries.query import Question
 from headwater.storage import cache
-from headwater.storage.files import write_image, write_tensors
+from headwater.storage.files import changing, write_image, write_tensors
 
 
 def remember_picture(folder: Path, facts: Any, make: Callable[[], Picture]) -> Picture:
@@ -103,15 +103,13 @@ def write_picture(out: Path, picture: Picture | None) -> None:
     """`query.png` and `query.safetensors`, if there is one, in the folder `out`, which is made.
 
     Raises:
-        StoreError: it cannot be written.
+        ResourceError, StoreError: it cannot be written.
     """
-    try:
+    with changing(out):
         out.mkdir(parents=True, exist_ok=True)
-        if picture is None:
-            return
-        write_image(out / "query.png", picture.image)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+    if picture is None:
+        return
+    write_image(out / "query.png", picture.image)
     latents = {"latents": picture.x0.float().cpu()}
     if picture.noise is not None:
         latents["noise"] = picture.noise

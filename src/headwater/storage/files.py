@@ -218,8 +218,8 @@ def renamed(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Say in one line why a file or a folder could not be written or removed.
+def changing(path: Path | str) -> Iterator[None]:
+    """Say in one line why a file, a folder or a URL could not be written or removed.
 
     Raises:
         ResourceError: the disk is full.

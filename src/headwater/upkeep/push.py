@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headwater.errors import MismatchError, ResourceError, StoreError
+from headwater.errors import MismatchError, StoreError
 from headwater.storage.claims import alone
-from headwater.storage.files import is_full, sha256_of
+from headwater.storage.files import changing, is_full
 from headwater.storage.manifest import checkpoint_folders, read_manifest
 from headwater.storage.remote import (
     DATASETS,
@@ -82,7 +83,7 @@ def push(
         names = sorted(_names(folder), key=lambda name: name == MANIFEST)
         size = sum((folder / name).stat().st_size for name in names)
         note(f"copying {len(names):,} files, {size / 1e6:,.1f} MB, to {url}")
-        with told(url), _room_at(url), tempfile.TemporaryDirectory() as made:
+        with told(url), _disk_at(url), tempfile.TemporaryDirectory() as made:
             card = Path(made) / CARD
             card.write_text(card_of(folder, manifest, url), encoding="utf-8")
             put = _to_hub if url.startswith(HUB) else _to_store
@@ -90,14 +91,15 @@ def push(
 
 
 @contextmanager
-def _room_at(url: str) -> Iterator[None]:
-    """Say that there is none; to `told` a full disk is this machine's."""
+def _disk_at(url: str) -> Iterator[None]:
+    """Say that it is full or read-only; to `told` that would be this machine's, or an address."""
     try:
         yield
     except OSError as error:
-        if not is_full(error):
+        if not (is_full(error) or error.errno == errno.EROFS):
             raise
-        raise ResourceError(f"no space left at {url}: free some there and push again") from None
+        with changing(url):
+            raise
 
 
 def _names(folder: Path, below: str = "") -> Iterator[str]:
@@ -125,7 +127,7 @@ def _to_store(
         if MANIFEST in there:
             with tempfile.TemporaryDirectory() as made:
                 files.get_file(f"{root}/{MANIFEST}", f"{made}/{MANIFEST}")
-                _require_same(Path(made), folder, url, overwrite)
+                _require_same(Path(made), folder, url, overwrite, turn.was_begun)
                 same = _same_rows(Path(made), folder)
         elif there.keys() - {CARD} and not (overwrite or turn.was_begun):
             raise MismatchError(f"{url} holds other files ({min(there)}): name a new folder")
@@ -135,7 +137,7 @@ def _to_store(
         own = {*names, CARD}
         for name in (n for n in there if n not in own and n != MANIFEST and _is_ours(n)):
             files.rm_file(f"{root}/{name}")
-        if not (CARD in there and there[CARD].size):
+        if CARD not in there or (turn.was_begun and _may_be_half(files, root, card)):
             files.put_file(str(card), f"{root}/{CARD}")
         for parent in sorted({name.rpartition("/")[0] for name in names}):
             files.makedirs(f"{root}/{parent}".rstrip("/"), exist_ok=True)
@@ -143,6 +145,11 @@ def _to_store(
         for some in _in_parts([name for name in names[:-1] if name not in kept]):
             files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
         files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
+
+
+def _may_be_half(files: Any, root: str, card: Path) -> bool:
+    """Whether a card that is there may be what a push wrote of this one, and no more."""
+    return card.read_bytes().startswith(files.cat_file(f"{root}/{CARD}"))
 
 
 def _same_rows(there: Path, folder: Path) -> set[str]:
@@ -195,8 +202,15 @@ def _to_hub(
     )
 
 
-def _require_same(there: Path, folder: Path, url: str, overwrite: bool) -> None:
-    """Refuse to put an index into another's place, unless that is meant."""
-    same = sha256_of(there / MANIFEST) == sha256_of(folder / MANIFEST)
+def _require_same(
+    there: Path, folder: Path, url: str, overwrite: bool, was_begun: bool = False
+) -> None:
+    """Refuse to put an index into another's place, unless that is meant.
+
+    Args:
+        was_begun: by a push that did not end, which may have left its first half.
+    """
+    own, other = ((at / MANIFEST).read_bytes() for at in (folder, there))
+    same = own == other or (was_begun and own.startswith(other))
     if not (same or overwrite):
         raise MismatchError(f"another index is at {url}: name another place, or --overwrite")
