@@ -156,7 +156,7 @@ def commands(world: World, disk: Path) -> dict[str, Command]:
         )  # by a model that is loaded anew each time, and may round otherwise
         return names_in(out) == names_in(elsewhere) and is_near(found, expected, 1e-4)
 
-    whole, unasked = put(world.whole), put(world.whole, "queries", "kernels")
+    whole, unasked = put(world.whole), put(world.whole, "queries")
     hurt = put(world.whole, "index.json", "samples.parquet", "features/00001.safetensors",
                "curvature/moments.safetensors")  # fmt: skip
     run_here((*ask[:1], *asked(world.whole), "--out", elsewhere))
