@@ -157,7 +157,7 @@ def beside(page: Page, address: str) -> None:
 def journey(page: Page, address: str) -> None:
     """A step of a picture's making."""
     page.goto(f"{address}{ASKED}&index=journey-index")
-    page.locator(".hw-status", has_text="Ready").wait_for(state="detached")
+    page.get_by_label("star", exact=True).wait_for()  # the prompt is read
     page.set_viewport_size({"width": 1280, "height": 640})
     page.get_by_role("tab", name="Journey").click()
     page.get_by_role("button", name="Follow the picture's making").click()
