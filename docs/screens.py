@@ -86,11 +86,11 @@ def figure(page: Page, demo: Path) -> None:
     """The picture that was asked about, and the strongest proponents of each of its concepts."""
     images = headwater.load_dataset("scenes")
     row_of = {sample.id: row for row, sample in enumerate(images.samples)}
-    query = Image.open(next(demo.rglob("query.png")))
+    query = Image.open(demo / "answers/query.png")
     parts = [f"<figure>{inline(query, 200)}<figcaption>what the model drew</figcaption></figure>"]
     for word in ("star", "hatched"):
-        (file,) = demo.rglob(f"{word}*/scores.parquet")
-        scores = pyarrow.parquet.read_table(file).to_pandas().sort_values("score", ascending=False)
+        table = pyarrow.parquet.read_table(demo / "answers" / word / "scores.parquet")
+        scores = table.to_pandas().sort_values("score", ascending=False)
         shown = [inline(images.image(row_of[each]), 96) for each in scores["id"][:SHOWN]]
         said = f"by the estimate, without these the model would gain less from <b>{word}</b>"
         parts.append(f"<section><p>{said}</p>{''.join(shown)}</section>")
