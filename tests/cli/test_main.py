@@ -156,7 +156,10 @@ REFUSED = {
     "no such method": (CONCEPT + "--method tark", "there is no method 'tark'; there are: concept-"),
     "out is a file": (CONCEPT + "--out {tmp}/file", "cannot write {tmp}/file"),
     "out in a file": (CONCEPT + "--out {tmp}/file/x", "cannot write {tmp}/file/x"),
-    "concept is a file": (CONCEPT + "--out {tmp}/taken", "cannot write to {tmp}/taken/star"),
+    "concept is a file": (
+        CONCEPT + "--out {tmp}/taken",
+        "cannot write {tmp}/taken/star: File exists: name another",
+    ),
     "no prompts": (
         f"concept {{unconditional}} '{PROMPT}' --concept star --out {{out}}",
         "reads no prompts, so it cannot be asked for a concept",

@@ -12,11 +12,10 @@ from typing import Any
 import PIL.Image
 import pyarrow as pa
 
-from headwater.errors import StoreError
 from headwater.index.index import Index
 from headwater.quick.audit import Audit, Finding
 from headwater.report.page import Page, render_page
-from headwater.storage.files import remove_abandoned, write_table, write_text
+from headwater.storage.files import changing, remove_abandoned, write_table, write_text
 
 READING = (
     "The number beside a rank is a strength: by how much better, for the model, what it sees "
@@ -74,12 +73,10 @@ def write_audit(index: Index, audit: Audit, out: str | Path, top: int = 20) -> d
         remarks=remarks,
         **{name: _shown(index, found[:top]) for name, found in lists.items()},
     )
-    try:
+    with changing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_table(out / "findings.parquet", _table(lists["wrong"], lists["unsaid"]))
         write_text(out / "report.html", page)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     remove_abandoned(out)
     return {
         "index": str(index.path),

@@ -20,7 +20,6 @@ import numpy as np
 from headwater.attribution.answer.result import Attribution, Ranked
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
-from headwater.errors import StoreError
 from headwater.methods.choice import measure, method_named
 from headwater.report.export import (
     PER_QUESTION,
@@ -33,6 +32,7 @@ from headwater.report.export import (
 from headwater.report.sheets.contact_sheet import contact_sheet
 from headwater.report.wording import WORDING
 from headwater.storage.files import (
+    changing,
     distinct_names,
     remove_abandoned,
     write_array,
@@ -78,10 +78,8 @@ def write_concept_trak(
     for attribution, name in zip(attributions, folders(attributions), strict=True):
         folder = out / name
         write_picture(folder, picture)
-        try:
+        with changing(folder):
             _write_question(folder, attribution, top, origin)
-        except OSError as error:
-            raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from None
         remove_abandoned(folder)
     return {
         "index": str(first.index.path),

@@ -19,7 +19,6 @@ from headwater.attribution.answer.result import Attribution, Ranked
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.data.near_duplicates import distinct
-from headwater.errors import StoreError
 from headwater.methods.choice import measure
 from headwater.methods.evidence import evidence
 from headwater.report.charts import spans
@@ -30,6 +29,7 @@ from headwater.report.scores import score_columns, write_scores
 from headwater.report.sheets.contact_sheet import Entry, contact_sheet
 from headwater.report.wording import WORDING, said_candidates, said_left_out
 from headwater.storage.files import (
+    changing,
     distinct_names,
     remove_abandoned,
     slug,
@@ -128,17 +128,18 @@ def write_answers(
     origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []
     named = folders(attributions, journey)
-    try:
-        for attribution, folder in zip(attributions, named, strict=False):
-            both = ends(attribution, top)
-            answers.append(answer_of(attribution, both))
+    for attribution, folder in zip(attributions, named, strict=False):
+        both = ends(attribution, top)
+        answers.append(answer_of(attribution, both))
+        with changing(out / folder):
             files = _write_concept(out / folder, attribution, answers[-1])
-            results.append({**to_json(attribution, both), "files": files})
-            said = json.dumps(results[-1] | {"provenance": origin}, indent=1, ensure_ascii=False)
-            write_text(out / folder / "result.json", said)
-        steps = {} if journey is None else {"journey": write_steps(out / named[-1], journey, out)}
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
+        results.append({**to_json(attribution, both), "files": files})
+        said = json.dumps(results[-1] | {"provenance": origin}, indent=1, ensure_ascii=False)
+        write_text(out / folder / "result.json", said)
+    steps = {}
+    if journey is not None:
+        with changing(out / named[-1]):
+            steps = {"journey": write_steps(out / named[-1], journey, out)}
     asked = {
         attribution.query.title: attribution.provenance["query"] for attribution in attributions
     }

@@ -37,6 +37,7 @@ LARGEST_JSON = 2**28
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 # Of a folder: there is no such thing on this file system, or (Windows) no way to open one.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)
 
@@ -249,9 +250,10 @@ def is_full(error: Exception) -> bool:
 
 def _why_not(error: Exception) -> str:
     """What kept a disk from being changed, and what to do about it if that is known."""
-    mend = ": make it writable, or name another folder"
-    said = getattr(error, "strerror", None) or first_line(error)
-    return f"{said}{mend if getattr(error, 'errno', None) in _NOT_OURS else ''}"
+    said, code = getattr(error, "strerror", None) or first_line(error), getattr(error, "errno", 0)
+    if code in _NOT_OURS:
+        return f"{said}: make it writable, or name another folder"
+    return f"{said}: name another folder" if code in _IN_THE_WAY else said
 
 
 def _sync_folder(folder: Path) -> None:

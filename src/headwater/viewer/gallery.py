@@ -13,7 +13,7 @@ import PIL.Image
 from headwater.data.images import read_image
 from headwater.errors import QueryError, StoreError
 from headwater.report.rendering import render
-from headwater.storage.files import distinct_names, remove_abandoned, slug, write_text
+from headwater.storage.files import changing, distinct_names, remove_abandoned, slug, write_text
 from headwater.upkeep.answers import RESULTS, read_result
 
 _REPORT = "report.html"
@@ -56,13 +56,11 @@ def write_gallery(out: str | Path, answers: Sequence[str | Path], title: str) ->
             )
     names = distinct_names([slug(folder.resolve().name) for folder in folders])
     exhibits = [_exhibit(*each) for each in zip(folders, names, strict=True)]
-    try:
+    with changing(out):
         out.mkdir(parents=True, exist_ok=True)
         for folder, exhibit in zip(folders, exhibits, strict=True):
             shutil.copyfile(folder / _REPORT, out / exhibit.file)
         write_text(out / "index.html", render("gallery.html", title=title, exhibits=exhibits))
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     remove_abandoned(out)
     return out / "index.html"
 

@@ -126,7 +126,7 @@ REFUSED = {
         "evaluate retrieval {pixel} {truth} {out} --draws 0",
         "--draws 0 must be at least",
     ),
-    "out": ("evaluate retrieval {pixel} {truth} {tmp}/file", "cannot write to {tmp}/file: File ex"),
+    "out": ("evaluate retrieval {pixel} {truth} {tmp}/file", "cannot write {tmp}/file: File ex"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from headwater.errors import QueryError, StoreError
+from headwater.errors import QueryError
 from headwater.evaluation.ground_truth.concepts import Truth
 from headwater.evaluation.ground_truth.oracles import MEMBERSHIP, break_ties, membership
 from headwater.evaluation.metrics.intervals import interval
@@ -32,6 +32,7 @@ from headwater.evaluation.studies.method_indexes import query_kind, uses_gradien
 from headwater.evaluation.studies.method_scores import QuestionOptions, score_concepts
 from headwater.index.index import Index
 from headwater.methods.row import Method
+from headwater.storage.files import changing
 
 Measures = dict[str, float | None]
 Measure = Callable[[Truth, Float[np.ndarray, " n"], int], Measures]
@@ -206,10 +207,8 @@ def _rows(
 
 def _require_folder(out: Path) -> None:
     """Refuse before hours of work what could not be written after them."""
-    try:
+    with changing(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
 
 
 def _facts(index: Index) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from headwater.attribution.answer.result import Attribution
 from headwater.attribution.pictures import making_of, write_picture
 from headwater.attribution.resources import Resources
 from headwater.attribution.trajectory import Judge, aims, likelihoods, overlaps
-from headwater.errors import StoreError
 from headwater.queries.image import Image
 from headwater.report.export import (
     Ends,
@@ -28,7 +27,7 @@ from headwater.report.figures import draw_figures
 from headwater.report.journeys.journey import Column, Journey, write_steps
 from headwater.report.page import Page, render_page
 from headwater.report.wording import does_not_say, does_not_say_in_short, how_to_read
-from headwater.storage.files import remove_abandoned, write_text
+from headwater.storage.files import changing, remove_abandoned, write_text
 
 # Entries at either end of a column.
 DEPTH = 5
@@ -61,11 +60,9 @@ def write_journey(
     journey = journey_of(resources, query, attributions, top, judge)
     report = _report(journey, draw_figures(resources, query, journey.method))
     write_picture(out, resources.picture(query))
-    try:
+    with changing(out):
         answer = write_steps(out, journey, out)
         write_text(out / "report.html", report)
-    except OSError as error:
-        raise StoreError(f"cannot write to {out}: {error.strerror or error}") from None
     remove_abandoned(out)
     return answer
 
