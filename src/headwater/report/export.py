@@ -128,7 +128,7 @@ def write_answers(
     origin = shared_provenance(first, making_of(picture, first.query))
     answers, results = [], []
     named = folders(attributions, journey)
-    for attribution, folder in zip(attributions, named, strict=False):
+    for attribution, folder in zip(attributions, named, strict=False):  # a journey's is the last
         both = ends(attribution, top)
         answers.append(answer_of(attribution, both))
         with changing(out / folder):

@@ -36,8 +36,9 @@ DAY = 24 * 60 * 60  # seconds; no write takes as long
 LARGEST_JSON = 2**28
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NOT_OURS = (errno.EROFS, errno.EACCES, errno.EPERM)
-_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+_NOT_OURS = errno.EROFS, errno.EACCES, errno.EPERM
+_MENDS = dict.fromkeys(_NOT_OURS, ": make it writable, or name another folder")
+_MENDS |= dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), ": name another folder")
 # Of a folder: there is no such thing on this file system, or (Windows) no way to open one.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EISDIR)
 
@@ -250,10 +251,8 @@ def is_full(error: Exception) -> bool:
 
 def _why_not(error: Exception) -> str:
     """What kept a disk from being changed, and what to do about it if that is known."""
-    said, code = getattr(error, "strerror", None) or first_line(error), getattr(error, "errno", 0)
-    if code in _NOT_OURS:
-        return f"{said}: make it writable, or name another folder"
-    return f"{said}: name another folder" if code in _IN_THE_WAY else said
+    said = getattr(error, "strerror", None) or first_line(error)
+    return said + _MENDS.get(getattr(error, "errno", None) or 0, "")
 
 
 def _sync_folder(folder: Path) -> None:
