@@ -9,9 +9,7 @@ what the version that wrote the keys says of the full model,
     python -c "import headwater; print(headwater.Denoiser.load(
         'experiments/results/scenes/removed/models/full').fingerprint())"
 
-so that every key is first made again as it was: one that was not of this model stops it. The model
-is not in the repository; `python experiments/scenes.py removed` trains it, to the same bits on the
-same machine.
+so that every key is first made again as it was: one that was not of this model stops it.
 """
 
 from __future__ import annotations

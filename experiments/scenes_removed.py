@@ -51,9 +51,6 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     In the stage `windows`: from those that such a model makes a quarter of.
     """
     data, out, swapped = data_of(full), folder(full) / given.stage, given.stage == "windows"
-    # These two train a model of everything of their own: what is measured of the windows is more,
-    # and the one that the others are compared with was of another machine, which rounds otherwise.
-    apart = swapped or given.stage == "influence"
     own = out / "chosen" if given.concepts or given.remove or given.methods else out
     truths = read_truths("scenes", data.samples)
     first, more = surest(measured), others(measured)
@@ -63,7 +60,7 @@ def removed(full: bool, measured: Measured, given: argparse.Namespace) -> None:
     methods = given.methods or OTHERWISE.get(given.stage, TAKEN_OUT_BY)
     concepts = given.concepts or chosen.get(given.stage, first)
     plan = RemovalPlan(
-        out if apart else folder(full) / "removed",
+        out if swapped else folder(full) / "removed",  # more is measured of the windows
         config_of(full),
         data,
         [truth for truth in truths if truth.concept in concepts],

@@ -5,7 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDPMPipeline, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+)
 from PIL import Image
 from support.conditions import words_of
 from support.tiny import tiny_pipeline, tiny_unconditional
@@ -80,6 +86,50 @@ def test_the_fingerprint_is_of_the_weights(tiny_model):
     with torch.no_grad():
         changed.network.conv_in.weight[0, 0, 0, 0] += 1e-6
     assert changed.fingerprint() != one.fingerprint()
+
+
+def test_the_fingerprint_does_not_see_how_a_processor_rounds(tiny_model):
+    """Alphas are cumulated in float32, which ends in other last bits without AVX, or on ARM."""
+    denoiser = Denoiser.load(tiny_model)
+    pipe = denoiser.pipe
+    pipe.scheduler.alphas_cumprod = torch.nextafter(pipe.scheduler.alphas_cumprod, torch.ones(1))
+    elsewhere = Denoiser(pipe)
+    assert not torch.equal(elsewhere.schedule.a, denoiser.schedule.a)
+    assert elsewhere.fingerprint() == denoiser.fingerprint()
+
+
+SCHEDULES = {
+    "another end": {"beta_end": 0.0121},
+    "another beginning": {"beta_start": 0.00086},
+    "pure noise at the end": {"rescale_betas_zero_snr": True},
+    "another shape": {"beta_schedule": "linear"},
+    "another number of timesteps": {"num_train_timesteps": 500},
+    "betas of its own": {"trained_betas": [0.01] * 1000},
+    "another prediction": {"prediction_type": "v_prediction"},
+}
+
+
+@pytest.mark.parametrize("changed", [*SCHEDULES, "changed by hand"])
+def test_the_fingerprint_sees_another_schedule(tiny_model, changed):
+    denoiser = Denoiser.load(tiny_model)
+    before, pipe = denoiser.fingerprint(), denoiser.pipe
+    if changed in SCHEDULES:
+        config = dict(pipe.scheduler.config) | SCHEDULES[changed]
+        pipe.scheduler = DDIMScheduler.from_config(config)
+    else:
+        pipe.scheduler.alphas_cumprod *= 0.999  # in no configuration
+    assert Denoiser(pipe).fingerprint() != before
+
+
+def test_the_fingerprint_sees_what_a_sampler_does_of_a_schedule(tiny_model):
+    """PNDM keeps in its configuration what it does not know; Euler does as DDIM does."""
+    pipe = Denoiser.load(tiny_model).pipe
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, rescale_betas_zero_snr=True)
+    zero, config = Denoiser(pipe).fingerprint(), pipe.scheduler.config
+    pipe.scheduler = PNDMScheduler.from_config(config)
+    assert Denoiser(pipe).fingerprint() != zero
+    pipe.scheduler = EulerDiscreteScheduler.from_config(config)
+    assert Denoiser(pipe).fingerprint() == zero
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -25,7 +25,7 @@ from headwater.gradients.layers import layers_named
 from headwater.gradients.parameters import adapters_of, first_match, select
 from headwater.models.condition import Condition, encoded_once
 from headwater.models.families import family_of
-from headwater.models.fingerprint import Digest
+from headwater.models.fingerprint import Digest, schedule_facts
 from headwater.models.fitting import RESIZE, bucket_of, buckets_named, fit_of, fitted
 from headwater.models.loading.hub import place
 from headwater.models.loading.options import READINGS, ModelOptions, normal
@@ -292,8 +292,11 @@ class Denoiser:
             digest.add_module("network", self.network)
             digest.add("network facts", self.family.network_facts())
             digest.add("prediction", self.schedule.prediction)
-            digest.add_tensor("a", self.schedule.a)
-            digest.add_tensor("s", self.schedule.s)
+            if facts := schedule_facts(getattr(self.pipe, "scheduler", None)):
+                digest.add("schedule", facts)
+            else:
+                digest.add_tensor("a", self.schedule.a)
+                digest.add_tensor("s", self.schedule.s)
             self._add_encoders(digest)
             self._fingerprint = digest.hex()
         return self._fingerprint

@@ -8,16 +8,31 @@ stays the same model.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 # Of configurations, besides names that begin with an underscore: where, by what and in which type
 # a model was saved.
 _UNSEEN = ("transformers_version", "dtype", "torch_dtype", "architectures")
+
+# Of a scheduler's configuration, what diffusers makes its alphas of. Samplers of one schedule say
+# the same here, and what one does not know is as good as what another has turned off.
+_ALPHAS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "snr_shift_scale",
+)
+_CLOSE = 1e-5  # relative; float32 of two kinds of processors is 1e-6 apart, of two schedules 1e-3
 
 
 class Digest:
@@ -48,6 +63,29 @@ class Digest:
     def hex(self) -> str:
         """So far."""
         return self._sha256.hexdigest()
+
+
+def schedule_facts(scheduler: Any) -> dict[str, Any] | None:
+    """What makes the alphas of a diffusers scheduler, in the place of the numbers.
+
+    Their last bits are another processor's, of which the model would be another one.
+
+    Returns:
+        The facts, or None where they do not say the numbers: those are of flow matching, or
+        somebody has changed them since.
+    """
+    config = getattr(scheduler, "config", {})
+    if not config.get("beta_schedule") or config.get("use_flow_sigmas"):
+        return None
+    own, made = (
+        torch.as_tensor(each.alphas_cumprod).cpu()
+        for each in (scheduler, type(scheduler).from_config(config))
+    )
+    if own.shape != made.shape or not torch.allclose(own, made, rtol=_CLOSE, atol=_CLOSE**2):
+        return None
+    known = inspect.signature(type(scheduler).__init__).parameters  # keeps what others know, too
+    facts = {name: np.asarray(config[name]).tolist() for name in _ALPHAS if name in known}
+    return {name: value for name, value in facts.items() if value not in (None, False)}
 
 
 def config_facts(module: nn.Module) -> dict[str, Any]:
