@@ -38,6 +38,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,13 @@ from headwater.evaluation.metrics.retrieval import precision_at
 from headwater.evaluation.reporting.plots import plot_bars
 from headwater.evaluation.reporting.results import write_results
 from headwater.evaluation.retraining import scene_outputs
-from headwater.evaluation.retraining.retrain import Measure, Measured, retrain, study_of
+from headwater.evaluation.retraining.retrain import (
+    Measure,
+    Measured,
+    Study,
+    retrain,
+    study_of,
+)
 from headwater.evaluation.studies.method_indexes import build_indexes
 from headwater.evaluation.studies.method_scores import (
     QuestionOptions,
@@ -73,7 +80,6 @@ from headwater.evaluation.studies.method_scores import (
 )
 from headwater.evaluation.studies.subset_plan import SubsetPlan, collect, lds_rows
 from headwater.index.config import DEFAULT_DIM, DEFAULT_PROJECTION
-from headwater.runtime.executor import Executor
 
 METHODS = (
     "concept-trak-unguided",
@@ -112,13 +118,17 @@ def main() -> None:
         command.error(f"--remove, --concepts and --methods are for {stages} alone")
     torch.set_num_threads(1)
     plan = plan_of(given.full, given.halves, given.again)
-    measured = trained(given.full, plan, executor_of(given), given.device)
+    study, executor = study_of_scenes(given.full, given.device), executor_of(given)
+    if given.stage in REMOVING:
+        # what it draws tells which concepts; its weights are not asked for
+        (full,) = retrain(study, [replace(plan.full, kept=False)], executor)
+        removed(given.full, full, given)
+        return
+    measured = retrain(study, plan.tasks(), executor)
     if given.stage == "tables":
         tables(given.full, plan, measured, given)
     if given.stage == "search":
         search(given.full, plan, measured, given)
-    if given.stage in REMOVING:
-        removed(given.full, measured[0], given)
 
 
 def plan_of(full: bool, halves: int | None, again: int | None) -> SubsetPlan:
@@ -130,13 +140,11 @@ def plan_of(full: bool, halves: int | None, again: int | None) -> SubsetPlan:
     )
 
 
-def trained(full: bool, plan: SubsetPlan, executor: Executor, device: str) -> list[Measured]:
-    """What was measured of every model of the plan."""
+def study_of_scenes(full: bool, device: str) -> Study:
+    """Models of the scenes, of which losses, contributions and rates are measured."""
     data, encoder = data_of(full), Denoiser.load("scenes", "cpu")
-    out = folder(full)
-    scenes = scene_outputs.MEASURE
-    study = study_of(out, config_of(full), data, encoder, Measure(scenes, scenes.facts()), device)
-    return retrain(study, plan.tasks(), executor)
+    out, scenes = folder(full), scene_outputs.MEASURE
+    return study_of(out, config_of(full), data, encoder, Measure(scenes, scenes.facts()), device)
 
 
 def tables(
