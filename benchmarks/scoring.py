@@ -107,13 +107,14 @@ def measure(session: Session, given: argparse.Namespace) -> None:
     line("a Cholesky factor", seconds(lambda: kernel.gram().factor(0.2)))
     line("an eigendecomposition, for several dampings", seconds(lambda: torch.linalg.eigh(matrix)))
     kernel.inverse(0.1)
-    before = processor_seconds()
-    one = timed(lambda: kernel.trak(psi[:32], [0.1]))
-    spent = (processor_seconds() - before) / given.rounds
-    line("trak, 32 draws", one, f"{spent:.1f} s of CPU")
     kernel.spectrum()
-    nine = timed(lambda: kernel.trak(psi[:32], DAMPINGS))
-    line("trak, 32 draws, nine dampings", nine, f"{nine / one:.2f} times one")
+    for draws in (1, 32):
+        before = processor_seconds()
+        one = timed(lambda q=draws: kernel.trak(psi[:q], [0.1]))
+        spent = (processor_seconds() - before) / given.rounds
+        line(f"trak, {draws} draws", one, f"{spent:.2f} s of CPU")
+        nine = timed(lambda q=draws: kernel.trak(psi[:q], DAMPINGS))
+        line(f"trak, {draws} draws, nine dampings", nine, f"{nine / one:.2f} times one")
     line("das, 32 draws, first", seconds(lambda: RULES["das"].score(kernel, psi[:32], [0.1])))
     das = timed(lambda: RULES["das"].score(kernel, psi[:32], [0.1]))
     line("das, 32 draws, from then on", das, f"{das / one:.2f} times trak")
