@@ -56,7 +56,7 @@ def nearest(world, kind, count):
 
 @pytest.mark.parametrize("kind", ["clip", "pixel"])
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_candidates_and_no_others_come_first(world, plain, kind, count):
+def test_candidates_and_no_others_compete(world, plain, kind, count):
     query = Image("a red star", world.file, draws=2)
     free = plain.attribute(query, damping=[0.1, 10.0])
     answer = plain.attribute(query, candidates=f"{kind}:{count}", damping=[0.1, 10.0])
@@ -67,11 +67,9 @@ def test_candidates_and_no_others_come_first(world, plain, kind, count):
         np.testing.assert_array_equal(scores, free.sweep[ratio])
         best = sorted(range(8), key=lambda row: (row in others, -scores[row]))
         assert answer.order(scores).tolist() == best
-    assert [entry.row for entry in answer.top(8)] == answer.order().tolist()
+    assert [entry.row for entry in answer.top(8)] == answer.order().tolist()[: len(among)]
     worst = sorted(among, key=lambda row: free.scores[row])
     assert [entry.row for entry in answer.bottom(8)] == worst
-    assert {entry.row for entry in answer.top(8) if entry.candidate} == among
-    assert [entry.candidate for entry in free.top(8)] == [None] * 8
     assert answer.provenance["candidates"] == f"{kind}:{count}"
     assert set(answer.certainty.stays) == among or count > 10
     by = answer.provenance.get("candidates by", {})

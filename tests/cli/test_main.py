@@ -151,7 +151,7 @@ REFUSED = {
     ),
     "not for concepts": (
         CONCEPT + "--method d-trak",
-        "d-trak cannot be asked for a concept inside a prompt: that take concept-trak,",
+        "d-trak cannot be asked for a concept inside a prompt: these take it: concept-trak,",
     ),
     "no such method": (CONCEPT + "--method tark", "there is no method 'tark'; there are: concept-"),
     "out is a file": (CONCEPT + "--out {tmp}/file", "cannot write {tmp}/file"),

@@ -95,7 +95,7 @@ REFUSED = {
     ),
     "patch by name": (
         FILE + "--mask {tmp}/white.png --method clip-dot",
-        "clip-dot cannot be asked for a part of an image (--mask): that take concept-trak",
+        "clip-dot cannot be asked for a part of an image (--mask): these take it: concept-trak",
     ),
     "step of an inversion": (
         "image {concept} --prompt 'a star' --step 499 --out {out}",
@@ -103,7 +103,7 @@ REFUSED = {
     ),
     "concept of trak": (
         STAR + "--method trak",
-        "trak cannot be asked for a concept inside a prompt: that take concept-trak",
+        "trak cannot be asked for a concept inside a prompt: these take it: concept-trak",
     ),
     "concept of pixels": (
         f"concept {{pixel}} '{PROMPT}' --concept star --out {{out}}",
@@ -296,7 +296,7 @@ REFUSED = {
     ),
     "groups by trak": (
         FILE + "--groups star --method trak",
-        "trak cannot be asked for groups of training images (--groups): that take guda",
+        "trak cannot be asked for groups of training images (--groups): these take it: guda",
     ),
     "judge": (FILE + "--judge a:b", "--judge looks at every step of a picture's making: give --jo"),
     "no judge": (DRAWN + "--journey --judge ab", "--judge 'ab' must be module:function"),
@@ -585,7 +585,7 @@ def test_only_candidates_compete(places, tmp_path):
     assert places["file"].name in best[:3]  # the picture itself is the nearest
     (result,) = answer["results"]
     assert result["certainty"]["top"] == 3
-    assert [entry["stays"] is not None for entry in result["top"]] == [True] * 3 + [False] * 7
+    assert [entry["stays"] is not None for entry in result["top"]] == [True] * 3
     others = {id: score for id, score in top(asked(*command)).items() if id not in best[:3]}
     assert [id for id in best if id in others] == [id for id in others if id in best]
 

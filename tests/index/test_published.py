@@ -291,7 +291,12 @@ def test_damage_after_the_import_is_found_by_the_checksum(tmp_path, images):
             MethodError,
             "no method has rows of noising/dsm, norm",
         ),
-        ("grads", "clip-cosine", MethodError, "clip-cosine takes no --feature: that take concept-"),
+        (
+            "grads",
+            "clip-cosine",
+            MethodError,
+            "clip-cosine takes no --feature: these take one: concept-",
+        ),
         ("grads", "x", MethodError, "there is no method 'x'"),
         (NAME, "trak", MismatchError, "says that its rows are of concept-trak, not of --method tr"),
     ],

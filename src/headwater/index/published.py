@@ -185,7 +185,7 @@ def _recipe(name: str, method: str | None, dim: int) -> Recipe:
     row = row or method_named(method or "")
     if row.train is None or "feature" not in row.takes:
         takers = [name for name, each in METHODS.items() if each.train and "feature" in each.takes]
-        raise MethodError(f"{row.name} takes no --feature: that take {', '.join(takers)}")
+        raise MethodError(f"{row.name} takes no --feature: these take one: {', '.join(takers)}")
     return Recipe(
         method=row.name,
         train_path=row.train.path,

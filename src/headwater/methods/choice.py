@@ -119,8 +119,8 @@ def choose(name: str | None, built_for: str, served: list[str], question: str) -
     method = method_named(name)
     if question not in method.takes:
         raise MethodError(
-            f"{name} cannot be asked for {QUESTIONS[question]}: that take {_listed(question)}; "
-            f"{name} takes: {', '.join(method.takes)}"
+            f"{name} cannot be asked for {QUESTIONS[question]}: these take it: "
+            f"{_listed(question)}; {name} takes: {', '.join(method.takes)}"
         )
     if name not in served and method.recorded:
         raise MethodError(

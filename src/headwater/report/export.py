@@ -204,9 +204,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
 
 
 def _entry(shown: Shown) -> dict[str, Any]:
-    entry = {k: v for k, v in asdict(shown.ranked).items() if k not in ("row", "candidate")}
-    if shown.ranked.candidate is not None:
-        entry["candidate"] = shown.ranked.candidate
+    entry = {k: v for k, v in asdict(shown.ranked).items() if k != "row"}
     return {**entry, "near_copies": list(shown.near_copies)}
 
 

@@ -20,8 +20,7 @@ class Ranked:
     """One training image in an answer. `row` is its row in the index.
 
     `error` is the score's standard error and `stays` the share of resampled answers that keep the
-    image in their top ten; both None where there were no draws to tell apart. `candidate` says
-    whether the image competed; None where all did.
+    image in their top ten; both None where there were no draws to tell apart.
 
     Example:
         best = answer.top(1)[0]
@@ -36,7 +35,6 @@ class Ranked:
     row: int
     error: float | None = None
     stays: float | None = None
-    candidate: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,13 @@ class Attribution:
         return np.concatenate(found)
 
     def top(self, count: int = 10) -> list[Ranked]:
-        """The strongest proponents, best first; after the candidates, if there were, the others.
+        """The strongest proponents of those that competed, best first.
 
         Raises:
             QueryError: the count is negative.
         """
         _require_count(count)
-        return self._ranked(self.order(count=count))
+        return self._ranked(self.order(count=min(count, len(self.competing))))
 
     def bottom(self, count: int = 10) -> list[Ranked]:
         """The strongest opponents of those that competed, lowest score first.
@@ -131,7 +129,6 @@ class Attribution:
 
     def _ranked(self, rows: Int[np.ndarray, " r"]) -> list[Ranked]:
         samples, sure = self.index.samples, self.certainty
-        among = None if self.among is None else set(self.among)
         return [
             Ranked(
                 rank,
@@ -142,7 +139,6 @@ class Attribution:
                 int(row),
                 None if sure is None else float(sure.errors[row]),
                 None if sure is None else sure.stays.get(int(row)),
-                None if among is None else int(row) in among,
             )
             for rank, row in enumerate(rows, 1)
         ]
