@@ -1,6 +1,7 @@
 """What was measured of retrained models is kept in the repository, and found again by its key.
 
-Fingerprints of models and data are others' matter: what stands in a key for them is left out here.
+Fingerprints of models and data are others' matter: what stands in a key for them is left out here,
+but for the one that removals are measured against.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from headwater import TrainingSet, load_dataset
+from headwater import Denoiser, TrainingSet, load_dataset
 from headwater.evaluation.counterfactual.compare import PictureChange
 from headwater.evaluation.counterfactual.plan import removal_tasks
 from headwater.evaluation.counterfactual.regenerate import (
+    ConceptPrompts,
     PictureFile,
     Window,
+    picture_file,
     prompts_for,
 )
 from headwater.evaluation.ground_truth.classifiers import ScenesClassifier
@@ -28,6 +31,7 @@ from headwater.evaluation.retraining.config import ModelConfig, Phase
 from headwater.evaluation.retraining.models import EncodedData
 from headwater.evaluation.retraining.retrain import NOTHING, Measure, Study, Task
 from headwater.evaluation.studies.subset_plan import SubsetPlan
+from headwater.scenes.vocabulary import ATTRIBUTES
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results" / "scenes"
 pytestmark = pytest.mark.skipif(not RESULTS.exists(), reason="the experiments are not here")
@@ -104,6 +108,31 @@ def test_of_a_removal(
     change = PictureChange(prompts, ScenesClassifier(), before, tmp_path, tmp_path, spans)
     own = key(task, Measure(change, change.facts()))
     assert own == written(RESULTS / folder / "outputs" / f"{task.name}.json")
+
+
+def test_removals_were_measured_against_the_kept_model(tmp_path: Path) -> None:
+    """On whichever machine: their keys name its pictures by its fingerprint."""
+    model = Denoiser.load(RESULTS / "removed" / "models" / "full", "cpu")
+    for path in (RESULTS / "removed" / "outputs").glob("arrow-*.json"):
+        measured = json.loads(path.read_text())["key"]["measured"]
+        concept, prompts, naming, seeds = (
+            measured[name] for name in ("concept", "prompts", "naming", "seeds")
+        )
+        asked = ConceptPrompts(concept, tuple(prompts), naming, tuple(seeds))
+        assert measured["before"] == picture_file(tmp_path, asked, model).name
+
+
+def test_most_was_removed_for_what_the_kept_model_draws_most_surely() -> None:
+    """Which concepts a stage is about is read from what was measured of the model of everything."""
+    outputs = json.loads((RESULTS / "outputs" / "full.json").read_text())["outputs"]
+    rates = dict(zip(scene_outputs.CONCEPTS, outputs["rates"], strict=True))
+    surest = {
+        concept
+        for kind, count in (("object", 1), ("colour", 2), ("style", 2))
+        for concept in sorted(ATTRIBUTES[kind], key=rates.__getitem__)[-count:]
+    }
+    removals = (RESULTS / "removed" / "outputs").glob("*-caption-0025-*.json")
+    assert surest == {path.name.split("-")[0] for path in removals}
 
 
 def test_numbers_of_a_kept_model() -> None:
