@@ -5,6 +5,7 @@ import time
 import pytest
 from support.command_line import assert_refused
 from support.command_line import headwater as run
+from support.disks import READ_ONLY, read_only
 from support.object_store import bucket
 
 from headwater.errors import HeadwaterWarning, ResourceError, StoreError
@@ -133,6 +134,29 @@ def test_a_full_disk(memory, monkeypatch):
 
     monkeypatch.setattr(remote, "_copy", full)
     with pytest.raises(ResourceError, match="HEADWATER_CACHE"):
+        fetch("memory://things")
+
+
+@pytest.mark.parametrize("copied_before", [False, True])
+def test_a_disk_of_copies_that_refuses(memory, monkeypatch, tmp_path, copied_before):
+    """The address is right, and there are no keys to check."""
+    if copied_before:
+        fetch("memory://things")
+    with monkeypatch.context() as patch:
+        read_only(patch, tmp_path / "cache")
+        with pytest.raises(StoreError, match=rf"HEADWATER_CACHE.*memory://things.*{READ_ONLY}"):
+            fetch("memory://things")
+    monkeypatch.setenv("HEADWATER_CACHE", __file__)
+    with pytest.raises(StoreError, match=r"HEADWATER_CACHE.*: name another folder"):
+        fetch("memory://things")
+
+
+def test_a_place_that_refuses_to_be_read(memory, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Access Denied", "/things/a.txt")
+
+    monkeypatch.setattr(type(memory), "find", refused)
+    with pytest.raises(StoreError, match="check the address and your keys"):
         fetch("memory://things")
 
 

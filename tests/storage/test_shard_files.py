@@ -486,7 +486,7 @@ def test_a_full_disk_that_did_not_say_so(manifest, memory, monkeypatch):
     list(shard_files(folder, manifest.shards[3:4]))
     assert files_of_rows(folder) == [f"0000{n}.safetensors" for n in range(1, 4)]
     failing(monkeypatch, memory, "00004.safetensors", full, times=2)
-    with pytest.raises(ResourceError, match=r"no space left to copy .*HEADWATER_CACHE"):
+    with pytest.raises(ResourceError, match=r"no space left to write .*HEADWATER_CACHE"):
         list(shard_files(folder, manifest.shards[4:5]))
     assert "00004.safetensors.part" not in files_of_rows(folder)
 

@@ -7,7 +7,6 @@ needs the package s3fs, `gs://` gcsfs, and so on.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,14 +20,9 @@ from typing import Any, NamedTuple
 from filelock import FileLock
 from tqdm import tqdm
 
-from headwater.errors import (
-    HeadwaterError,
-    HeadwaterWarning,
-    ResourceError,
-    StoreError,
-    first_line,
-)
+from headwater.errors import HeadwaterError, HeadwaterWarning, StoreError, first_line
 from headwater.storage import room
+from headwater.storage.files import changing, is_full
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -305,10 +299,15 @@ def told(url: str) -> Iterator[None]:
             f"{url} needs a package that is not installed: {first_line(error)}"
         ) from None
     except Exception as error:  # each file system has its own
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise ResourceError(
-                f"no space left to copy {url} to {cache_folder()}: free some, or name another "
-                "folder as HEADWATER_CACHE"
-            ) from None
+        if _is_of_copies(error):
+            with changing(f"{cache_folder()} (HEADWATER_CACHE), where {url} is copied to"):
+                raise
         why = f"{type(error).__name__}: {first_line(error)}"
         raise StoreError(f"cannot reach {url} ({why}): check the address and your keys") from None
+
+
+def _is_of_copies(error: Exception) -> bool:
+    """Whether the disk of this machine refuses that copies are on, and not the place itself."""
+    named, copies = getattr(error, "filename", None), cache_folder().resolve()
+    in_copies = isinstance(named, str) and Path(named).resolve().is_relative_to(copies)
+    return isinstance(error, OSError) and (is_full(error) or in_copies)
