@@ -269,7 +269,7 @@ def test_a_disk_that_refuses_is_that_of_the_place(built, monkeypatch, tmp_path, 
     write_manifest(other, replace(read_manifest(built), versions={"python": "3.0.0"}))
 
     def refused(self, path1, path2, *args, **options):
-        if path2.endswith(half):
+        if Path(path2).name.startswith(half):
             Path(path2).write_bytes(Path(path1).read_bytes()[:40])
             raise OSError(number, os.strerror(number), path2)
         return real(self, path1, path2, *args, **options)
@@ -280,12 +280,34 @@ def test_a_disk_that_refuses_is_that_of_the_place(built, monkeypatch, tmp_path, 
         patch.setattr(LocalFileSystem, "put_file", refused)
         with pytest.raises((ResourceError, StoreError), match=mend[number]) as caught:
             push(built, url)
-    assert url in str(caught.value) and "HEADWATER_CACHE" not in str(caught.value)
+    place = tmp_path / "there" / half if half == "index.json" else url
+    assert str(place) in str(caught.value) and "HEADWATER_CACHE" not in str(caught.value)
     push(built, url)
     assert below(tmp_path / "there") == PUSHED and verify(tmp_path / "there") == []
     assert (tmp_path / "there/README.md").read_text().endswith("against its checksum.\n")
     with pytest.raises(MismatchError, match="another index is at"):
         push(other, url)
+
+
+def test_a_kill_leaves_no_half_manifest_on_a_disk(built, tmp_path, monkeypatch):
+    """Whoever reads that folder would be told that it is damaged."""
+    real, there = LocalFileSystem.put_file, tmp_path / "there"
+
+    def killed(self, path1, path2, *args, **options):
+        if Path(path2).name.startswith("index.json"):
+            Path(path2).write_bytes(Path(path1).read_bytes()[:40])
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # it cleans up no more
+            raise KeyboardInterrupt
+        return real(self, path1, path2, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "put_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            push(built, str(there))
+    left = {name.partition(".json")[0] for name in below(there)}
+    assert "index.json" not in below(there) and "index" in left
+    push(built, str(there))
+    assert below(there) == PUSHED and verify(there) == []
 
 
 def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):
