@@ -67,6 +67,16 @@ def test_what_is_gone_there_is_gone_here_and_what_was_made_here_stays(memory):
     assert sorted(path.name for path in folder.rglob("*.txt")) == ["c.txt", "own.txt"]
 
 
+def test_what_a_stranger_keeps_of_questions_is_left_there(memory):
+    """Of an index and its checkpoints; a picture in a folder of such a name is one."""
+    names = ["kernels/0.safetensors", "kernels/parts/0.safetensors", "similarity/0.safetensors"]
+    names += ["queries/0.safetensors", "checkpoints/0/queries/0.safetensors"]
+    memory.pipe({f"/things/{name}": b"wrong" for name in [*names, "queries/1.png"]})
+    folder = fetch("memory://things")
+    found = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert found == ["1.png", "a.txt", "c.txt"]
+
+
 @pytest.mark.parametrize("url", ["memory://things", "memory://things/a.txt"])
 def test_a_copy_serves_where_nothing_is_reached(memory, monkeypatch, url):
     copy = fetch(url)

@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.utils import filter_repo_objects
 from support.command_line import assert_refused
 from support.command_line import headwater as run
 from support.index_files import RECIPE
@@ -355,9 +356,16 @@ class Hub:
             at.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(Path(folder_path) / name, at)
 
-    def snapshot_download(self, repo_id, repo_type, revision, local_dir, allow_patterns):
+    def snapshot_download(
+        self, repo_id, repo_type, revision, local_dir, allow_patterns, ignore_patterns
+    ):
         assert repo_type == "dataset" and revision in (None, "v1")
-        shutil.copytree(self.folder / repo_id, local_dir, dirs_exist_ok=True)
+        every = sorted(below(self.folder / repo_id))
+        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        for name in filter_repo_objects(every, **patterns):
+            at = Path(local_dir) / name
+            at.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.folder / repo_id / name, at)
 
 
 @pytest.mark.parametrize("place", ["someone/index", "someone/things/index"])
@@ -369,8 +377,12 @@ def test_a_hub(built, denoiser, tmp_path, monkeypatch, place):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     push(built, f"hf://datasets/{place}")
     assert hub.made == [("/".join(place.split("/")[:2]), True)]
+    for kept in ("queries", "checkpoints/0/kernels"):  # by whoever put the whole folder there
+        (hub.folder / place / kept).mkdir(parents=True)
+        (hub.folder / place / kept / "0.safetensors").write_bytes(b"wrong")
     for revision in (None, "v1"):
         there = Index.from_pretrained(place, revision, denoiser=denoiser)
+        assert not [name for name in below(there.path) if name.endswith("/0.safetensors")]
         np.testing.assert_array_equal(scores(there.path, denoiser), scores(built, denoiser))
     assert len(Index.from_pretrained(built)) == 70
     push(built, f"hf://datasets/{place}")  # the same again
