@@ -182,7 +182,7 @@ def test_an_index_is_not_removed_for_one_that_is_to_take_its_rows_over(grown, de
     own = Path(shutil.copytree(at / "before", tmp_path / "own"))
     (tmp_path / "link").symlink_to(own)
     for same in (own, tmp_path / "link"):
-        with pytest.raises(ParameterError, match="--overwrite removes .*own.*--reuse"):
+        with pytest.raises(ParameterError, match=r"--overwrite removes .*own.*--reuse"):
             build_index(denoiser, data, own, reuse=same, overwrite=True, **SMALL)
     assert verify(own) == []
 

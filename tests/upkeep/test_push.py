@@ -311,6 +311,22 @@ def test_a_kill_leaves_no_half_manifest_on_a_disk(built, tmp_path, monkeypatch):
     assert below(there) == PUSHED and verify(there) == []
 
 
+def test_nobody_changes_an_index_between_a_look_at_it_and_its_copy(built, tmp_path, monkeypatch):
+    from headwater.upkeep import push as module
+
+    own, looked = Path(shutil.copytree(built, tmp_path / "own")), []
+
+    def looking(folder):
+        with pytest.raises(StoreError, match="is being written"):
+            remove(folder, ids=[Index.open(folder).samples[3].id])
+        looked.append(folder)
+        return verify(folder)
+
+    monkeypatch.setattr(module, "verify", looking)
+    push(own, "memory://there")
+    assert looked == [own] and read_manifest(own).removed == ()
+
+
 def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):
     broken = shutil.copytree(built, tmp_path / "broken")
     (broken / "features/00001.safetensors").write_bytes(b"")

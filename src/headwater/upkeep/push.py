@@ -66,13 +66,14 @@ def push(
     place = place_of(folder)
     if isinstance(place, Place):
         raise StoreError(f"{folder} is a copy of {place.url}, which may lack rows: push that index")
-    left = verify(folder)
-    if left:
-        raise StoreError(
-            f"{left[0].file} of {folder} {left[0].what}: run its `headwater index` command or "
-            f"`headwater repair {folder}` first"
-        )
+    read_manifest(folder)  # refuses what is no index, before a lock is left there
     with alone(folder):
+        left = verify(folder)
+        if left:
+            raise StoreError(
+                f"{left[0].file} of {folder} {left[0].what}: run its `headwater index` command or "
+                f"`headwater repair {folder}` first"
+            )
         manifest = read_manifest(folder)
         if manifest.removed and not with_removed:
             raise StoreError(
