@@ -1,6 +1,7 @@
 """Building an index: killed and resumed, refused, mended, short of memory or disk."""
 
 import json
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -167,6 +168,17 @@ def test_stopped_at_any_write_and_resumed(
     build_index(denoiser, data, folder, **RECIPE)
     assert read_manifest(folder).complete
     torch.testing.assert_close(rows(folder), stored, rtol=1e-3, atol=0)
+
+
+def test_what_a_kill_left_of_kept_encodings_goes(tmp_path, denoiser, tiny_images):
+    data, how = load_dataset(tiny_images).first(2), {**RECIPE, "encodings": tmp_path / "kept"}
+    build_index(denoiser, data, tmp_path / "one", **how)
+    whole = sorted((tmp_path / "kept").rglob("*.*"))
+    left = whole[0].with_name(f"{whole[0].name}.0123456789ab.part")
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    build_index(denoiser, data, tmp_path / "two", **how)
+    assert sorted((tmp_path / "kept").rglob("*.*")) == whole
 
 
 def test_nothing_is_done_twice(index, denoiser, tiny_images):

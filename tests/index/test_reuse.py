@@ -16,7 +16,7 @@ from support.index_files import RECIPE, files, rewrite_manifest, rows
 from support.tiny import tiny_folder, tiny_pipeline
 
 from headwater import Denoiser, Image, Index, build_index, from_images, load_dataset
-from headwater.errors import HeadwaterWarning, MismatchError, StoreError
+from headwater.errors import HeadwaterWarning, MismatchError, ParameterError, StoreError
 from headwater.features.extractor import Extractor
 from headwater.index.building import begin, one_model, reuse, workers
 from headwater.index.building.reuse import kept_rows
@@ -175,6 +175,16 @@ def test_the_command_says_how_to_go_on_with_more_images(grown, tiny_model, tmp_p
         "index", tiny_model, data.source, tmp_path / "two", "--reuse", tmp_path / "one", *how
     )
     assert more.code == 0 and "5 of 71 rows are taken over" in more.err
+
+
+def test_an_index_is_not_removed_for_one_that_is_to_take_its_rows_over(grown, denoiser, tmp_path):
+    at, data = grown
+    own = Path(shutil.copytree(at / "before", tmp_path / "own"))
+    (tmp_path / "link").symlink_to(own)
+    for same in (own, tmp_path / "link"):
+        with pytest.raises(ParameterError, match=r"--overwrite removes .*own.*--reuse"):
+            build_index(denoiser, data, own, reuse=same, overwrite=True, **SMALL)
+    assert verify(own) == []
 
 
 # --- rows in the metric of a curvature ------------------------------------------------------------

@@ -1,5 +1,8 @@
 """Images on their way in: encoded once, looked up by content."""
 
+import os
+import time
+
 import pytest
 import torch
 from support.conditions import words_of
@@ -7,7 +10,7 @@ from support.tiny import tiny_unconditional
 
 from headwater import Denoiser
 from headwater.errors import HeadwaterWarning
-from headwater.models.encodings import encode, warn_of_lost_words
+from headwater.models.encodings import encode, remove_unfinished, warn_of_lost_words
 from headwater.scenes.dataset import pictures
 
 SHOWN = pictures("validation")[:4]
@@ -75,6 +78,21 @@ def test_changed_pixels_other_weights_and_damage_are_new(
     calls = counted(denoiser, monkeypatch)
     encode(denoiser, IMAGES[:1], CAPTIONS[:1], tmp_path)
     assert calls == {"images": [1], "captions": [1]}
+
+
+def test_what_a_kill_left_goes_and_what_is_being_written_stays(tmp_path, denoiser):
+    encode(denoiser, IMAGES[:1], CAPTIONS[:1], tmp_path)
+    whole = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(whole) == 2
+    long_ago = time.time() - 3600
+    for file in whole:
+        left = file.with_name(f"{file.name}.0123456789ab.part")
+        left.write_bytes(b"half")
+        os.utime(left, (long_ago, long_ago))
+    now = whole[0].with_name("other.safetensors.0123456789ab.part")
+    now.write_bytes(b"half")
+    remove_unfinished(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*whole, now])
 
 
 def test_a_model_without_captions(tmp_path):

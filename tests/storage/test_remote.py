@@ -5,6 +5,7 @@ import time
 import pytest
 from support.command_line import assert_refused
 from support.command_line import headwater as run
+from support.disks import READ_ONLY, read_only
 from support.object_store import bucket
 
 from headwater.errors import HeadwaterWarning, ResourceError, StoreError
@@ -64,6 +65,16 @@ def test_what_is_gone_there_is_gone_here_and_what_was_made_here_stays(memory):
     memory.rm("/things/a.txt")
     fetch("memory://things")
     assert sorted(path.name for path in folder.rglob("*.txt")) == ["c.txt", "own.txt"]
+
+
+def test_what_a_stranger_keeps_of_questions_is_left_there(memory):
+    """Of an index and its checkpoints; a picture in a folder of such a name is one."""
+    names = ["kernels/0.safetensors", "kernels/parts/0.safetensors", "similarity/0.safetensors"]
+    names += ["queries/0.safetensors", "checkpoints/0/queries/0.safetensors"]
+    memory.pipe({f"/things/{name}": b"wrong" for name in [*names, "queries/1.png"]})
+    folder = fetch("memory://things")
+    found = sorted(path.name for path in folder.rglob("*") if path.is_file())
+    assert found == ["1.png", "a.txt", "c.txt"]
 
 
 @pytest.mark.parametrize("url", ["memory://things", "memory://things/a.txt"])
@@ -133,6 +144,29 @@ def test_a_full_disk(memory, monkeypatch):
 
     monkeypatch.setattr(remote, "_copy", full)
     with pytest.raises(ResourceError, match="HEADWATER_CACHE"):
+        fetch("memory://things")
+
+
+@pytest.mark.parametrize("copied_before", [False, True])
+def test_a_disk_of_copies_that_refuses(memory, monkeypatch, tmp_path, copied_before):
+    """The address is right, and there are no keys to check."""
+    if copied_before:
+        fetch("memory://things")
+    with monkeypatch.context() as patch:
+        read_only(patch, tmp_path / "cache")
+        with pytest.raises(StoreError, match=rf"HEADWATER_CACHE.*memory://things.*{READ_ONLY}"):
+            fetch("memory://things")
+    monkeypatch.setenv("HEADWATER_CACHE", __file__)
+    with pytest.raises(StoreError, match=r"HEADWATER_CACHE.*: name another folder"):
+        fetch("memory://things")
+
+
+def test_a_place_that_refuses_to_be_read(memory, monkeypatch):
+    def refused(*_, **__):
+        raise PermissionError(13, "Access Denied", "/things/a.txt")
+
+    monkeypatch.setattr(type(memory), "find", refused)
+    with pytest.raises(StoreError, match="check the address and your keys"):
         fetch("memory://things")
 
 

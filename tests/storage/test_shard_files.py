@@ -296,6 +296,8 @@ def test_an_object_store(tmp_path, monkeypatch):
         torch.testing.assert_close(rows_in(folder, manifest), FEATURES, **CLOSE)
         assert len(files_of_rows(folder)) == 2
         files.rm_file(f"bucket/index/{manifest.shards[0].file}")
+        # of two that stay, which those are is by who was faster
+        (folder / manifest.shards[0].file).unlink(missing_ok=True)
         with pytest.raises(StoreError, match="is missing or damaged there"):
             rows_in(folder, manifest)
 
@@ -486,7 +488,7 @@ def test_a_full_disk_that_did_not_say_so(manifest, memory, monkeypatch):
     list(shard_files(folder, manifest.shards[3:4]))
     assert files_of_rows(folder) == [f"0000{n}.safetensors" for n in range(1, 4)]
     failing(monkeypatch, memory, "00004.safetensors", full, times=2)
-    with pytest.raises(ResourceError, match=r"no space left to copy .*HEADWATER_CACHE"):
+    with pytest.raises(ResourceError, match=r"no space left to write .*HEADWATER_CACHE"):
         list(shard_files(folder, manifest.shards[4:5]))
     assert "00004.safetensors.part" not in files_of_rows(folder)
 

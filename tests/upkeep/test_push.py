@@ -16,6 +16,7 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub.utils import filter_repo_objects
 from support.command_line import assert_refused
 from support.command_line import headwater as run
 from support.index_files import RECIPE
@@ -269,7 +270,7 @@ def test_a_disk_that_refuses_is_that_of_the_place(built, monkeypatch, tmp_path, 
     write_manifest(other, replace(read_manifest(built), versions={"python": "3.0.0"}))
 
     def refused(self, path1, path2, *args, **options):
-        if path2.endswith(half):
+        if Path(path2).name.startswith(half):
             Path(path2).write_bytes(Path(path1).read_bytes()[:40])
             raise OSError(number, os.strerror(number), path2)
         return real(self, path1, path2, *args, **options)
@@ -280,12 +281,50 @@ def test_a_disk_that_refuses_is_that_of_the_place(built, monkeypatch, tmp_path, 
         patch.setattr(LocalFileSystem, "put_file", refused)
         with pytest.raises((ResourceError, StoreError), match=mend[number]) as caught:
             push(built, url)
-    assert url in str(caught.value) and "HEADWATER_CACHE" not in str(caught.value)
+    place = tmp_path / "there" / half if half == "index.json" else url
+    assert str(place) in str(caught.value) and "HEADWATER_CACHE" not in str(caught.value)
     push(built, url)
     assert below(tmp_path / "there") == PUSHED and verify(tmp_path / "there") == []
     assert (tmp_path / "there/README.md").read_text().endswith("against its checksum.\n")
     with pytest.raises(MismatchError, match="another index is at"):
         push(other, url)
+
+
+def test_a_kill_leaves_no_half_manifest_on_a_disk(built, tmp_path, monkeypatch):
+    """Whoever reads that folder would be told that it is damaged."""
+    real, there = LocalFileSystem.put_file, tmp_path / "there"
+
+    def killed(self, path1, path2, *args, **options):
+        if Path(path2).name.startswith("index.json"):
+            Path(path2).write_bytes(Path(path1).read_bytes()[:40])
+            patch.setattr(Path, "unlink", lambda *_, **__: None)  # it cleans up no more
+            raise KeyboardInterrupt
+        return real(self, path1, path2, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFileSystem, "put_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            push(built, str(there))
+    left = {name.partition(".json")[0] for name in below(there)}
+    assert "index.json" not in below(there) and "index" in left
+    push(built, str(there))
+    assert below(there) == PUSHED and verify(there) == []
+
+
+def test_nobody_changes_an_index_between_a_look_at_it_and_its_copy(built, tmp_path, monkeypatch):
+    from headwater.upkeep import push as module
+
+    own, looked = Path(shutil.copytree(built, tmp_path / "own")), []
+
+    def looking(folder):
+        with pytest.raises(StoreError, match="is being written"):
+            remove(folder, ids=[Index.open(folder).samples[3].id])
+        looked.append(folder)
+        return verify(folder)
+
+    monkeypatch.setattr(module, "verify", looking)
+    push(own, "memory://there")
+    assert looked == [own] and read_manifest(own).removed == ()
 
 
 def test_what_is_not_whole_or_was_removed_from_is_refused(built, tmp_path):
@@ -333,9 +372,16 @@ class Hub:
             at.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(Path(folder_path) / name, at)
 
-    def snapshot_download(self, repo_id, repo_type, revision, local_dir, allow_patterns):
+    def snapshot_download(
+        self, repo_id, repo_type, revision, local_dir, allow_patterns, ignore_patterns
+    ):
         assert repo_type == "dataset" and revision in (None, "v1")
-        shutil.copytree(self.folder / repo_id, local_dir, dirs_exist_ok=True)
+        every = sorted(below(self.folder / repo_id))
+        patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+        for name in filter_repo_objects(every, **patterns):
+            at = Path(local_dir) / name
+            at.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.folder / repo_id / name, at)
 
 
 @pytest.mark.parametrize("place", ["someone/index", "someone/things/index"])
@@ -347,8 +393,12 @@ def test_a_hub(built, denoiser, tmp_path, monkeypatch, place):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     push(built, f"hf://datasets/{place}")
     assert hub.made == [("/".join(place.split("/")[:2]), True)]
+    for kept in ("queries", "checkpoints/0/kernels"):  # by whoever put the whole folder there
+        (hub.folder / place / kept).mkdir(parents=True)
+        (hub.folder / place / kept / "0.safetensors").write_bytes(b"wrong")
     for revision in (None, "v1"):
         there = Index.from_pretrained(place, revision, denoiser=denoiser)
+        assert not [name for name in below(there.path) if name.endswith("/0.safetensors")]
         np.testing.assert_array_equal(scores(there.path, denoiser), scores(built, denoiser))
     assert len(Index.from_pretrained(built)) == 70
     push(built, f"hf://datasets/{place}")  # the same again

@@ -52,50 +52,99 @@ if TYPE_CHECKING:
     from headwater.models.denoiser import Denoiser
 
 
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
+    ),
+]
+NewFolder = Annotated[Path, typer.Argument(help="Folder of the index.", parser=on_a_disk)]
+MethodName = Annotated[str, typer.Option(help="Attribution method.")]
+Timesteps = Annotated[int, typer.Option(help="Probes per image, evenly spaced.")]
+Dim = Annotated[
+    int | None,
+    typer.Option(
+        help="Features per image (32768 of ekfac-presence, ekfac and kfac, else 8192; all "
+        "parameters if fewer)."
+    ),
+]
+Projection = Annotated[
+    str, typer.Option(help="count-sketch, factored, mask, gaussian, rademacher, identity.")
+]
+InversionGuidance = Annotated[
+    float | None,
+    typer.Option(help="Classifier-free guidance of the inversion; the method's if not given."),
+]
+LossWeights = Annotated[
+    str,
+    typer.Option(
+        help="Of timesteps in training: uniform, min-snr, logit-normal, or (the bundled model) "
+        "shapes-first."
+    ),
+]
+CurvatureTargets = Annotated[
+    str, typer.Option(help="Of a curvature: that of the model (Gauss-Newton) or of the data.")
+]
+NoiseDraws = Annotated[int, typer.Option(help="Of noise at each timestep.")]
+Checkpoints = Annotated[
+    list[str] | None, typer.Option(help="More models to average over; may be repeated.")
+]
+RowSeed = Annotated[int, typer.Option(help="Seed of projections and noise.")]
+ImagesAtATime = Annotated[str, typer.Option(help="Images at a time, or `auto`.")]
+OnePart = Annotated[
+    str | None,
+    typer.Option(help="I/N: only the I-th of N parts, from 0, as for array jobs of a cluster."),
+]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out files that are no images.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Drop an index that is there already.")
+]
+SelfCheck = Annotated[bool, typer.Option(help="First compare gradients with float64 autograd.")]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="torch.compile what lies between the layers.")
+]
+Recompute = Annotated[
+    bool,
+    typer.Option("--recompute", help="Keep no activations of blocks: less memory, more time."),
+]
+Encodings = Annotated[
+    Path | None, typer.Option(help="Folder that keeps encoded images and captions.")
+]
+Reuse = Annotated[
+    Path | None,
+    typer.Option(
+        help="An index of the same model and recipe: rows of images that have not changed, and "
+        "the curvature, are taken over, only new ones computed."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")]
+
+# Options that `build_index` takes by the same names: what rows are, and how they are made.
+_RECIPE = (
+    "method", "parameters", "timesteps", "dim", "seed", "projection", "inversion_guidance",
+    "loss_weights", "curvature_targets", "draws",
+)  # fmt: skip
+_HOW = ("skip_bad", "overwrite", "self_check", "compile", "recompute", "encodings", "reuse")
+
+
 @with_options
 def index(
     given: Options,
     model: ModelName,
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, parquet, tar, zip, a table of paths, a `datasets` name, or `scenes`."
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="Folder of the index.", parser=on_a_disk)],
-    method: Annotated[str, typer.Option(help="Attribution method.")] = DEFAULT_METHOD,
+    data: Data,
+    out: NewFolder,
+    method: MethodName = DEFAULT_METHOD,
     parameters: Parameters = None,
-    timesteps: Annotated[int, typer.Option(help="Probes per image, evenly spaced.")] = 10,
-    dim: Annotated[
-        int | None,
-        typer.Option(
-            help="Features per image (32768 of ekfac-presence, ekfac and kfac, else 8192; all "
-            "parameters if fewer)."
-        ),
-    ] = None,
-    projection: Annotated[
-        str, typer.Option(help="count-sketch, factored, mask, gaussian, rademacher, identity.")
-    ] = "count-sketch",
-    inversion_guidance: Annotated[
-        float | None,
-        typer.Option(help="Classifier-free guidance of the inversion; the method's if not given."),
-    ] = None,
-    loss_weights: Annotated[
-        str,
-        typer.Option(
-            help="Of timesteps in training: uniform, min-snr, logit-normal, or (the bundled model) "
-            "shapes-first."
-        ),
-    ] = "uniform",
-    curvature_targets: Annotated[
-        str, typer.Option(help="Of a curvature: that of the model (Gauss-Newton) or of the data.")
-    ] = "model",
-    draws: Annotated[int, typer.Option(help="Of noise at each timestep.")] = 1,
+    timesteps: Timesteps = 10,
+    dim: Dim = None,
+    projection: Projection = "count-sketch",
+    inversion_guidance: InversionGuidance = None,
+    loss_weights: LossWeights = "uniform",
+    curvature_targets: CurvatureTargets = "model",
+    draws: NoiseDraws = 1,
     clip: ClipFolder = None,
-    checkpoint: Annotated[
-        list[str] | None, typer.Option(help="More models to average over; may be repeated.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of projections and noise.")] = 0,
+    checkpoint: Checkpoints = None,
+    seed: RowSeed = 0,
     base: Base = None,
     lora: Lora = None,
     lora_scale: LoraScale = None,
@@ -107,7 +156,7 @@ def index(
     distilled_guidance: DistilledGuidance = None,
     run: Run = None,
     dtype: Dtype = "float32",
-    batch_size: Annotated[str, typer.Option(help="Images at a time, or `auto`.")] = "auto",
+    batch_size: ImagesAtATime = "auto",
     split: Split = "train",
     image_column: ImageColumn = None,
     caption_column: CaptionColumn = None,
@@ -116,39 +165,15 @@ def index(
     device: Device = None,
     engine: EngineName = "local",
     jobs: Jobs = 1,
-    shard: Annotated[
-        str | None,
-        typer.Option(help="I/N: only the I-th of N parts, from 0, as for array jobs of a cluster."),
-    ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Leave out files that are no images.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Drop an index that is there already.")
-    ] = False,
-    self_check: Annotated[
-        bool, typer.Option(help="First compare gradients with float64 autograd.")
-    ] = True,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="torch.compile what lies between the layers.")
-    ] = False,
-    recompute: Annotated[
-        bool,
-        typer.Option("--recompute", help="Keep no activations of blocks: less memory, more time."),
-    ] = False,
-    encodings: Annotated[
-        Path | None, typer.Option(help="Folder that keeps encoded images and captions.")
-    ] = None,
-    reuse: Annotated[
-        Path | None,
-        typer.Option(
-            help="An index of the same model and recipe: rows of images that have not changed, and "
-            "the curvature, are taken over, only new ones computed."
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")
-    ] = False,
+    shard: OnePart = None,
+    skip_bad: SkipBad = False,
+    overwrite: Overwrite = False,
+    self_check: SelfCheck = True,
+    compile: Compile = False,
+    recompute: Recompute = False,
+    encodings: Encodings = None,
+    reuse: Reuse = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Compute the features of every training image. Run again, it goes on where it stopped.
 
@@ -167,35 +192,14 @@ def index(
         device = own_device(rank, device)
     images = images_of(data, split, image_column, caption_column, limit, trigger)
     denoiser = Denoiser.load(model, device, precision, **model_options(given))
-    recipe: dict[str, Any] = dict(
-        method=method,
-        parameters=parameters,
-        timesteps=timesteps,
-        dim=dim,
-        seed=seed,
-        projection=projection,
-        inversion_guidance=inversion_guidance,
-        loss_weights=loss_weights,
-        curvature_targets=curvature_targets,
-        draws=draws,
-        clip=None if clip is None else _clip_model(clip, denoiser),
-    )
+    recipe = {name: given[name] for name in _RECIPE}
+    recipe["clip"] = None if clip is None else _clip_model(clip, denoiser)
     checkpoints = checkpoint or ()
     if dry_run:
         refuse({"--reuse": reuse is not None}, "--dry-run")
         _print_estimate(denoiser, images, checkpoints, size, recipe)
         return
-    how = dict(
-        batch_size=size,
-        skip_bad=skip_bad,
-        overwrite=overwrite,
-        self_check=self_check,
-        compile=compile,
-        recompute=recompute,
-        encodings=encodings,
-        reuse=reuse,
-        executor=workers,
-    )
+    how = {name: given[name] for name in _HOW} | {"batch_size": size, "executor": workers}
     built = _build(denoiser, images, out, part, checkpoints=checkpoints, **how, **recipe)
     if rank.number == 0:
         print(built)

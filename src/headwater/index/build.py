@@ -115,6 +115,7 @@ def build_shard(
         note(line)
     _refuse_useless(how, denoiser, training_set, planned)
     out = Path(out)
+    _refuse_to_remove_what_is_reused(how, out)
     batch = BatchSize(how.batch_size, note, denoiser.device)
     refuse_file(out)
     with ExitStack() as present:
@@ -130,6 +131,15 @@ def build_shard(
             built.append(build_planned(own, other, plan(other, **options), folder))
             del other  # before the next is loaded
     return None if None in built else built[0]
+
+
+def _refuse_to_remove_what_is_reused(how: BuildOptions, out: Path) -> None:
+    if how.overwrite and how.reuse is not None:
+        if Path(how.reuse).resolve().is_relative_to(out.resolve()):
+            raise ParameterError(
+                f"--overwrite removes {out}, whose rows --reuse is to take over: name another "
+                "folder for the new index"
+            )
 
 
 def _refuse_useless(

@@ -15,7 +15,9 @@ from torch import Tensor
 from headwater.errors import HeadwaterWarning
 from headwater.models.condition import Condition, joined
 from headwater.models.denoiser import Denoiser
-from headwater.storage.files import read_tensors, write_tensors
+from headwater.storage.files import read_tensors, remove_abandoned, write_tensors
+
+_KINDS = LATENTS, CONDITIONS = "latents", "conditions"
 
 
 def encode(
@@ -43,7 +45,7 @@ def encode(
     def encode_images(new: Sequence[int]) -> Condition:
         return Condition({"x0": denoiser.encode_images([images[i] for i in new], size)})
 
-    x0 = _looked_up(folder / "latents", keys, encode_images).tensors["x0"]
+    x0 = _looked_up(folder / LATENTS, keys, encode_images).tensors["x0"]
     if not denoiser.conditional:
         return x0.to(denoiser.device), None
     keys = [hashlib.sha256(caption.encode()).hexdigest() for caption in captions]
@@ -53,10 +55,19 @@ def encode(
         assert encoded is not None
         return encoded
 
-    condition = _looked_up(folder / "conditions", keys, encode_captions).to(denoiser.device)
+    condition = _looked_up(folder / CONDITIONS, keys, encode_captions).to(denoiser.device)
     words = denoiser.family.words
     assert words is not None, "it is conditional"
     return x0.to(denoiser.device), denoiser.remembered(condition, captions, words.encode)
+
+
+def remove_unfinished(kept: Path) -> None:
+    """Remove what kills left in a folder of `encode`, whichever models it is of.
+
+    Several builds may write into it at the same time.
+    """
+    for kind in _KINDS:
+        remove_abandoned(*kept.glob(f"*/{kind}/??"))
 
 
 def warn_of_lost_words(denoiser: Denoiser, captions: Iterable[str]) -> None:

@@ -183,7 +183,7 @@ def to_json(attribution: Attribution, shown: Ends) -> dict[str, Any]:
     query, sure = attribution.query, attribution.certainty
     samples = attribution.index.samples
     sweep = {
-        str(ratio): [samples[row].id for row in attribution.order(scores)[: len(shown.top)]]
+        str(ratio): [samples[row].id for row in attribution.order(scores, len(shown.top))]
         for ratio, scores in attribution.sweep.items()
     }
     grouped = bool(attribution.groups)

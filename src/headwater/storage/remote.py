@@ -7,7 +7,6 @@ needs the package s3fs, `gs://` gcsfs, and so on.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -15,20 +14,16 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from headwater.errors import (
-    HeadwaterError,
-    HeadwaterWarning,
-    ResourceError,
-    StoreError,
-    first_line,
-)
-from headwater.storage import room
+from headwater.errors import HeadwaterError, HeadwaterWarning, StoreError, first_line
+from headwater.storage import cache, room
+from headwater.storage.files import changing, is_full
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -40,6 +35,8 @@ _STAMPS = (
 )  # fmt: skip
 PUSHING = "headwater-push.json"  # is at a place while an index is pushed there
 _CHECKPOINT = re.compile(r"checkpoints/\d+/")
+# What an index there keeps of questions: nothing tells that whoever put it there computed it.
+_KEPT = [f"{at}{each}/*.safetensors" for at in ("", "checkpoints/*/") for each in cache.FOLDERS]
 _AT_ONCE = 64  # files that are copied side by side, where the file system can
 
 
@@ -68,8 +65,9 @@ def fetch(url: str) -> Path:
     """A copy of the folder or file at a URL, in the cache (`cache_folder`) of this machine.
 
     Files that were copied before are copied again where size or stamp differ, or they are gone.
-    Of an index rows are left until they are read, but for the hub of Hugging Face. Where the place
-    cannot be reached, a whole copy of an earlier time serves, with a HeadwaterWarning.
+    Of an index rows are left until they are read, but for the hub of Hugging Face, and what is kept
+    there of questions for good. Where the place cannot be reached, a whole copy of an earlier time
+    serves, with a HeadwaterWarning.
 
     Raises:
         StoreError: there is nothing, or it cannot be reached.
@@ -129,7 +127,8 @@ def _copied(url: str, copy: Path) -> Path:
         raise
     except Exception as error:  # each file system has its own
         return _as_before(url, copy, known, error)
-    there.pop(PUSHING, None)
+    others = (PUSHING, *_KEPT)
+    there = {n: f for n, f in there.items() if not any(fnmatchcase(n, each) for each in others)}
     if not there:
         raise FileNotFoundError(url)
     for name in known.keys() - there.keys():  # others there are what this machine made
@@ -242,11 +241,10 @@ def _from_hub(url: str, copy: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, below, revision = hub_place(url)
-    some = f"{below}/*" if below else None
+    at = f"{below}/" if below else ""
+    chosen = {"allow_patterns": f"{at}*", "ignore_patterns": [at + each for each in _KEPT]}
     kind = "dataset" if url.startswith(DATASETS) else "model"
-    snapshot_download(
-        repository, repo_type=kind, revision=revision, local_dir=copy, allow_patterns=some
-    )
+    snapshot_download(repository, repo_type=kind, revision=revision, local_dir=copy, **chosen)
     return copy / below
 
 
@@ -305,10 +303,15 @@ def told(url: str) -> Iterator[None]:
             f"{url} needs a package that is not installed: {first_line(error)}"
         ) from None
     except Exception as error:  # each file system has its own
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise ResourceError(
-                f"no space left to copy {url} to {cache_folder()}: free some, or name another "
-                "folder as HEADWATER_CACHE"
-            ) from None
+        if _is_of_copies(error):
+            with changing(f"{cache_folder()} (HEADWATER_CACHE), where {url} is copied to"):
+                raise
         why = f"{type(error).__name__}: {first_line(error)}"
         raise StoreError(f"cannot reach {url} ({why}): check the address and your keys") from None
+
+
+def _is_of_copies(error: Exception) -> bool:
+    """Whether the disk of this machine refuses that copies are on, and not the place itself."""
+    named, copies = getattr(error, "filename", None), cache_folder().resolve()
+    in_copies = isinstance(named, str) and Path(named).resolve().is_relative_to(copies)
+    return isinstance(error, OSError) and (is_full(error) or in_copies)

@@ -11,7 +11,7 @@ from typing import Any
 
 from headwater.errors import MismatchError, StoreError
 from headwater.storage.claims import alone
-from headwater.storage.files import changing, is_full
+from headwater.storage.files import changing, is_full, renamed
 from headwater.storage.manifest import checkpoint_folders, read_manifest
 from headwater.storage.remote import (
     DATASETS,
@@ -66,13 +66,14 @@ def push(
     place = place_of(folder)
     if isinstance(place, Place):
         raise StoreError(f"{folder} is a copy of {place.url}, which may lack rows: push that index")
-    left = verify(folder)
-    if left:
-        raise StoreError(
-            f"{left[0].file} of {folder} {left[0].what}: run its `headwater index` command or "
-            f"`headwater repair {folder}` first"
-        )
+    read_manifest(folder)  # refuses what is no index, before a lock is left there
     with alone(folder):
+        left = verify(folder)
+        if left:
+            raise StoreError(
+                f"{left[0].file} of {folder} {left[0].what}: run its `headwater index` command or "
+                f"`headwater repair {folder}` first"
+            )
         manifest = read_manifest(folder)
         if manifest.removed and not with_removed:
             raise StoreError(
@@ -144,7 +145,23 @@ def _to_store(
         kept = {n for n in same & there.keys() if there[n].size == (folder / n).stat().st_size}
         for some in _in_parts([name for name in names[:-1] if name not in kept]):
             files.put([str(folder / name) for name in some], [f"{root}/{name}" for name in some])
-        files.put_file(str(folder / names[-1]), f"{root}/{names[-1]}")
+        _put_whole(files, folder / MANIFEST, root)
+
+
+def _put_whole(files: Any, manifest: Path, root: str) -> None:
+    """Put `index.json` there whole or not at all, as object stores do anyway.
+
+    On a disk a kill would leave its first half, for readers to find.
+    """
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not isinstance(files, LocalFileSystem):
+        files.put_file(str(manifest), f"{root}/{MANIFEST}")
+        return
+    for left in Path(root).glob(f"{MANIFEST}.*.part"):  # by a push that was killed
+        left.unlink()
+    with renamed(Path(root, MANIFEST)) as part:
+        files.put_file(str(manifest), str(part))
 
 
 def _may_be_half(files: Any, root: str, card: Path) -> bool:

@@ -48,7 +48,7 @@ from headwater.index.rows import Source, open_images
 from headwater.index.samples import write_samples
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
-from headwater.models.encodings import encode, warn_of_lost_words
+from headwater.models.encodings import encode, remove_unfinished, warn_of_lost_words
 from headwater.runtime.batch_size import BatchSize
 from headwater.storage.blocks import read_positions
 from headwater.storage.claims import builders, building, drop_dead_claims
@@ -218,6 +218,8 @@ def _compute(
         source = Source(machine, data, reader, how.encodings)
         for shard in write_shards(Begun(out, manifest, kept), source, how, job.batch, left):
             done[shard.first] = shard
+    if how.encodings is not None:
+        remove_unfinished(Path(how.encodings))
     return done
 
 
