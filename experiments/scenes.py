@@ -17,16 +17,15 @@ search chooses on them; the others had no part in it. Tables have a column of th
     python experiments/scenes.py together [--jobs 2]   the same for both, in one table
     python experiments/scenes.py ceiling [--jobs 2]    the same by what images show, for both
     python experiments/scenes.py windows [--jobs 2]    at which steps is that felt?
-    python experiments/scenes.py influence [--jobs 2]  200 by presence and influence, for thirteen
+    python experiments/scenes.py influence [--jobs 2]  200 by the default method, for thirteen
 
 `--halves` and `--again` take fewer than there are to be. `removed` takes the 25, 50, 100 and 200
 highest images of each method out, for the object, the two colours and the two styles that the full
 model draws most surely; `confirmed` 100, for all others that it draws with a rate of a third or
 more, which had no part in what `removed` found; `together` 100, for all of these; `ceiling` 200,
 for all of these, those first whose caption names the concept, and those first that show it.
-`influence` takes out 200, for the first five and every second of the others, by what the model
-sees in an image, by EK-FAC of what the concept's words gain, and by both; beside captions and
-what shows it.
+`influence` takes out 200, for the first five and every second of the others, by the default method
+(`--methods ekfac presence` by its two parts), beside captions and what shows it.
 `windows` takes out 100, those first whose caption names the concept, or any, and lets the model
 without them make a quarter of a picture's steps. `--remove`, `--concepts` and `--methods` take
 others, whose tables are in the stage's folder `chosen`. Everything lies in

@@ -20,6 +20,7 @@ from headwater.evaluation.retraining import scene_outputs
 from headwater.evaluation.retraining.clip import scene_captions
 from headwater.evaluation.retraining.retrain import Measured
 from headwater.evaluation.studies.method_scores import QuestionOptions
+from headwater.methods.table import DEFAULT_METHOD
 from headwater.scenes.vocabulary import ATTRIBUTES
 
 # Stages that take images out, and how many.
@@ -36,7 +37,7 @@ TAKEN_OUT_BY = ("concept-trak-unguided", "concept-d-trak", "clip-cosine", CAPTIO
 OTHERWISE = {
     "ceiling": (CAPTION, TRUTH),
     "windows": (CAPTION, "random"),
-    "influence": ("presence", "ekfac", "ekfac-presence", CAPTION, TRUTH),
+    "influence": (DEFAULT_METHOD, CAPTION, TRUTH),
 }
 # Indexes of influence are built, and asked, as where nothing else is said.
 RECIPES: dict[str, dict[str, Any]] = {
