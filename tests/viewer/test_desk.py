@@ -347,13 +347,18 @@ def test_places_are_those_of_the_ranking(star):
     assert ranks == list(range(1, 13))
 
 
-def test_neighbours_are_those_of_the_rows_themselves(sessions):
+def test_neighbours_are_those_of_the_rows_themselves(sessions, monkeypatch):
+    """In one pass over them: the row itself is looked up."""
     index = sessions["all"].index
     rows = np.concatenate([block.double().numpy() for block in index.blocks()])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit[3]
     cosines[3] = -2
+    sessions["all"].kernel().norms()  # which are kept
+    passes, scan = [], index.scan
+    monkeypatch.setattr(index, "scan", lambda *how: passes.append(how) or scan(*how))
     found = one_image.neighbours(sessions["all"], 3)
+    assert len(passes) == 1
     assert [row for row, _ in found] == np.argsort(-cosines)[: one_image.NEIGHBOURS].tolist()
     np.testing.assert_allclose([c for _, c in found], np.sort(cosines)[::-1][:6], atol=1e-5)
 

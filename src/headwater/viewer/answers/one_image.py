@@ -84,17 +84,10 @@ def place(answer: Attribution, row: int) -> Place:
 def neighbours(session: Session, row: int, count: int = NEIGHBOURS) -> list[tuple[int, float]]:
     """The rows whose features are most like this one's, and their cosines, the nearest first.
 
-    None of an index without features. Waits while the session answers a question.
+    Waits while the session answers a question.
     """
     with session.lock:
-        kernel, start = session.kernel(), 0
-        for block in session.index.scan():
-            if row < start + len(block):
-                own = block[row - start].clone()[None]
-                break
-            start += len(block)
-        else:  # an index without features
-            return []
+        kernel, own = session.kernel(), session.index.some_rows([row]).features
         norms = kernel.norms()
         cosines = (kernel.dot(own)[0] / (norms * norms[row]).clamp_min(1e-30)).double().numpy()
     cosines[row] = -np.inf
