@@ -242,11 +242,12 @@ def test_training_images_that_are_gone_are_told_with_what_to_do(named, tmp_path)
         Session(left).attribute(query, method="ekfac")
 
 
-def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_model):
+def test_pictures_are_made_where_it_is_said_how_or_training_images_cannot_be_asked_on(named):
     made = "pictures that the model makes of it"
     for query in (
         Contribution(PROMPT, WORD, pictures="made"),
         Contribution(PROMPT, WORD, context="bare"),
+        Contribution(PROMPT, WORD, guidance=2.0),
         Contribution("a blue star", "blue"),  # which one caption names
         Contribution(PROMPT, WORD, draws=1),
     ):
@@ -260,6 +261,8 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
         drawer_of(named, Contribution(PROMPT, WORD, pictures="training", draws=1))
     with pytest.raises(QueryError, match="--context does not go with --pictures: leave it out"):
         Contribution(PROMPT, WORD, pictures="training", context="bare")
+    with pytest.raises(QueryError, match="--guidance does not go with --pictures: leave it out"):
+        Contribution(PROMPT, WORD, pictures="training", guidance=2.0)
     with pytest.raises(QueryError, match="fewer than 3 training images name 'blue', too few"):
         drawer_of(named, Contribution("a blue star", "blue", pictures="training"))
 
