@@ -253,7 +253,7 @@ class OutputDrawer:
     def training_rows(self) -> Sequence[Collection[int]]:
         """The training images of each draw, where it is on such."""
         rows, a_draw = self.shown.training_rows, self.shown.a_draw
-        return [set(rows[i : i + a_draw]) for i in range(0, len(rows), a_draw)]
+        return [set().union(*rows[i : i + a_draw]) for i in range(0, len(rows), a_draw)]
 
     @property
     def title(self) -> str:
