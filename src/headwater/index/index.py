@@ -257,10 +257,9 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """A digest of the images that are asked, without those that were removed."""
-        whole = self.manifest.data["fingerprint"]
-        if not self.removed:
-            return whole
-        return hashlib.sha256(f"{whole} without {sorted(self.removed)}".encode()).hexdigest()
+        whole, gone = self.manifest.data["fingerprint"], sorted(self.removed)
+        said = f"{whole} without {gone}"
+        return hashlib.sha256(said.encode()).hexdigest() if gone else whole
 
     # --- features ---------------------------------------------------------------------------
 
@@ -310,7 +309,8 @@ def recipe_of(folder: Path, manifest: Manifest) -> Recipe:
             f"computes {FEATURES_VERSION}: build the index again with --overwrite"
         )
     try:
-        recipe = Recipe(**raw | {name: tuple(raw[name]) for name in ("layers", "timesteps")})
+        raw |= {name: tuple(raw[name]) for name in ("layers", "timesteps")}
+        recipe = Recipe(**raw)
         method_named(recipe.method)
         return recipe
     except TypeError as error:

@@ -97,7 +97,7 @@ def load_denoiser(index: Index) -> Denoiser:
         )
     if denoiser is None and not model["source"]:
         raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
-    dtype, options = getattr(torch, model["dtype"], None), model.get("options", {})
+    dtype, options = getattr(torch, model["dtype"]), model.get("options", {})
     with one_call("loading the model", seconds=False):
         if denoiser is None:
             denoiser = Denoiser.load(model["source"], index.handed.device, dtype, **options)
