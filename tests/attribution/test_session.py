@@ -33,6 +33,7 @@ from headwater.attribution import gram, resources
 from headwater.attribution.scorers import gradient
 from headwater.errors import HeadwaterWarning, MismatchError, QueryError
 from headwater.models.clip import Clip
+from headwater.runtime.progress import Stopped, listening
 from headwater.storage import files
 
 PROMPT = "a red star"
@@ -53,6 +54,26 @@ def indexes(tmp_path_factory, tiny_model, tiny_images) -> Path:
 def folder(indexes, tmp_path) -> Path:
     """Copies of them that were never asked."""
     return Path(shutil.copytree(indexes, tmp_path / "indexes"))
+
+
+def test_what_cannot_be_stopped_says_so(indexes):
+    told, session = [], Session.open(indexes / "trak")
+    with listening(told.append):
+        found = session.kernel().gram()
+        del told[:]  # of its shards
+        assert session.denoiser and len(found.factor(0.1)) == len(found.spectrum().values) == 10
+    calls = [each.what.removesuffix(", which cannot be stopped") for each in told]
+    assert calls == ["loading the model", "factor of 10 x 10", "eigenvalues of 10 x 10"]
+
+
+def test_what_cannot_be_stopped_is_not_begun_where_nobody_waits(indexes, monkeypatch):
+    def left(reached):
+        raise Stopped
+
+    found = Session.open(indexes / "trak").kernel().gram()
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", None)
+    with listening(left), pytest.raises(Stopped):
+        found.factor(0.1)
 
 
 # --- several users ------------------------------------------------------------------------------

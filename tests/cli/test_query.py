@@ -13,6 +13,7 @@ from support.command_line import PROMPT, assert_refused, files, headwater
 from support.tiny import tiny_folder, tiny_pipeline, tiny_unconditional
 from support.tiny_clip import tiny_clip
 
+from headwater import Contribution
 from headwater.attribution.scorers.unlearned import guda
 from headwater.cli import query
 from headwater.methods.table import METHODS
@@ -372,23 +373,22 @@ def test_what_is_asked_where_nobody_says_it(
 
 
 @pytest.mark.parametrize(
-    "options, pictures",
+    "options, asked_on",
     [
-        ([], "auto"),
-        (["--context", "bare"], "made"),
-        (["--guidance", 2], "made"),
-        (["--pictures", "made", "--guidance", 2], "made"),
-        (["--pictures", "training"], "training"),
+        ([], {"pictures": "auto"}),
+        (["--context", "bare"], {"context": "bare"}),
+        (["--guidance", 2], {"guidance": 2.0}),
+        (["--pictures", "made", "--guidance", 2], {"pictures": "made", "guidance": 2.0}),
+        (["--pictures", "training"], {"pictures": "training"}),
     ],
 )
-def test_on_which_pictures_words_are_asked(curved, tmp_path, monkeypatch, options, pictures):
-    """Where it is said how they are made, on made ones."""
+def test_on_which_pictures_words_are_asked(curved, tmp_path, monkeypatch, options, asked_on):
     put = []
     monkeypatch.setattr(query, "answer", lambda session, queries, *more: put.extend(queries))
     asked = ("concept", curved, PROMPT, "--concept", "star", *options, "--out", tmp_path / "out")
     made = headwater(*asked)
     assert made.code == 0, made.err
-    assert [each.pictures for each in put] == [pictures]
+    assert put == [Contribution(PROMPT, "star", **asked_on)]
 
 
 def test_what_words_gain_is_answered_with_presence(curved, places, tmp_path):

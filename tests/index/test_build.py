@@ -428,7 +428,7 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     recipe = RECIPE | {"method": "trak", "dim": 400}
     data, out = load_dataset(many_images), tmp_path / "index"
     planned = planned_of_all(denoiser, [checkpoint], **recipe)
-    said = estimate(denoiser, data, planned[0], 32, models=len(planned))
+    said = estimate(denoiser, data, planned, 32)
     assert (said["models"], said["probes"]) == (2, 2 * 2 * len(data))
     index = build_index(denoiser, data, out, checkpoints=[checkpoint], self_check=False, **recipe)
     features = sum(path.stat().st_size for path in out.rglob("features/*.safetensors"))
@@ -438,7 +438,7 @@ def test_an_estimate_of_disk_is_what_is_written(tmp_path, denoiser, many_images,
     kernels = sum(path.stat().st_size for path in out.rglob("kernels/*.safetensors"))
     assert said["kernel disk (MB)"] == pytest.approx(kernels / 1e6, abs=0.06)
     assert said["kernel memory (MB)"] >= round(2 * 8 * len(data) ** 2 / 1e6, 1)
-    many = estimate(denoiser, data, planned[0], 32, models=5)  # one of whose is held at a time
+    many = estimate(denoiser, data, [planned[0]] * 5, 32)  # one of whose is held at a time
     assert many["kernel memory (MB)"] == said["kernel memory (MB)"]
     assert many["kernel disk (MB)"] == pytest.approx(2.5 * said["kernel disk (MB)"], abs=0.2)
 
@@ -461,7 +461,7 @@ def test_a_curvature_is_estimated_and_no_kernel(tmp_path, denoiser, many_images)
     """Its files are a part of the disk; of ten timesteps two passes look at two each."""
     data, out = load_dataset(many_images).first(40), tmp_path / "index"
     recipe = RECIPE | {"method": "ekfac", "dim": 400}
-    said = estimate(denoiser, data, plan(denoiser, **recipe), 32)
+    said = estimate(denoiser, data, [plan(denoiser, **recipe)], 32)
     build_index(denoiser, data, out, self_check=False, **recipe)
     written = sum(path.stat().st_size for path in out.rglob("*.safetensors"))
     assert said["disk (MB)"] == pytest.approx(written / 1e6, abs=0.06)
@@ -484,7 +484,7 @@ def test_what_a_curvature_takes_while_it_is_fitted(
 
     monkeypatch.setattr(fitted.Fit, "write", weighed)
     data, recipe = load_dataset(many_images).first(40), RECIPE | {"method": method, "dim": 16}
-    said = estimate(denoiser, data, plan(denoiser, **recipe), 32)["curvature disk (MB, peak)"]
+    said = estimate(denoiser, data, [plan(denoiser, **recipe)], 32)["curvature disk (MB, peak)"]
     index = build_index(denoiser, data, tmp_path / "index", self_check=False, **recipe)
     assert said == pytest.approx(max(held) / 1e6, abs=0.06)
     left = sum(path.stat().st_size for path in (index.path / "curvature").iterdir())
@@ -492,7 +492,7 @@ def test_what_a_curvature_takes_while_it_is_fitted(
 
 
 def test_what_has_no_kernel_is_estimated_without(denoiser, tiny_images):
-    said = estimate(denoiser, load_dataset(tiny_images), plan(denoiser, method="pixel-dot"), 8)
+    said = estimate(denoiser, load_dataset(tiny_images), [plan(denoiser, method="pixel-dot")], 8)
     assert said["kernel disk (MB)"] == said["kernel memory (MB)"] == 0
     assert said["curvature disk (MB, peak)"] == 0
 

@@ -171,9 +171,13 @@ def test_the_command_says_how_to_go_on_with_more_images(grown, tiny_model, tmp_p
     assert first.code == 0, first.err
     again = run("index", tiny_model, data.source, tmp_path / "one", *how)
     assert_refused(again, f"use another folder with --reuse {tmp_path / 'one'}")
-    more = run(
-        "index", tiny_model, data.source, tmp_path / "two", "--reuse", tmp_path / "one", *how
-    )
+    command = ("index", tiny_model, data.source, tmp_path / "two", "--reuse", tmp_path / "one")
+    planned = run(*command, *how, "--dry-run")
+    facts = dict(line.rsplit(None, 1) for line in planned.out.splitlines())
+    assert [facts[name] for name in ("rows", "rows taken over", "probes")] == ["71", "5", "66"]
+    assert_refused(run(*command, *how, "--dry-run", "--seed", 1), "rows are not taken over, leave")
+    assert not (tmp_path / "two").exists()
+    more = run(*command, *how)
     assert more.code == 0 and "5 of 71 rows are taken over" in more.err
 
 

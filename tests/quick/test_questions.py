@@ -80,14 +80,14 @@ def test_answers_are_those_of_the_questions(session):
 
 
 def test_words_are_asked_for_as_the_index_takes_them(session, usual, monkeypatch):
-    """As what they gain, in the picture that is asked about as a whole, or as a direction."""
+    """As what they gain, or as a direction; the guidance is of the picture as a whole."""
     monkeypatch.setattr(Session, "attribute", lambda self, question, **options: question)
     options = {"concepts": ["red", "star"], "seed": 3, "guidance": 2.0}
     whole = Image(PROMPT, seed=3, guidance=2.0)
     assert usual.index.recipe.method == "ekfac-presence"
     assert why(usual, PROMPT, **options) == [
         whole,
-        *(Contribution(PROMPT, each, seed=3, guidance=2.0) for each in ("red", "star")),
+        *(Contribution(PROMPT, each, seed=3) for each in ("red", "star")),
     ]
     assert why(session, PROMPT, **options) == [
         whole, Concept(PROMPT, "red", seed=3), Concept(PROMPT, "star", seed=3)

@@ -216,10 +216,13 @@ def test_who_reads_a_part_copies_a_part(manifest, copied):
 
 def test_some_rows_and_residuals(manifest, copied):
     folder = fetch(URL)
-    found = read_rows(folder, manifest, [57, 3, 51])
+    found = read_rows(folder, Part(manifest), [57, 3, 51])
     torch.testing.assert_close(found.features, FEATURES[[57, 3, 51]], **CLOSE)
     assert names(copied)[1:] == [manifest.shards[0].file, manifest.shards[5].file]
     torch.testing.assert_close(read_residuals(folder, manifest.shards), FEATURES[:, :2])
+    kept = torch.arange(ROWS) % 3 > 0  # without those that were removed
+    found = read_rows(folder, Part(manifest, kept.numpy()), [40, 0])
+    torch.testing.assert_close(found.features, FEATURES[kept][[40, 0]], **CLOSE)
 
 
 def test_arrays_of_other_programs(memory, copied, tmp_path, monkeypatch):
@@ -238,6 +241,9 @@ def test_arrays_of_other_programs(memory, copied, tmp_path, monkeypatch):
     folder = fetch(URL)
     assert names(copied) == ["index.json"]
     torch.testing.assert_close(rows_in(folder, manifest), FEATURES[:60])
+    found = read_rows(folder, Part(manifest), [45, 7])
+    torch.testing.assert_close(found.features * found.scale[:, None], FEATURES[[45, 7]])
+    read_rows(folder, Part(manifest), [45])
     assert [path.name for path in folder.glob("*.npy")] == ["2.npy"]
     assert read_residuals(folder, manifest.shards) is None
 
@@ -260,7 +266,7 @@ def test_rows_are_not_copied_while_another_index_is_pushed(manifest, memory, cop
 def test_nothing_is_read_where_none_is_asked_for(manifest, copied):
     folder = fetch(URL)
     assert list(shard_files(folder, [])) == []
-    assert read_rows(folder, manifest, []).features.shape == (0, DIM)
+    assert read_rows(folder, Part(manifest), []).features.shape == (0, DIM)
     assert list(read_part(folder, Part(replace(manifest, shards=())))) == []
     assert names(copied) == ["index.json"]
 
@@ -356,7 +362,7 @@ def replaced(path):
 
 
 def rows_of(folder, manifest):
-    return read_rows(folder, manifest, [57, 3])
+    return read_rows(folder, Part(manifest), [57, 3])
 
 
 def residuals_of(folder, manifest):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headwater.errors import StoreError
 from headwater.storage import files
-from headwater.storage.blocks import read_blocks, read_positions, read_residuals, read_rows
+from headwater.storage.blocks import Part, read_blocks, read_positions, read_residuals, read_rows
 from headwater.storage.manifest import Manifest, Shard, read_manifest, write_manifest
 from headwater.storage.shard_tensors import wrong_with
 from headwater.storage.shards import ShardRows, finished_shards, read_shard, write_shard
@@ -117,7 +117,7 @@ def test_a_shard_that_lies_is_refused_by_name(folder, lie):
         read(folder, manifest)
     assert "\n" not in str(caught.value)
     with pytest.raises(StoreError, match=said):
-        read_rows(folder, manifest, [7])
+        read_rows(folder, Part(manifest), [7])
     assert sorted(finished_shards(folder, manifest)) == [0] and read_shard(folder, 1) is None
     columns = {"position": read_positions, "residual": read_residuals}
     if name in columns:

@@ -515,6 +515,8 @@ def test_a_checksum_is_verified_once_and_again_where_the_file_changed(index, mon
     path.write_bytes(whole)  # the same, but who knows
     assert torch.equal(torch.cat(list(opened.blocks())), first)
     assert read_through[3:] == ["00001.safetensors"]
+    assert torch.equal(opened.some_rows([4, 0]).features, first[[4, 0]])
+    assert read_through[3:] == ["00001.safetensors"]
     flip(0.9)(path)
     with pytest.raises(StoreError, match=r"00001\.safetensors is damaged"):
         list(opened.blocks())

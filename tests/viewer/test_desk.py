@@ -149,7 +149,7 @@ def test_beside_a_whole_picture_nothing_is_sooner(usual, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::headwater.errors.HeadwaterWarning")
 def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
-    """As what words gain, in pictures of the page's guidance, by the influence first."""
+    """As what words gain, by the influence first; the page's guidance is of its own pictures."""
     asked, attribute = [], Session.attribute
 
     def listened(self, questions, **options):
@@ -162,7 +162,7 @@ def test_what_an_image_taught_is_asked_as_the_page_asks(usual, monkeypatch):
     assert (few, all_of_them) == (4, 6)
     (questions, early), (_, late) = asked
     assert (early["method"], late["method"]) == ("ekfac", None)
-    assert questions[0].kind == "contribution" and questions[0].guidance == 2.0
+    assert questions[0].kind == "contribution" and questions[0].guidance == 5.0
     assert [place.title for place in places] == [each.concept for each in questions]
 
 
@@ -347,13 +347,18 @@ def test_places_are_those_of_the_ranking(star):
     assert ranks == list(range(1, 13))
 
 
-def test_neighbours_are_those_of_the_rows_themselves(sessions):
+def test_neighbours_are_those_of_the_rows_themselves(sessions, monkeypatch):
+    """In one pass over them: the row itself is looked up."""
     index = sessions["all"].index
     rows = np.concatenate([block.double().numpy() for block in index.blocks()])
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit[3]
     cosines[3] = -2
+    sessions["all"].kernel().norms()  # which are kept
+    passes, scan = [], index.scan
+    monkeypatch.setattr(index, "scan", lambda *how: passes.append(how) or scan(*how))
     found = one_image.neighbours(sessions["all"], 3)
+    assert len(passes) == 1
     assert [row for row, _ in found] == np.argsort(-cosines)[: one_image.NEIGHBOURS].tolist()
     np.testing.assert_allclose([c for _, c in found], np.sort(cosines)[::-1][:6], atol=1e-5)
 

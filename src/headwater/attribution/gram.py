@@ -15,13 +15,14 @@ from torch import Tensor
 from headwater.errors import NonFiniteError, ResourceError
 from headwater.runtime.batch_size import out_of_memory
 from headwater.runtime.memory import room_bytes
-from headwater.runtime.progress import ProgressBar
+from headwater.runtime.progress import ProgressBar, one_call
 
 Blocks = Callable[[], Iterable[Float[Tensor, "r k"]]]
 STRIP = 2_048  # columns of the matrix that are made at a time
 SAVE_EVERY = 300.0  # seconds
 # Bytes for each number of the matrix: itself, damped, and a factor of that, in float64.
 HELD = 3 * 8
+LARGE = 2_000  # rows; of 8,192 a factor takes seconds on a few cores, eigenvalues minutes
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,10 @@ class Gram:
         """
         return ratio * self.matrix.trace().item() / len(self.matrix)
 
+    @property
+    def _size(self) -> str:
+        return " x ".join(map(str, self.matrix.shape))
+
     def factor(self, ratio: float) -> Float[Tensor, "m m"]:
         """The Cholesky factor of G + lambda I, in float32.
 
@@ -83,7 +88,8 @@ class Gram:
         """
         damped = self.matrix.clone()
         damped.diagonal().add_(self.damping(ratio))
-        factor, wrong = torch.linalg.cholesky_ex(damped)
+        with one_call(f"factor of {self._size}", len(damped) > LARGE):
+            factor, wrong = torch.linalg.cholesky_ex(damped)
         if wrong or not factor.diagonal().isfinite().all():
             raise NonFiniteError(f"the kernel has no inverse at --damping {ratio:g}: raise it")
         # Laid out as it is when read back, so that products with it round alike.
@@ -91,11 +97,7 @@ class Gram:
 
     def spectrum(self) -> Spectrum:
         """Its eigenvalues and eigenvectors, in float32."""
-        size = len(self.matrix)
-        what = f"eigenvalues of {size} x {size}"
-        with ProgressBar(desc=what, bar_format="{desc}") as bar:
-            if size > 2_000:  # minutes for 8,192 on a few cores, in one call that tells nothing
-                bar.refresh()
+        with one_call(f"eigenvalues of {self._size}", len(self.matrix) > LARGE):
             values, vectors = torch.linalg.eigh(self.matrix)
         # Rounding leaves tiny negative eigenvalues of a matrix that has none.
         return Spectrum(values.clamp_min(0).float(), vectors.float().contiguous())

@@ -176,12 +176,12 @@ class Kernel:
         """||K^-1 phi_i||."""
 
         def compute() -> Tensor:
-            if self.dual and self.inside is None:  # e_i^T A n G A e_i, A the inverse of G + lambda
+            if self.dual and self.inside is not None:
+                rows = len(self.inside)
+                return over(self.blocks, rows, lambda own: self.solved(own, [ratio])[0].norm(dim=1))
+            if self.dual:  # e_i^T A n G A e_i, A the inverse of G + lambda
                 matrix, inverse = self.gram().matrix, self.inverse(ratio).whole()
                 return (self.count * ((inverse @ matrix) * inverse).sum(1)).sqrt().float()
-            if self.dual:
-                n = self.count if self.inside is None else len(self.inside)
-                return over(self.blocks, n, lambda rows: self.solved(rows, [ratio])[0].norm(dim=1))
             return self.each(row_solved_norms, self.inverse(ratio).factor)
 
         return self.keep("solved norms", ratio, compute)

@@ -215,9 +215,9 @@ class Resources:
         one process reads in the time that workers take to begin.
         """
         index, folder = self.index, self.index.path / KERNELS
-        count = len(index) if inside is None else int(inside.sum())
+        count = len(narrowed(index.stored, inside))
         facts, dual = {**self._row_facts(), **outside}, count < index.recipe.dim
-        m, made = min(count, index.recipe.dim), partial(self._gram, inside, count, outside)
+        m, made = min(count, index.recipe.dim), partial(self._gram, inside, outside)
 
         def kept(name: str, ratio: float, compute: Callable[[], Tensor]) -> Tensor:
             asked = {**facts, "kept": name, "damping": ratio}
@@ -273,13 +273,12 @@ class Resources:
         removed = {"images": self.index.fingerprint} if self.index.removed else {}
         return {"shards": shards, **removed}
 
-    def _gram(
-        self, inside: Bool[Tensor, " n"] | None, count: int, outside: Mapping[str, Any]
-    ) -> Gram:
-        """Of the `count` rows inside; kept."""
+    def _gram(self, inside: Bool[Tensor, " n"] | None, outside: Mapping[str, Any]) -> Gram:
+        """Of the rows inside; kept."""
         index, folder, dim = self.index, self.index.path / KERNELS, self.index.recipe.dim
-        facts, dual = {**self._row_facts(), **outside, "damping": 0}, count < dim
-        so_far, rows = {**facts, "kept": "gram so far"}, narrowed(index.stored, inside)
+        rows, facts = narrowed(index.stored, inside), {**self._row_facts(), **outside, "damping": 0}
+        count, so_far = len(rows), {**facts, "kept": "gram so far"}
+        dual = count < dim
         by_parts = partial(products, index, self.executor, device=self._arithmetic)
 
         def of_all() -> Tensor | None:

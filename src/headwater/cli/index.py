@@ -40,7 +40,6 @@ from headwater.cli.options import (
     on_a_disk,
     with_options,
 )
-from headwater.cli.query_options import refuse
 from headwater.cli.tables import print_facts
 from headwater.errors import ParameterError
 from headwater.methods.table import DEFAULT_METHOD
@@ -196,8 +195,7 @@ def index(
     recipe["clip"] = None if clip is None else _clip_model(clip, denoiser)
     checkpoints = checkpoint or ()
     if dry_run:
-        refuse({"--reuse": reuse is not None}, "--dry-run")
-        _print_estimate(denoiser, images, checkpoints, size, recipe)
+        _print_estimate(denoiser, images, checkpoints, size, recipe, reuse)
         return
     how = {name: given[name] for name in _HOW} | {"batch_size": size, "executor": workers}
     built = _build(denoiser, images, out, part, checkpoints=checkpoints, **how, **recipe)
@@ -240,17 +238,23 @@ def _print_estimate(
     checkpoints: Sequence[str],
     batch_size: int | None,
     recipe: Mapping[str, Any],
+    reuse: Path | None,
 ) -> None:
     """What the index would take."""
+    from headwater.index.building.begin import new_manifest
     from headwater.index.building.notes import notes_on_parameters
+    from headwater.index.building.reuse import kept_rows
     from headwater.index.config import planned_of_all
     from headwater.index.estimate import estimate
 
     planned = planned_of_all(denoiser, checkpoints, **recipe)
     for line in notes_on_parameters(denoiser, planned[0], recipe):
         say(line)
-    facts = estimate(denoiser, images, planned[0], batch_size, recipe["clip"], models=len(planned))
-    print_facts(facts)
+    taken_over, clip = None, recipe["clip"]
+    if reuse is not None:
+        new = new_manifest(denoiser, images, planned[0], clip)
+        taken_over = len(kept_rows(reuse, new, images).rows)
+    print_facts(estimate(denoiser, images, planned, batch_size, clip, taken_over))
 
 
 def _build(

@@ -143,7 +143,7 @@ def demo(
     index = build_index(
         Denoiser.load("scenes"), load_dataset("scenes"), out / "scenes-index", note=say
     )
-    queries = [Contribution(DEMO_PROMPT, words, guidance=DEMO_GUIDANCE) for words in DEMO_CONCEPTS]
+    queries = [Contribution(DEMO_PROMPT, words) for words in DEMO_CONCEPTS]
     output = Output(out / "answers", top=10, as_json=False)
     answer(Session(index), queries, output, DEMO_GUIDANCE, {})
     if view:

@@ -142,7 +142,7 @@ def _concept_queries(session: Session, given: Mapping[str, Any]) -> Sequence[Que
         return preset(given["preset"], draws, seed)
     options = {
         "of_slider": _of(given, "minus", "base", "swap"),
-        "of_output": {"pictures": own.pictures_of(given), "guidance": given["guidance"]},
+        "of_output": {"pictures": given["pictures"] or "auto", "guidance": given["guidance"]},
         **_of(given, "anchor", "context", "alternatives", "draws", "seed"),
     }
     words = given["concept"] or ()

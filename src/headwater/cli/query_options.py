@@ -225,22 +225,7 @@ def _require_output(given: Mapping[str, Any], way: str) -> None:
     if way != "--concept":
         raise QueryError(f"{asked} is of words of a prompt: give --concept")
     refuse({f"--{name}": given[name] not in (None, False) for name in _OF_SLIDERS}, asked)
-    if given["pictures"] not in (None, "made"):
-        refuse(_of_made(given), "--pictures")
     refuse({"--local": given["local"] is not None}, asked)
-
-
-def pictures_of(given: Mapping[str, Any]) -> str:
-    """What an output is asked on; where it is said how pictures are made, it is on such."""
-    return given["pictures"] or ("made" if any(_of_made(given).values()) else "auto")
-
-
-def _of_made(given: Mapping[str, Any]) -> dict[str, bool]:
-    """Options of pictures that the model makes, and whether each is given."""
-    return {
-        "--context": given["context"] != "auto",
-        "--guidance": given["guidance"] != GUIDANCE,
-    }
 
 
 def _only_one(options: Mapping[str, Any], prompt: str | None) -> str:

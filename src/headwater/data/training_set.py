@@ -27,7 +27,7 @@ class Sample:
     Attributes:
         id: stable and unique.
         caption: "" for none; the first, where there are several.
-        uri: where the image is.
+        uri: where the image is; two with the same have one picture. "" where nobody knows.
         captions: all of them, where there are several; else empty.
         repeats: how often training saw it for each time that it saw one of 1; scores are of one
             look at an image, and do not depend on it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,10 +33,10 @@ _STRIP = 2_048
 def estimate(
     denoiser: Denoiser,
     data: TrainingSet,
-    recipe: Recipe,
+    planned: Sequence[Recipe],
     batch_size: int | None,
     clip: Clip | None = None,
-    models: int = 1,
+    taken_over: int | None = None,
 ) -> dict[str, Any]:
     """Rows, probes, parameters, disk, memory and time, from timed batches; nothing is written.
 
@@ -44,11 +44,14 @@ def estimate(
     curvature takes while it is fitted: parts, which go before the rows come.
 
     Args:
-        models: the model and its checkpoints, each with features and a kernel.
+        planned: of the model and its checkpoints, each with features and a kernel.
+        taken_over: rows that another index has already, and its curvature with them; None where
+            there is no such index.
 
     Raises:
         DatasetError: none of the first pictures can be read.
     """
+    recipe, models = planned[0], len(planned)
     machine = extractor(denoiser, recipe, clip)
     layers = machine.layers.values() if isinstance(machine, Extractor) else ()
     batch = BatchSize(batch_size, device=denoiser.device)
@@ -72,19 +75,22 @@ def estimate(
     beside = min(models - 1, 1)  # a session keeps its own kernel, and of checkpoints one
     inverts = recipe.train.gradient and not recipe.curvature
     kernel = min(len(data), recipe.dim) ** 2 if inverts else 0
-    work = len(data) + images_of_fit(recipe, len(data))
+    left, fit, peak = len(data) - (taken_over or 0), 0.0, fit_bytes(recipe, layers)
+    if taken_over is None:
+        fit, peak = images_of_fit(recipe, left), peak_bytes_of_fit(recipe, layers, left)
     return {
         "models": models,
         "rows": len(data),
-        "probes": len(data) * probes * models,
+        **({} if taken_over is None else {"rows taken over": taken_over}),
+        "probes": left * probes * models,
         "layers": len(recipe.layers),
         "parameters": sum(map(size, layers)),
         "dim": recipe.dim,
         "batch size": min(batch.size, len(images)),
         "disk (MB)": round((len(data) * row + fit_bytes(recipe, layers)) * models / 1e6, 1),
-        "curvature disk (MB, peak)": round(peak_bytes_of_fit(recipe, layers, len(data)) / 1e6, 1),
+        "curvature disk (MB, peak)": round(peak / 1e6, 1),
         "memory (MB, peak)": round((peak_bytes(denoiser.device) or 0) / 1e6) or "unknown",
-        "minutes (estimated)": round(min(*speeds, seconds / rows) * work * models / 60, 1),
+        "minutes (estimated)": round(min(*speeds, seconds / rows) * (left + fit) * models / 60, 1),
         "kernel disk (MB)": round(ON_DISK * kernel * models / 1e6, 1),
         "kernel memory (MB)": round((AT_ONCE + HELD * beside) * kernel / 1e6, 1),
         "kernel minutes (estimated)": round(

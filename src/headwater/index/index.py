@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,9 +25,11 @@ from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
 from headwater.storage.blocks import (
     Part,
+    StoredRows,
     Verified,
     read_part,
     read_residuals,
+    read_rows,
     without_idle_shards,
 )
 from headwater.storage.manifest import (
@@ -181,9 +183,8 @@ class Index:
                 f"{self.manifest.checkpoints} checkpoint(s): run its `headwater index` command "
                 "again, it goes on where it stopped"
             )
-        folders = checkpoint_folders(self.path, self.manifest)
         same = {"device": self.handed.device, "removed": self.removed}
-        return [Index.open(folder, **same) for folder in folders]
+        return [Index.open(at, **same) for at in checkpoint_folders(self.path, self.manifest)]
 
     # --- images -----------------------------------------------------------------------------
 
@@ -238,8 +239,7 @@ class Index:
         try:
             return len(self.pictures) > 0
         except DatasetError as error:
-            text = f"the pictures cannot be shown: {error}"
-            warnings.warn(text, HeadwaterWarning, stacklevel=4)
+            warnings.warn(f"the pictures cannot be shown: {error}", HeadwaterWarning, stacklevel=4)
             return False
 
     def place_of(self, row: int) -> int | None:
@@ -257,11 +257,9 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """A digest of the images that are asked, without those that were removed."""
-        whole = self.manifest.data["fingerprint"]
-        if not self.removed:
-            return whole
-        said = f"{whole} without {sorted(self.removed)}"
-        return hashlib.sha256(said.encode()).hexdigest()
+        whole, gone = self.manifest.data["fingerprint"], sorted(self.removed)
+        said = f"{whole} without {gone}"
+        return hashlib.sha256(said.encode()).hexdigest() if gone else whole
 
     # --- features ---------------------------------------------------------------------------
 
@@ -278,10 +276,8 @@ class Index:
     @property
     def stored_removed(self) -> Part:
         """The same of images that were removed; shards without any are left out."""
-        outside = np.zeros(self.manifest.rows, bool)
-        if self.inside is not None:
-            outside = ~self.inside.numpy()
-        return without_idle_shards(Part(self.manifest, outside))
+        inside = np.ones(self.manifest.rows, bool) if self.inside is None else self.inside.numpy()
+        return without_idle_shards(Part(self.manifest, ~inside))
 
     def blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows, shard by shard; checksums are verified once, and when files change."""
@@ -290,6 +286,10 @@ class Index:
     def scan(self, device: str = "cpu", rows: int | None = None) -> Iterator[Float[Tensor, "r k"]]:
         """The same, so many at a time, in one piece of memory: each is good until the next."""
         return read_part(self.path, self.stored, self._verified, device, rows)
+
+    def some_rows(self, rows: Sequence[int]) -> StoredRows:
+        """Some of them as they are stored, in the order that is asked for."""
+        return read_rows(self.path, self.stored, rows, self._verified)
 
     def removed_blocks(self) -> Iterator[Float[Tensor, "r k"]]:
         """The feature rows of images that were removed, likewise."""

@@ -19,6 +19,7 @@ from headwater.index.config import UNKNOWN, Recipe
 from headwater.index.index import Index
 from headwater.models.clip import Clip
 from headwater.models.denoiser import Denoiser
+from headwater.runtime.progress import one_call
 
 Machine = Extractor | Embedder
 # Of the layers by name, the form in which their gradients are projected.
@@ -96,13 +97,12 @@ def load_denoiser(index: Index) -> Denoiser:
         )
     if denoiser is None and not model["source"]:
         raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
-    denoiser = denoiser or Denoiser.load(
-        model["source"],
-        index.handed.device,
-        getattr(torch, model["dtype"]),
-        **model.get("options", {}),
-    )
-    if denoiser.fingerprint() != model["fingerprint"]:
+    dtype, options = getattr(torch, model["dtype"]), model.get("options", {})
+    with one_call("loading the model", seconds=False):
+        if denoiser is None:
+            denoiser = Denoiser.load(model["source"], index.handed.device, dtype, **options)
+        same = denoiser.fingerprint() == model["fingerprint"]
+    if not same:
         why = "its weights or settings differ"
         shards = index.manifest.shards
         # format version 1, whose fingerprint saw weights alone

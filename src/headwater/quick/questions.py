@@ -93,12 +93,9 @@ def answers_of(
     answers = [session.attribute(whole, note=note)]
     index = session.index
     ask = usual_ask(None, index.recipe.method, index.methods())
-    guidance = whole.guidance if isinstance(whole, Image) else Image.guidance
     for question in others:
         if isinstance(question, Concept):
-            prompt, words, seed = question.prompt, question.concept, question.seed
-            made = {"guidance": guidance}
-            question = question_of(ask, prompt, words, of_output=made, seed=seed)
+            question = question_of(ask, question.prompt, question.concept, seed=question.seed)
         try:
             answers.append(session.attribute(question, note=note))
         except (QueryError, MethodError) as error:

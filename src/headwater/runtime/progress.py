@@ -95,3 +95,22 @@ class ProgressBar(tqdm):
         if listener is not None:
             total = None if self.total is None else int(self.total)
             listener(Reached(self._what, self.done, total, self._counts))
+
+
+@contextmanager
+def one_call(what: str, seconds: bool = True) -> Iterator[None]:
+    """Tell of work that is one call of a library, which nothing stops once it has begun.
+
+    Args:
+        seconds: whether it is known to take some, so that the terminal is told now.
+
+    >>> told = []
+    >>> with listening(told.append), one_call("factor", seconds=False):
+    ...     pass
+    >>> told[0].what
+    'factor, which cannot be stopped'
+    """
+    with ProgressBar(desc=f"{what}, which cannot be stopped", bar_format="{desc}") as bar:
+        if seconds:
+            bar.refresh()
+        yield

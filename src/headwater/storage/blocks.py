@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -213,34 +213,52 @@ class StoredRows(NamedTuple):
     residuals: Float[Tensor, "r p"] | None
 
 
-def read_rows(folder: Path, manifest: Manifest, rows: Sequence[int]) -> StoredRows:
-    """Some rows of an index, by where they stand in its shards, in the order that is asked for.
+def read_rows(
+    folder: Path, part: Part, rows: Sequence[int], verified: Verified | None = None
+) -> StoredRows:
+    """Some rows of a part, by where they stand in it, in the order that is asked for.
+
+    Little else of their shards is read, once these are known to be right.
+
+    Args:
+        verified: as of `read_blocks`.
 
     Raises:
         StoreError: a shard is missing, truncated or changed.
     """
-    starts = accumulate((shard.rows for shard in manifest.shards), initial=0)
+    shards, dim = part.manifest.shards, part.manifest.recipe["dim"]
+    verified = {} if verified is None else verified
     wanted = torch.tensor(list(rows), dtype=torch.int64)
+    if part.chosen is not None:  # from here on where they stand in the shards
+        wanted = torch.from_numpy(np.flatnonzero(part.chosen))[wanted]
+    starts = accumulate((shard.rows for shard in shards), initial=0)
     found: dict[str, Tensor] = {}
     inside = [
         (start, (wanted >= start) & (wanted < start + shard.rows))
-        for start, shard in zip(starts, manifest.shards, strict=False)
+        for start, shard in zip(starts, shards, strict=False)
     ]
     asked = [place for place, (_, here) in enumerate(inside) if here.any()]
-    verified: Verified = {}
-    files = _right_files(folder, manifest, [manifest.shards[place] for place in asked], verified)
+    files = _right_files(folder, part.manifest, [shards[place] for place in asked], verified)
     for place, (shard, path) in zip(asked, files, strict=True):
         start, here = inside[place]
-        with safe_open(path, "pt") as file:
-            for name in {"features", "scale", "residual"}.intersection(file.keys()):
-                own = file.get_tensor(name)[wanted[here] - start]
-                rest = (len(wanted), *own.shape[1:])
-                found.setdefault(name, torch.empty(rest, dtype=own.dtype))[here] = own
+        for name, own in _some_of(path, wanted[here] - start, dim).items():
+            rest = (len(wanted), *own.shape[1:])
+            found.setdefault(name, torch.empty(rest, dtype=own.dtype))[here] = own
         _require_unchanged(path, verified[shard.file])
     if not found:
-        return StoredRows(torch.empty(0, manifest.recipe["dim"]), torch.empty(0), None)
+        return StoredRows(torch.empty(0, dim), torch.empty(0), None)
     scale = found["scale"]
     return StoredRows(found["features"].float() * scale[:, None], scale, found.get("residual"))
+
+
+def _some_of(path: Path, rows: Int[Tensor, " r"], dim: int) -> dict[str, Tensor]:
+    """What is stored of some rows of a file, both kinds of which are mapped and not read."""
+    if path.suffix == ".npy":
+        features = np.array(open_rows(path, dim)[rows.numpy()], np.float32)
+        return {"features": torch.from_numpy(features), "scale": torch.ones(len(rows))}
+    with safe_open(path, "pt") as file:
+        names = {"features", "scale", "residual"}.intersection(file.keys())
+        return {name: file.get_tensor(name)[rows] for name in names}
 
 
 def read_positions(folder: Path, shards: Sequence[Shard]) -> list[int]:

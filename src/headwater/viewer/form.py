@@ -105,8 +105,8 @@ def questions_of(form: Form) -> list[Question]:
                 f"{edited!r} is edited, and what words gain, and the loss, are of the prompt just "
                 "without them: put the line back, or ask for the direction"
             )
-        of = {"of_slider": {"minus": edited or None}, "of_output": {"guidance": form.guidance}}
-        asked.append(question_of(form.ask, form.prompt, words, **of, **same))
+        of_slider = {"minus": edited or None}
+        asked.append(question_of(form.ask, form.prompt, words, of_slider=of_slider, **same))
     if not asked:
         raise QueryError(
             "nothing is asked yet: write a prompt and choose words of it, or the picture as a whole"

@@ -163,7 +163,9 @@ def _ask_on(
     controls["prompt"].submit(**called(doing.prompted))
     controls["link"].change(None, controls["link"], js=_SHOW_LINK)
     controls["cancel"].click(
-        lambda: fragments.status("Cancelled. What was made is kept: ask again to go on."),
+        lambda: fragments.status(
+            "Cancelled: the step at work ends first. What was made is kept: ask again to go on."
+        ),
         outputs=controls["status"],
         cancels=[*events, *drawing],
         queue=False,

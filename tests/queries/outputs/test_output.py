@@ -193,6 +193,24 @@ def test_an_image_is_not_asked_about_on_its_own_picture(named):
         assert answer.scores[image] == pytest.approx(mean.item(), rel=1e-3)
 
 
+def test_an_image_is_not_asked_about_on_its_own_file_under_another_id(named):
+    """As a table with a row for each caption has it; another caption need not name the concept."""
+    index = named.index
+    (one, other, *others) = index.samples
+    samples = [one, replace(other, uri=one.uri), *others]
+    images = replace(index.training_set, samples=samples)
+    query = Contribution(PROMPT, WORD, draws=5)
+    setting = replace(setting_of(named, METHODS["ekfac"], query), images=images)
+    rows = query.drawer(setting).training_rows
+    assert sorted(map(sorted, rows)) == [[0, 1], [2], [3], [6], [7]]
+    samples = [replace(each, uri=one.uri) for each in samples]
+    made = query.drawer(replace(setting, images=replace(images, samples=samples)))
+    assert made.shown.words(2) == "pictures that the model makes of it"
+    unknown = [replace(each, uri="") for each in samples]
+    drawer = query.drawer(replace(setting, images=replace(images, samples=unknown)))
+    assert sorted(map(sorted, drawer.training_rows)) == [[0], [2], [3], [6], [7]]
+
+
 def test_a_draw_is_shared_out_among_images(tmp_path, tiny_model):
     """No more than a quarter of them, and no more than there are timesteps."""
     drawn = [Pillow.effect_noise((16, 16), 10 * (i + 1)).convert("RGB") for i in range(14)]
@@ -242,11 +260,12 @@ def test_training_images_that_are_gone_are_told_with_what_to_do(named, tmp_path)
         Session(left).attribute(query, method="ekfac")
 
 
-def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_model):
+def test_pictures_are_made_where_it_is_said_how_or_training_images_cannot_be_asked_on(named):
     made = "pictures that the model makes of it"
     for query in (
         Contribution(PROMPT, WORD, pictures="made"),
         Contribution(PROMPT, WORD, context="bare"),
+        Contribution(PROMPT, WORD, guidance=2.0),
         Contribution("a blue star", "blue"),  # which one caption names
         Contribution(PROMPT, WORD, draws=1),
     ):
@@ -260,6 +279,8 @@ def test_pictures_are_made_where_training_images_cannot_be_asked_on(named, tiny_
         drawer_of(named, Contribution(PROMPT, WORD, pictures="training", draws=1))
     with pytest.raises(QueryError, match="--context does not go with --pictures: leave it out"):
         Contribution(PROMPT, WORD, pictures="training", context="bare")
+    with pytest.raises(QueryError, match="--guidance does not go with --pictures: leave it out"):
+        Contribution(PROMPT, WORD, pictures="training", guidance=2.0)
     with pytest.raises(QueryError, match="fewer than 3 training images name 'blue', too few"):
         drawer_of(named, Contribution("a blue star", "blue", pictures="training"))
 

@@ -19,7 +19,7 @@ from headwater.index.curvature.fit import RESULTS, Fit, fit_of
 from headwater.index.curvature.origin import FITTED, Origin, origin_of
 from headwater.index.index import Index
 from headwater.index.samples import samples_of, tables_of
-from headwater.storage.blocks import StoredRows, read_rows
+from headwater.storage.blocks import StoredRows
 from headwater.storage.claims import claimed
 from headwater.storage.files import renamed
 from headwater.storage.manifest import Manifest, differing
@@ -34,7 +34,7 @@ class Kept:
 
     Attributes:
         index: that one.
-        rows: row of the data set -> row of that index on disk.
+        rows: row of the data set -> row of that index.
     """
 
     index: Index
@@ -43,8 +43,7 @@ class Kept:
     def read(self, rows: Iterable[int]) -> tuple[list[int], StoredRows]:
         """Those of some rows of the data set that are there, and what is stored of them."""
         there = [row for row in rows if row in self.rows]
-        manifest = self.index.manifest
-        return there, read_rows(self.index.path, manifest, [self.rows[row] for row in there])
+        return there, self.index.some_rows([self.rows[row] for row in there])
 
 
 def with_origin_of(kept: Kept, manifest: Manifest) -> Manifest:
@@ -143,7 +142,7 @@ def kept_rows(folder: str | Path, manifest: Manifest, data: TrainingSet) -> Kept
             f"{folder} was built with {part} {key} = {before}, this index has {now}: its rows are "
             "not taken over, leave out --reuse"
         )
-    known = dict(zip(_keys_of(index), _rows_on_disk(index), strict=True))
+    known = {key: row for row, key in enumerate(_keys_of(index))}
     keys = map(_key, data.samples, data.contents or [""] * len(data))
     return Kept(index, {row: known[key] for row, key in enumerate(keys) if key in known})
 
@@ -160,9 +159,3 @@ def _keys_of(index: Index) -> Iterable[_Key]:
 
 def _key(sample: Sample, content: int | str) -> _Key:
     return sample.id, sample.all_captions, str(content)
-
-
-def _rows_on_disk(index: Index) -> Iterable[int]:
-    """Of each row of an index where it stands in the shards, which have removed ones too."""
-    inside = index.inside
-    return range(len(index)) if inside is None else inside.nonzero()[:, 0].tolist()

@@ -24,22 +24,14 @@ from headwater.data.training_set import TrainingSet
 from headwater.errors import DatasetError, MethodError, QueryError
 from headwater.features.batch import Batch
 from headwater.features.extractor import Extractor
-from headwater.features.objectives import (
-    Objective,
-    contribution_objectives,
-    image_objectives,
-)
+from headwater.features.objectives import Objective, contribution_objectives, image_objectives
 from headwater.features.spec import DRAWS, MOST_DRAWS, ProbeSpec, Side
 from headwater.models.denoiser import Denoiser
 from headwater.queries.concept import Concept
 from headwater.queries.contexts import choose_contexts
 from headwater.queries.draws import encode_prompts
 from headwater.queries.outputs.pictures import FEWEST, RECIPE, Made, Shown, given, trained
-from headwater.queries.query import (
-    Description,
-    Question,
-    Setting,
-)
+from headwater.queries.query import Description, Question, Setting
 from headwater.queries.words.token_limit import lost_words, require_read
 
 # Pictures by name; any other is a folder or a file.
@@ -56,19 +48,21 @@ class Output(Question):
         anchor: of a contribution, words that stand in the concept's place in c-, as of `Concept`.
         pictures: that show the concept. "training": training images of which a caption names it,
             each left out of its own score; "made": the model makes one for each draw; "auto": the
-            first, where at least 3 name it, two or more draws are scored one by one and no context
-            is given, else the second. Or, which is best, pictures that the model was not trained
-            on: a `TrainingSet`, or a folder or file of such. A picture's own caption is used where
-            it names the concept, else the prompt.
-        context: of made pictures, what they are made under: as of `Concept`.
+            first, where at least 3 name it, two or more draws are scored one by one and nothing is
+            said of how pictures are made, else the second. Or, which is best, pictures that the
+            model was not trained on: a `TrainingSet`, or a folder or file of such. A picture's own
+            caption is used where it names the concept, else the prompt.
+        context: of made pictures, what they are made under: as of `Concept`. Any but "auto" says
+            how pictures are made.
         draws: of noise, each on five of the pictures that share its timesteps, or on one that is
             made; None for as many as a stable top ten needs.
         seed: of noise, and of the choice of pictures and contexts.
-        guidance: of made pictures.
+        guidance: of made pictures. Any but 5 says how they are made.
         alternatives: other values that presence tells the concept from, as of `Concept`.
 
     Raises:
-        QueryError: the words are no text or not in the prompt, or a loss is given an anchor.
+        QueryError: the words are no text or not in the prompt, a loss is given an anchor, or it is
+            said how pictures are made, and others are asked for.
     """
 
     prompt: str
@@ -83,8 +77,15 @@ class Output(Question):
 
     def __post_init__(self) -> None:
         self.slider  # noqa: B018 - it refuses what cannot be asked
-        if self.pictures not in ("auto", "made") and self.context != "auto":
-            raise QueryError("--context does not go with --pictures: leave it out")
+        if self._of_made and self.pictures not in ("auto", "made"):
+            raise QueryError(f"{self._of_made} does not go with --pictures: leave it out")
+
+    @property
+    def _of_made(self) -> str:
+        """What is said of how pictures are made, which others would ignore; "" for nothing."""
+        if self.context != Output.context:
+            return "--context"
+        return "--guidance" if self.guidance != Output.guidance else ""
 
     @property
     def slider(self) -> Concept:
@@ -142,7 +143,7 @@ class Output(Question):
         draws, timesteps = self.draws or MOST_DRAWS, len(setting.timesteps)
         if self._given is not None:
             return given(self._given, self.slider, draws, timesteps)
-        by_default = self.pictures == "auto" == self.context and draws > 1
+        by_default = self.pictures == "auto" and not self._of_made and draws > 1
         if self.pictures == "training" and draws == 1:
             raise QueryError("--draws 1 on --pictures training scores no image of it: take more")
         if (by_default or self.pictures == "training") and setting.images is not None:
@@ -252,7 +253,7 @@ class OutputDrawer:
     def training_rows(self) -> Sequence[Collection[int]]:
         """The training images of each draw, where it is on such."""
         rows, a_draw = self.shown.training_rows, self.shown.a_draw
-        return [set(rows[i : i + a_draw]) for i in range(0, len(rows), a_draw)]
+        return [set().union(*rows[i : i + a_draw]) for i in range(0, len(rows), a_draw)]
 
     @property
     def title(self) -> str:

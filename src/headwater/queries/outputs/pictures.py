@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -60,8 +60,8 @@ class Shown(Protocol):
         ...
 
     @property
-    def training_rows(self) -> Sequence[int]:
-        """The training image that each is; empty where they are none of these."""
+    def training_rows(self) -> Sequence[Collection[int]]:
+        """Of each the training images that have it; empty where they are none of these."""
         ...
 
 
@@ -111,7 +111,7 @@ class Given:
         return denoiser.encode_images(images)
 
     @property
-    def training_rows(self) -> Sequence[int]:
+    def training_rows(self) -> Sequence[Collection[int]]:
         """They are none of these."""
         return ()
 
@@ -121,7 +121,12 @@ class Trained(Given):
     """Training images of which a caption names the concept.
 
     The model has seen them, but none of them is asked about on its own picture.
+
+    Attributes:
+        same: of each row the rows of the same picture, itself among them.
     """
+
+    same: Mapping[int, Collection[int]]
 
     def words(self, count: int) -> str:
         """Which pictures they are."""
@@ -129,9 +134,9 @@ class Trained(Given):
         return f"{different} training images that name it, each scored by the others"
 
     @property
-    def training_rows(self) -> Sequence[int]:
-        """The image that each is."""
-        return self.order
+    def training_rows(self) -> Sequence[Collection[int]]:
+        """Each image, and others of the same file, whatever their captions say."""
+        return [self.same[row] for row in self.order]
 
 
 def given(pictures: TrainingSet, query: Concept, draws: int, timesteps: int) -> Given:
@@ -143,11 +148,26 @@ def given(pictures: TrainingSet, query: Concept, draws: int, timesteps: int) -> 
 
 def trained(images: TrainingSet, query: Concept, draws: int, timesteps: int) -> Trained | None:
     """Training images that name the concept, likewise; None where they are too few."""
-    rows = [row for row, each in enumerate(images.samples) if naming(each, query.concept)]
-    if len(rows) < FEWEST:
+    named = {
+        row: _place_of(row, each)
+        for row, each in enumerate(images.samples)
+        if naming(each, query.concept)
+    }
+    if len(set(named.values())) < FEWEST:
         return None
+    rows = list(named)
     a_draw = max(1, min(A_DRAW, timesteps, len(rows) // SHARE))
-    return Trained(images, _ordered(images, rows, query.seed, draws * a_draw), query, a_draw)
+    order = _ordered(images, rows, query.seed, draws * a_draw)
+    same: dict[str | int, list[int]] = {named[row]: [] for row in order}
+    for row, each in enumerate(images.samples):
+        if (place := _place_of(row, each)) in same:
+            same[place].append(row)
+    return Trained(images, order, query, a_draw, {row: same[named[row]] for row in order})
+
+
+def _place_of(row: int, sample: Sample) -> str | int:
+    """Where its picture is, by which it is known without a look at it."""
+    return sample.uri or row
 
 
 def naming(sample: Sample, words: str) -> str:
@@ -210,6 +230,6 @@ class Made:
         return draw_latents(denoiser, prompts, noise, guidance=self.guidance, steps=STEPS)
 
     @property
-    def training_rows(self) -> Sequence[int]:
+    def training_rows(self) -> Sequence[Collection[int]]:
         """They are none of these."""
         return ()

@@ -84,17 +84,10 @@ def place(answer: Attribution, row: int) -> Place:
 def neighbours(session: Session, row: int, count: int = NEIGHBOURS) -> list[tuple[int, float]]:
     """The rows whose features are most like this one's, and their cosines, the nearest first.
 
-    None of an index without features. Waits while the session answers a question.
+    Waits while the session answers a question.
     """
     with session.lock:
-        kernel, start = session.kernel(), 0
-        for block in session.index.scan():
-            if row < start + len(block):
-                own = block[row - start].clone()[None]
-                break
-            start += len(block)
-        else:  # an index without features
-            return []
+        kernel, own = session.kernel(), session.index.some_rows([row]).features
         norms = kernel.norms()
         cosines = (kernel.dot(own)[0] / (norms * norms[row]).clamp_min(1e-30)).double().numpy()
     cosines[row] = -np.inf
@@ -115,8 +108,7 @@ def taught(session: Session, row: int, form: Form) -> Iterator[tuple[int, list[P
     words = words_of(caption)[:MOST_CONCEPTS]
     if not words:
         raise QueryError("its caption names nothing that could be asked about: choose another")
-    of: dict[str, Any] = {"of_output": {"guidance": form.guidance}, "seed": form.seed}
-    asked = [question_of(form.ask, caption, each, **of) for each in words]
+    asked = [question_of(form.ask, caption, each, seed=form.seed) for each in words]
     for stage in stages(session.index, form, [asked[0].kind]):
         how: dict[str, Any] = {"method": stage.method or None, "damping": stage.damping}
         how["left_out"] = [id for id in stage.left_out if id != sample.id]
