@@ -164,7 +164,9 @@ def test_an_index_that_does_not_say_what_has_changed(grown, denoiser, tmp_path):
         build_index(denoiser, data, tmp_path / "new", reuse=old, **SMALL)
 
 
-def test_the_command_says_how_to_go_on_with_more_images(grown, tiny_model, tmp_path):
+def test_the_command_says_how_to_go_on_with_more_images(grown, tiny_model, tmp_path, monkeypatch):
+    """The old index may lie at a URL."""
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
     _, data = grown
     how = [*"--method trak --timesteps 1 --dim 16 --parameters attn2".split()]
     first = run("index", tiny_model, data.source, tmp_path / "one", "--limit", 5, *how)
@@ -177,7 +179,7 @@ def test_the_command_says_how_to_go_on_with_more_images(grown, tiny_model, tmp_p
     assert [facts[name] for name in ("rows", "rows taken over", "probes")] == ["71", "5", "66"]
     assert_refused(run(*command, *how, "--dry-run", "--seed", 1), "rows are not taken over, leave")
     assert not (tmp_path / "two").exists()
-    more = run(*command, *how)
+    more = run(*command[:-1], f"file://{tmp_path / 'one'}", *how)
     assert more.code == 0 and "5 of 71 rows are taken over" in more.err
 
 

@@ -34,6 +34,7 @@ from headwater.cli.options import (
     Token,
     Trigger,
     dtype_named,
+    fetched,
     images_of,
     model_options,
     number_or_auto,
@@ -113,7 +114,8 @@ Reuse = Annotated[
     Path | None,
     typer.Option(
         help="An index of the same model and recipe: rows of images that have not changed, and "
-        "the curvature, are taken over, only new ones computed."
+        "the curvature, are taken over, only new ones computed.",
+        parser=fetched,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take; write nothing.")]
