@@ -29,7 +29,9 @@ EVIDENCE = {
         "On small drawn scenes scores agreed with what models lacked that were trained without "
         "images at a rank correlation of 0.35 and 0.28, of two models (captions 0.09 and 0.10). "
         "On real drawings, asked on pictures that the model "
-        "made, 0.38 of the ten highest images showed the concept; captions that name it found 0.86."
+        "made, 0.38 of the ten highest images showed the concept; captions that name it found "
+        "0.86. It is no list to make a model forget by: without the 200 highest of 1,000 images "
+        "concepts were drawn with a rate of 0.57 (0.74 before; 0.31 without all captions name)."
     ),
     "metagradient": (
         "For small adapters trained again without some images from the same seed, scores agreed "
