@@ -42,8 +42,12 @@ def main() -> None:
         how = ["--method", "trak", "--timesteps", "1", "--dim", "1024"]
         command = ["index", "scenes", str(data), str(index), *how]
         seen = list(watched(command, index, given.seconds))
-    first = next(second for second, rows, _ in seen if rows)
-    print(f"{given.images:,} JPEGs: the first rows after {first:.1f} s")
+    first, least = next((second, rows) for second, rows, _ in seen if rows)
+    print(f"{given.images:,} JPEGs: the first {least:,} rows after {first:.1f} s")
+    for second, rows, _ in seen:
+        if rows > least:  # what comes before the first row is what is left of the first wait
+            print(f"as many again {second - first:.1f} s later")
+            break
     print(f"{'seconds':>10}{'rows':>12}{'MB':>10}")
     step = max(1, len(seen) // LINES)
     for second, rows, held in [*seen[::step], seen[-1]]:
