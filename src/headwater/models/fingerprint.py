@@ -77,14 +77,13 @@ def schedule_facts(scheduler: Any) -> dict[str, Any] | None:
     config = getattr(scheduler, "config", {})
     if not config.get("beta_schedule") or config.get("use_flow_sigmas"):
         return None
-    own, made = (
-        torch.as_tensor(each.alphas_cumprod).cpu()
-        for each in (scheduler, type(scheduler).from_config(config))
-    )
+    kind = type(scheduler)
+    known = inspect.signature(kind.__init__).parameters  # keeps what others know, too
+    given = {name: config[name] for name in known if name in config}
+    own, made = (torch.as_tensor(each.alphas_cumprod).cpu() for each in (scheduler, kind(**given)))
     if own.shape != made.shape or not torch.allclose(own, made, rtol=_CLOSE, atol=_CLOSE**2):
         return None
-    known = inspect.signature(type(scheduler).__init__).parameters  # keeps what others know, too
-    facts = {name: np.asarray(config[name]).tolist() for name in _ALPHAS if name in known}
+    facts = {name: np.asarray(given[name]).tolist() for name in _ALPHAS if name in given}
     return {name: value for name, value in facts.items() if value not in (None, False)}
 
 
