@@ -312,7 +312,7 @@ def test_refused(index, folder, tmp_path, tiny_model, tiny_images):
     assert_refused(headwater("preference", index, tmp_path, *out), "there are no pairs at")
     for options, said in (
         (("--draws", 0), "--draws 0 must be at least 1"),
-        (("--method", "trak"), "trak cannot be asked for pairs of better and worse images: that"),
+        (("--method", "trak"), "trak cannot be asked for pairs of better and worse images: these"),
     ):
         assert_refused(headwater("preference", index, folder, *options, *out), said)
     other = tmp_path / "d-trak"

@@ -21,9 +21,6 @@ from torch import Tensor
 
 from headwater.storage.files import keep, read_tensors_and_metadata, write_tensors
 
-# Where an index has caches.
-FOLDERS = ("kernels", "queries", "similarity")
-
 Tensors: TypeAlias = Mapping[str, Tensor]
 Computed: TypeAlias = Tensors | tuple[Tensors, Mapping[str, Any]]
 # What a file has to hold: tensors of floats by name, None being any length.

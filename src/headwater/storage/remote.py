@@ -22,8 +22,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from headwater.errors import HeadwaterError, HeadwaterWarning, StoreError, first_line
-from headwater.storage import cache, room
-from headwater.storage.files import changing, is_full
+from headwater.storage import room
 
 HUB = "hf://"
 DATASETS = f"{HUB}datasets/"
@@ -36,7 +35,7 @@ _STAMPS = (
 PUSHING = "headwater-push.json"  # is at a place while an index is pushed there
 _CHECKPOINT = re.compile(r"checkpoints/\d+/")
 # What an index there keeps of questions: nothing tells that whoever put it there computed it.
-_KEPT = [f"{at}{each}/*.safetensors" for at in ("", "checkpoints/*/") for each in cache.FOLDERS]
+_KEPT = [f"{at}{each}/*.safetensors" for at in ("", "checkpoints/*/") for each in room.CACHES]
 _AT_ONCE = 64  # files that are copied side by side, where the file system can
 
 
@@ -304,6 +303,8 @@ def told(url: str) -> Iterator[None]:
         ) from None
     except Exception as error:  # each file system has its own
         if _is_of_copies(error):
+            from headwater.storage.files import changing  # takes seconds to import
+
             with changing(f"{cache_folder()} (HEADWATER_CACHE), where {url} is copied to"):
                 raise
         why = f"{type(error).__name__}: {first_line(error)}"
@@ -312,6 +313,8 @@ def told(url: str) -> Iterator[None]:
 
 def _is_of_copies(error: Exception) -> bool:
     """Whether the disk of this machine refuses that copies are on, and not the place itself."""
+    from headwater.storage.files import is_full
+
     named, copies = getattr(error, "filename", None), cache_folder().resolve()
     in_copies = isinstance(named, str) and Path(named).resolve().is_relative_to(copies)
     return isinstance(error, OSError) and (is_full(error) or in_copies)

@@ -27,6 +27,8 @@ from headwater.errors import ParameterError
 LIMIT = "HEADWATER_CACHE_BYTES"
 # Files of rows: of this program, or of another, beside index.json.
 FILE_OF_ROWS = re.compile(r"features/\d{5,}\.safetensors|[^/\\]+\.npy")
+# Folders of an index that hold what was computed for questions, and can be computed again.
+CACHES = ("kernels", "queries", "similarity")
 RECORD = ".rows.json"  # how the file ends that lies beside the copy of an index
 # Bytes of the disk that are left to kernels, answers and others, as long as a copy can go.
 MARGIN = 2**30

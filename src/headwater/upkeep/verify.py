@@ -10,9 +10,9 @@ from headwater.errors import StoreError
 from headwater.index.curvature.fit import fit_of
 from headwater.index.index import recipe_of
 from headwater.index.samples import read_samples, tables_of
-from headwater.storage import cache
 from headwater.storage.files import read_tensors
 from headwater.storage.manifest import Manifest, checkpoint_folders, read_manifest
+from headwater.storage.room import CACHES
 from headwater.storage.shard_files import DamagedThereError, shard_files
 from headwater.storage.shard_tensors import wrong_with
 from headwater.storage.shards import (
@@ -161,7 +161,7 @@ def _of_caches(folder: Path, place: str, tick: Tick) -> Iterator[Finding]:
 def damaged_caches(folder: Path, tick: Callable[[Path], object] = lambda path: None) -> list[Path]:
     """Files of caches that cannot be read."""
     damaged = []
-    for name in cache.FOLDERS:
+    for name in CACHES:
         for path in sorted((folder / name).glob("*.safetensors")):
             tick(path.relative_to(folder))
             if read_tensors(path) is None:
