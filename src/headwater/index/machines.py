@@ -97,9 +97,9 @@ def load_denoiser(index: Index) -> Denoiser:
         )
     if denoiser is None and not model["source"]:
         raise StoreError(f"{index.path} was built with a model in memory: give it to Index.open")
-    dtype, options = getattr(torch, model["dtype"]), model.get("options", {})
     with one_call("loading the model", seconds=False):
         if denoiser is None:
+            dtype, options = getattr(torch, model["dtype"]), model.get("options", {})
             denoiser = Denoiser.load(model["source"], index.handed.device, dtype, **options)
         same = denoiser.fingerprint() == model["fingerprint"]
     if not same:

@@ -31,7 +31,8 @@ EVIDENCE = {
         "On real drawings, asked on pictures that the model "
         "made, 0.38 of the ten highest images showed the concept; captions that name it found "
         "0.86. It is no list to make a model forget by: without the 200 highest of 1,000 images "
-        "concepts were drawn with a rate of 0.57 (0.74 before; 0.31 without all captions name)."
+        "concepts were drawn with a rate of 0.57, where it had been 0.74; without all images "
+        "that captions name, with 0.31."
     ),
     "metagradient": (
         "For small adapters trained again without some images from the same seed, scores agreed "
